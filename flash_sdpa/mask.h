@@ -1,0 +1,58 @@
+// Which keys a query token may see. One rule gives the loop bounds, the blocks that need no mask, and the mask: token t
+// sees the keys [begin, end) = visible(t), and both ends never decrease with t. Causal is window_right = 0.
+#pragma once
+#include "tile.h"
+
+constant constexpr float kMaskedScore = -2e30f;   // below the floor: exp2 of its distance to any row maximum is 0
+constant constexpr float kRowMaxFloor = -1e30f;   // where a row maximum starts. No infinities: fast math may assume none
+
+struct KeyRange {
+  int begin, end;
+};
+
+struct Mask {
+  int key_length;                  // keys of this sequence
+  int diagonal;                    // key_length - query_length: the last query token lines up with the last key
+  int window_left, window_right;   // keys before and after the diagonal; at most 2^30, as lengths are below 2^30
+
+  KeyRange visible(int token) const {
+    const int position = token + diagonal;
+    return {max(0, position - window_left), min(key_length, position + window_right + 1)};
+  }
+};
+
+// What each row of a lane may see: row i of the array is tile row 8 * i + lane.row.
+template <int kRows>
+struct RowRanges {
+  KeyRange at[kRows / kFragment];
+
+  RowRanges(Mask mask, int row0, int group_size, Lane lane) {
+    UNROLL for (short i = 0; i < kRows / kFragment; i++)
+      at[i] = mask.visible((row0 + i * kFragment + lane.row) / group_size);
+  }
+};
+
+// The key blocks of a tile of rows: begin is a multiple of the block, and blocks within [full_begin, full_end) are seen
+// whole by every row.
+struct KeyBlocks {
+  int begin, end, full_begin, full_end;
+
+  bool is_full(int key0, int block) const { return key0 >= full_begin && key0 + block <= full_end; }
+};
+inline KeyBlocks key_blocks(Mask mask, int first_token, int last_token, int block) {
+  const KeyRange first = mask.visible(first_token), last = mask.visible(last_token);
+  return {first.begin / block * block, last.end, last.begin, first.end};
+}
+
+// scores[row, key] = kMaskedScore where the row may not see the key; the tile's first column is key0.
+template <int kRows, int kKeys>
+inline void hide_invisible(thread RegisterTile<float, kRows, kKeys>& scores, thread const RowRanges<kRows>& visible,
+                           int key0, Lane lane) {
+  UNROLL for (short i = 0; i < kRows / kFragment; i++)
+    UNROLL for (short j = 0; j < kKeys / kFragment; j++)
+      UNROLL for (short e = 0; e < 2; e++) {
+        const int key = key0 + j * kFragment + lane.column + e;
+        if (key < visible.at[i].begin || key >= visible.at[i].end)
+          elements(scores.fragment[i][j])[e] = kMaskedScore;
+      }
+}

@@ -1,0 +1,68 @@
+// Online softmax in base 2 (Milakov & Gimelshein, 2018). After every block of keys
+//   row_sum = sum of exp2(scale_log2 * score - row_max) over the keys seen so far,
+// each lane holding its own columns' share of it. A row that sees no key ends with row_sum = 0.
+#pragma once
+#include "mask.h"
+
+template <int kRows>
+struct OnlineSoftmax {
+  float scale_log2;
+  RowVector<kRows> row_max;  // of scale_log2 * score. Only ever the result of max(): no use of it can be contracted
+                             // with the product it came from, so all weights of a row share one rounding of it
+  RowVector<kRows> row_sum;
+
+  OnlineSoftmax(float scale_log2_) : scale_log2(scale_log2_) {
+    UNROLL for (short i = 0; i < kRows / kFragment; i++) {
+      row_max.at[i] = kRowMaxFloor * scale_log2;
+      row_sum.at[i] = 0;
+    }
+  }
+
+  // Turns a block's scores into weights. rescale: the factor for everything accumulated before. Returns whether any
+  // row of the SIMD group has a factor other than 1.
+  template <int kKeys>
+  bool update(thread RegisterTile<float, kRows, kKeys>& scores, thread RowVector<kRows>& rescale) {
+    bool grew = false;
+    UNROLL for (short i = 0; i < kRows / kFragment; i++) {
+      float block_max = kRowMaxFloor;
+      UNROLL for (short j = 0; j < kKeys / kFragment; j++) {
+        const float2 pair = elements(scores.fragment[i][j]);
+        block_max = max(block_max, max(pair[0], pair[1]));
+      }
+      block_max = max(block_max, simd_shuffle_xor(block_max, 1));  // a row's four lanes differ in bits 0 and 3
+      block_max = max(block_max, simd_shuffle_xor(block_max, 8));
+
+      const float previous = row_max.at[i];
+      row_max.at[i] = max(previous, block_max * scale_log2);
+      rescale.at[i] = fast::exp2(previous - row_max.at[i]);
+      grew = grew || row_max.at[i] > previous;
+
+      float block_sum = 0;
+      UNROLL for (short j = 0; j < kKeys / kFragment; j++) {
+        const float2 pair = elements(scores.fragment[i][j]);
+        const float2 weight = float2{fast::exp2(fma(pair[0], scale_log2, -row_max.at[i])),
+                                     fast::exp2(fma(pair[1], scale_log2, -row_max.at[i]))};
+        elements(scores.fragment[i][j]) = weight;
+        block_sum += weight[0] + weight[1];
+      }
+      row_sum.at[i] = row_sum.at[i] * rescale.at[i] + block_sum;
+    }
+    return simd_any(grew);
+  }
+
+  // Adds up the lanes' shares of row_sum. Returns 1 / row_sum, 0 for a row that saw no key.
+  RowVector<kRows> finish() {
+    RowVector<kRows> inverse;
+    UNROLL for (short i = 0; i < kRows / kFragment; i++) {
+      row_sum.at[i] += simd_shuffle_xor(row_sum.at[i], 1);
+      row_sum.at[i] += simd_shuffle_xor(row_sum.at[i], 8);
+      inverse.at[i] = row_sum.at[i] > 0 ? 1 / row_sum.at[i] : 0;
+    }
+    return inverse;
+  }
+
+  // Natural logarithm of a row's sum of exponentials; -inf, by its bits, for a row that saw no key.
+  float log_sum_exp(short i) const {
+    return row_sum.at[i] > 0 ? M_LN2_F * (row_max.at[i] + precise::log2(row_sum.at[i])) : as_type<float>(0xff800000u);
+  }
+};

@@ -1,0 +1,326 @@
+"""What a Metal file declares: kernels with their parameters, explicit instantiations, function constants."""
+
+from __future__ import annotations
+
+from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
+
+from .errors import CompileError
+from .tokens import OPEN, Token, matching, matching_angle, spell, split, string_value
+
+_SPACES = {"__global": "device", "__constant": "constant", "__local": "threadgroup", "__private": "thread"}
+MAX_BUFFERS = 31
+
+
+class Attribute(NamedTuple):
+    name: str
+    arguments: Tuple[Token, ...]
+    token: Token
+
+
+class Parameter(NamedTuple):
+    """One kernel parameter. kind: "buffer", "threadgroup" or the name of a position attribute."""
+
+    name: str
+    kind: str
+    index: int  # buffer or threadgroup index, -1 otherwise
+    space: str  # device, constant, threadgroup or "" (by value)
+    shape: str  # pointer, reference or value
+    constant: bool  # not writable
+    gate: str  # function constant that decides whether it exists, or ""
+    attributes: Tuple[Attribute, ...]
+    type: Tuple[Token, ...]
+    token: Token
+
+
+class Function(NamedTuple):
+    """A function definition at namespace scope; positions are token indices."""
+
+    name: str
+    scope: str  # enclosing namespaces, "a::b"
+    start: int
+    open: int  # of the parameter list
+    close: int
+    body: int  # of the opening brace
+    end: int  # of the closing brace
+    template: bool
+    kernel: bool
+    attributes: Tuple[Attribute, ...]
+    parameters: Tuple[Parameter, ...]  # of kernels only
+
+    @property
+    def qualified(self) -> str:
+        return f"{self.scope}::{self.name}" if self.scope else self.name
+
+
+class Instantiation(NamedTuple):
+    """`template [[host_name("x")]] [[kernel]] decltype(f<A>) f<A>;`"""
+
+    host_name: str
+    function: str  # as spelled, then looked up from `scope` outwards
+    scope: str
+    arguments: str  # template arguments, as text
+    start: int
+    end: int  # of the semicolon
+    token: Token
+
+
+class Constant(NamedTuple):
+    """A function constant."""
+
+    name: str
+    type: str
+    index: int
+    start: int
+    end: int
+    token: Token
+
+
+class Declarations(NamedTuple):
+    tokens: List[Token]
+    functions: List[Function]
+    instantiations: List[Instantiation]
+    constants: List[Constant]
+    statements: List[Tuple[int, int, str]]  # every statement at namespace scope with its scope
+
+    def kernels(self) -> Dict[str, Tuple[Function, Optional[Instantiation]]]:
+        """Kernels by host name. Of equal names the first counts; the lint reports the others."""
+        found: Dict[str, Tuple[Function, Optional[Instantiation]]] = {}
+        for function in self.functions:
+            if function.kernel and not function.template:
+                found.setdefault(host_name(function), (function, None))
+        for instantiation in self.instantiations:
+            function = self.template(instantiation)
+            if function is not None:
+                found.setdefault(instantiation.host_name, (function, instantiation))
+        return found
+
+    def template(self, instantiation: Instantiation) -> Optional[Function]:
+        """The kernel template that an instantiation names, innermost scope first."""
+        scope = instantiation.scope.split("::") if instantiation.scope else []
+        for depth in range(len(scope), -1, -1):
+            name = "::".join(scope[:depth] + [instantiation.function])
+            for function in self.functions:
+                if function.kernel and function.template and function.qualified == name:
+                    return function
+        return None
+
+
+def host_name(function: Function) -> str:
+    for attribute in function.attributes:
+        if attribute.name == "host_name":
+            return string_value(list(attribute.arguments))
+    return function.qualified
+
+
+def read_declarations(tokens: List[Token]) -> Declarations:
+    """Walks the statements at namespace scope."""
+    result = Declarations(tokens, [], [], [], [])
+    for start, end, scope in _statements(tokens, 0, len(tokens), ""):
+        result.statements.append((start, end, scope))
+        statement = tokens[start : end + 1]
+        if statement[0].text == "template" and (len(statement) < 2 or statement[1].text != "<"):
+            instantiation = _instantiation(tokens, start, end, scope)
+            if instantiation:
+                result.instantiations.append(instantiation)
+            continue
+        constant = _constant(tokens, start, end)
+        if constant:
+            result.constants.append(constant)
+            continue
+        function = _function(tokens, start, end, scope)
+        if function:
+            result.functions.append(function)
+    return result
+
+
+_AGGREGATES = {"struct", "class", "union", "enum", "typedef", "using"}
+
+
+def _statements(tokens: List[Token], start: int, stop: int, scope: str) -> Iterator[Tuple[int, int, str]]:
+    """(first, last, scope) of every statement between start and stop, descending into namespaces."""
+    i = start
+    while i < stop:
+        text = tokens[i].text
+        if text == ";":
+            i += 1
+        elif text == "namespace" or (text == "inline" and i + 1 < stop and tokens[i + 1].text == "namespace"):
+            brace = next((k for k in range(i, stop) if tokens[k].text in ("{", ";")), stop)
+            if brace == stop or tokens[brace].text == ";":
+                i = brace + 1
+                continue
+            names = [
+                t.text for t in tokens[i:brace] if t.kind == "identifier" and t.text not in ("namespace", "inline")
+            ]
+            close = matching(tokens, brace)
+            yield from _statements(tokens, brace + 1, close, "::".join(([scope] if scope else []) + names))
+            i = close + 1
+        elif text == "extern" and i + 2 < stop and tokens[i + 1].kind == "string" and tokens[i + 2].text == "{":
+            close = matching(tokens, i + 2)
+            yield from _statements(tokens, i + 3, close, scope)
+            i = close + 1
+        else:
+            end = _statement_end(tokens, i, stop)
+            yield i, end, scope
+            i = end + 1
+
+
+def _statement_end(tokens: List[Token], start: int, stop: int) -> int:
+    i, plain = start, True  # plain: a brace at this level would open a function body
+    while i < stop:
+        text = tokens[i].text
+        if text == "template" and i + 1 < stop and tokens[i + 1].text == "<":
+            i = max(matching_angle(tokens, i + 1), i + 1)
+        elif text == ";":
+            return i
+        elif text in _AGGREGATES or (text == "=" and tokens[i - 1].text != "operator"):
+            plain = False
+        elif text in OPEN:
+            i = matching(tokens, i)
+            if text == "{" and plain:
+                return min(i, stop - 1)
+        i += 1
+    return stop - 1
+
+
+def read_attributes(tokens: List[Token], start: int, end: int) -> List[Tuple[int, int, Tuple[Attribute, ...]]]:
+    """Every [[...]] group in tokens[start:end] outside parentheses, as (first, last, attributes)."""
+    groups = []
+    i = start
+    while i < end:
+        text = tokens[i].text
+        if text == "[" and i + 1 < end and tokens[i + 1].text == "[" and tokens[i].end == tokens[i + 1].start:
+            close = matching(tokens, i)
+            groups.append((i, close, tuple(_attribute(part) for part in split(tokens[i + 2 : close - 1]) if part)))
+            i = close
+        elif text in OPEN:
+            i = matching(tokens, i)
+        i += 1
+    return groups
+
+
+def _attribute(part: List[Token]) -> Attribute:
+    opening = next((k for k, t in enumerate(part) if t.text == "("), None)
+    head = part if opening is None else part[:opening]
+    arguments = () if opening is None else tuple(part[opening + 1 : -1])
+    name = "".join(_SPACES.get(t.text, t.text) for t in head)  # [[threadgroup(n)]] is a macro here
+    return Attribute(name, arguments, part[0])
+
+
+def _instantiation(tokens: List[Token], start: int, end: int, scope: str) -> Optional[Instantiation]:
+    groups = read_attributes(tokens, start, end)
+    attributes = {a.name: a for group in groups for a in group[2]}
+    words = [t.text for t in tokens[start:end]]
+    if "kernel" not in attributes and "host_name" not in attributes and "kernel" not in words:
+        return None
+    inside = {k for first, last, _ in groups for k in range(first, last + 1)}
+    found = None
+    i = start + 1
+    while i < end:
+        if i not in inside and tokens[i].text == "<" and tokens[i - 1].kind == "identifier":
+            close = matching_angle(tokens, i)
+            found = (i, close)
+            i = close
+        elif tokens[i].text in OPEN:
+            i = matching(tokens, i)
+        i += 1
+    if not found:
+        raise CompileError(_at(tokens[start], "an explicit instantiation of a kernel needs template arguments"))
+    first = found[0] - 1
+    while tokens[first - 1].text == "::" and tokens[first - 2].kind == "identifier":
+        first -= 2
+    name = "".join(t.text for t in tokens[first : found[0]])
+    arguments = spell(tokens[found[0] + 1 : found[1]])
+    host = string_value(list(attributes["host_name"].arguments)) if "host_name" in attributes else name
+    return Instantiation(host, name, scope, arguments, start, end, tokens[start])
+
+
+def _constant(tokens: List[Token], start: int, end: int) -> Optional[Constant]:
+    for first, _, attributes in read_attributes(tokens, start, end):
+        for attribute in attributes:
+            if attribute.name == "function_constant":
+                name = tokens[first - 1]
+                words = [t.text for t in tokens[start : first - 1]]
+                kind = " ".join(w for w in words if w not in ("__constant", "const", "static", "constexpr", "extern"))
+                return Constant(name.text, kind, _integer(attribute), start, end, name)
+    return None
+
+
+def _function(tokens: List[Token], start: int, end: int, scope: str) -> Optional[Function]:
+    if tokens[end].text != "}" or tokens[start].text in _AGGREGATES:
+        return None
+    i, template = start, False
+    while tokens[i].text == "template":
+        template = True
+        i = matching_angle(tokens, i + 1) + 1
+    opening = i
+    while opening < end and tokens[opening].text != "(":
+        opening = matching(tokens, opening) + 1 if tokens[opening].text == "[" else opening + 1
+        if opening < end and tokens[opening - 1].text in ("decltype", "alignas", "__attribute__"):
+            opening = matching(tokens, opening) + 1
+    if opening >= end or tokens[opening - 1].kind != "identifier":
+        return None
+    close = matching(tokens, opening)
+    body = next((k for k in range(close, end) if tokens[k].text == "{"), None)
+    if body is None:
+        return None
+    attributes = tuple(
+        a for group in read_attributes(tokens, i, opening) + read_attributes(tokens, close, body) for a in group[2]
+    )
+    kernel = any(a.name == "kernel" for a in attributes) or any(t.text == "kernel" for t in tokens[i:opening])
+    parameters = _parameters(tokens[opening + 1 : close]) if kernel else ()
+    name = tokens[opening - 1].text
+    return Function(name, scope, start, opening, close, body, end, template, kernel, attributes, parameters)
+
+
+def _parameters(tokens: List[Token]) -> Tuple[Parameter, ...]:
+    parts = split(tokens)
+    found = [_parameter(part) for part in parts if part]
+    taken = {(p.kind, p.index) for p in found}
+    for i, parameter in enumerate(found):
+        if parameter.kind in ("buffer", "threadgroup") and parameter.index < 0:  # the first free index, in order
+            index = next(n for n in range(1000) if (parameter.kind, n) not in taken)
+            taken.add((parameter.kind, index))
+            found[i] = parameter._replace(index=index)
+    return tuple(found)
+
+
+def _parameter(part: List[Token]) -> Parameter:
+    groups = read_attributes(part, 0, len(part))
+    attributes = tuple(a for group in groups for a in group[2])
+    inside = {k for first, last, _ in groups for k in range(first, last + 1)}
+    plain = [t for k, t in enumerate(part) if k not in inside]
+    depth_free = [t for t in plain if t.text in ("*", "&", "[")]
+    bracket = next((k for k, t in enumerate(plain) if t.text == "["), len(plain))
+    name = next((t for t in reversed(plain[:bracket]) if t.kind == "identifier"), part[0])
+    where = max((k for k, t in enumerate(plain[:bracket]) if t is name), default=0)
+    kind_tokens = plain[:where]
+    space = next((_SPACES[t.text] for t in plain if t.text in _SPACES), "")
+    shape = "value"
+    if depth_free:
+        shape = "reference" if depth_free[-1].text == "&" else "pointer"
+    pointer_at = next((k for k, t in enumerate(kind_tokens) if t.text in ("*", "&")), len(kind_tokens))
+    constant = space == "constant" or any(t.text == "const" for t in kind_tokens[:pointer_at])
+    named = {a.name: a for a in attributes}
+    gate = spell(list(named["function_constant"].arguments)) if "function_constant" in named else ""
+    kind, index = "", -1
+    if "buffer" in named:
+        kind, index = "buffer", _integer(named["buffer"])
+    elif "threadgroup" in named:
+        kind, index = "threadgroup", _integer(named["threadgroup"])
+    elif shape != "value":
+        kind = "threadgroup" if space == "threadgroup" else "buffer"
+    else:
+        kind = next((a.name for a in attributes if a.name != "function_constant"), "")
+    return Parameter(name.text, kind, index, space, shape, constant, gate, attributes, tuple(kind_tokens), name)
+
+
+def _integer(attribute: Attribute) -> int:
+    text = spell(list(attribute.arguments))
+    try:
+        return int(text, 0)
+    except ValueError:
+        raise CompileError(_at(attribute.token, f"{attribute.name}({text}): the index must be a literal")) from None
+
+
+def _at(token: Token, message: str) -> str:
+    return f"{token.file}:{token.line}: error: {message}"

@@ -1,0 +1,90 @@
+// Constructors and conversions of vectors. The front end writes float4(...) as __construct<float4>(...).
+#pragma once
+namespace metal {
+template <typename T, bool vector = __is_vector<T>::value, int N = __is_vector<T>::size>
+struct __constructor {
+  template <typename... A>
+  static METAL_FUNC constexpr T make(A... a) { return T(a...); }
+  template <typename A>
+  static METAL_FUNC constexpr T make(A a) { return static_cast<T>(a); }
+  static METAL_FUNC constexpr T make() { return T(); }
+};
+
+template <typename S, typename A>
+METAL_FUNC int __append(__private S* to, A a) {
+  if constexpr (__is_vector<A>::value) {
+    for (int i = 0; i < __is_vector<A>::size; i++) to[i] = static_cast<S>(a[i]);
+  } else {
+    *to = static_cast<S>(a);
+  }
+  return __is_vector<A>::size;
+}
+
+template <typename S, typename A, typename... R>
+METAL_FUNC void __append_all(__private S* to, A a, R... rest) {
+  int used = __append(to, a);
+  if constexpr (sizeof...(rest) > 0) __append_all(to + used, rest...);
+}
+
+// The components of one vector, each converted.
+#define __METAL_CONVERT(S) \
+  if constexpr (N == 2) return T{S(a[0]), S(a[1])}; \
+  else if constexpr (N == 3) return T{S(a[0]), S(a[1]), S(a[2])}; \
+  else return T{S(a[0]), S(a[1]), S(a[2]), S(a[3])};
+
+template <typename T, int N>
+struct __constructor<T, true, N> {
+  using S = typename __is_vector<T>::scalar;
+  static METAL_FUNC constexpr T make() { return T{}; }
+  template <typename A>
+  static METAL_FUNC constexpr T make(A a) {
+    if constexpr (__is_vector<A>::value) {
+      static_assert(__is_vector<A>::size == N, "a vector is constructed from a vector of another length");
+      if constexpr (__is_same(A, T)) return a;
+      else { __METAL_CONVERT(S) }
+    } else {
+      S s = static_cast<S>(a);
+      if constexpr (N == 2) return T{s, s};
+      else if constexpr (N == 3) return T{s, s, s};
+      else return T{s, s, s, s};
+    }
+  }
+  template <typename A, typename B, typename... R>
+  static METAL_FUNC constexpr T make(A a, B b, R... rest) {
+    constexpr int given = ((__is_vector<A>::size + __is_vector<B>::size) + ... + __is_vector<R>::size);
+    static_assert(given == N, "wrong number of components for a vector constructor");
+    if constexpr (sizeof...(rest) + 2 == N) {
+      return T{static_cast<S>(a), static_cast<S>(b), static_cast<S>(rest)...};
+    } else {
+      S parts[4] = {};
+      __append_all(parts, a, b, rest...);
+      if constexpr (N == 3) return T{parts[0], parts[1], parts[2]};
+      else return T{parts[0], parts[1], parts[2], parts[3]};
+    }
+  }
+};
+
+template <typename T, typename... A>
+METAL_FUNC constexpr T __construct(A... a) { return __constructor<T>::make(a...); }
+
+template <typename T, typename A>
+METAL_FUNC constexpr T __convert(A a) {
+  if constexpr (__is_vector<T>::value) return __constructor<T>::make(a);
+  else return static_cast<T>(a);
+}
+
+// (float4) x is written __cast<float4>() ->* x, an operator that binds almost as tightly as a cast.
+template <typename T> struct __cast {};
+template <typename T, typename A>
+METAL_FUNC T operator->*(__cast<T>, A a) { return __construct<T>(a); }
+template <typename T> struct __negated_cast {};
+template <typename T> METAL_FUNC __negated_cast<T> operator-(__cast<T>) { return {}; }
+template <typename T, typename A>
+METAL_FUNC T operator->*(__negated_cast<T>, A a) { return -__construct<T>(a); }
+}  // namespace metal
+
+template <typename T, typename U>
+METAL_FUNC constexpr T as_type(U u) {
+  static_assert(sizeof(T) == sizeof(U), "as_type needs types of equal size");
+  return __builtin_bit_cast(T, u);
+}

@@ -1,0 +1,19 @@
+// Geometric functions on vectors of float and half.
+#pragma once
+namespace metal {
+#define __METAL_GEOMETRIC(T, N)                                                                  \
+  METAL_FUNC T dot(T##N a, T##N b) { T r = a[0] * b[0]; for (int i = 1; i < N; i++) r += a[i] * b[i]; return r; } \
+  METAL_FUNC T length_squared(T##N a) { return dot(a, a); }                                      \
+  METAL_FUNC T length(T##N a) { return sqrt(dot(a, a)); }                                        \
+  METAL_FUNC T distance_squared(T##N a, T##N b) { return dot(a - b, a - b); }                    \
+  METAL_FUNC T distance(T##N a, T##N b) { return length(a - b); }                                \
+  METAL_FUNC T##N normalize(T##N a) { return a * rsqrt(dot(a, a)); }
+__METAL_GEOMETRIC(float, 2)
+__METAL_GEOMETRIC(float, 3)
+__METAL_GEOMETRIC(float, 4)
+__METAL_GEOMETRIC(half, 2)
+__METAL_GEOMETRIC(half, 3)
+__METAL_GEOMETRIC(half, 4)
+METAL_FUNC float3 cross(float3 a, float3 b) { return a.yzx * b.zxy - a.zxy * b.yzx; }
+METAL_FUNC half3 cross(half3 a, half3 b) { return a.yzx * b.zxy - a.zxy * b.yzx; }
+}  // namespace metal

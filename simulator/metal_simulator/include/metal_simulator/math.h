@@ -1,0 +1,129 @@
+// Floating-point functions for float, half and their vectors. On bfloat they take and give float, as in the specification.
+#pragma once
+namespace metal {
+// A function of float arguments in libm, for float and half; half results are rounded once.
+#define __METAL_SCALAR1(f, e)                                                       \
+  METAL_FUNC float f(float x) { return e; }                                         \
+  METAL_FUNC half f(half h) { float x = h; return half(e); }
+#define __METAL_BFLOAT1(f) METAL_FUNC float f(bfloat x) { return f(float(x)); }
+#define __METAL_MATH1(f, e)                                                         \
+  __METAL_SCALAR1(f, e) __METAL_BFLOAT1(f) __METAL_EACH(f, float) __METAL_EACH(f, half)
+#define __METAL_SCALAR2(f, e)                                                       \
+  METAL_FUNC float f(float x, float y) { return e; }                                \
+  METAL_FUNC half f(half a, half b) { float x = a, y = b; return half(e); }
+#define __METAL_MATH2(f, e)                                                         \
+  __METAL_SCALAR2(f, e) METAL_FUNC float f(bfloat x, bfloat y) { return f(float(x), float(y)); } \
+  __METAL_EACH2(f, float) __METAL_EACH2(f, half)
+#define __METAL_SCALAR3(f, e)                                                       \
+  METAL_FUNC float f(float x, float y, float z) { return e; }                       \
+  METAL_FUNC half f(half a, half b, half c) { float x = a, y = b, z = c; return half(e); }
+#define __METAL_MATH3(f, e)                                                         \
+  __METAL_SCALAR3(f, e)                                                             \
+  METAL_FUNC float f(bfloat x, bfloat y, bfloat z) { return f(float(x), float(y), float(z)); } \
+  __METAL_EACH3(f, float) __METAL_EACH3(f, half)
+
+// The transcendental functions exist plainly and, for float, in namespaces fast and precise.
+#define __METAL_FUNCTIONS                                                           \
+  __METAL_TRANSCENDENTAL1(acos, __builtin_acosf(x))                                 \
+  __METAL_TRANSCENDENTAL1(acosh, __builtin_acoshf(x))                               \
+  __METAL_TRANSCENDENTAL1(asin, __builtin_asinf(x))                                 \
+  __METAL_TRANSCENDENTAL1(asinh, __builtin_asinhf(x))                               \
+  __METAL_TRANSCENDENTAL1(atan, __builtin_atanf(x))                                 \
+  __METAL_TRANSCENDENTAL1(atanh, __builtin_atanhf(x))                               \
+  __METAL_TRANSCENDENTAL1(cos, __builtin_cosf(x))                                   \
+  __METAL_TRANSCENDENTAL1(cosh, __builtin_coshf(x))                                 \
+  __METAL_TRANSCENDENTAL1(cospi, __builtin_cosf(x * M_PI_F))                        \
+  __METAL_TRANSCENDENTAL1(exp, __builtin_expf(x))                                   \
+  __METAL_TRANSCENDENTAL1(exp2, __builtin_exp2f(x))                                 \
+  __METAL_TRANSCENDENTAL1(exp10, __builtin_exp2f(x * 3.32192809488736234787f))      \
+  __METAL_TRANSCENDENTAL1(log, __builtin_logf(x))                                   \
+  __METAL_TRANSCENDENTAL1(log2, __builtin_log2f(x))                                 \
+  __METAL_TRANSCENDENTAL1(log10, __builtin_log10f(x))                               \
+  __METAL_TRANSCENDENTAL1(rsqrt, 1.0f / __builtin_sqrtf(x))                         \
+  __METAL_TRANSCENDENTAL1(sin, __builtin_sinf(x))                                   \
+  __METAL_TRANSCENDENTAL1(sinh, __builtin_sinhf(x))                                 \
+  __METAL_TRANSCENDENTAL1(sinpi, __builtin_sinf(x * M_PI_F))                        \
+  __METAL_TRANSCENDENTAL1(sqrt, __builtin_sqrtf(x))                                 \
+  __METAL_TRANSCENDENTAL1(tan, __builtin_tanf(x))                                   \
+  __METAL_TRANSCENDENTAL1(tanh, __builtin_tanhf(x))                                 \
+  __METAL_TRANSCENDENTAL1(tanpi, __builtin_tanf(x * M_PI_F))                        \
+  __METAL_TRANSCENDENTAL1(ceil, __builtin_ceilf(x))                                 \
+  __METAL_TRANSCENDENTAL1(floor, __builtin_floorf(x))                               \
+  __METAL_TRANSCENDENTAL1(rint, __builtin_rintf(x))                                 \
+  __METAL_TRANSCENDENTAL1(round, __builtin_roundf(x))                               \
+  __METAL_TRANSCENDENTAL1(trunc, __builtin_truncf(x))                               \
+  __METAL_TRANSCENDENTAL1(fract, __builtin_fminf(x - __builtin_floorf(x), 0x1.fffffep-1f)) \
+  __METAL_TRANSCENDENTAL1(fabs, __builtin_fabsf(x))                                 \
+  __METAL_TRANSCENDENTAL1(abs, __builtin_fabsf(x))                                  \
+  __METAL_TRANSCENDENTAL1(sign, x > 0 ? 1.0f : (x < 0 ? -1.0f : (x == x ? x : 0.0f))) \
+  __METAL_TRANSCENDENTAL1(saturate, __builtin_fminf(__builtin_fmaxf(x, 0.0f), 1.0f)) \
+  __METAL_TRANSCENDENTAL2(atan2, __builtin_atan2f(x, y))                            \
+  __METAL_TRANSCENDENTAL2(pow, __builtin_powf(x, y))                                \
+  __METAL_TRANSCENDENTAL2(powr, x < 0 ? NAN : __builtin_powf(x, y))                 \
+  __METAL_TRANSCENDENTAL2(fmod, __builtin_fmodf(x, y))                              \
+  __METAL_TRANSCENDENTAL2(divide, x / y)                                            \
+  __METAL_TRANSCENDENTAL2(fmin, __builtin_fminf(x, y))                              \
+  __METAL_TRANSCENDENTAL2(fmax, __builtin_fmaxf(x, y))                              \
+  __METAL_TRANSCENDENTAL2(min, __builtin_fminf(x, y))                               \
+  __METAL_TRANSCENDENTAL2(max, __builtin_fmaxf(x, y))                               \
+  __METAL_TRANSCENDENTAL2(fdim, __builtin_fdimf(x, y))                              \
+  __METAL_TRANSCENDENTAL2(copysign, __builtin_copysignf(x, y))                      \
+  __METAL_TRANSCENDENTAL2(step, y < x ? 0.0f : 1.0f)                                \
+  __METAL_TRANSCENDENTAL3(fma, __builtin_fmaf(x, y, z))                             \
+  __METAL_TRANSCENDENTAL3(clamp, __builtin_fminf(__builtin_fmaxf(x, y), z))         \
+  __METAL_TRANSCENDENTAL3(mix, x + (y - x) * z)                                     \
+  __METAL_TRANSCENDENTAL3(min3, __builtin_fminf(x, __builtin_fminf(y, z)))          \
+  __METAL_TRANSCENDENTAL3(max3, __builtin_fmaxf(x, __builtin_fmaxf(y, z)))          \
+  __METAL_TRANSCENDENTAL3(fmin3, __builtin_fminf(x, __builtin_fminf(y, z)))         \
+  __METAL_TRANSCENDENTAL3(fmax3, __builtin_fmaxf(x, __builtin_fmaxf(y, z)))         \
+  __METAL_TRANSCENDENTAL3(median3, __median(x, y, z))                               \
+  __METAL_TRANSCENDENTAL3(fmedian3, __median(x, y, z))                              \
+  __METAL_TRANSCENDENTAL3(smoothstep, __smoothstep(x, y, z))
+
+METAL_FUNC float __median(float x, float y, float z) {
+  return __builtin_fmaxf(__builtin_fminf(x, y), __builtin_fminf(__builtin_fmaxf(x, y), z));
+}
+METAL_FUNC float __smoothstep(float low, float high, float x) {
+  float t = __builtin_fminf(__builtin_fmaxf((x - low) / (high - low), 0.0f), 1.0f);
+  return t * t * (3.0f - 2.0f * t);
+}
+
+#define __METAL_TRANSCENDENTAL1 __METAL_MATH1
+#define __METAL_TRANSCENDENTAL2 __METAL_MATH2
+#define __METAL_TRANSCENDENTAL3 __METAL_MATH3
+__METAL_FUNCTIONS
+__METAL_MATH2(nextafter, __builtin_nextafterf(x, y))
+#undef __METAL_TRANSCENDENTAL1
+#undef __METAL_TRANSCENDENTAL2
+#undef __METAL_TRANSCENDENTAL3
+#define __METAL_TRANSCENDENTAL1(f, e) METAL_FUNC float f(float x) { return e; } __METAL_EACH(f, float)
+#define __METAL_TRANSCENDENTAL2(f, e) METAL_FUNC float f(float x, float y) { return e; } __METAL_EACH2(f, float)
+#define __METAL_TRANSCENDENTAL3(f, e) METAL_FUNC float f(float x, float y, float z) { return e; } __METAL_EACH3(f, float)
+namespace fast { __METAL_FUNCTIONS }
+namespace precise { __METAL_FUNCTIONS }
+
+METAL_FUNC float ldexp(float x, int k) { return __builtin_ldexpf(x, k); }
+METAL_FUNC half ldexp(half x, int k) { return half(__builtin_ldexpf(float(x), k)); }
+METAL_FUNC float frexp(float x, thread int& exponent) { return __builtin_frexpf(x, &exponent); }
+METAL_FUNC int ilogb(float x) { return __builtin_ilogbf(x); }
+METAL_FUNC float modf(float x, thread float& whole) { whole = __builtin_truncf(x); return x - whole; }
+METAL_FUNC float sincos(float x, thread float& cosine) { cosine = __builtin_cosf(x); return __builtin_sinf(x); }
+namespace fast { using metal::ldexp; using metal::frexp; using metal::modf; using metal::sincos; }
+namespace precise { using metal::ldexp; using metal::frexp; using metal::modf; using metal::sincos; }
+
+// Scalars spread over vectors: clamp(v, 0.0f, 1.0f), mix(a, b, t), min(v, s).
+#define __METAL_SPREAD(T, N)                                                                       \
+  METAL_FUNC T##N clamp(T##N x, T low, T high) { return clamp(x, (T##N)(low), (T##N)(high)); }     \
+  METAL_FUNC T##N min(T##N x, T y) { return min(x, (T##N)(y)); }                                   \
+  METAL_FUNC T##N max(T##N x, T y) { return max(x, (T##N)(y)); }
+#define __METAL_SPREAD_ALL(T) __METAL_SPREAD(T, 2) __METAL_SPREAD(T, 3) __METAL_SPREAD(T, 4)
+__METAL_SPREAD_ALL(float)
+__METAL_SPREAD_ALL(half)
+__METAL_SPREAD_ALL(int)
+__METAL_SPREAD_ALL(uint)
+__METAL_SPREAD_ALL(short)
+__METAL_SPREAD_ALL(ushort)
+#define __METAL_MIX(T, N) METAL_FUNC T##N mix(T##N a, T##N b, T t) { return mix(a, b, (T##N)(t)); }
+__METAL_MIX(float, 2) __METAL_MIX(float, 3) __METAL_MIX(float, 4)
+__METAL_MIX(half, 2) __METAL_MIX(half, 3) __METAL_MIX(half, 4)
+}  // namespace metal

@@ -1,0 +1,40 @@
+// Relational functions and select.
+#pragma once
+namespace metal {
+#define __METAL_CLASSIFY(f, e)                                                         \
+  METAL_FUNC bool f(float x) { return e; }                                             \
+  METAL_FUNC bool f(half h) { float x = h; return e; }                                 \
+  METAL_FUNC bool f(bfloat h) { float x = h; return e; }                               \
+  template <typename T, int N> METAL_FUNC __bool_vector<N> f(vec<T, N> v) {            \
+    __bool_vector<N> r;                                                                \
+    for (int i = 0; i < N; i++) r[i] = f(v[i]);                                        \
+    return r;                                                                          \
+  }
+__METAL_CLASSIFY(isnan, __builtin_isnan(x))
+__METAL_CLASSIFY(isinf, __builtin_isinf(x))
+__METAL_CLASSIFY(isfinite, __builtin_isfinite(x))
+__METAL_CLASSIFY(isnormal, __builtin_isnormal(x))
+__METAL_CLASSIFY(signbit, __builtin_signbit(x) != 0)
+METAL_FUNC bool isordered(float a, float b) { return a == a && b == b; }
+METAL_FUNC bool isunordered(float a, float b) { return a != a || b != b; }
+
+#define __METAL_SELECT(T) METAL_FUNC constexpr T select(T a, T b, bool c) { return c ? b : a; }
+__METAL_SELECT(bool)
+__METAL_SELECT(char)
+__METAL_SELECT(uchar)
+__METAL_SELECT(short)
+__METAL_SELECT(ushort)
+__METAL_SELECT(int)
+__METAL_SELECT(uint)
+__METAL_SELECT(long)
+__METAL_SELECT(ulong)
+__METAL_SELECT(half)
+__METAL_SELECT(float)
+__METAL_SELECT(bfloat)
+template <typename T, int N, typename C>
+METAL_FUNC vec<T, N> select(vec<T, N> a, vec<T, N> b, C condition) {
+  __bool_vector<N> c = __truth(condition);
+  for (int i = 0; i < N; i++) if (c[i]) a[i] = b[i];
+  return a;
+}
+}  // namespace metal

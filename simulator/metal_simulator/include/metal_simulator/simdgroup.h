@@ -1,0 +1,143 @@
+// SIMD-group and quad-group functions. Every call is a rendezvous of the lanes in the runtime (runtime/collectives.c).
+#pragma once
+namespace metal {
+// Kept equal to the enumerations of runtime/collectives.c.
+enum __collective {
+  __PRODUCT_8X8, __SIMD_BARRIER, __SUM, __PRODUCT, __MINIMUM, __MAXIMUM, __AND, __OR, __XOR, __PREFIX_INCLUSIVE_SUM,
+  __PREFIX_EXCLUSIVE_SUM, __PREFIX_INCLUSIVE_PRODUCT, __PREFIX_EXCLUSIVE_PRODUCT, __SHUFFLE, __SHUFFLE_XOR, __SHUFFLE_UP,
+  __SHUFFLE_DOWN, __ROTATE_UP, __ROTATE_DOWN, __FILL_UP, __FILL_DOWN, __BROADCAST, __BROADCAST_FIRST, __BALLOT, __QUAD_BALLOT,
+  __QUAD_SUM, __QUAD_PRODUCT, __QUAD_MINIMUM, __QUAD_MAXIMUM, __QUAD_AND, __QUAD_OR, __QUAD_XOR, __QUAD_SHUFFLE,
+  __QUAD_SHUFFLE_XOR, __QUAD_SHUFFLE_UP, __QUAD_SHUFFLE_DOWN
+};
+
+// Arithmetic travels as float, long or ulong, so that it is exact until the result is rounded back.
+METAL_FUNC float __sum_of(float r, ulong bits) { return as_type<float>(uint(bits)); }
+METAL_FUNC half __sum_of(half r, ulong bits) { return half(as_type<float>(uint(bits))); }
+#define __METAL_INTEGER_SUM(T) METAL_FUNC T __sum_of(T r, ulong bits) { return T(bits); }
+__METAL_INTEGER_SUM(char) __METAL_INTEGER_SUM(uchar) __METAL_INTEGER_SUM(short) __METAL_INTEGER_SUM(ushort)
+__METAL_INTEGER_SUM(int) __METAL_INTEGER_SUM(uint)
+
+#define __METAL_REDUCE(name, kind, T, type, bits)                                                 \
+  METAL_FUNC T name(T x) { return __sum_of(x, metal_collective(kind | type << 8, bits, 0, 0)); }  \
+  __METAL_EACH(name, T)
+#define __METAL_REDUCE_ARITHMETIC(name, kind)                                \
+  __METAL_REDUCE(name, kind, float, 0, as_type<uint>(x))                     \
+  __METAL_REDUCE(name, kind, half, 0, as_type<uint>(float(x)))               \
+  __METAL_REDUCE_INTEGER(name, kind)                                         \
+  __METAL_NO_BFLOAT(name)
+#define __METAL_REDUCE_INTEGER(name, kind)                                   \
+  __METAL_REDUCE(name, kind, char, 1, ulong(long(x)))                        \
+  __METAL_REDUCE(name, kind, uchar, 2, ulong(x))                             \
+  __METAL_REDUCE(name, kind, short, 1, ulong(long(x)))                       \
+  __METAL_REDUCE(name, kind, ushort, 2, ulong(x))                            \
+  __METAL_REDUCE(name, kind, int, 1, ulong(long(x)))                         \
+  __METAL_REDUCE(name, kind, uint, 2, ulong(x))
+// Apple's compiler has no SIMD-group functions on these; without the deleted overloads they would convert.
+#define __METAL_NO_BFLOAT(name)     \
+  bfloat name(bfloat) = delete;     \
+  long name(long) = delete;         \
+  ulong name(ulong) = delete;       \
+  bool name(bool) = delete;
+__METAL_REDUCE_ARITHMETIC(simd_sum, __SUM)
+__METAL_REDUCE_ARITHMETIC(simd_product, __PRODUCT)
+__METAL_REDUCE_ARITHMETIC(simd_min, __MINIMUM)
+__METAL_REDUCE_ARITHMETIC(simd_max, __MAXIMUM)
+__METAL_REDUCE_INTEGER(simd_and, __AND)
+__METAL_REDUCE_INTEGER(simd_or, __OR)
+__METAL_REDUCE_INTEGER(simd_xor, __XOR)
+__METAL_REDUCE_ARITHMETIC(simd_prefix_inclusive_sum, __PREFIX_INCLUSIVE_SUM)
+__METAL_REDUCE_ARITHMETIC(simd_prefix_exclusive_sum, __PREFIX_EXCLUSIVE_SUM)
+__METAL_REDUCE_ARITHMETIC(simd_prefix_inclusive_product, __PREFIX_INCLUSIVE_PRODUCT)
+__METAL_REDUCE_ARITHMETIC(simd_prefix_exclusive_product, __PREFIX_EXCLUSIVE_PRODUCT)
+__METAL_REDUCE_ARITHMETIC(quad_sum, __QUAD_SUM)
+__METAL_REDUCE_ARITHMETIC(quad_product, __QUAD_PRODUCT)
+__METAL_REDUCE_ARITHMETIC(quad_min, __QUAD_MINIMUM)
+__METAL_REDUCE_ARITHMETIC(quad_max, __QUAD_MAXIMUM)
+__METAL_REDUCE_INTEGER(quad_and, __QUAD_AND)
+__METAL_REDUCE_INTEGER(quad_or, __QUAD_OR)
+__METAL_REDUCE_INTEGER(quad_xor, __QUAD_XOR)
+
+// Shuffles move bits. Vectors of up to 8 bytes move in one rendezvous, larger ones in two.
+template <typename T>
+METAL_FUNC ulong __bits(T x, int part) {
+  if constexpr (sizeof(T) == 1) return as_type<uchar>(x);
+  else if constexpr (sizeof(T) == 2) return as_type<ushort>(x);
+  else if constexpr (sizeof(T) == 4) return as_type<uint>(x);
+  else if constexpr (sizeof(T) == 8) return as_type<ulong>(x);
+  else return as_type<ulong2>(x)[part];
+}
+template <typename T>
+METAL_FUNC T __move(uint kind, T x, T fill, uint parameter) {
+  ulong low = metal_collective(kind, __bits(x, 0), __bits(fill, 0), parameter);
+  if constexpr (sizeof(T) == 1) return as_type<T>(uchar(low));
+  else if constexpr (sizeof(T) == 2) return as_type<T>(ushort(low));
+  else if constexpr (sizeof(T) == 4) return as_type<T>(uint(low));
+  else if constexpr (sizeof(T) == 8) return as_type<T>(low);
+  else return as_type<T>(ulong2{low, metal_collective(kind, __bits(x, 1), __bits(fill, 1), parameter)});
+}
+#define __METAL_MOVES(T)                                                                                             \
+  METAL_FUNC T simd_shuffle(T x, ushort lane) { return __move<T>(__SHUFFLE, x, x, lane); }                           \
+  METAL_FUNC T simd_shuffle_xor(T x, ushort mask) { return __move<T>(__SHUFFLE_XOR, x, x, mask); }                   \
+  METAL_FUNC T simd_shuffle_up(T x, ushort delta) { return __move<T>(__SHUFFLE_UP, x, x, delta); }                   \
+  METAL_FUNC T simd_shuffle_down(T x, ushort delta) { return __move<T>(__SHUFFLE_DOWN, x, x, delta); }               \
+  METAL_FUNC T simd_shuffle_rotate_up(T x, ushort delta) { return __move<T>(__ROTATE_UP, x, x, delta); }             \
+  METAL_FUNC T simd_shuffle_rotate_down(T x, ushort delta) { return __move<T>(__ROTATE_DOWN, x, x, delta); }         \
+  METAL_FUNC T simd_shuffle_and_fill_up(T x, T fill, ushort delta, ushort modulo = 32) {                             \
+    return __move<T>(__FILL_UP, x, fill, delta | uint(modulo) << 16);                                                \
+  }                                                                                                                  \
+  METAL_FUNC T simd_shuffle_and_fill_down(T x, T fill, ushort delta, ushort modulo = 32) {                           \
+    return __move<T>(__FILL_DOWN, x, fill, delta | uint(modulo) << 16);                                              \
+  }                                                                                                                  \
+  METAL_FUNC T simd_broadcast(T x, ushort lane) { return __move<T>(__BROADCAST, x, x, lane); }                       \
+  METAL_FUNC T simd_broadcast_first(T x) { return __move<T>(__BROADCAST_FIRST, x, x, 0); }                           \
+  METAL_FUNC T quad_shuffle(T x, ushort lane) { return __move<T>(__QUAD_SHUFFLE, x, x, lane); }                      \
+  METAL_FUNC T quad_shuffle_xor(T x, ushort mask) { return __move<T>(__QUAD_SHUFFLE_XOR, x, x, mask); }              \
+  METAL_FUNC T quad_shuffle_up(T x, ushort delta) { return __move<T>(__QUAD_SHUFFLE_UP, x, x, delta); }              \
+  METAL_FUNC T quad_shuffle_down(T x, ushort delta) { return __move<T>(__QUAD_SHUFFLE_DOWN, x, x, delta); }          \
+  METAL_FUNC T quad_broadcast(T x, ushort lane) { return __move<T>(__QUAD_SHUFFLE, x, x, lane); }
+#define __METAL_MOVES_ALL(T) __METAL_MOVES(T) __METAL_MOVES(T##2) __METAL_MOVES(T##3) __METAL_MOVES(T##4)
+__METAL_MOVES_ALL(char)
+__METAL_MOVES_ALL(uchar)
+__METAL_MOVES_ALL(short)
+__METAL_MOVES_ALL(ushort)
+__METAL_MOVES_ALL(int)
+__METAL_MOVES_ALL(uint)
+__METAL_MOVES_ALL(half)
+__METAL_MOVES_ALL(float)
+#define __METAL_NO_MOVES(T)                       \
+  T simd_shuffle(T, ushort) = delete;             \
+  T simd_shuffle_xor(T, ushort) = delete;         \
+  T simd_shuffle_up(T, ushort) = delete;          \
+  T simd_shuffle_down(T, ushort) = delete;        \
+  T simd_broadcast(T, ushort) = delete;           \
+  T simd_broadcast_first(T) = delete;
+__METAL_NO_MOVES(bfloat)
+__METAL_NO_MOVES(long)
+__METAL_NO_MOVES(ulong)
+__METAL_NO_MOVES(bool)
+
+struct simd_vote {
+  using vote_t = ulong;
+  vote_t __votes;
+  explicit constexpr operator vote_t() const { return __votes; }
+  constexpr bool all() const { return (__votes & 0xFFFFFFFFul) == 0xFFFFFFFFul; }
+  constexpr bool any() const { return (__votes & 0xFFFFFFFFul) != 0; }
+};
+METAL_FUNC simd_vote simd_ballot(bool b) {
+  return simd_vote{metal_collective(__BALLOT, b, 0, 0) & 0xFFFFFFFFul};
+}
+METAL_FUNC simd_vote simd_active_threads_mask() { return simd_ballot(true); }
+METAL_FUNC bool simd_all(bool b) {
+  ulong r = metal_collective(__BALLOT, b, 0, 0);
+  return uint(r) == uint(r >> 32);
+}
+METAL_FUNC bool simd_any(bool b) { return uint(metal_collective(__BALLOT, b, 0, 0)) != 0; }
+METAL_FUNC bool quad_all(bool b) {
+  ulong r = metal_collective(__QUAD_BALLOT, b, 0, 0);
+  return uint(r) == uint(r >> 32);
+}
+METAL_FUNC bool quad_any(bool b) { return uint(metal_collective(__QUAD_BALLOT, b, 0, 0)) != 0; }
+extern "C" uint metal_lane(void);
+METAL_FUNC bool simd_is_first() { return metal_lane() == ctz(uint(metal_collective(__BALLOT, 1, 0, 0))); }
+METAL_FUNC bool quad_is_first() { return metal_lane() % 4 == ctz(uint(metal_collective(__QUAD_BALLOT, 1, 0, 0))); }
+}  // namespace metal

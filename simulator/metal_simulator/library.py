@@ -1,0 +1,138 @@
+"""A Metal file and its kernels."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from typing import List, Mapping, Optional, Sequence, Tuple
+
+from . import cache, check
+from .compile import THREADGROUP_LIMIT, compile_kernel, runtime
+from .constants import near, spell_constants
+from .declarations import Declarations, read_declarations
+from .errors import CompileError, Diagnostic, LaunchError
+from .launch import LaunchReport, launch
+from .source import preprocess, read_source, user_tokens
+from .toolchain import find_clang
+
+
+class Library:
+    """A .metal file, unmodified. include: folders in which its #include lines are looked up.
+
+    Raises CompileError if the file does not exist and ToolchainError if there is no clang; everything else waits until
+    it is needed.
+    """
+
+    def __init__(self, path, include: Sequence = ()):
+        self.source = read_source(path, include)
+        self.clang = find_clang()
+        self._digest = self.source.digest()
+
+    @functools.cached_property
+    def _text(self) -> str:
+        return preprocess(self.clang, self.source, run_time=True)
+
+    @functools.cached_property
+    def _declarations(self) -> Declarations:
+        return read_declarations(user_tokens(self._text))
+
+    @property
+    def kernels(self) -> Tuple[str, ...]:
+        """Host names of all kernels, in the order of the file."""
+        name = "library-" + cache.key(self.clang.version, self._digest)
+        known = cache.read(name)
+        if known is None:
+            known = {"kernels": list(self._declarations.kernels())}
+            cache.write(name, known)
+        return tuple(known["kernels"])
+
+    def check(self) -> List[Diagnostic]:
+        """Strict check of the whole file, every instantiation included: what Apple's compiler rejects, and lints."""
+        return check.check(self.clang, self.source, self._digest)
+
+    def kernel(self, host_name: str, constants: Optional[Mapping[str, object]] = None) -> "Kernel":
+        """A kernel specialised for function constants (name -> bool, int or float), compiled or taken from the cache.
+
+        Raises CompileError: unknown kernel or constant, a constant the kernel needs and does not get, source that does
+        not compile.
+        """
+        return Kernel(self, host_name, dict(constants or {}))
+
+    def _build(self, host_name: str, constants: Mapping[str, object], checking: bool) -> Tuple[str, dict]:
+        """Name of the compiled kernel in the cache, and its description. A hit runs no clang."""
+        typed = sorted((name, type(value).__name__, repr(value)) for name, value in constants.items())
+        name = "kernel-" + cache.key(self.clang.version, self._digest, host_name, typed, checking)
+        known = cache.read(name)
+        if known is None or not (cache.folder() / f"{name}.so").exists():
+            kernels = self._declarations.kernels()
+            if host_name not in kernels:
+                raise CompileError(f"no kernel {host_name!r} in {self.source.path}{near(host_name, list(kernels))}")
+            values = spell_constants(self._declarations.constants, constants)
+            known = compile_kernel(
+                self.clang, self.source, self._text, self._declarations, kernels[host_name], values, checking, name
+            )
+            known["gates"] = {p["gate"]: bool(constants.get(p["gate"], True)) for p in known["parameters"] if p["gate"]}
+            cache.write(name, known)
+        return name, known
+
+
+class Kernel:
+    """One kernel, specialised and compiled; ready to launch any number of times, from any thread."""
+
+    def __init__(self, library: Library, host_name: str, constants: Mapping[str, object]):
+        self.name = host_name
+        self._library, self._constants = library, constants
+        self._loaded = {False: self._load(False)}
+
+    def _load(self, checking: bool):
+        runtime_library = runtime(self._library.clang)
+        name, description = self._library._build(self.name, self._constants, checking)
+        path = cache.folder() / f"{name}.so"
+        try:
+            code = ctypes.CDLL(str(path))
+        except OSError as error:
+            raise CompileError(f"the compiled kernel {path} does not load: {error}") from None
+        code.files = [str(file) for file in self._library.source.files]
+        code.metal_static_bytes.restype = ctypes.c_uint64
+        used = code.metal_static_bytes()
+        if used > THREADGROUP_LIMIT:
+            raise CompileError(
+                f"kernel {self.name} uses {used} bytes of threadgroup memory; the limit is {THREADGROUP_LIMIT}"
+            )
+        return runtime_library, code, path, {**description, "static_bytes": used}
+
+    @property
+    def threadgroup_bytes(self) -> int:
+        """Bytes of threadgroup variables (without [[threadgroup(n)]] arguments)."""
+        return self._loaded[False][3]["static_bytes"]
+
+    @property
+    def parameters(self) -> Tuple[dict, ...]:
+        """Its parameters in order: name, kind (buffer, threadgroup or a position), index, constant, gate."""
+        return tuple(dict(p) for p in self._loaded[False][3]["parameters"])
+
+    def launch(
+        self,
+        buffers: Sequence,
+        grid: Sequence[int],
+        threads: Sequence[int],
+        order="forward",
+        check: bool = False,
+        threadgroup_memory: Optional[Sequence[int]] = None,
+        workers: Optional[int] = None,
+    ) -> LaunchReport:
+        """Runs the kernel over a grid of threadgroups; buffers are read and written in place.
+
+        buffers: by buffer index: torch CPU tensor (any strides), NumPy array, bytes (constant data), None (unbound)
+        grid: threadgroups (x, y, z); threads: threads per threadgroup (x, y, z), at most 1024 in all
+        order: "forward", "reverse" or an int seed: the order of a group's threads and of the groups
+        check: with the race and bounds checker; non-empty `findings` of the report mean trouble
+        threadgroup_memory: bytes of the [[threadgroup(n)]] arguments by n
+        workers: cores to use, all by default
+        Raises LaunchError for wrong arguments, and for a kernel that diverges, deadlocks or faults.
+        """
+        if check not in self._loaded:
+            if not isinstance(check, bool):
+                raise LaunchError(f"check is True or False, not {check!r}")
+            self._loaded[check] = self._load(check)
+        return launch(self.name, self._loaded[check], buffers, grid, threads, order, check, threadgroup_memory, workers)

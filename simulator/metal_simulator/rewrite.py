@@ -1,0 +1,260 @@
+"""Turning preprocessed Metal into what clang reads, for the check (all kernels) or for running (one kernel)."""
+
+from __future__ import annotations
+
+from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
+
+from .constructors import Edit, constructor_edits
+from .declarations import Constant, Declarations, Function, Instantiation, Parameter, read_attributes
+from .members import member_edits
+from .tokens import OPEN, Token, matching, spell, split
+
+POSITIONS = {
+    "thread_position_in_grid": "::metal::__position(c->position_in_grid)",
+    "thread_position_in_threadgroup": "::metal::__position(c->position)",
+    "threadgroup_position_in_grid": "::metal::__shape(c->shape, 0)",
+    "threadgroups_per_grid": "::metal::__shape(c->shape, 3)",
+    "threads_per_threadgroup": "::metal::__shape(c->shape, 6)",
+    "dispatch_threads_per_threadgroup": "::metal::__shape(c->shape, 6)",
+    "threads_per_grid": "::metal::__threads_per_grid(c->shape)",
+    "simdgroups_per_threadgroup": "::metal::__shape(c->shape, 9)",
+    "dispatch_simdgroups_per_threadgroup": "::metal::__shape(c->shape, 9)",
+    "thread_index_in_threadgroup": "::metal::__scalar(c->thread_index)",
+    "thread_index_in_simdgroup": "::metal::__scalar(c->lane)",
+    "simdgroup_index_in_threadgroup": "::metal::__scalar(c->simdgroup)",
+    "threads_per_simdgroup": "::metal::__scalar(32)",
+    "thread_execution_width": "::metal::__scalar(32)",
+    "quadgroup_index_in_threadgroup": "::metal::__scalar(c->thread_index / 4)",
+    "thread_index_in_quadgroup": "::metal::__scalar(c->thread_index % 4)",
+    "quadgroups_per_threadgroup": "::metal::__quadgroups(c->shape)",
+    "dispatch_quadgroups_per_threadgroup": "::metal::__quadgroups(c->shape)",
+}
+
+
+class Rewritten(NamedTuple):
+    """The text for clang, the text before, and the edits between them (for columns of diagnostics)."""
+
+    text: str
+    original: str
+    edits: List[Edit]
+
+
+class ThreadgroupVariable(NamedTuple):
+    """`alignas(a) threadgroup T name[N], ...;` in a kernel."""
+
+    start: int
+    end: int  # of the semicolon
+    names: Tuple[Token, ...]
+    text: str
+
+
+def for_check(text: str, declarations: Declarations) -> Rewritten:
+    edits = _common_edits(text, declarations, limit=True)
+    for constant in declarations.constants:
+        edits.append(
+            _replace(
+                declarations.tokens,
+                constant.start,
+                constant.end,
+                f"extern const __constant {constant.type} {constant.name};",
+            )
+        )
+    edits += _definedness(declarations.tokens, lambda name: "true")
+    for instantiation in declarations.instantiations:
+        edits += _drop_attributes(declarations.tokens, instantiation.start, instantiation.end)
+    return _apply(text, edits)
+
+
+def for_run(
+    text: str, declarations: Declarations, kernel: Tuple[Function, Optional[Instantiation]], constants: Dict[str, str]
+) -> Rewritten:
+    """constants: values as C++ text; a constant without value stays an undefined symbol, metal_unset_<name>."""
+    tokens = declarations.tokens
+    edits = _common_edits(text, declarations) + member_edits(tokens)
+    optional = {tokens[i + 2].text for i in range(len(tokens) - 2) if tokens[i].text == "is_function_constant_defined"}
+    for constant in declarations.constants:
+        edits.append(_replace(tokens, constant.start, constant.end, _definition(constant, constants, optional)))
+    edits += _definedness(tokens, lambda name: "true" if name in constants else "false")
+    for instantiation in declarations.instantiations:
+        edits.append(_replace(tokens, instantiation.start, instantiation.end, ""))
+    for function in declarations.functions:
+        if function.kernel and not function.template:
+            edits.append(Edit(tokens[function.start].start, tokens[function.start].start, "static "))
+    rewritten = _apply(text, edits)
+    return rewritten._replace(text=rewritten.text + _entry(kernel))
+
+
+def _definedness(tokens: List[Token], answer: Callable[[str], str]) -> List[Edit]:
+    """is_function_constant_defined(name), answered."""
+    return [
+        _replace(tokens, i, i + 3, answer(tokens[i + 2].text))
+        for i in range(len(tokens) - 3)
+        if tokens[i].text == "is_function_constant_defined"
+    ]
+
+
+def _definition(constant: Constant, values: Dict[str, str], optional) -> str:
+    if constant.name in values:
+        return f"static __constant const {constant.type} {constant.name} = {values[constant.name]};"
+    if constant.name in optional:  # guarded by is_function_constant_defined
+        return f"static __constant const {constant.type} {constant.name} = {constant.type}();"
+    return f'extern __constant const {constant.type} {constant.name} __asm__("metal_unset_{constant.name}");'
+
+
+def _common_edits(text: str, declarations: Declarations, limit: bool = False) -> List[Edit]:
+    tokens = declarations.tokens
+    edits = constructor_edits(tokens)
+    for token in tokens:
+        if token.kind == "number" and token.text.lower().endswith("bf") and not token.text.lower().startswith("0x"):
+            edits.append(Edit(token.start, token.end, f"bfloat({token.text[:-2]}f)"))
+    number = 0
+    for function in declarations.functions:
+        if not function.kernel:
+            continue
+        edits += _drop_attributes(tokens, function.start, function.body)
+        for first, last, _ in _parameter_attributes(tokens, function):
+            edits.append(_replace(tokens, first, last, ""))
+        variables = threadgroup_variables(tokens, function, number)
+        number += sum(len(v.names) for v in variables)
+        total = ""
+        for variable in variables:
+            check = ""
+            if limit and _depth(tokens, function.body, variable.start) == 1:  # constants of inner blocks end with them
+                total, check = _limit(variable, total)
+            edits.append(_replace(tokens, variable.start, variable.end, variable.text + check))
+            inside = (tokens[variable.start].start, tokens[variable.end].end)
+            edits = [e for e in edits if e is edits[-1] or not inside[0] <= e.start < inside[1]]
+    return edits
+
+
+def _depth(tokens: List[Token], start: int, index: int) -> int:
+    texts = [t.text for t in tokens[start:index]]
+    return texts.count("{") - texts.count("}")
+
+
+def _limit(variable: ThreadgroupVariable, total: str) -> Tuple[str, str]:
+    """Name of the sum of sizes up to this variable, and its definition with the test against Metal's limit."""
+    name = f"__threadgroup_bytes_after_{variable.names[-1].text}"
+    sizes = " + ".join([total] * bool(total) + [f"sizeof({n.text})" for n in variable.names])
+    return name, (
+        f"constexpr ulong {name} = {sizes}; "
+        f'static_assert({name} <= 32768, "more than 32768 bytes of threadgroup memory");'
+    )
+
+
+def _parameter_attributes(tokens: List[Token], function: Function):
+    return read_attributes(tokens, function.open + 1, function.close)
+
+
+def _drop_attributes(tokens: List[Token], start: int, end: int) -> List[Edit]:
+    edits = [_replace(tokens, first, last, "") for first, last, _ in read_attributes(tokens, start, end)]
+    i = start
+    while i < end:
+        if tokens[i].text in ("(", "["):
+            i = matching(tokens, i)
+        elif tokens[i].text == "kernel":
+            edits.append(_replace(tokens, i, i, ""))
+        i += 1
+    return edits
+
+
+def threadgroup_variables(tokens: List[Token], function: Function, number: int = 0) -> List[ThreadgroupVariable]:
+    """The threadgroup variables declared in a function body, numbered from `number`."""
+    found: List[ThreadgroupVariable] = []
+    for i in range(function.body, function.end):
+        variable = threadgroup_variable_at(tokens, i, number + sum(len(v.names) for v in found))
+        if variable:
+            found.append(variable)
+    return found
+
+
+def threadgroup_variable_at(tokens: List[Token], i: int, number: int = 0) -> Optional[ThreadgroupVariable]:
+    """The declaration whose address space is token i; None when it declares a pointer or a parameter."""
+    if tokens[i].text != "__local":
+        return None
+    start, alignment = i, "1"
+    while tokens[start - 1].text == ")":
+        opening = next((k for k in range(start - 2, 0, -1) if matching(tokens, k) == start - 1), 0)
+        if tokens[opening - 1].text != "alignas":
+            return None
+        alignment, start = spell(tokens[opening + 1 : start - 1]), opening - 1
+    if start > 0 and tokens[start - 1].text not in (";", "{", "}", ":", "static"):
+        return None
+    end = next((k for k in range(i, len(tokens)) if tokens[k].text == ";"), None)
+    return None if end is None else _variable(tokens, start, i, end, alignment, number)
+
+
+def _variable(tokens: List[Token], start: int, space: int, end: int, alignment: str, number: int):
+    declarators = split(tokens[space + 1 : end])
+    if any(t.text in ("*", "&", "=", "{") for part in declarators for t in _outside(part)):
+        return None
+    base: List[Token] = []
+    names, text = [], ""
+    for part in declarators:
+        bracket = next((k for k, t in enumerate(part) if t.text == "["), len(part))
+        name = part[bracket - 1]
+        base = base or part[: bracket - 1]
+        kind, extent = spell(base), spell(part[bracket:])
+        declarator = f"(&{name.text}){extent}" if extent else f"&{name.text}"
+        text += (
+            f"__local {kind} {declarator} = ::metal::__threadgroup_variable<{kind} {extent}, {number + len(names)}, "
+            f"{alignment}>(); "
+        )
+        names.append(name)
+    return ThreadgroupVariable(start, end, tuple(names), text)
+
+
+def _outside(part: List[Token]) -> List[Token]:
+    """Tokens outside brackets and template arguments."""
+    result, i = [], 0
+    while i < len(part):
+        if part[i].text in OPEN and part[i].text != "{":
+            i = matching(part, i)
+        elif part[i].text == "<":
+            depth = 0
+            while i < len(part):
+                depth += (part[i].text == "<") - (part[i].text == ">")
+                if depth == 0:
+                    break
+                i += 1
+        else:
+            result.append(part[i])
+        i += 1
+    return result
+
+
+def _argument(parameter: Parameter) -> str:
+    if parameter.kind in ("buffer", "threadgroup"):
+        table = "buffers" if parameter.kind == "buffer" else "threadgroup_arguments"
+        holder = "reference" if parameter.shape == "reference" else "pointer"
+        return f"::metal::__{holder}_argument{{metal::__argument(c->{table}, {parameter.index})}}"
+    return POSITIONS[parameter.kind]
+
+
+def _entry(kernel: Tuple[Function, Optional[Instantiation]]) -> str:
+    function, instantiation = kernel
+    name = f"::{function.qualified}" + (f"<{instantiation.arguments}>" if instantiation else "")
+    arguments = ", ".join(_argument(p) for p in function.parameters)
+    return (
+        '\n# 1 "<entry point>"\n'
+        f'extern "C" void metal_entry(__private const metal::__context* c) {{ {name}({arguments}); }}\n'
+        'extern "C" ulong metal_static_bytes(void) {\n'
+        "  return (ulong)metal::__stop_metal_threadgroup - (ulong)metal::__start_metal_threadgroup;\n}\n"
+    )
+
+
+def _replace(tokens: List[Token], first: int, last: int, text: str) -> Edit:
+    return Edit(tokens[first].start, tokens[last].end, text)
+
+
+def _apply(text: str, edits: List[Edit]) -> Rewritten:
+    """Applies edits, innermost dropped where they overlap; every line keeps its number."""
+    parts, position, kept = [], 0, []
+    for edit in sorted(edits, key=lambda e: (e.start, -e.end)):
+        if edit.start < position:
+            continue
+        replaced = text[edit.start : edit.end]
+        parts += [text[position : edit.start], edit.text, "\n" * replaced.count("\n")]
+        kept.append(edit._replace(text=edit.text + "\n" * replaced.count("\n")))
+        position = edit.end
+    return Rewritten("".join(parts + [text[position:]]), text, kept)

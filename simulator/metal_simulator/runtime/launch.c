@@ -1,0 +1,182 @@
+// One launch: workers take threadgroups in order, one at a time; a failed threadgroup ends the launch, not the process.
+#define _GNU_SOURCE
+#include "runtime.h"
+
+#include <dlfcn.h>
+#include <link.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+static pthread_mutex_t pool_lock = PTHREAD_MUTEX_INITIALIZER;
+static Worker* pool;
+
+static void* reserve(size_t bytes) {
+  void* memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  return memory == MAP_FAILED ? NULL : memory;
+}
+
+static Worker* take_worker(void) {
+  pthread_mutex_lock(&pool_lock);
+  Worker* w = pool;
+  if (w) pool = w->next;
+  pthread_mutex_unlock(&pool_lock);
+  if (w) return w;
+  w = reserve(sizeof *w);
+  if (!w) return NULL;
+  w->stacks = reserve((size_t)STACK_BYTES * MAX_THREADS);
+  w->arena = reserve(ARENA_BYTES + 2 * ARENA_GUARD);
+  w->signal_stack = reserve(65536);
+  if (!w->stacks || !w->arena || !w->signal_stack) return NULL;
+  memset(w->arena, 0xFF, ARENA_BYTES + 2 * ARENA_GUARD);
+  w->arena += ARENA_GUARD;
+  return w;
+}
+
+static void give_worker(Worker* w) {
+  pthread_mutex_lock(&pool_lock);
+  w->next = pool;
+  pool = w;
+  pthread_mutex_unlock(&pool_lock);
+}
+
+_Noreturn void metal_fail(Worker* w, const char* format, ...) {
+  Launch* launch = w->launch;
+  Request* request = launch->request;
+  pthread_mutex_lock(&launch->lock);
+  if (w->ordinal < launch->failed_ordinal) {
+    launch->failed_ordinal = w->ordinal;
+    request->failed = 1;
+    int used = snprintf(request->message, sizeof request->message, "threadgroup (%u, %u, %u): ", w->shape[0], w->shape[1],
+                        w->shape[2]);
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(request->message + used, sizeof request->message - used, format, arguments);
+    va_end(arguments);
+  }
+  pthread_mutex_unlock(&launch->lock);
+  atomic_store(&launch->stop, 1);
+  siglongjmp(w->recover, 1);
+}
+
+static void place_threadgroup_arguments(Worker* w) {
+  uint64_t offset = (w->launch->request->static_bytes + 15) & ~15ull;
+  for (int i = 0; i < MAX_BUFFERS; i++) {
+    w->threadgroup_arguments[i] = (uint64_t)w->arena + offset;
+    offset += (w->launch->request->dynamic_bytes[i] + 15) & ~15ull;
+  }
+}
+
+static void guard_stacks(Worker* w, uint32_t count) {
+  for (; w->guarded_stacks < count; w->guarded_stacks++)
+    mprotect(w->stacks + (size_t)STACK_BYTES * w->guarded_stacks, 4096, PROT_NONE);
+}
+
+// sigsetjmp may return twice, so what follows it must not keep changed locals: hence a function of its own.
+static void run_guarded(Worker* w) {
+  switch (sigsetjmp(w->recover, 1)) {
+    case 0: metal_run_threadgroup(w); break;
+    case 2: if (!sigsetjmp(w->recover, 1)) metal_fail_fault(w); break;
+  }
+  metal_current = NULL;
+}
+
+static void* work(void* argument) {
+  Worker* w = argument;
+  Launch* launch = w->launch;
+  stack_t signal_stack = {.ss_sp = w->signal_stack, .ss_size = 65536};
+  sigaltstack(&signal_stack, NULL);
+  guard_stacks(w, launch->request->threads[0] * launch->request->threads[1] * launch->request->threads[2]);
+  place_threadgroup_arguments(w);
+  while (!atomic_load(&launch->stop)) {
+    w->ordinal = atomic_fetch_add(&launch->next, 1);
+    if (w->ordinal >= launch->group_count) break;
+    w->group = w->ordinal;
+    if (launch->request->order == 1) w->group = launch->group_count - 1 - w->ordinal;
+    if (launch->permutation) w->group = launch->permutation[w->ordinal];
+    run_guarded(w);
+  }
+  return NULL;
+}
+
+static uint32_t* permute(uint64_t count, uint64_t seed) {
+  uint32_t* order = malloc(count * sizeof *order);
+  if (!order) return NULL;
+  for (uint64_t i = 0; i < count; i++) order[i] = i;
+  uint64_t state = seed + 0x9E3779B97F4A7C15u;
+  for (uint64_t i = count; i > 1; i--) {
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    uint64_t j = (state >> 33) % i;
+    uint32_t swap = order[i - 1];
+    order[i - 1] = order[j];
+    order[j] = swap;
+  }
+  return order;
+}
+
+static int find_code(struct dl_phdr_info* info, size_t size, void* data) {
+  Launch* launch = data;
+  uintptr_t entry = (uintptr_t)launch->request->entry, high = 0;
+  for (int i = 0; i < info->dlpi_phnum; i++)
+    if (info->dlpi_phdr[i].p_type == PT_LOAD && info->dlpi_phdr[i].p_vaddr + info->dlpi_phdr[i].p_memsz > high)
+      high = info->dlpi_phdr[i].p_vaddr + info->dlpi_phdr[i].p_memsz;
+  if (entry < info->dlpi_addr || entry >= info->dlpi_addr + high) return 0;
+  launch->code_low = info->dlpi_addr;
+  launch->code_high = info->dlpi_addr + high;
+  return 1;
+}
+
+static void bind(Launch* launch) {
+  for (int i = 0; i < MAX_BUFFERS; i++) {
+    uint64_t address = launch->request->buffers[i].address;
+    launch->addresses[i] = address ? address : metal_unbound_address(i);
+  }
+}
+
+static int start_workers(Launch* launch, Worker** workers, pthread_t* handles) {
+  Request* request = launch->request;
+  int count = 0;
+  for (; count < (int)request->workers; count++) {
+    Worker* w = take_worker();
+    if (!w) break;
+    w->launch = launch;
+    w->barriers = w->products = w->collectives = 0;
+    if ((request->check && metal_shadow_open(w)) || pthread_create(&handles[count], NULL, work, w)) {
+      give_worker(w);
+      break;
+    }
+    workers[count] = w;
+  }
+  return count;
+}
+
+static void finish_worker(Request* request, Worker* w) {
+  request->barriers += w->barriers;
+  request->products += w->products;
+  request->collectives += w->collectives;
+  if (request->check) metal_shadow_close(w);
+  give_worker(w);
+}
+
+// Returns 0 when the launch ran (or failed with request->failed set), 1 when memory or threads could not be had.
+int metal_launch(Request* request) {
+  Launch launch = {.request = request, .failed_ordinal = UINT64_MAX, .lock = PTHREAD_MUTEX_INITIALIZER};
+  launch.group_count = (uint64_t)request->grid[0] * request->grid[1] * request->grid[2];
+  if (request->order == 2 && !(launch.permutation = permute(launch.group_count, request->seed))) return 1;
+  dl_iterate_phdr(find_code, &launch);
+  bind(&launch);
+  if (request->check && metal_copies_open(&launch)) return free(launch.permutation), 1;
+  Worker* workers[256];
+  pthread_t handles[256];
+  metal_faults_acquire();
+  int count = start_workers(&launch, workers, handles);
+  for (int i = 0; i < count; i++) pthread_join(handles[i], NULL);
+  metal_faults_release();
+  for (int i = 0; i < count; i++) finish_worker(request, workers[i]);
+  if (request->check) metal_copies_close(&launch);
+  free(launch.permutation);
+  return count == 0;
+}

@@ -1,0 +1,135 @@
+// The CPU runtime of the simulator: every GPU thread is a fibre, a worker (one per core) runs one threadgroup at a time.
+#pragma once
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum { LANES = 32, MAX_THREADS = 1024, MAX_SIMDGROUPS = MAX_THREADS / LANES, MAX_BUFFERS = 31 };
+enum { STACK_BYTES = 256 * 1024, ARENA_BYTES = 32768, ARENA_GUARD = 65536 };
+enum { BARRIER_DEVICE = 1, BARRIER_THREADGROUP = 2 };  // mem_flags, as metal_stdlib spells them
+
+// What a kernel's entry point reads. The same struct is declared in include/metal_simulator/entry.h.
+typedef struct {
+  const uint64_t* buffers;                // address by buffer index
+  const uint64_t* threadgroup_arguments;  // address by [[threadgroup(n)]] index
+  const uint32_t* shape;                  // threadgroup position 3, threadgroups per grid 3, threads per threadgroup 3, SIMD groups
+  uint32_t thread_index, lane, simdgroup, unused;
+  uint32_t position[3], position_in_grid[3];
+} Context;
+
+typedef struct Worker Worker;
+typedef struct Simdgroup Simdgroup;
+
+typedef struct {
+  void* stack_pointer;
+  Worker* worker;
+  Simdgroup* simdgroup;
+  uint32_t lane, lane_bit;
+  uint32_t element;  // first of this lane's two elements in a row-major 8x8 matrix
+  Context context;
+} Thread;
+
+struct Simdgroup {
+  _Alignas(64) float a[64], b[64], c[64], d[64];  // operands and result of the matrix product, row-major
+  uint64_t in[LANES], fill[LANES], out[LANES];
+  uint32_t parameter[LANES];
+  uint32_t live, arrived, at_barrier;  // lane masks: not finished, waiting at the collective, waiting at the barrier
+  uint32_t all;                        // lanes the SIMD group started with
+  uint32_t operation;
+  uint32_t barrier_epoch[2];           // of device and of threadgroup memory
+  const void* site;  // return address of the collective the arrived lanes wait at
+  uint8_t next[LANES];
+  uint8_t first;     // first lane in schedule order
+  Thread* threads;
+};
+
+typedef struct Launch Launch;
+
+struct Worker {
+  Launch* launch;
+  Thread threads[MAX_THREADS];
+  Simdgroup simdgroups[MAX_SIMDGROUPS];
+  uint8_t simdgroup_order[MAX_SIMDGROUPS], simdgroup_rank[MAX_SIMDGROUPS];
+  uint32_t thread_count, simdgroup_count, finished, at_barrier, barrier_flags;
+  const void* barrier_site;
+  uint32_t device_epoch, threadgroup_epoch, group_epoch;  // advance at barriers; group_epoch is the value at the group's start
+  uint64_t group, ordinal;  // linear threadgroup index; its place in the order of execution
+  uint64_t barriers, products, collectives;
+  void* stack_pointer;      // of the worker itself, while its threads run
+  sigjmp_buf recover;       // where a failed threadgroup is abandoned
+  uintptr_t fault_address;  // set by the signal handler before it leaves through `recover`
+  int fault_signal;
+  uint32_t guarded_stacks;
+  char *stacks, *arena, *signal_stack;
+  uint64_t threadgroup_arguments[MAX_BUFFERS];
+  uint32_t shape[12];
+  struct Shadow* shadow;    // checker state, only in checking launches
+  Worker* next;             // free list
+};
+
+typedef void (*Entry)(const Context*);
+
+typedef struct { uint64_t address, low, high; } Region;  // what the kernel gets, and the bytes [low, high) behind it
+
+// Filled by Python (launch.py keeps the same layout).
+typedef struct {
+  Entry entry;
+  uint32_t grid[3], threads[3];
+  uint32_t workers, order, check, granule;  // order 0 forward, 1 reverse, 2 seeded; granule: bytes per shadow cell
+  uint64_t seed;
+  uint64_t static_bytes;  // of threadgroup variables
+  uint64_t dynamic_bytes[MAX_BUFFERS];
+  Region buffers[MAX_BUFFERS];
+  uint64_t barriers, products, collectives;  // out
+  uint32_t finding_count, failed;            // out
+  struct Finding* findings;                  // out, room for MAX_FINDINGS
+  char message[1024];                        // out
+} Request;
+
+struct Launch {
+  Request* request;
+  uint64_t group_count;
+  uint32_t* permutation;
+  uint64_t addresses[MAX_BUFFERS];
+  _Atomic uint64_t next;
+  _Atomic int stop;
+  uint64_t failed_ordinal;
+  uintptr_t code_low, code_high;  // the kernel's shared object
+  char* region;                   // checking launches: copies of the buffers, far apart
+  unsigned char* written[MAX_BUFFERS];
+  pthread_mutex_t lock;
+};
+
+enum { MAX_FINDINGS = 256 };
+enum { FINDING_RACE_WRITE_WRITE = 1, FINDING_RACE_READ_WRITE, FINDING_OUT_OF_BOUNDS_READ, FINDING_OUT_OF_BOUNDS_WRITE,
+       FINDING_UNINITIALISED };
+
+typedef struct Finding {
+  uint64_t group, count;
+  int64_t offset;                 // bytes from the start of the buffer (or of threadgroup memory)
+  uint32_t kind, size;
+  int32_t buffer;                 // -1 threadgroup memory, -2 neither
+  uint32_t thread, other_thread;  // other_thread is UINT32_MAX when there is none
+  uint32_t site, other_site;      // code offsets, 0 when unknown
+  uint32_t unused;
+} Finding;
+
+extern __thread Thread* metal_current __attribute__((visibility("hidden")));
+
+void metal_run_threadgroup(Worker* worker);
+_Noreturn void metal_fail(Worker* worker, const char* format, ...) __attribute__((format(printf, 2, 3)));
+void metal_complete(Simdgroup* simdgroup);
+const char* metal_operation_name(uint32_t operation);
+
+void metal_faults_acquire(void);
+void metal_faults_release(void);
+void metal_fail_fault(Worker* worker);
+uint64_t metal_unbound_address(int buffer);
+
+int metal_copies_open(Launch* launch);
+void metal_copies_close(Launch* launch);
+int metal_shadow_open(Worker* worker);
+void metal_shadow_close(Worker* worker);
+void metal_check_access(const void* address, uint32_t size, int write, int atomic, const void* site);

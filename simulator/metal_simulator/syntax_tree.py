@@ -1,0 +1,106 @@
+"""What only clang's syntax tree shows: pointers without an address space, and conversions that Metal does not make."""
+
+from __future__ import annotations
+
+import re
+from typing import Iterator, List, NamedTuple, Optional, Sequence
+
+from .errors import Diagnostic
+from .source import metal_words
+
+_NODE = re.compile(
+    r"^[|`\- ]*(\w+) 0x[0-9a-f]+ (?:prev 0x[0-9a-f]+ |parent 0x[0-9a-f]+ )*"  # kind, address
+    r"(<[^<>]*(?:<[^<>]*>[^<>]*)*>)(?: (\S+:\d+(?::\d+)?))?(.*)$"  # range, place of the name, the rest
+)
+_PLACE = re.compile(r"([^<>,\s]+):(\d+):(\d+)|line:(\d+):(\d+)|col:(\d+)")
+_DECLARED = {"ParmVarDecl", "VarDecl", "FieldDecl", "TypedefDecl", "TypeAliasDecl"}
+_NAME_AND_TYPE = re.compile(
+    r"^ (?:(?:used|referenced|constexpr|invalid) )*(?!(?:used|referenced|constexpr|invalid) ')([A-Za-z_]\w*) '([^']*)'"
+)
+_NARROW = {"__bf16": "bfloat", "_Float16": "half", "half": "half"}
+
+
+class Node(NamedTuple):
+    kind: str
+    file: str
+    line: int
+    column: int
+    rest: str
+    depth: int
+
+
+def _nodes(dump: str) -> Iterator[Node]:
+    """Nodes with absolute places: clang prints only what changed since the last place."""
+    file, line = "", 0
+    for text in dump.splitlines():
+        match = _NODE.match(text)
+        if not match:
+            continue
+        kind, span, name_place, rest = match.groups()
+        places = []
+        for place in _PLACE.finditer(span + " " + (name_place or "")):
+            if place.group(6):
+                places.append((file, line, int(place.group(6))))
+                continue
+            if place.group(1) and place.group(1) != "line":
+                file = place.group(1)
+            line = int(place.group(2) or place.group(4))
+            places.append((file, line, int(place.group(3) or place.group(5))))
+        if places:
+            where = places[-1] if name_place else places[0]
+            yield Node(kind, *where, rest, len(text) - len(text.lstrip("|`- ")))
+
+
+def tree_findings(dump: str, files: Sequence[str]) -> List[Diagnostic]:
+    """Diagnostics about the user's files from clang's -ast-dump of the whole translation unit."""
+    wanted = set(files)
+    starts = [at for at in (dump.find(f"<{file}:") for file in files) if at >= 0]
+    if not starts:
+        return []
+    found = []
+    previous: Optional[Node] = None
+    for node in _nodes(dump[dump.rfind("\n", 0, min(starts)) + 1 :]):
+        if node.file in wanted:
+            message = _space_message(node)
+            if not message and previous is not None and node.depth > previous.depth:
+                message = _conversion_message(previous, node)
+            if message:
+                at = previous if message.startswith("implicit") and previous is not None else node
+                found.append(Diagnostic(node.file, at.line, at.column, "error", message))
+        previous = node
+    return found
+
+
+def _space_message(node: Node) -> str:
+    if node.kind not in _DECLARED:
+        return ""
+    match = _NAME_AND_TYPE.match(node.rest)
+    if not match or "__generic" not in match.group(2) or match.group(1).startswith("__"):
+        return ""
+    kind = metal_words(match.group(2).replace("__generic ", "").replace("__generic", ""))
+    noun = "reference" if kind.rstrip().endswith("&") else "pointer"
+    return f"{noun} type of '{match.group(1)}' ({kind}) must have an explicit address space qualifier"
+
+
+def _conversion_message(cast: Node, operand: Node) -> str:
+    """A narrowing to bfloat, or between half and bfloat, that nobody wrote."""
+    if cast.kind != "ImplicitCastExpr" or "part_of_explicit_cast" in cast.rest:
+        return ""
+    if "<FloatingCast>" not in cast.rest and "<IntegralToFloating>" not in cast.rest:
+        return ""
+    to, of = _type(cast.rest), _type(operand.rest)
+    if to == "bfloat" and of != "bfloat":
+        return f"implicit conversion from {of} to bfloat; write bfloat(x)"
+    if to == "half" and of == "bfloat":
+        return "implicit conversion from bfloat to half; convert to float first"
+    return ""
+
+
+def _type(rest: str) -> str:
+    match = re.search(r"'([^']*)'(?::'([^']*)')?", rest)
+    if not match:
+        return ""
+    name = re.sub(
+        r"\b(const|__private|__global|__local|__constant|__generic)\b", "", match.group(2) or match.group(1)
+    ).strip()
+    return _NARROW.get(name, name)

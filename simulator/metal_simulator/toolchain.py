@@ -1,0 +1,110 @@
+"""Finding clang, and the flags with which it reads Metal."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import List, NamedTuple, Optional
+
+from .errors import ToolchainError
+
+PACKAGE = Path(__file__).parent
+INCLUDE = PACKAGE / "include"
+RUNTIME = PACKAGE / "runtime"
+OLDEST, NEWEST, PREFERRED = 16, 22, 19
+PREDEFINED = ["__METAL__=1", "__METAL_VERSION__=400", "__METAL_MACOS__=1", "__HAVE_BFLOAT__=1"]
+
+
+class Clang(NamedTuple):
+    path: str
+    version: str  # the whole first line of --version: part of every cache key
+
+    @property
+    def major(self) -> int:
+        return int(re.search(r"version (\d+)", self.version).group(1))
+
+
+def find_clang() -> Clang:
+    """The clang to use: METAL_SIMULATOR_CLANG, else clang-19, else another clang-16 ... clang-22, else clang.
+
+    Raises ToolchainError when there is none, or it is too old.
+    """
+    wish = os.environ.get("METAL_SIMULATOR_CLANG")
+    return _find_clang(wish, os.environ.get("PATH", ""))
+
+
+@functools.lru_cache(maxsize=None)
+def _find_clang(wish: Optional[str], path: str) -> Clang:
+    if wish:
+        if not shutil.which(wish):
+            raise ToolchainError(f"METAL_SIMULATOR_CLANG names {wish!r}, which is not an executable")
+        return _describe(shutil.which(wish))
+    versions = [PREFERRED] + [v for v in range(NEWEST, OLDEST - 1, -1) if v != PREFERRED]
+    for name in [f"clang-{v}" for v in versions] + ["clang"]:
+        found = shutil.which(name)
+        if found:
+            return _describe(found)
+    raise ToolchainError(
+        f"no clang found: the simulator compiles Metal with stock clang {OLDEST} to {NEWEST}. "
+        "Install it (Debian, Ubuntu: apt-get install clang-19; Fedora: dnf install clang) "
+        "or set METAL_SIMULATOR_CLANG to its path."
+    )
+
+
+def _describe(path: str) -> Clang:
+    try:
+        text = subprocess.run([path, "--version"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise ToolchainError(f"{path} --version fails: {error}") from None
+    clang = Clang(path, text.splitlines()[0] if text else "")
+    if not re.search(r"clang version \d+", clang.version):
+        raise ToolchainError(f"{path} is not clang: it says {clang.version!r}")
+    if clang.major < OLDEST:
+        raise ToolchainError(f"{path} is clang {clang.major}; the simulator needs {OLDEST} or newer")
+    return clang
+
+
+def language_flags(generic: bool) -> List[str]:
+    """Flags for C++ for OpenCL as a stand-in for Metal.
+
+    generic: with a generic address space, an unqualified pointer may point anywhere (how kernels are compiled to run);
+    without, it is a `thread` pointer and nothing converts (how they are checked).
+    """
+    extensions = "-all,+cl_khr_fp16"
+    if generic:
+        extensions += ",+__opencl_c_generic_address_space,+__opencl_c_program_scope_global_variables"
+    return [
+        "-x",
+        "clcpp",
+        "-cl-std=clc++2021",
+        "-cl-no-stdinc",
+        "-nostdinc",
+        "-cl-single-precision-constant",
+        "-Xclang",
+        f"-cl-ext={extensions}",
+        *(f"-D{name}" for name in PREDEFINED),
+        f"-I{INCLUDE}",
+        "-fno-color-diagnostics",
+        "-ferror-limit=0",
+        "-Wno-unknown-attributes",
+        "-Wno-ignored-attributes",
+        "-Wno-pragma-once-outside-header",
+        "-Wno-unknown-pragmas",
+        "-Wno-double-promotion",
+        "-Wno-unused",
+    ]
+
+
+def machine_flags() -> List[str]:
+    """Code for this very machine."""
+    return ["-mcpu=native"] if platform.machine() == "aarch64" else ["-march=native"]
+
+
+def run(command: List[str], **keywords) -> subprocess.CompletedProcess:
+    """Runs a tool and captures its text; the caller looks at the return code."""
+    return subprocess.run(command, capture_output=True, text=True, errors="replace", **keywords)

@@ -1,0 +1,48 @@
+"""Inputs for the numeric tests."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+
+import torch
+
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+HEAD_DIMS = [32, 64, 72, 80, 96, 128, 256]
+
+# (query length, key length), chosen by the edges they hit: one token, inside, at and over a tile of 32 rows and blocks
+# of 8..64 keys, short and long sides, nothing on either side.
+LENGTHS = [
+    (1, 1), (7, 7), (31, 31), (32, 32), (33, 33), (40, 40), (75, 75), (130, 130),
+    (1, 130), (7, 33), (32, 75), (40, 130),  # fewer queries than keys
+    (33, 7), (75, 31), (130, 40),  # more queries than keys: causal rows that see nothing
+    (0, 0), (0, 5), (5, 0), (40, 0),
+]  # fmt: skip
+
+
+def random_tensor(seed: int, *shape: int, dtype=torch.float32) -> torch.Tensor:
+    """Standard normal values."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def packed(lengths, num_heads, num_heads_kv, head_dim, dtype, seed=0):
+    """(query, key, value, cu_seqlens_q, cu_seqlens_k) of sequences end to end."""
+    cu_q = torch.tensor([0, *accumulate(q for q, _ in lengths)], dtype=torch.int32)
+    cu_k = torch.tensor([0, *accumulate(k for _, k in lengths)], dtype=torch.int32)
+    total_q, total_k = int(cu_q[-1]), int(cu_k[-1])
+    query = random_tensor(seed, total_q, num_heads, head_dim, dtype=dtype)
+    key = random_tensor(seed + 1, total_k, num_heads_kv, head_dim, dtype=dtype)
+    value = random_tensor(seed + 2, total_k, num_heads_kv, head_dim, dtype=dtype)
+    return query, key, value, cu_q, cu_k
+
+
+def dense(batch, length_q, length_k, num_heads, num_heads_kv, head_dim, dtype, seed=0):
+    """(query, key, value), [batch, seqlen, heads, head_dim]."""
+    return (
+        random_tensor(seed, batch, length_q, num_heads, head_dim, dtype=dtype),
+        random_tensor(seed + 1, batch, length_k, num_heads_kv, head_dim, dtype=dtype),
+        random_tensor(seed + 2, batch, length_k, num_heads_kv, head_dim, dtype=dtype),
+    )
+
+
+def max_lengths(cu_q, cu_k):
+    return int(cu_q.diff().max()), int(cu_k.diff().max())

@@ -1,0 +1,44 @@
+"""Fixtures: the kernel as users load it, on every launcher that runs here."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+
+import kernels
+import pytest
+import stage
+import torch
+from simulated_launcher import SimulatedLauncher
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one test process a core: threads on top would wait for one another
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def build(tmp_path_factory) -> pathlib.Path:
+    """A staged build: the folder that holds torch-cpu/ and torch-metal/."""
+    folder = tmp_path_factory.mktemp("stage") / "build"
+    stage.stage(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def kernel(build):
+    """The kernel's module, loaded as users load it."""
+    return kernels.get_local_kernel(build)
+
+
+@pytest.fixture(params=["cpu", "simulated"])
+def launcher(request, kernel):
+    """Runs the test once on the CPU implementation and once on the Metal kernels, simulated. The value is the name."""
+    on_simulator = request.param == "simulated"
+    with kernel.launchers.use_launcher(SimulatedLauncher()) if on_simulator else contextlib.nullcontext():
+        yield request.param
+
+
+@pytest.fixture(scope="session")
+def metal_kernel(build):
+    """The torch-metal variant's module; its CPU calls work here, its run-time launcher needs an Apple GPU."""
+    return kernels.get_local_kernel(build / "torch-metal")

@@ -1,0 +1,230 @@
+"""Every error of the public functions: its type, and that it names the argument, what is allowed and what came."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+
+VARLEN, DENSE, OUT = "flash_attn_varlen_func", "flash_attn_func", "flash_attention_varlen"
+META = torch.device("meta")
+
+
+def good_arguments(function: str) -> dict:
+    """A sound call: two sequences of 3 and 5 tokens, 4 query heads on 2 key/value heads, head_dim 8."""
+    cu_seqlens = torch.tensor([0, 3, 8], dtype=torch.int32)
+    query, key, value = torch.zeros(8, 4, 8), torch.zeros(8, 2, 8), torch.zeros(8, 2, 8)
+    if function == DENSE:
+        return {"q": query[None], "k": key[None], "v": value[None]}
+    packing = {"cu_seqlens_q": cu_seqlens, "cu_seqlens_k": cu_seqlens, "max_seqlen_q": 5, "max_seqlen_k": 5}
+    if function == OUT:
+        return {"out": torch.zeros(8, 4, 8), "query": query, "key": key, "value": value, **packing}
+    return {"q": query, "k": key, "v": value, **packing}
+
+
+def call(kernel, function: str, **changes):
+    return getattr(kernel, function)(**{**good_arguments(function), **changes})
+
+
+def int32(*values: int) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.int32)
+
+
+RANK_3 = "must have 3 dimensions [total, heads, head_dim], got shape"
+RANK_4 = "must have 4 dimensions [batch, seqlen, heads, head_dim], got shape"
+WINDOWS = "must be -1 (unbounded) or more on both sides"
+ALL_DTYPES = "must be one of torch.float32, torch.float16, torch.bfloat16, got"
+
+# function, changed arguments, error, its message
+ERRORS = [
+    # query
+    (VARLEN, {"q": [1.0]}, TypeError, "q must be a tensor, got list"),
+    (VARLEN, {"q": torch.zeros(8, 32)}, ValueError, f"q {RANK_3} (8, 32)"),
+    (DENSE, {"q": torch.zeros(8, 4, 8)}, ValueError, f"q {RANK_4} (8, 4, 8)"),
+    (VARLEN, {"q": torch.zeros(8, 4, 8, dtype=torch.float64)}, TypeError, f"q {ALL_DTYPES} torch.float64"),
+    (VARLEN, {"q": torch.zeros(8, 0, 8)}, ValueError, "q must have at least one head, got shape (8, 0, 8)"),
+    (VARLEN, {"q": torch.zeros(8, 4, 0)}, ValueError, "q must have a head_dim of 1 to 256, got 0"),
+    (DENSE, {"q": torch.zeros(1, 8, 4, 257)}, ValueError, "q must have a head_dim of 1 to 256, got 257"),
+    (OUT, {"query": None}, TypeError, "query must be a tensor, got NoneType"),
+    # key, value
+    (VARLEN, {"k": None}, TypeError, "k must be a tensor, got NoneType"),
+    (VARLEN, {"k": torch.zeros(1, 8, 2, 8)}, ValueError, f"k {RANK_3} (1, 8, 2, 8)"),
+    (DENSE, {"v": torch.zeros(8, 2, 8)}, ValueError, f"v {RANK_4} (8, 2, 8)"),
+    (VARLEN, {"k": torch.zeros(8, 2, 8).half()}, TypeError, "k must have the dtype of q, torch.float32, got"),
+    (OUT, {"value": torch.zeros(8, 2, 8).half()}, TypeError, "value must have the dtype of query, torch.float32, got"),
+    (VARLEN, {"v": torch.zeros(8, 2, 8, device=META)}, ValueError, "v must be on the device of q, cpu, got meta"),
+    (DENSE, {"k": torch.zeros(2, 8, 2, 8)}, ValueError, "k must have the batch size of q, 1, got shape (2, 8, 2, 8)"),
+    (VARLEN, {"k": torch.zeros(8, 2, 16)}, ValueError, "k must have the head_dim of q, 8, got shape (8, 2, 16)"),
+    (VARLEN, {"v": torch.zeros(7, 2, 8)}, ValueError, "v must have the shape of k, (8, 2, 8), got shape (7, 2, 8)"),
+    (VARLEN, {"v": torch.zeros(8, 4, 8)}, ValueError, "v must have the shape of k, (8, 2, 8), got shape (8, 4, 8)"),
+    (VARLEN, {"v": torch.zeros(8, 2, 0)}, ValueError, "v must have a head_dim of 1 to 256, got 0"),
+    (VARLEN, {"v": torch.zeros(8, 2, 16)}, NotImplementedError, "v with a head_dim of its own is not implemented"),
+    (
+        VARLEN,
+        {"k": torch.zeros(8, 3, 8), "v": torch.zeros(8, 3, 8)},
+        ValueError,
+        "the number of heads of q, 4, must be a multiple of that of k, got 3",
+    ),
+    (
+        DENSE,
+        {"k": torch.zeros(1, 8, 0, 8), "v": torch.zeros(1, 8, 0, 8)},
+        ValueError,
+        "the number of heads of q, 4, must be a multiple of that of k, got 0",
+    ),
+    # cu_seqlens, max_seqlen
+    (VARLEN, {"cu_seqlens_q": [0, 3, 8]}, TypeError, "cu_seqlens_q must be a tensor, got list"),
+    (VARLEN, {"cu_seqlens_k": int32()}, ValueError, "cu_seqlens_k must have shape [batch + 1], got shape (0,)"),
+    (OUT, {"cu_seqlens_q": int32(0, 8)[None]}, ValueError, "cu_seqlens_q must have shape [batch + 1], got shape"),
+    (
+        VARLEN,
+        {"cu_seqlens_q": torch.tensor([0.0, 8.0])},
+        TypeError,
+        "cu_seqlens_q must be torch.int32 or torch.int64, got torch.float32",
+    ),
+    (
+        VARLEN,
+        {"cu_seqlens_k": torch.tensor([0, 3, 8], device=META)},
+        ValueError,
+        "cu_seqlens_k must be on the device of q, cpu, got meta",
+    ),
+    (VARLEN, {"cu_seqlens_k": int32(0, 8)}, ValueError, "cu_seqlens_k must be as long as cu_seqlens_q, 3, got 2"),
+    (VARLEN, {"max_seqlen_q": 5.0}, TypeError, "max_seqlen_q must be of integer type, got float"),
+    (VARLEN, {"max_seqlen_k": -1}, ValueError, "max_seqlen_k must be 0 to 2147483647, got -1"),
+    (OUT, {"max_seqlen_q": 2**31}, ValueError, "max_seqlen_q must be 0 to 2147483647, got 2147483648"),
+    (
+        VARLEN,
+        {"max_seqlen_q": torch.tensor([5])},
+        TypeError,
+        "max_seqlen_q must be an int or a 0-dim integer tensor, got torch.int64 of shape (1,)",
+    ),
+    (
+        VARLEN,
+        {"max_seqlen_k": torch.tensor(5.0)},
+        TypeError,
+        "max_seqlen_k must be an int or a 0-dim integer tensor, got torch.float32 of shape ()",
+    ),
+    # softmax_scale, causal, window_size, flags
+    (VARLEN, {"softmax_scale": "1"}, TypeError, "softmax_scale must be a float or None, got str"),
+    (VARLEN, {"softmax_scale": math.nan}, ValueError, "softmax_scale must be finite and -1e+08 to 1e+08, got nan"),
+    (DENSE, {"softmax_scale": math.inf}, ValueError, "softmax_scale must be finite and -1e+08 to 1e+08, got inf"),
+    (OUT, {"scale": -1.1e8}, ValueError, "scale must be finite and -1e+08 to 1e+08, got -110000000.0"),
+    (VARLEN, {"causal": None}, TypeError, "causal must be a bool, got NoneType"),
+    (OUT, {"do_causal": 1}, TypeError, "do_causal must be a bool, got int"),
+    (VARLEN, {"window_size": 4}, TypeError, "window_size must be a pair of ints (left, right), got int"),
+    (DENSE, {"window_size": (4,)}, ValueError, "window_size must be a pair of ints (left, right), got (4,)"),
+    (VARLEN, {"window_size": (4, None)}, TypeError, "window_size must be of integer type, got NoneType"),
+    (VARLEN, {"window_size": (-2, 0)}, ValueError, f"window_size {WINDOWS}, got (-2, 0)"),
+    (OUT, {"window_size": (0, -2)}, ValueError, f"window_size {WINDOWS}, got (0, -2)"),
+    (VARLEN, {"deterministic": None}, TypeError, "deterministic must be a bool, got NoneType"),
+    (DENSE, {"return_attn_probs": 1}, TypeError, "return_attn_probs must be a bool, got int"),
+    # out
+    (OUT, {"out": None}, TypeError, "out must be a tensor, got NoneType"),
+    (OUT, {"out": torch.zeros(8, 8, 4)}, ValueError, "out must have the shape of query, (8, 4, 8), got"),
+    (OUT, {"out": torch.zeros(8, 4, 8).half()}, TypeError, "out must have the dtype of query, torch.float32, got"),
+    (OUT, {"out": torch.zeros(8, 4, 8, device=META)}, ValueError, "out must be on the device of query, cpu, got meta"),
+    (OUT, {"out": torch.zeros(1, 4, 8).expand(8, 4, 8)}, ValueError, "out must not overlap itself in memory"),
+    (OUT, {"out": torch.zeros(46).as_strided((8, 4, 8), (2, 8, 1))}, ValueError, "out must not overlap itself"),
+    # features: malformed
+    (VARLEN, {"dropout_p": None}, TypeError, "dropout_p must be a float, got NoneType"),
+    (VARLEN, {"dropout_p": -0.1}, ValueError, "dropout_p must be 0.0 or more and less than 1.0, got -0.1"),
+    (DENSE, {"dropout_p": 1.0}, ValueError, "dropout_p must be 0.0 or more and less than 1.0, got 1.0"),
+    (VARLEN, {"softcap": "30"}, TypeError, "softcap must be a float, got str"),
+    (VARLEN, {"softcap": -1.0}, ValueError, "softcap must be finite and 0.0 (none) or more, got -1.0"),
+    (DENSE, {"softcap": math.inf}, ValueError, "softcap must be finite and 0.0 (none) or more, got inf"),
+    (OUT, {"softcapping": None}, TypeError, "softcapping must be a float, got NoneType"),
+    (OUT, {"softcapping": 0.0}, ValueError, "softcapping must be positive and finite (1.0 = no softcap), got 0.0"),
+    (VARLEN, {"alibi_slopes": 1.0}, TypeError, "alibi_slopes must be a tensor or None, got float"),
+    (VARLEN, {"alibi_slopes": torch.ones(4).half()}, TypeError, "alibi_slopes must be one of torch.float32, got"),
+    (
+        VARLEN,
+        {"alibi_slopes": torch.ones(3, 4)},
+        ValueError,
+        "alibi_slopes must have shape [heads] = (4,) or [batch, heads] = (2, 4), got shape (3, 4)",
+    ),
+    (
+        DENSE,
+        {"alibi_slopes": torch.ones(4, device=META)},
+        ValueError,
+        "alibi_slopes must be on the device of the query, cpu, got meta",
+    ),
+    (VARLEN, {"s_aux": int32(1, 2, 3, 4)}, TypeError, f"s_aux {ALL_DTYPES} torch.int32"),
+    (VARLEN, {"s_aux": torch.ones(2)}, ValueError, "s_aux must have shape [heads] = (4,), got shape (2,)"),
+    (DENSE, {"learnable_sink": torch.ones(2)}, ValueError, "learnable_sink must have shape [heads] = (4,), got"),
+    (
+        VARLEN,
+        {"s_aux": torch.ones(4), "learnable_sink": torch.ones(4)},
+        ValueError,
+        "s_aux and learnable_sink are two names of one argument: pass only one of them, got both",
+    ),
+    (VARLEN, {"block_table": torch.zeros(2, 1)}, TypeError, "block_table must be one of torch.int32, got"),
+    (
+        VARLEN,
+        {"block_table": int32(0, 1)},
+        ValueError,
+        "block_table must have shape [batch, pages] with batch 2, got shape (2,)",
+    ),
+    # features: sound, but not there
+    (VARLEN, {"dropout_p": 0.1}, NotImplementedError, "dropout is not implemented: dropout_p must be 0.0, got 0.1"),
+    (DENSE, {"softcap": 1.0}, NotImplementedError, "softcap is not implemented: softcap must be 0.0 (none), got 1.0"),
+    (OUT, {"softcapping": 30.0}, NotImplementedError, "softcap is not implemented: softcapping must be 1.0"),
+    (VARLEN, {"alibi_slopes": torch.ones(2, 4)}, NotImplementedError, "ALiBi is not implemented: alibi_slopes must be"),
+    (DENSE, {"alibi_slopes": torch.ones(4)}, NotImplementedError, "ALiBi is not implemented: alibi_slopes"),
+    (VARLEN, {"s_aux": torch.ones(4)}, NotImplementedError, "attention sinks are not implemented: s_aux must be None"),
+    (DENSE, {"learnable_sink": torch.ones(4)}, NotImplementedError, "sinks are not implemented: learnable_sink must"),
+    (
+        VARLEN,  # a paged cache has 4 dimensions
+        {"block_table": int32(0, 1)[:, None], "k": torch.zeros(2, 16, 2, 8), "v": torch.zeros(2, 16, 2, 8)},
+        NotImplementedError,
+        "a paged key/value cache is not implemented: block_table must be None",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("function, changes, error, message", ERRORS, ids=[f"{e[0]}-{e[3][:60]}" for e in ERRORS])
+def test_error(kernel, function, changes, error, message):
+    with pytest.raises(error, match=re.escape(message)):
+        call(kernel, function, **changes)
+
+
+@pytest.mark.parametrize("function", [VARLEN, DENSE, OUT])
+def test_the_unchanged_call_is_sound(kernel, function):
+    call(kernel, function)
+
+
+# cu_seqlens_k, max_seqlen_k, message
+WRONG_VALUES = [
+    (int32(-1, 3, 8), 5, "cu_seqlens_k must start at 0 or more, got -1"),
+    (int32(0, 5, 3), 5, "cu_seqlens_k must never decrease, got 5 before 3 at index 1"),
+    (int32(0, 3, 9), 6, "cu_seqlens_k must end within the tensor's 8 tokens, got 9"),
+    (int32(0, 3, 8), 4, "max_seqlen_k must be at least the longest sequence, 5, got 4"),
+    (int32(0, 3, 8), torch.tensor(4), "max_seqlen_k must be at least the longest sequence, 5, got 4"),
+]
+
+
+@pytest.mark.parametrize("function", [VARLEN, OUT])
+@pytest.mark.parametrize("cu_seqlens_k, max_seqlen_k, message", WRONG_VALUES, ids=[case[2] for case in WRONG_VALUES])
+def test_value_checks(kernel, monkeypatch, function, cu_seqlens_k, max_seqlen_k, message):
+    call(kernel, function, cu_seqlens_k=cu_seqlens_k, max_seqlen_k=max_seqlen_k)  # not read by default
+    monkeypatch.setattr(kernel.arguments, "CHECK_VALUES", True)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        call(kernel, function, cu_seqlens_k=cu_seqlens_k, max_seqlen_k=max_seqlen_k)
+
+
+def test_value_checks_pass_sound_values(kernel, monkeypatch):
+    monkeypatch.setattr(kernel.arguments, "CHECK_VALUES", True)
+    call(kernel, VARLEN)
+    call(kernel, VARLEN, cu_seqlens_q=int32(4), cu_seqlens_k=int32(4), max_seqlen_q=0, max_seqlen_k=0)
+
+
+@pytest.mark.parametrize("setting", ["1", "0"])
+def test_environment_variable_turns_value_checks_on(build, setting):
+    load = f"kernels.get_local_kernel(pathlib.Path({str(build)!r}))"
+    command = [sys.executable, "-c", f"import kernels, pathlib; print({load}.arguments.CHECK_VALUES)"]
+    environment = {**os.environ, "METAL_FLASH_SDPA_CHECK_VALUES": setting}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert result.stdout.split()[-1] == str(setting == "1")

@@ -1,0 +1,47 @@
+"""The public functions' signatures. Callers look arguments up by `inspect.signature`: a change here breaks them."""
+
+from __future__ import annotations
+
+import inspect
+import types
+
+import pytest
+
+SIGNATURES = {
+    "flash_attention_varlen": (
+        "out, query, key, value, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, do_causal=False, scale=None, "
+        "softcapping=1.0, *, window_size=(-1, -1)"
+    ),
+    "flash_attn_varlen_func": (
+        "q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, dropout_p=0.0, softmax_scale=None, "
+        "causal=False, window_size=(-1, -1), alibi_slopes=None, deterministic=False, return_attn_probs=False, *, "
+        "softcap=0.0, block_table=None, s_aux=None, learnable_sink=None"
+    ),
+    "flash_attn_func": (
+        "q, k, v, dropout_p=0.0, softmax_scale=None, causal=False, window_size=(-1, -1), softcap=0.0, "
+        "alibi_slopes=None, deterministic=False, return_attn_probs=False, *, s_aux=None, learnable_sink=None, "
+        "block_table=None"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_signature(kernel, name):
+    function = getattr(kernel, name)
+    assert isinstance(function, types.FunctionType) and not hasattr(function, "__wrapped__")
+    signature = inspect.signature(function)
+    bare = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in signature.parameters.values()]
+    text = str(signature.replace(parameters=bare, return_annotation=inspect.Signature.empty))
+    assert text == f"({SIGNATURES[name]})"
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_everything_is_annotated_and_documented(kernel, name):
+    function = getattr(kernel, name)
+    assert set(function.__annotations__) == {*inspect.signature(function).parameters, "return"}
+    assert function.__doc__
+
+
+def test_public_names(kernel):
+    assert sorted(kernel.__all__) == sorted(SIGNATURES)
+    assert kernel.__doc__

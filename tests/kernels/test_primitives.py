@@ -1,0 +1,120 @@
+"""The shader headers, verb by verb. Level: simulation, with the checker on."""
+
+from __future__ import annotations
+
+import itertools
+import pathlib
+import struct
+
+import numpy as np
+import pytest
+import torch
+from metal_simulator import Library
+
+HERE = pathlib.Path(__file__).resolve().parent
+
+
+@pytest.fixture(scope="module")
+def library():
+    return Library(HERE / "primitives.metal", include=[HERE.parents[1] / "flash_sdpa"])
+
+
+def run(library, name, buffers, grid=(1, 1, 1), threads=(32, 1, 1), aligned=True):
+    constants = {"is_packed": True, "is_aligned": aligned, "writes_lse": True}
+    report = library.kernel(name, constants=constants).launch(buffers, grid=grid, threads=threads, check=True)
+    assert not report.findings, "\n".join(map(str, report.findings))
+
+
+def packed(value):
+    return struct.pack("<f" if isinstance(value, float) else "<i", value)
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+@pytest.mark.parametrize("sign", [1.0, -1.0, 0.0])
+@pytest.mark.parametrize("count_a, count_b", [(16, 24), (11, 24), (16, 17), (1, 1)])
+@pytest.mark.parametrize("name, dtype", [("f16", torch.float16), ("bf16", torch.bfloat16), ("f32", torch.float32)])
+def test_products(library, name, dtype, count_a, count_b, sign, aligned):
+    a, b = torch.randn(count_a, 40).to(dtype), torch.randn(count_b, 40).to(dtype)
+    products, weighted = torch.full((count_a, 24), torch.nan), torch.full((count_a, 40), torch.nan)
+    buffers = [a, b, products, weighted, packed(count_a), packed(count_b), packed(sign)]
+    run(library, f"tile_products_{name}", buffers, aligned=aligned)
+    expected = torch.zeros(count_a, 24, dtype=torch.float64)  # missing rows of b count as 0
+    expected[:, :count_b] = sign * a.double() @ b.double().T
+    torch.testing.assert_close(products.double(), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(weighted.double(), expected[:, :count_b] @ b.double(), rtol=1e-4, atol=1e-4)
+
+
+def visible_keys(query_length, key_length, left, right, token):
+    position = token + key_length - query_length
+    return [key for key in range(key_length) if position - left <= key <= position + right]
+
+
+def test_key_blocks_by_brute_force(library):
+    cases = []
+    for query_length, key_length in itertools.product(range(1, 10), range(12)):
+        for left, right in itertools.product([0, 1, 4, 2**30], [0, 2, 2**30]):
+            for first in range(query_length):
+                for last in {first, query_length - 1}:
+                    for block in (2, 8):
+                        cases.append((query_length, key_length, left, right, first, last, block))
+    results = np.full((len(cases), 4), -7, np.int32)
+    run(library, "find_key_blocks", [np.array(cases, np.int32), results], grid=(len(cases), 1, 1), threads=(1, 1, 1))
+    for case, (begin, end, full_begin, full_end) in zip(cases, results.tolist()):
+        *mask, first, last, block = case
+        seen = [set(visible_keys(*mask, token)) for token in range(first, last + 1)]
+        blocks = range(begin, end, block)
+        assert begin % block == 0
+        assert set().union(*seen) <= {key for key0 in blocks for key in range(key0, key0 + block)}, case
+        edges = [key for keys in seen for key in keys]
+        if edges:  # no block that nobody sees, at either end
+            assert begin + block > min(edges) and end == max(edges) + 1, case
+        for key0 in blocks:
+            full = key0 >= full_begin and key0 + block <= full_end
+            assert full == all(set(range(key0, key0 + block)) <= keys for keys in seen), case
+
+
+@pytest.mark.parametrize("group_size", [1, 3, 8])
+@pytest.mark.parametrize("start, tail", [(0, 0), (5, 0), (70, 41)])
+def test_packed_tiles_cover_every_row_once(library, group_size, start, tail):
+    lengths_q, lengths_k = [0, 1, 33, 0, 0, 64, 31, 100, 0], [3, 0, 40, 0, 7, 64, 1, 20, 0]
+    bounds_q = np.array([*itertools.accumulate(lengths_q, initial=start)], np.int32)
+    bounds_k = np.array([*itertools.accumulate(lengths_k, initial=2)], np.int32)
+    total_q, batch = int(bounds_q[-1]) + tail, len(lengths_q)
+    tiles = total_q * group_size // 32 + batch + 2
+    params = struct.pack("<20q", *[0] * 14, batch, total_q, int(bounds_k[-1]) + 9, group_size, 0, 0)
+    results = np.full((tiles, 5), -7, np.int32)
+    run(library, "find_packed_tiles", [params, bounds_q, bounds_k, results], grid=(tiles, 1, 1), threads=(1, 1, 1))
+    keys = {int(q): (int(k0), int(k1 - k0)) for q, k0, k1 in zip(bounds_q, bounds_k, bounds_k[1:])}
+    owner = np.zeros(total_q * group_size, int)
+    surplus = 0
+    for query_start, query_length, key_start, key_length, row0 in results.tolist():
+        rows = range(row0, min(row0 + 32, query_length * group_size))
+        surplus += not rows
+        for row in rows:
+            owner[query_start * group_size + row] += 1
+        if rows and start <= query_start < bounds_q[-1]:
+            assert (key_start, key_length) == keys[query_start]
+        elif rows:  # tokens of no sequence
+            assert key_length == 0
+    assert (owner == 1).all()
+    assert surplus <= batch + 2
+
+
+def test_softmax_block_by_block(library):
+    rng = np.random.default_rng(0)
+    blocks, scale_log2 = 4, 0.3
+    scores = rng.normal(0, 20, (blocks, 8, 16)).astype(np.float32)
+    scores[1:3, 2] = -2e30  # hidden blocks
+    scores[:, 5] = -2e30  # a row that sees nothing
+    weights, rescales = np.full_like(scores, np.nan), np.full((blocks, 8), np.nan, np.float32)
+    inverse, lse = np.full(8, np.nan, np.float32), np.full(8, np.nan, np.float32)
+    run(library, "softmax_rows", [scores, weights, rescales, inverse, lse, packed(blocks), packed(scale_log2)])
+    later = np.cumprod(rescales[::-1].astype(np.float64), axis=0)[::-1]  # factor from block b - 1 to the end
+    factor = np.vstack([later[1:], np.ones((1, 8))])
+    normalised = weights * (factor * inverse)[:, :, None]
+    exact = np.exp2(scores.astype(np.float64) * scale_log2)
+    total = exact.sum(axis=(0, 2))
+    seen = total > 0
+    np.testing.assert_allclose(normalised[:, seen], (exact / np.where(seen, total, 1)[:, None])[:, seen], atol=2e-6)
+    np.testing.assert_allclose(lse[seen], np.log(total[seen]), rtol=2e-6)
+    assert not seen[5] and inverse[5] == 0 and lse[5] == -np.inf and not normalised[:, 5].any()

@@ -1,0 +1,221 @@
+"""The operators: schemas, fakes, autograd, torch.compile, and what happens around a launcher."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from cases import dense, max_lengths, packed, random_tensor
+from torch._dynamo.testing import CompileCounter
+
+LENGTHS = [(5, 9), (6, 3), (4, 4)]
+
+
+def packed_inputs(requires_grad=False):
+    query, key, value, cu_q, cu_k = packed(LENGTHS, 4, 2, 16, torch.float32)
+    tensors = [tensor.requires_grad_(requires_grad) for tensor in (query, key, value)]
+    return (*tensors, cu_q, cu_k, *max_lengths(cu_q, cu_k), 0.25, 3, 0)
+
+
+def dense_inputs(requires_grad=False):
+    tensors = [tensor.requires_grad_(requires_grad) for tensor in dense(2, 5, 9, 4, 2, 16, torch.float32)]
+    return (*tensors, None, None, 5, 9, 0.25, -1, 0)
+
+
+@pytest.fixture(params=[packed_inputs, dense_inputs], ids=["packed", "dense"])
+def make_inputs(request):
+    return request.param
+
+
+@pytest.mark.parametrize("return_lse", [False, True])
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_opcheck_forward(kernel, make_inputs, requires_grad, return_lse):
+    torch.library.opcheck(kernel.operators.attention_forward, (*make_inputs(requires_grad), return_lse))
+
+
+def test_opcheck_forward_out(kernel, make_inputs):
+    inputs = make_inputs()
+    torch.library.opcheck(kernel.operators.attention_forward_out, (torch.empty_like(inputs[0]), *inputs))
+
+
+@pytest.mark.parametrize("with_lse", [False, True])
+def test_opcheck_backward(kernel, make_inputs, with_lse):
+    inputs = make_inputs()
+    output, lse = kernel.operators.attention_forward(*inputs, True)
+    torch.library.opcheck(kernel.operators.attention_backward, (output, lse if with_lse else None, *inputs))
+
+
+def test_namespace(kernel, build):
+    """The operators are the build's own: two builds in one process do not meet."""
+    identifier = json.loads((build / "torch-cpu" / "metadata.json").read_text())["id"]
+    for name in ("attention_forward", "attention_forward_out", "attention_backward"):
+        assert getattr(kernel.operators, name).name() == f"{identifier}::{name}"
+
+
+def test_lengths_are_symbolic(kernel):
+    for name in ("attention_forward", "attention_forward_out", "attention_backward"):
+        schema = str(getattr(kernel.operators, name)._schema)
+        for argument in ("max_seqlen_q", "max_seqlen_k", "window_left", "window_right"):
+            assert f"SymInt {argument}" in schema
+
+
+@pytest.mark.parametrize("return_lse", [False, True])
+def test_fake_shapes(kernel, make_inputs, return_lse):
+    inputs = make_inputs()
+    real = kernel.operators.attention_forward(*inputs, return_lse)
+    meta = [item.to("meta") if isinstance(item, torch.Tensor) else item for item in inputs]
+    fake = kernel.operators.attention_forward(*meta, return_lse)
+    for ours, expected in zip(fake, real):
+        assert (ours.shape, ours.dtype, ours.stride()) == (expected.shape, expected.dtype, expected.stride())
+    grads = kernel.operators.attention_backward(torch.empty_like(fake[0]), None, *meta)
+    for grad, tensor in zip(grads, meta):
+        assert (grad.shape, grad.dtype) == (tensor.shape, tensor.dtype)
+
+
+def varlen(kernel, query, key, value, cu_seqlens, longest):
+    return kernel.flash_attn_varlen_func(query, key, value, cu_seqlens, cu_seqlens, longest, longest, causal=True)
+
+
+def varlen_item(kernel, query, key, value, cu_seqlens, longest):
+    longest = cu_seqlens.diff().max().item()
+    return kernel.flash_attn_varlen_func(query, key, value, cu_seqlens, cu_seqlens, longest, longest)
+
+
+def varlen_tensor(kernel, query, key, value, cu_seqlens, longest):
+    longest = cu_seqlens.diff().max()
+    return kernel.flash_attn_varlen_func(query, key, value, cu_seqlens, cu_seqlens, longest, longest)
+
+
+def varlen_lse(kernel, query, key, value, cu_seqlens, longest):
+    output, lse, _ = kernel.flash_attn_varlen_func(
+        query, key, value, cu_seqlens, cu_seqlens, longest, longest, window_size=(3, 3), return_attn_probs=True
+    )
+    return output + lse.T.unsqueeze(-1)
+
+
+def varlen_out(kernel, query, key, value, cu_seqlens, longest):
+    out = torch.empty_like(query.transpose(0, 1), memory_format=torch.contiguous_format).transpose(0, 1)
+    kernel.flash_attention_varlen(out, query, key, value, cu_seqlens, cu_seqlens, longest, longest, True)
+    return out * 2
+
+
+def unpadded(kernel, query, key, value, cu_seqlens, longest):
+    return kernel.flash_attn_func(query[None], key[None], value[None], causal=True)
+
+
+@pytest.mark.parametrize("requires_grad", [False, True], ids=["inference", "training"])
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("function", [varlen, varlen_item, varlen_tensor, varlen_lse, varlen_out, unpadded])
+def test_compile(kernel, function, backend, requires_grad):
+    """One graph, compiled once for all lengths."""
+    torch._dynamo.reset()
+    config = torch._dynamo.config.patch(capture_scalar_outputs=True, error_on_recompile=True)
+    compiled = torch.compile(lambda *inputs: function(kernel, *inputs), backend=backend, fullgraph=True, dynamic=True)
+    for length in (5, 9, 17, 33, 64, 100):
+        tensors = [random_tensor(length, length, heads, 16).requires_grad_(requires_grad) for heads in (4, 2, 2)]
+        cu_seqlens = torch.tensor([0, 2, length], dtype=torch.int32)
+        with config:
+            output = compiled(*tensors, cu_seqlens, length - 2)
+        expected = function(kernel, *tensors, cu_seqlens, length - 2)
+        torch.testing.assert_close(output, expected)
+        if requires_grad:
+            grads, expected = (torch.autograd.grad(x.square().sum(), tensors) for x in (output, expected))
+            torch.testing.assert_close(grads, expected)
+
+
+def test_compile_makes_one_graph(kernel):
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    compiled = torch.compile(lambda *inputs: varlen(kernel, *inputs), backend=counter, fullgraph=True, dynamic=True)
+    for length in (5, 9, 17, 33, 64):
+        query, key, value = (random_tensor(length, length, heads, 16) for heads in (4, 2, 2))
+        compiled(query, key, value, torch.tensor([0, 2, length], dtype=torch.int32), length - 2)
+    assert counter.frame_count == 1
+
+
+class StandInLauncher:
+    """Launches nothing: fills the output with ones."""
+
+    def __init__(self):
+        self.launches = []
+
+    def __call__(self, plan, tensors):
+        self.launches.append((plan, tensors))
+        tensors["output"].fill_(1)
+
+
+@pytest.fixture
+def launched(kernel):
+    stand_in = StandInLauncher()
+    with kernel.launchers.use_launcher(stand_in):
+        yield stand_in.launches
+
+
+def launchable(requires_grad=False):
+    return [tensor.requires_grad_(requires_grad) for tensor in dense(1, 5, 5, 2, 2, 64, torch.float32)]
+
+
+def test_launcher_gets_the_plan_and_the_tensors(kernel, launched):
+    query, key, value, cu_q, cu_k = packed(LENGTHS, 2, 2, 64, torch.float32)
+    inputs = (query, key, value, cu_q, cu_k, *max_lengths(cu_q, cu_k))
+    assert torch.equal(kernel.flash_attn_varlen_func(*inputs), torch.ones_like(query))
+    kernel.flash_attn_varlen_func(*inputs, return_attn_probs=True)
+    kernel.flash_attn_func(*launchable())
+    named = [set(tensors) for _, tensors in launched]
+    assert named[0] == {"query", "key", "value", "output", "cu_seqlens_q", "cu_seqlens_k"}
+    assert named[1] == named[0] | {"lse"}
+    assert named[2] == {"query", "key", "value", "output"}
+    for plan, tensors in launched:
+        assert {argument for argument in plan.arguments if isinstance(argument, str)} <= set(tensors)
+    assert launched[0][1]["cu_seqlens_q"] is cu_q
+
+
+def test_no_launcher_after_the_block(kernel):
+    stand_in = StandInLauncher()
+    with kernel.launchers.use_launcher(stand_in):
+        pass
+    kernel.flash_attn_func(*launchable())
+    assert not stand_in.launches
+
+
+def test_backward_after_a_launch_is_refused(kernel):
+    """Also when the launcher is gone by then; the forward itself works."""
+    inputs = launchable(requires_grad=True)
+    stand_in = StandInLauncher()
+    with kernel.launchers.use_launcher(stand_in):
+        output = kernel.flash_attn_func(*inputs)
+        with torch.no_grad():
+            assert not kernel.flash_attn_func(*inputs).requires_grad
+    assert len(stand_in.launches) == 2 and output.requires_grad
+    with pytest.raises(NotImplementedError, match="the backward of attention is not implemented on Metal"):
+        output.sum().backward()
+
+
+def test_backward_into_out_after_a_launch_is_refused(kernel, launched):
+    query, key, value, cu_q, cu_k = packed(LENGTHS, 2, 2, 64, torch.float32)
+    out = torch.empty_like(query)
+    kernel.flash_attention_varlen(out, query.requires_grad_(), key, value, cu_q, cu_k, 6, 9)
+    with pytest.raises(NotImplementedError, match="the backward of attention is not implemented on Metal"):
+        out.sum().backward()
+
+
+def test_backward_on_mps_is_refused(kernel):
+    with pytest.raises(NotImplementedError, match="the backward of attention is not implemented on Metal"):
+        kernel.operators._backward_mps(*launchable())
+    for name in ("attention_forward", "attention_forward_out", "attention_backward"):
+        full_name = getattr(kernel.operators, name).name()
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(full_name, "MPS")
+
+
+def test_strided_output_elements_are_launched_contiguous(kernel, launched):
+    query, key, value, cu_q, cu_k = packed(LENGTHS, 2, 2, 64, torch.float32)
+    out = torch.zeros(*query.shape, 2)[..., 0]
+    kernel.flash_attention_varlen(out, query, key, value, cu_q, cu_k, 6, 9)
+    assert launched[0][1]["output"].stride(-1) == 1
+    assert torch.equal(out, torch.ones_like(query))
+
+
+def test_what_the_planner_refuses_is_an_error(kernel, launched):
+    with pytest.raises(NotImplementedError, match="head_dim 17"):
+        kernel.flash_attn_func(*dense(1, 5, 5, 2, 2, 17, torch.float32))

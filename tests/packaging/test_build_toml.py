@@ -1,0 +1,140 @@
+"""build.toml: what the builder's own parser checks, and what it does not notice."""
+
+from __future__ import annotations
+
+import shutil
+import tomllib
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from kernels._rust import Backend, Build
+
+ROOT = Path(__file__).resolve().parents[2]
+KERNELS = ROOT / "flash_sdpa"
+COMPILED = (".metal", ".h", ".mm")
+
+
+def problems(root: Path) -> list[str]:
+    """Everything wrong with build.toml in `root` that the builder's parser accepts."""
+    build = tomllib.loads((root / "build.toml").read_text(encoding="utf-8"))
+    sources = [*build["torch"].get("src", []), *(src for kernel in build["kernel"].values() for src in kernel["src"])]
+    return [
+        *edition_problems(build),
+        *backend_problems(build),
+        *missing_files(root, sources),
+        *unlisted_files(root, sources),
+        *repeated_names(sources),
+        *not_ascii(root, sources),
+    ]
+
+
+def edition_problems(build: dict) -> list[str]:
+    return [] if build["general"].get("edition") == 5 else ["edition is not 5"]
+
+
+def backend_problems(build: dict) -> list[str]:
+    listed = set(build["general"]["backends"])
+    built = {kernel["backend"] for kernel in build["kernel"].values()}
+    return [f"backend {backend} is listed but has no kernel" for backend in listed - built] + [
+        f"backend {backend} has a kernel but is not listed" for backend in built - listed
+    ]
+
+
+def missing_files(root: Path, sources: list[str]) -> list[str]:
+    return [f"{src} does not exist" for src in sources if not (root / src).is_file()]
+
+
+def unlisted_files(root: Path, sources: list[str]) -> list[str]:
+    """A file that is not listed does not exist in the build, headers included."""
+    files = {path.relative_to(root).as_posix() for path in (root / "flash_sdpa").rglob("*") if path.suffix in COMPILED}
+    return [f"{path} is not listed" for path in files - set(sources)]
+
+
+def repeated_names(sources: list[str]) -> list[str]:
+    """Each .metal becomes one object file, named after it."""
+    names = Counter(Path(src).stem for src in sources if src.endswith(".metal"))
+    return [f"several shaders are called {name}" for name, count in names.items() if count > 1]
+
+
+def not_ascii(root: Path, sources: list[str]) -> list[str]:
+    """The run-time compiler takes ASCII only."""
+    files = [src for src in sources if (root / src).is_file()]
+    return [f"{src} is not ASCII" for src in files if not (root / src).read_bytes().isascii()]
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A copy of build.toml and the kernels, to be broken."""
+    shutil.copy(ROOT / "build.toml", tmp_path)
+    shutil.copytree(KERNELS, tmp_path / "flash_sdpa")
+    for src in tomllib.loads((ROOT / "build.toml").read_text())["torch"].get("src", []):
+        (tmp_path / src).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / src, tmp_path / src)
+    return tmp_path
+
+
+def edit(root: Path, old: str, new: str) -> None:
+    text = (root / "build.toml").read_text()
+    assert old in text
+    (root / "build.toml").write_text(text.replace(old, new, 1))
+
+
+def test_the_builder_parses_it() -> None:
+    assert Build.open(ROOT).general.backends == [Backend.Metal]
+
+
+def test_no_problems() -> None:
+    assert problems(ROOT) == []
+
+
+def test_the_name_is_the_package_s() -> None:
+    name = tomllib.loads((ROOT / "build.toml").read_text())["general"]["name"]
+    assert (ROOT / "torch-ext" / name.replace("-", "_") / "__init__.py").is_file()
+
+
+def test_an_unknown_key_is_refused(copy: Path) -> None:
+    edit(copy, "[kernel.metal_flash_sdpa]", "[kernel.metal_flash_sdpa]\nflags = []")
+    with pytest.raises(ValueError, match="flags"):
+        Build.open(copy)
+
+
+def test_a_missing_source_is_found(copy: Path) -> None:
+    (copy / "flash_sdpa" / "tile.h").unlink()
+    assert problems(copy) == ["flash_sdpa/tile.h does not exist"]
+
+
+@pytest.mark.parametrize("suffix", COMPILED)
+def test_an_unlisted_source_is_found(copy: Path, suffix: str) -> None:
+    (copy / "flash_sdpa" / f"forgotten{suffix}").touch()
+    assert problems(copy) == [f"flash_sdpa/forgotten{suffix} is not listed"]
+
+
+def test_a_listed_backend_without_kernel_is_found(copy: Path) -> None:
+    edit(copy, 'backends = ["metal"]', 'backends = ["metal", "cpu"]')
+    assert problems(copy) == ["backend cpu is listed but has no kernel"]
+
+
+def test_a_kernel_of_an_unlisted_backend_is_found(copy: Path) -> None:
+    text = (copy / "build.toml").read_text()
+    (copy / "build.toml").write_text(text + '\n[kernel.other]\nbackend = "cpu"\ndepends = ["torch"]\nsrc = []\n')
+    assert problems(copy) == ["backend cpu has a kernel but is not listed"]
+
+
+def test_a_missing_edition_is_found(copy: Path) -> None:
+    edit(copy, "edition = 5\n", "")
+    assert problems(copy) == ["edition is not 5"]
+
+
+def test_a_repeated_shader_name_is_found(copy: Path) -> None:
+    other = copy / "flash_sdpa" / "other"
+    other.mkdir()
+    shutil.copy(copy / "flash_sdpa" / "attention_forward.metal", other)
+    edit(copy, "src = [\n", 'src = [\n    "flash_sdpa/other/attention_forward.metal",\n')
+    assert problems(copy) == ["several shaders are called attention_forward"]
+
+
+def test_a_source_that_is_not_ascii_is_found(copy: Path) -> None:
+    with (copy / "flash_sdpa" / "tile.h").open("a", encoding="utf-8") as header:
+        header.write("// 2 \N{MULTIPLICATION SIGN} 2\n")
+    assert problems(copy) == ["flash_sdpa/tile.h is not ASCII"]

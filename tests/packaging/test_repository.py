@@ -1,0 +1,101 @@
+"""The documents and settings say what is true of the repository."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import jinja2
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "simulator/README.md")
+GENERATED = {".git", ".venv", "build", "__pycache__", ".pytest_cache", ".ruff_cache", ".hypothesis"}
+TEXT = {".py", ".md", ".toml", ".txt", ".metal", ".h", ".c", ".cpp", ".mm", ".nix", ".sh", ".yml", ""}
+
+
+def text_files() -> list[Path]:
+    """Every text file of the repository that is not generated."""
+    found = []
+    for folder, folders, names in os.walk(ROOT):
+        folders[:] = [name for name in folders if name not in GENERATED]
+        found += [Path(folder, name) for name in names if Path(name).suffix in TEXT]
+    return found
+
+
+def make_targets() -> set[str]:
+    return set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+def test_make_alone_lists_every_command() -> None:
+    listed = subprocess.run(["make", "-C", str(ROOT)], capture_output=True, text=True, check=True).stdout
+    assert set(re.findall(r"^  make (\w+) +\S", listed, re.MULTILINE)) == make_targets()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_documents_mention_only_commands_that_exist(document: str) -> None:
+    text = (ROOT / document).read_text()
+    mentioned = re.findall(r"`make ([a-z]+)", text) + re.findall(r"^ +make ([a-z]+)", text, re.MULTILINE)
+    assert set(mentioned) <= make_targets()
+
+
+def test_the_layout_names_what_exists() -> None:
+    layout = (ROOT / "README.md").read_text().partition("## Layout")[2].partition("\n## ")[0]
+    names = re.findall(r"^    (\S+)", layout, re.MULTILINE)
+    assert names and [name for name in names if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_lead_somewhere(document: str) -> None:
+    text = (ROOT / document).read_text()
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
+        path, _, heading = target.partition("#")
+        assert not path or ((ROOT / document).parent / path).exists(), target
+        if heading and not path:
+            headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+            assert heading in [re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in headings]
+
+
+def test_no_path_belongs_to_one_machine() -> None:
+    machine = re.compile(r"(?<![\w./$}])/" + r"(home|Users|root|work|tmp|private)/")
+    assert [str(path) for path in text_files() if machine.search(path.read_text(encoding="utf-8"))] == []
+
+
+def test_no_file_names_a_package_index() -> None:
+    """Where packages come from is the user's setting."""
+    index = re.compile("--(extra-)?" + "index-url|--find-" + "links|PIP_" + "INDEX")
+    assert [str(path) for path in text_files() if index.search(path.read_text(encoding="utf-8"))] == []
+
+
+@pytest.mark.parametrize("requirements", ["requirements-torch.txt", "requirements.txt"])
+def test_requirements_are_pinned(requirements: str) -> None:
+    lines = [line for line in (ROOT / requirements).read_text().splitlines() if line and not line.startswith("#")]
+    assert all(re.fullmatch(r"-r \S+|[\w-]+==[\w.]+", line) for line in lines)
+
+
+def test_the_builder_is_pinned_by_revision() -> None:
+    assert re.search(r'"github:huggingface/kernels/[0-9a-f]{40}"', (ROOT / "flake.nix").read_text())
+
+
+def test_the_card_renders() -> None:
+    """With the variables that the builder offers, and its setting of the template engine."""
+    environment = jinja2.Environment(trim_blocks=True, undefined=jinja2.StrictUndefined, autoescape=False)
+    general = tomllib.loads((ROOT / "build.toml").read_text())["general"]
+    variables = {
+        "repo_id": general["hub"]["repo-id"],
+        "version": general["version"],
+        "license": general["license"].lower(),
+        "functions": ["flash_attn_func"],
+        "layers": None,
+        "has_benchmark": False,
+        "upstream": None,
+        "source": None,
+    }
+    card = environment.from_string((ROOT / "CARD.md").read_text()).render(variables)
+    assert card.startswith("---\nlibrary_name: kernels\nlicense: apache-2.0\ntags:\n")
+    assert 'get_kernel("org/metal-flash-sdpa", version=1' in card
+    assert "- `flash_attn_func`\n" in card
+    assert "Layers" not in card and "kernels benchmark" not in card

@@ -1,0 +1,1 @@
+"""The demonstration behind `make demo`: a real model on real sentences, through the staged kernel."""

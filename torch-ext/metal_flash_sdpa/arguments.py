@@ -1,0 +1,278 @@
+"""Checks of the public functions' arguments.
+
+Every check names the argument, what is allowed and what came: TypeError for a wrong type, ValueError for a wrong value
+or shape, NotImplementedError for a feature that this version lacks. Values that live on a device are not read, unless
+the environment variable METAL_FLASH_SDPA_CHECK_VALUES is "1" when the package is imported.
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+from typing import Optional, Tuple, Union
+
+import torch
+
+CHECK_VALUES = os.environ.get("METAL_FLASH_SDPA_CHECK_VALUES") == "1"
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+LAYOUTS = {3: "[total, heads, head_dim]", 4: "[batch, seqlen, heads, head_dim]"}
+MAX_HEAD_DIM = 256
+MAX_SCALE = 1e8  # keeps the kernel's score of a masked key, -2e30, finite in fp32 after scaling
+MAX_LENGTH = 2**31 - 1  # tokens
+
+
+def check_query(query: torch.Tensor, rank: int, name: str) -> None:
+    """`query` alone: what the other checks build on."""
+    if not isinstance(query, torch.Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(query).__name__}")
+    if query.dim() != rank:
+        raise ValueError(f"{name} must have {rank} dimensions {LAYOUTS[rank]}, got shape {tuple(query.shape)}")
+    if query.dtype not in DTYPES:
+        raise TypeError(f"{name} must be one of {_list(DTYPES)}, got {query.dtype}")
+    num_heads, head_dim = query.shape[-2:]
+    if num_heads < 1:
+        raise ValueError(f"{name} must have at least one head, got shape {tuple(query.shape)}")
+    if not 1 <= head_dim <= MAX_HEAD_DIM:
+        raise ValueError(f"{name} must have a head_dim of 1 to {MAX_HEAD_DIM}, got {head_dim}")
+
+
+def check_key_value(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, names: Tuple[str, str, str]) -> None:
+    """`key` and `value` beside a checked `query`; `names` are the public names of the three."""
+    _check_like_query(query, key, names[0], names[1])
+    _check_like_query(query, value, names[0], names[2])
+    if key.shape[-1] != query.shape[-1]:
+        raise ValueError(
+            f"{names[1]} must have the head_dim of {names[0]}, {query.shape[-1]}, got shape {tuple(key.shape)}"
+        )
+    if value.shape[:-1] != key.shape[:-1]:
+        raise ValueError(
+            f"{names[2]} must have the shape of {names[1]}, {tuple(key.shape)}, got shape {tuple(value.shape)}"
+        )
+    if not 1 <= value.shape[-1] <= MAX_HEAD_DIM:
+        raise ValueError(f"{names[2]} must have a head_dim of 1 to {MAX_HEAD_DIM}, got {value.shape[-1]}")
+    if value.shape[-1] != query.shape[-1]:
+        raise NotImplementedError(
+            f"{names[2]} with a head_dim of its own is not implemented: "
+            f"must be the head_dim of {names[0]}, {query.shape[-1]}, got {value.shape[-1]}"
+        )
+    num_heads, num_heads_kv = query.shape[-2], key.shape[-2]
+    if num_heads_kv < 1 or num_heads % num_heads_kv:
+        raise ValueError(
+            f"the number of heads of {names[0]}, {num_heads}, must be a multiple of that of {names[1]}, "
+            f"got {num_heads_kv}"
+        )
+
+
+def _check_like_query(query: torch.Tensor, tensor: torch.Tensor, query_name: str, name: str) -> None:
+    if not isinstance(tensor, torch.Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
+    rank = query.dim()
+    if tensor.dim() != rank:
+        raise ValueError(f"{name} must have {rank} dimensions {LAYOUTS[rank]}, got shape {tuple(tensor.shape)}")
+    if tensor.dtype != query.dtype:
+        raise TypeError(f"{name} must have the dtype of {query_name}, {query.dtype}, got {tensor.dtype}")
+    if tensor.device != query.device:
+        raise ValueError(f"{name} must be on the device of {query_name}, {query.device}, got {tensor.device}")
+    if rank == 4 and tensor.shape[0] != query.shape[0]:
+        raise ValueError(
+            f"{name} must have the batch size of {query_name}, {query.shape[0]}, got shape {tuple(tensor.shape)}"
+        )
+
+
+def check_cu_seqlens(
+    cu_seqlens_q: torch.Tensor, cu_seqlens_k: torch.Tensor, query: torch.Tensor, query_name: str
+) -> Tuple[torch.Tensor, torch.Tensor]:
+    """Both cu_seqlens as contiguous int32; one tensor passed twice stays one tensor."""
+    checked_q = _check_cu_seqlens(cu_seqlens_q, "cu_seqlens_q", query, query_name)
+    if cu_seqlens_k is cu_seqlens_q:
+        return checked_q, checked_q
+    checked_k = _check_cu_seqlens(cu_seqlens_k, "cu_seqlens_k", query, query_name)
+    if checked_q.shape[0] != checked_k.shape[0]:
+        raise ValueError(
+            f"cu_seqlens_k must be as long as cu_seqlens_q, {checked_q.shape[0]}, got {checked_k.shape[0]}"
+        )
+    return checked_q, checked_k
+
+
+def _check_cu_seqlens(cu_seqlens: torch.Tensor, name: str, query: torch.Tensor, query_name: str) -> torch.Tensor:
+    if not isinstance(cu_seqlens, torch.Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(cu_seqlens).__name__}")
+    if cu_seqlens.dim() != 1 or cu_seqlens.shape[0] < 1:
+        raise ValueError(f"{name} must have shape [batch + 1], got shape {tuple(cu_seqlens.shape)}")
+    if cu_seqlens.dtype != torch.int32 and cu_seqlens.dtype != torch.int64:
+        raise TypeError(f"{name} must be torch.int32 or torch.int64, got {cu_seqlens.dtype}")
+    if cu_seqlens.device != query.device:
+        raise ValueError(f"{name} must be on the device of {query_name}, {query.device}, got {cu_seqlens.device}")
+    return cu_seqlens.to(torch.int32).contiguous()
+
+
+def check_max_seqlen(max_seqlen: Union[int, torch.Tensor], total: int, name: str) -> int:
+    """An int. A tensor is not read, as it may live on a device: it becomes its upper bound, `total` tokens."""
+    if isinstance(max_seqlen, torch.Tensor):
+        if max_seqlen.dim() != 0 or max_seqlen.dtype not in (torch.int32, torch.int64):
+            raise TypeError(
+                f"{name} must be an int or a 0-dim integer tensor, "
+                f"got {max_seqlen.dtype} of shape {tuple(max_seqlen.shape)}"
+            )
+        return total
+    if not isinstance(max_seqlen, (int, torch.SymInt)):
+        max_seqlen = _index(max_seqlen, name)
+    # While compiling, the value may be unknown until run time.
+    if not torch.compiler.is_compiling() and not 0 <= max_seqlen <= MAX_LENGTH:
+        raise ValueError(f"{name} must be 0 to {MAX_LENGTH}, got {max_seqlen}")
+    return max_seqlen
+
+
+def check_window(window_size: Tuple[int, int], causal: bool, causal_name: str) -> Tuple[int, int]:
+    """(window_left, window_right) in keys, -1 = unbounded; causal is a window that ends at the diagonal."""
+    if not isinstance(causal, bool):
+        raise TypeError(f"{causal_name} must be a bool, got {type(causal).__name__}")
+    if not isinstance(window_size, (tuple, list)):
+        raise TypeError(f"window_size must be a pair of ints (left, right), got {type(window_size).__name__}")
+    if len(window_size) != 2:
+        raise ValueError(f"window_size must be a pair of ints (left, right), got {tuple(window_size)}")
+    left, right = window_size
+    if not isinstance(left, (int, torch.SymInt)) or not isinstance(right, (int, torch.SymInt)):
+        left, right = _index(left, "window_size"), _index(right, "window_size")
+    if left < -1 or right < -1:
+        raise ValueError(f"window_size must be -1 (unbounded) or more on both sides, got {(left, right)}")
+    # Wider than any sequence is as good as unbounded; the operators count in 64 bits.
+    return min(left, MAX_LENGTH), 0 if causal else min(right, MAX_LENGTH)
+
+
+def check_softmax_scale(softmax_scale: Optional[float], head_dim: int, name: str) -> float:
+    """The scale, by default head_dim ** -0.5."""
+    if softmax_scale is None:
+        return head_dim**-0.5
+    if not isinstance(softmax_scale, (float, int)):
+        raise TypeError(f"{name} must be a float or None, got {type(softmax_scale).__name__}")
+    if not -MAX_SCALE <= softmax_scale <= MAX_SCALE:  # false for NaN, too
+        raise ValueError(f"{name} must be finite and {-MAX_SCALE:g} to {MAX_SCALE:g}, got {softmax_scale}")
+    return float(softmax_scale)
+
+
+def check_out(out: torch.Tensor, query: torch.Tensor) -> None:
+    """`out` can be written: like `query`, and no two of its elements share memory."""
+    if not isinstance(out, torch.Tensor):
+        raise TypeError(f"out must be a tensor, got {type(out).__name__}")
+    if out.shape != query.shape:
+        raise ValueError(f"out must have the shape of query, {tuple(query.shape)}, got shape {tuple(out.shape)}")
+    if out.dtype != query.dtype:
+        raise TypeError(f"out must have the dtype of query, {query.dtype}, got {out.dtype}")
+    if out.device != query.device:
+        raise ValueError(f"out must be on the device of query, {query.device}, got {out.device}")
+    # While compiling, strides are unknown.
+    if not out.is_contiguous() and not torch.compiler.is_compiling() and _overlaps_itself(out):
+        raise ValueError(f"out must not overlap itself in memory, got shape {tuple(out.shape)}, strides {out.stride()}")
+
+
+def _overlaps_itself(tensor: torch.Tensor) -> bool:
+    extent = 1  # elements from the first to the last, over the dimensions with smaller strides
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape)):
+        if size > 1:
+            if stride < extent:
+                return True
+            extent += (size - 1) * stride
+    return False
+
+
+def check_flag(flag: bool, name: str) -> None:
+    if not isinstance(flag, bool):
+        raise TypeError(f"{name} must be a bool, got {type(flag).__name__}")
+
+
+def check_softcapping(softcapping: float) -> None:
+    """`flash_attention_varlen`'s own convention: 1.0 means that scores are not capped."""
+    _check_number(softcapping, "softcapping")
+    if not 0.0 < softcapping < float("inf"):
+        raise ValueError(f"softcapping must be positive and finite (1.0 = no softcap), got {softcapping}")
+    if softcapping != 1.0:
+        raise NotImplementedError(f"softcap is not implemented: softcapping must be 1.0 (none), got {softcapping}")
+
+
+def check_features(
+    dropout_p: float,
+    softcap: float,
+    alibi_slopes: Optional[torch.Tensor],
+    s_aux: Optional[torch.Tensor],
+    learnable_sink: Optional[torch.Tensor],
+    block_table: Optional[torch.Tensor],
+    query: torch.Tensor,
+    batch: int,
+) -> None:
+    """Features that this version lacks: a malformed one is an error of its own, a sound one is not implemented."""
+    _check_number(dropout_p, "dropout_p")
+    if not 0.0 <= dropout_p < 1.0:
+        raise ValueError(f"dropout_p must be 0.0 or more and less than 1.0, got {dropout_p}")
+    _check_number(softcap, "softcap")
+    if not 0.0 <= softcap < float("inf"):
+        raise ValueError(f"softcap must be finite and 0.0 (none) or more, got {softcap}")
+    num_heads = query.shape[-2]
+    if alibi_slopes is not None:
+        _check_feature(alibi_slopes, "alibi_slopes", (torch.float32,), query)
+        if alibi_slopes.shape != (num_heads,) and alibi_slopes.shape != (batch, num_heads):
+            raise ValueError(
+                f"alibi_slopes must have shape [heads] = {(num_heads,)} or [batch, heads] = {(batch, num_heads)}, "
+                f"got shape {tuple(alibi_slopes.shape)}"
+            )
+    if s_aux is not None and learnable_sink is not None:
+        raise ValueError("s_aux and learnable_sink are two names of one argument: pass only one of them, got both")
+    for name, sinks in (("s_aux", s_aux), ("learnable_sink", learnable_sink)):
+        if sinks is not None:
+            _check_feature(sinks, name, DTYPES, query)
+            if sinks.shape != (num_heads,):
+                raise ValueError(f"{name} must have shape [heads] = {(num_heads,)}, got shape {tuple(sinks.shape)}")
+            raise NotImplementedError(f"attention sinks are not implemented: {name} must be None")
+    if block_table is not None:
+        _check_feature(block_table, "block_table", (torch.int32,), query)
+        if block_table.dim() != 2 or block_table.shape[0] != batch:
+            raise ValueError(
+                f"block_table must have shape [batch, pages] with batch {batch}, got shape {tuple(block_table.shape)}"
+            )
+        raise NotImplementedError("a paged key/value cache is not implemented: block_table must be None")
+    if alibi_slopes is not None:
+        raise NotImplementedError("ALiBi is not implemented: alibi_slopes must be None")
+    if dropout_p > 0.0:
+        raise NotImplementedError(f"dropout is not implemented: dropout_p must be 0.0, got {dropout_p}")
+    if softcap > 0.0:
+        raise NotImplementedError(f"softcap is not implemented: softcap must be 0.0 (none), got {softcap}")
+
+
+def _check_feature(tensor: torch.Tensor, name: str, dtypes: Tuple[torch.dtype, ...], query: torch.Tensor) -> None:
+    if not isinstance(tensor, torch.Tensor):
+        raise TypeError(f"{name} must be a tensor or None, got {type(tensor).__name__}")
+    if tensor.dtype not in dtypes:
+        raise TypeError(f"{name} must be one of {_list(dtypes)}, got {tensor.dtype}")
+    if tensor.device != query.device:
+        raise ValueError(f"{name} must be on the device of the query, {query.device}, got {tensor.device}")
+
+
+def check_values(cu_seqlens: torch.Tensor, max_seqlen: Union[int, torch.Tensor], total: int, suffix: str) -> None:
+    """Reads what lives on the device; `suffix` is "q" or "k". For debugging: it waits for the device."""
+    name, values = f"cu_seqlens_{suffix}", cu_seqlens.tolist()
+    if values[0] < 0:
+        raise ValueError(f"{name} must start at 0 or more, got {values[0]}")
+    for index, (begin, end) in enumerate(zip(values, values[1:])):
+        if end < begin:
+            raise ValueError(f"{name} must never decrease, got {begin} before {end} at index {index}")
+    if values[-1] > total:
+        raise ValueError(f"{name} must end within the tensor's {total} tokens, got {values[-1]}")
+    longest = max((end - begin for begin, end in zip(values, values[1:])), default=0)
+    if int(max_seqlen) < longest:
+        raise ValueError(f"max_seqlen_{suffix} must be at least the longest sequence, {longest}, got {int(max_seqlen)}")
+
+
+def _check_number(number: float, name: str) -> None:
+    if not isinstance(number, (float, int)):
+        raise TypeError(f"{name} must be a float, got {type(number).__name__}")
+
+
+def _index(number: object, name: str) -> int:
+    try:
+        return operator.index(number)
+    except TypeError:
+        raise TypeError(f"{name} must be of integer type, got {type(number).__name__}") from None
+
+
+def _list(dtypes: Tuple[torch.dtype, ...]) -> str:
+    return ", ".join(map(str, dtypes))
