@@ -45,22 +45,25 @@ def check(clang: Clang, source: Source, digest: str) -> List[Diagnostic]:
 def _check(clang: Clang, source: Source) -> List[Diagnostic]:
     text = preprocess(clang, source, run_time=False)
     declarations = read_declarations(user_tokens(text))
-    rewritten = for_check(text, declarations)
+    strict, generic = (for_check(text, declarations, generic) for generic in (False, True))
+    errors, (tree_errors, tree) = _run_passes(clang, strict.text, generic.text)
     found = lint(source, declarations)
-    with tempfile.TemporaryDirectory() as scratch:
-        written = Path(scratch) / "check.clcpp"
-        written.write_text(rewritten.text)
-        command = [clang.path, "-fsyntax-only", str(written)]
-        passes = [
-            [*command, *language_flags(generic=False)],
-            [*command, *language_flags(generic=True), "-w", "-Xclang", "-ast-dump"],
-        ]
-        with ThreadPoolExecutor() as pool:
-            strict, tree = pool.map(run, passes)
-    messages = _clang_errors(strict.stderr, generic=False) + _clang_errors(tree.stderr, generic=True)
-    messages += tree_findings(tree.stdout, [str(path) for path in source.files])
-    places = _Places(rewritten)
-    return _ordered(found + [places.to_user(d) for d in messages])
+    found += map(_Places(strict).to_user, _clang_errors(errors, generic=False))
+    messages = _clang_errors(tree_errors, generic=True) + tree_findings(tree, [str(path) for path in source.files])
+    return _ordered(found + list(map(_Places(generic).to_user, messages)))
+
+
+def _run_passes(clang: Clang, strict: str, generic: str) -> Tuple[str, Tuple[str, str]]:
+    """Messages of the strict pass; messages and syntax tree of the other. They run side by side."""
+    with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor() as pool:
+        commands = []
+        for name, text, more in [("strict", strict, []), ("generic", generic, ["-w", "-Xclang", "-ast-dump"])]:
+            written = Path(scratch) / f"{name}.clcpp"
+            written.write_text(text)
+            flags = language_flags(generic=name == "generic")
+            commands.append([clang.path, *flags, "-fsyntax-only", *more, str(written)])
+        first, second = pool.map(run, commands)
+    return first.stderr, (second.stderr, second.stdout)
 
 
 def _ordered(found: Iterable[Diagnostic]) -> List[Diagnostic]:

@@ -1,7 +1,7 @@
 """Member functions that return `thread` references or pointers to members.
 
 In Metal `this` is a thread pointer unless the function says otherwise. To clang, with a generic address space, it is
-generic, and what such a function returns has to be cast. (The strict check has no generic address space and needs none.)
+generic, and what such a function returns has to be cast. (Without one, as the first pass of the check, it needs none.)
 """
 
 from __future__ import annotations
@@ -15,13 +15,25 @@ from .tokens import OPEN, Token, matching, matching_angle
 def member_edits(tokens: List[Token]) -> List[Edit]:
     edits: List[Edit] = []
     for i, token in enumerate(tokens):
-        if token.text in ("struct", "class", "union") and tokens[i - 1].text not in ("<", ",", "enum"):
+        if token.text == "reinterpret_cast":
+            edits += _reinterpret(tokens, i)
+        elif token.text in ("struct", "class", "union") and tokens[i - 1].text not in ("<", ",", "enum"):
             body = next((k for k in range(i, len(tokens)) if tokens[k].text in ("{", ";", "(", ">", "=")), None)
             if body is not None and tokens[body].text == ">":  # a specialisation: struct S<T> {
                 body = next((k for k in range(body, len(tokens)) if tokens[k].text in ("{", ";", "(", "=")), None)
             if body is not None and tokens[body].text == "{":
                 edits += _members(tokens, body + 1, matching(tokens, body))
     return edits
+
+
+def _reinterpret(tokens: List[Token], i: int) -> List[Edit]:
+    """reinterpret_cast to a thread pointer or reference, which may come from `this`."""
+    close = matching_angle(tokens, i + 1)
+    target = [t.text for t in tokens[i + 2 : close]] if close > 0 else []
+    if "__private" not in target or target[-1] not in ("*", "&"):
+        return []
+    name = "__reinterpret_pointer" if target[-1] == "*" else "__reinterpret_reference"
+    return [Edit(tokens[i].start, tokens[i].end, f"::metal::{name}")]
 
 
 def _members(tokens: List[Token], start: int, end: int) -> List[Edit]:

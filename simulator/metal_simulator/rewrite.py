@@ -48,8 +48,11 @@ class ThreadgroupVariable(NamedTuple):
     text: str
 
 
-def for_check(text: str, declarations: Declarations) -> Rewritten:
+def for_check(text: str, declarations: Declarations, generic: bool) -> Rewritten:
+    """generic: for the pass with a generic address space."""
     edits = _common_edits(text, declarations, limit=True)
+    if generic:
+        edits += member_edits(declarations.tokens)
     for constant in declarations.constants:
         edits.append(
             _replace(

@@ -73,6 +73,12 @@ METAL_FUNC constexpr T __convert(A a) {
   else return static_cast<T>(a);
 }
 
+// reinterpret_cast to thread pointers and references, where the operand may be in the generic address space.
+template <typename T, typename A>
+METAL_FUNC constexpr T __reinterpret_pointer(A a) { return (T)a; }
+template <typename T, typename A>
+METAL_FUNC constexpr T __reinterpret_reference(A& a) { return (T)a; }
+
 // (float4) x is written __cast<float4>() ->* x, an operator that binds almost as tightly as a cast.
 template <typename T> struct __cast {};
 template <typename T, typename A>
