@@ -20,7 +20,7 @@ build: $(READY) ## stage the pure-Python variants under build/
 demo: build ## embed real sentences with a real model, then run its attention on the simulated GPU
 	@$(RUN) -m demo
 
-test: build ## run all tests
+test: build check ## run all tests
 	$(RUN) -m pytest -n $(JOBS)
 
 check: $(READY) ## lint, and strict check of the shaders

@@ -1,7 +1,7 @@
 """Speed of the simulator on the forward kernel: python benchmarks/simulator.py
 
-One head, fp16, head_dim 64, not causal. Level: simulation; these are seconds of this machine's CPU and say nothing about
-a GPU. Goal: 512 x 512 in at most 1 second without checks.
+One head, fp16, head_dim 64, not causal. Level: simulation; these are seconds of this machine's CPU and say nothing
+about a GPU. Goal: 512 x 512 in at most 1 second without checks.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ def test_nan_in_other_sequences(kernel, launcher):
 
 
 def test_blocks_beyond_the_window_are_not_touched(kernel, launcher):
-    """The first key that anyone sees is 251; whole blocks of keys before it, of any kernel's size, may hold anything."""
+    """The first key that anyone sees is 251; blocks of keys before it, of any kernel's size, may hold anything."""
     query, key, value = dense(1, 40, 300, 2, 2, 64, torch.float32)
     expected = attention(query, key, value, window=(9, 0))[0]
     key[:, :192], value[:, :192] = NAN, NAN

@@ -1,4 +1,4 @@
-"""The forward kernel under the simulator's checker: no race, nothing outside a tensor, nothing read before it was written.
+"""The forward kernel under the simulator's checker: no race, nothing outside a tensor, nothing read unwritten.
 
 Level: checker.
 """
