@@ -114,7 +114,8 @@ def test_order_of_threads_changes_no_bit(kernel, order):
     data=st.data(),
 )
 def test_lying_cu_seqlens_stay_inside_the_tensors(kernel, bounds_q, data):
-    """Values of cu_seqlens at random: the checker sees no access outside a tensor."""
+    """Values of cu_seqlens at random: the checker sees no access outside a tensor. Sequences that overlap may well have
+    their rows written twice."""
     bounds_k = data.draw(
         st.lists(
             st.integers(-(2**31), 2**31 - 1) | st.integers(-20, 90), min_size=len(bounds_q), max_size=len(bounds_q)
@@ -122,7 +123,8 @@ def test_lying_cu_seqlens_stay_inside_the_tensors(kernel, bounds_q, data):
     )
     query, key, value = random_tensor(0, 100, 2, 32), random_tensor(1, 70, 1, 32), random_tensor(2, 70, 1, 32)
     cu_q, cu_k = (torch.tensor(bounds, dtype=torch.int32) for bounds in (bounds_q, bounds_k))
-    with kernel.launchers.use_launcher(SimulatedLauncher(check=True)):
+    launcher = SimulatedLauncher(check=True, ignore=["race between threadgroups"])
+    with kernel.launchers.use_launcher(launcher):
         kernel.flash_attn_varlen_func(query, key, value, cu_q, cu_k, 100, 70, causal=True)
     output = kernel.flash_attn_varlen_func(query, key, value, cu_q, cu_k, 100, 70, causal=True)
     assert not output.isnan().any()

@@ -1,5 +1,6 @@
 """Metal compute kernels on a CPU: compile unmodified .metal files with stock clang, run, check."""
 
+from .counters import Profile
 from .errors import CompileError, Diagnostic, LaunchError, SimulatorError, ToolchainError
 from .findings import Finding
 from .launch import LaunchReport
@@ -13,6 +14,7 @@ __all__ = [
     "LaunchError",
     "LaunchReport",
     "Library",
+    "Profile",
     "SimulatorError",
     "ToolchainError",
 ]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import sys
-from typing import List, NamedTuple, Sequence, Tuple
+from typing import Iterator, List, NamedTuple, Sequence, Set, Tuple
 
 from .errors import LaunchError
 
@@ -15,8 +16,26 @@ class Memory(NamedTuple):
     address: int
     low: int
     high: int
-    item: int  # bytes of one element, for messages
-    owner: object
+    item: int  # bytes of one element
+    owner: object  # bytes, tensor or array
+    shape: Tuple[int, ...] = ()
+    strides: Tuple[int, ...] = ()  # in bytes
+
+    def runs(self) -> Iterator[Tuple[int, int, int]]:
+        """(first byte, end, step) of rows of elements that together are all of them, counted from `low`."""
+        if self.low == self.high:
+            return
+        axes = [(n, s) for n, s in zip(self.shape, self.strides) if n > 1]
+        if not axes:
+            axes = [((self.high - self.low) // self.item, self.item)]
+        axes.sort(key=lambda axis: abs(axis[1]))
+        while len(axes) > 1 and axes[0][1] * axes[0][0] == axes[1][1]:  # one behind the other
+            axes[:2] = [(axes[0][0] * axes[1][0], axes[0][1])]
+        (count, step), outer = axes[0], axes[1:]
+        start = self.address - self.low + (min(0, step) * (count - 1))
+        for index in itertools.product(*(range(n) for n, _ in outer)):
+            first = start + sum(i * s for i, (_, s) in zip(index, outer))
+            yield first, first + (count - 1) * abs(step) + self.item, abs(step)
 
 
 UNBOUND = Memory(0, 0, 0, 1, None)
@@ -54,10 +73,11 @@ def _from_bytes(place: str, data: bytes, writable: bool) -> Memory:
 def _span(address: int, shape: Sequence[int], strides: Sequence[int], item: int, owner: object) -> Memory:
     """strides in bytes, negative ones included."""
     if 0 in shape:
-        return Memory(address, address, address, item, owner)
+        return Memory(address, address, address, item, owner, tuple(shape), tuple(strides))
     reach = [(n - 1) * stride for n, stride in zip(shape, strides)]
     low = address + sum(r for r in reach if r < 0)
-    return Memory(address, low, address + sum(r for r in reach if r > 0) + item, item, owner)
+    high = address + sum(r for r in reach if r > 0) + item
+    return Memory(address, low, high, item, owner, tuple(shape), tuple(strides))
 
 
 def _from_tensor(place: str, tensor) -> Memory:
@@ -84,8 +104,8 @@ def _from_array(place: str, array, writable: bool) -> Memory:
     return _span(array.__array_interface__["data"][0], array.shape, array.strides, array.itemsize, array)
 
 
-def bind(kernel: str, parameters: Sequence[dict], gates: dict, buffers: Sequence) -> Tuple[List[Memory], int]:
-    """Memory by buffer index, and how many there are. Raises LaunchError for too few buffers or wrong ones."""
+def bind(kernel: str, parameters: Sequence[dict], gates: dict, buffers: Sequence) -> Tuple[List[Memory], Set[int]]:
+    """Memory by buffer index, and which the kernel may write. Raises LaunchError for too few buffers or wrong ones."""
     try:
         buffers = list(buffers)
     except TypeError:
@@ -98,4 +118,4 @@ def bind(kernel: str, parameters: Sequence[dict], gates: dict, buffers: Sequence
             place = f"{parameter['name']} at buffer {parameter['index']}"
             raise LaunchError(f"kernel {kernel} takes {place}, but only {len(buffers)} were given")
     writable = {p["index"] for p in needed if not p["constant"]}
-    return [memory(kernel, i, argument, i in writable) for i, argument in enumerate(buffers)], len(buffers)
+    return [memory(kernel, i, argument, i in writable) for i, argument in enumerate(buffers)], writable

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Dict, Iterable, List, NamedTuple, Tuple
 
 from . import cache
+from .copies import is_copy
 from .declarations import read_declarations
 from .errors import Diagnostic
 from .lint import lint
@@ -20,9 +21,15 @@ from .toolchain import INCLUDE, Clang, language_flags, run
 # Without a generic address space clang cannot copy objects of class type, or call members of temporaries, in places
 # where Metal can. Real mistakes of these kinds also show with one.
 _ONLY_CLANG = re.compile(
-    r"cannot initialize object parameter of type|call to implicitly-deleted"
+    r"cannot initialize object parameter of type '[^']*' with an expression of type '"
+    r"(?!(?:const )?__(?:local|global|constant) )"
+    r"|call to implicitly-deleted|.* is implicitly deleted$"
     r"|constructor for .* must explicitly initialize the member .* which does not have a default constructor"
 )
+_STAND_IN = re.compile(
+    r"\b__(?:bool_vector|bool_components|packed|matrix)\b"
+)  # classes here that are no classes in Metal
+_STAND_INS = {"boolean.h", "packed.h", "matrix_types.h"}
 _ONLY_CLANG_NOTE = re.compile(
     r"cannot be used to construct an object in address space unqualified|'this' object is in default address space"
     r"|\(the implicit (?:copy|move) (?:constructor|assignment operator)\) not viable"
@@ -85,10 +92,15 @@ def _clang_errors(stderr: str, generic: bool) -> List[Diagnostic]:
         file, row, column, severity, text = message
         if severity == "error":
             found.append(Diagnostic(file, row, column, severity, metal_words(text)))
+            stand_in = file.startswith(str(INCLUDE)) and Path(file).name in _STAND_INS
             # Without a generic address space the first pass is the judge of spaces, with one the second of the rest.
-            real.append("__generic" not in text if generic else not _ONLY_CLANG.match(text))
+            real.append(
+                "__generic" not in text
+                if generic
+                else not (_ONLY_CLANG.match(text) or _STAND_IN.search(text) or stand_in)
+            )
         elif severity == "note" and found:
-            if not generic and _ONLY_CLANG_NOTE.search(text):
+            if is_copy(text) or (not generic and (_ONLY_CLANG_NOTE.search(text) or _STAND_IN.search(text))):
                 real[-1] = False
             elif found[-1].file.startswith(str(INCLUDE)) and "requested here" in text:
                 found[-1] = found[-1]._replace(file=file, line=row, column=column)  # blame the caller of our header

@@ -9,7 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import Dict, List, Tuple
 
-from . import cache
+from . import cache, checking, counting
+from .copies import with_copies
 from .declarations import Declarations, Function, Instantiation
 from .errors import CompileError, ToolchainError
 from .rewrite import for_run, threadgroup_variables
@@ -54,32 +55,41 @@ def compile_kernel(
     declarations: Declarations,
     kernel: Tuple[Function, Instantiation],
     constants: Dict[str, str],
-    check: bool,
+    mode: str,
     name: str,
 ) -> dict:
-    """Compiles one kernel into <cache>/<name>.so; returns what the launch must know about it."""
-    rewritten = for_run(text, declarations, kernel, constants)
+    """Compiles one kernel into <cache>/<name>.so; returns what the launch must know about it.
+
+    mode: "run", "check" (every access calls the checker), "nan" (so does every floating-point result) or "count".
+    """
+    rewritten = for_run(text, declarations, kernel, constants).text
     with tempfile.TemporaryDirectory() as scratch:
         written = Path(scratch) / "kernel.clcpp"
-        written.write_text(_number_files(rewritten.text, source) if check else rewritten.text)
         built = Path(scratch) / "kernel.so"
-        done = run([clang.path, *_flags(clang, check), str(written), "-o", str(built)])
+        compiled = None
+        while compiled != rewritten:  # until clang finds no more copies to rewrite
+            compiled = rewritten
+            written.write_text(_number_files(compiled, source) + _ELEMENT_BYTES + _element_bytes(kernel))
+            done = _compile(clang, mode, written, built)
+            rewritten = with_copies(compiled, done.stderr)
         if done.returncode:
-            diagnostics = parse_diagnostics(done.stderr)
-            raise CompileError(summary("does not compile", source, diagnostics, done.stderr), diagnostics)
+            messages = _name_files(done.stderr, source)
+            diagnostics = parse_diagnostics(messages)
+            raise CompileError(summary("does not compile", source, diagnostics, messages), diagnostics)
+        counted = counting.build(clang, built) if mode == "count" else {}
         binary = built.read_bytes()
     unset = sorted({m.decode() for m in re.findall(rb"metal_unset_(\w+)\x00", binary)})
     if unset:
         raise CompileError(f"function constant {', '.join(unset)} has no value, and the kernel uses it")
     cache.put(f"{name}.so", binary)
-    variables = threadgroup_variables(declarations.tokens, kernel[0])
     return {
         "parameters": [
-            {"name": p.name, "kind": p.kind, "index": p.index, "constant": p.constant, "gate": p.gate}
+            {name: getattr(p, name) for name in ("name", "kind", "index", "space", "constant", "gate")}
             for p in kernel[0].parameters
         ],
         "max_threads": _max_threads(kernel[0]),
-        "threadgroup_variables": [t.text for v in variables for t in v.names],
+        "threadgroup_variables": _threadgroup_names(declarations),
+        **counted,
         "byte_accesses": b"__tsan_read1\0" in binary or b"__tsan_write1\0" in binary or b"__tsan_mem" in binary,
     }
 
@@ -91,27 +101,93 @@ def _number_files(text: str, source: Source) -> str:
     return text
 
 
-def _flags(clang: Clang, check: bool) -> List[str]:
+def _name_files(messages: str, source: Source) -> str:
+    """The way back, in clang's messages."""
+    names = [str(path) for path in source.files]
+    return re.sub(r"^metal:(\d+):", lambda match: f"{names[int(match.group(1))]}:", messages, flags=re.MULTILINE)
+
+
+def _name_files(messages: str, source: Source) -> str:
+    """The inverse, in clang's messages."""
+    files = list(source.files)
+    return re.sub(r"\bmetal:(\d+):(?=\d+:\d+:)", lambda match: f"{files[int(match.group(1))]}:", messages)
+
+
+def _compile(clang: Clang, mode: str, written: Path, built: Path):
+    """A checking build stops at LLVM IR to be edited, and goes on from there."""
+    if mode in ("run", "count"):
+        kind = ["-shared", "-lm"] if mode == "run" else counting.FLAGS
+        return run([clang.path, *_flags(clang), "-fmax-type-align=1", *kind, str(written), "-o", str(built)])
+    middle = written.with_suffix(".ll")
+    done = run([clang.path, *_flags(clang), *checking.FLAGS, "-S", "-emit-llvm", str(written), "-o", str(middle)])
+    if done.returncode:
+        return done
+    middle.write_text(checking.edited(middle.read_text(), mode == "nan"))
+    finish = ["-x", "ir", "-O2", *machine_flags(), "-fPIC", "-w", "-Xclang", "-disable-llvm-passes", "-shared", "-lm"]
+    return run([clang.path, *finish, str(middle), "-o", str(built)])
+
+
+# Bytes of what each parameter points to, so that findings can count in elements.
+_ELEMENT_BYTES = """
+# 1 "<element sizes>"
+#pragma OPENCL EXTENSION __cl_clang_function_pointers : enable
+namespace metal {
+template <typename T> constexpr uint __size() {
+  if constexpr (__is_void(T)) return 1;
+  else return sizeof(T);
+}
+template <typename T> struct __pointed { static constexpr uint bytes = 0; };
+template <typename T> struct __pointed<__global T*> { static constexpr uint bytes = __size<T>(); };
+template <typename T> struct __pointed<__constant T*> { static constexpr uint bytes = __size<T>(); };
+template <typename T> struct __pointed<__local T*> { static constexpr uint bytes = __size<T>(); };
+template <typename F> struct __parameters;
+template <typename R, typename... A> struct __parameters<R(A...)> {
+  static __attribute__((always_inline)) uint bytes(uint i) {
+    const uint all[] = {__pointed<A>::bytes..., 0};
+    return all[i];
+  }
+};
+}
+"""
+
+
+def _element_bytes(kernel: Tuple[Function, Instantiation]) -> str:
+    function, instantiation = kernel
+    name = f"::{function.qualified}" + (f"<{instantiation.arguments}>" if instantiation else "")
+    return (
+        'extern "C" __attribute__((no_sanitize("thread")))\n'  # the host calls it
+        f'uint metal_element_bytes(uint i) {{ return metal::__parameters<decltype({name})>::bytes(i); }}\n'
+        'extern "C" ulong metal_threadgroup_start(void) { return (ulong)metal::__start_metal_threadgroup; }\n'
+    )
+
+
+def _threadgroup_names(declarations: Declarations) -> List[str]:
+    """Names of threadgroup variables by the number that the rewriting gave them."""
+    kernels = [f for f in declarations.functions if f.kernel]
+    return [t.text for f in kernels for v in threadgroup_variables(declarations.tokens, f) for t in v.names]
+
+
+def _flags(clang: Clang) -> List[str]:
     flags = [
         *language_flags(generic=True),
         "-w",
         "-O2",
         *machine_flags(),
         "-fPIC",
-        "-shared",
         "-ffp-contract=on",
         "-fno-math-errno",
         "-Xclang",
         "-ffloat16-excess-precision=none",
-        "-fmax-type-align=1",
+        *("-Xclang", "-cl-ext=+__cl_clang_function_pointers"),  # for _ELEMENT_BYTES
+        "-ftrivial-auto-var-init=pattern",  # an unset float is NaN, not by chance what was wanted
         "-fno-stack-protector",
+        "-fno-optimize-sibling-calls",  # a collective's return address tells where it is
         "-fstack-clash-protection",
-        "-lm",
+        "-fno-finite-loops",  # a loop that never ends is a finding, not undefined behaviour
+        "-gline-tables-only",
     ]
     if clang.major >= 17:
         flags += ["-Xclang", "-fbfloat16-excess-precision=none"]
-    if check:  # only the instrumentation: the hooks are in the runtime
-        flags += ["-Xclang", "-fsanitize=thread", "-fno-vectorize", "-fno-slp-vectorize", "-gline-tables-only"]
     return flags
 
 

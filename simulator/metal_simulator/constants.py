@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import operator
+import re
 from typing import Dict, Mapping, Sequence
 
 from .declarations import Constant
@@ -31,6 +32,7 @@ _RANGES = {
     "uint64_t": (0, 2**64 - 1),
     "size_t": (0, 2**64 - 1),
 }
+_VECTOR = re.compile(r"([a-z]+)([234])|vec<(\w+),([234])>")
 _FLOATS = ("half", "float", "bfloat")
 
 
@@ -52,6 +54,13 @@ def spell_constants(declared: Sequence[Constant], values: Mapping[str, object]) 
 def _spell(constant: Constant, value: object) -> str:
     kind = constant.type.replace("metal :: ", "").replace(":: ", "")
     wrong = CompileError(f"function constant {constant.name} is {kind}, not {value!r}")
+    vector = _VECTOR.fullmatch(kind.replace(" ", ""))
+    if vector:
+        scalar, count = vector.group(1) or vector.group(3), int(vector.group(2) or vector.group(4))
+        if not isinstance(value, (tuple, list)) or len(value) != count:
+            raise wrong
+        parts = ", ".join(_spell(constant._replace(type=scalar), part) for part in value)
+        return f"{'::metal::' if scalar == 'bool' else ''}{scalar}{count}{{{parts}}}"
     boolean = isinstance(value, bool) or type(value).__name__ in ("bool_", "bool")
     if kind == "bool":
         if not boolean:
@@ -74,7 +83,7 @@ def _spell(constant: Constant, value: object) -> str:
         )
     if kind in _FLOATS:
         return f"({kind})({_spell_float(value, wrong)})"
-    raise CompileError(f"function constant {constant.name} has type {kind}; only scalars can be given")
+    raise CompileError(f"function constant {constant.name} has type {kind}; only scalars and vectors can be given")
 
 
 def _spell_float(value: object, wrong: CompileError) -> str:

@@ -5,6 +5,7 @@ vec<T, 4>(x), T(x), U4(x)   ->  ::metal::__construct<...>(x), for template param
 static_cast<half4>(x)       ->  metal::__convert<half4>(x)
 (float4) x                  ->  metal::__cast<float4>() ->* x
 vec<bool, N>                ->  metal::__bool_vector<N>
+vec<T, N>                   ->  metal::__any_vec<T, N>, where T may turn out to be bool and nothing is deduced from it
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from .tokens import Token, matching_angle
 
 SCALARS = ["char", "uchar", "short", "ushort", "int", "uint", "long", "ulong", "half", "float", "bfloat"]
 VECTORS = {f"{scalar}{n}" for scalar in SCALARS for n in (2, 3, 4)}
+VECTORS |= {f"{scalar}{c}x{r}" for scalar in ("float", "half") for c in (2, 3, 4) for r in (2, 3, 4)}
+VECTORS |= {"bool2", "bool3", "bool4", "bfloat"}
+VECTORS |= {f"packed_{scalar}{n}" for scalar in SCALARS for n in (2, 3, 4)}
 VECTORS |= {f"simdgroup_{scalar}8x8" for scalar in ("half", "bfloat", "float")}
 _NOT_BEFORE = {
     ".",
@@ -47,6 +51,7 @@ class Edit(NamedTuple):
 def constructor_edits(tokens: List[Token]) -> List[Edit]:
     aliases = _type_names(tokens)
     edits: List[Edit] = []
+    deducing = _deducing(tokens)
     for i, token in enumerate(tokens):
         if token.kind != "identifier":
             continue
@@ -54,9 +59,38 @@ def constructor_edits(tokens: List[Token]) -> List[Edit]:
             edits += _static_cast(tokens, i)
         elif token.text in VECTORS or token.text in aliases:
             edits += _named(tokens, i, token.text in VECTORS)
-        elif token.text in ("vec", "simdgroup_matrix") and i + 1 < len(tokens) and tokens[i + 1].text == "<":
+        elif token.text in ("vec", "simdgroup_matrix", "matrix") and i + 1 < len(tokens) and tokens[i + 1].text == "<":
             edits += _vec(tokens, i)
+            if token.text == "vec" and i not in deducing and tokens[i + 2].text not in _BUILTIN:
+                qualified = tokens[i - 1].text == "::"
+                edits.append(Edit(token.start, token.end, "__any_vec" if qualified else "::metal::__any_vec"))
     return edits
+
+
+def _deducing(tokens: List[Token]) -> Set[int]:
+    """Indices of every `vec` from which template arguments may be deduced: at namespace scope, in templates."""
+    found: Set[int] = set()
+    braces: List[str] = []  # body or scope
+    first = 0  # of the statement
+    depth = 0  # of parentheses
+    for i, token in enumerate(tokens):
+        depth += (token.text == "(") - (token.text == ")")
+        if token.text == "{":
+            words = {t.text for t in tokens[first:i]}
+            scope = bool(words & {"struct", "class", "union", "namespace"}) and "body" not in braces
+            scope = scope and (tokens[i - 1].kind == "identifier" or tokens[i - 1].text == ">")
+            braces.append(("struct" if not words & {"namespace"} else "namespace") if scope else "body")
+        elif token.text == "}" and braces:
+            braces.pop()
+        elif token.text == "vec" and "body" not in braces:
+            opening = tokens[first].text
+            if opening not in ("using", "typedef") and not (
+                braces and braces[-1] == "struct" and opening != "template"
+            ):
+                found.add(i)
+        if token.text in ("{", "}") or (token.text in (";", ":") and depth == 0):
+            first = i + 1
+    return found
 
 
 def _type_names(tokens: List[Token]) -> Set[str]:
@@ -150,6 +184,6 @@ def _vec(tokens: List[Token], i: int) -> List[Edit]:
 def _static_cast(tokens: List[Token], i: int) -> List[Edit]:
     close = matching_angle(tokens, i + 1)
     target = tokens[i + 2 : close] if close > 0 else []
-    if not target or any(t.text in ("*", "&") for t in target) or all(t.text in _BUILTIN for t in target):
+    if not target or any(t.text in ("*", "&") for t in target) or all(t.text in _BUILTIN - {"bfloat"} for t in target):
         return []
     return [Edit(tokens[i].start, tokens[i].end, "::metal::__convert")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from .errors import CompileError
+from .expressions import constant_values, evaluate
 from .tokens import OPEN, Token, matching, matching_angle, spell, split, string_value
 
 _SPACES = {"__global": "device", "__constant": "constant", "__local": "threadgroup", "__private": "thread"}
@@ -115,6 +116,7 @@ def host_name(function: Function) -> str:
 def read_declarations(tokens: List[Token]) -> Declarations:
     """Walks the statements at namespace scope."""
     result = Declarations(tokens, [], [], [], [])
+    values = constant_values(tokens)
     for start, end, scope in _statements(tokens, 0, len(tokens), ""):
         result.statements.append((start, end, scope))
         statement = tokens[start : end + 1]
@@ -123,11 +125,11 @@ def read_declarations(tokens: List[Token]) -> Declarations:
             if instantiation:
                 result.instantiations.append(instantiation)
             continue
-        constant = _constant(tokens, start, end)
+        constant = _constant(tokens, start, end, values)
         if constant:
             result.constants.append(constant)
             continue
-        function = _function(tokens, start, end, scope)
+        function = _function(tokens, start, end, scope, values)
         if function:
             result.functions.append(function)
     return result
@@ -234,18 +236,18 @@ def _instantiation(tokens: List[Token], start: int, end: int, scope: str) -> Opt
     return Instantiation(host, name, scope, arguments, start, end, tokens[start])
 
 
-def _constant(tokens: List[Token], start: int, end: int) -> Optional[Constant]:
+def _constant(tokens: List[Token], start: int, end: int, values: Dict[str, int]) -> Optional[Constant]:
     for first, _, attributes in read_attributes(tokens, start, end):
         for attribute in attributes:
             if attribute.name == "function_constant":
                 name = tokens[first - 1]
                 words = [t.text for t in tokens[start : first - 1]]
                 kind = " ".join(w for w in words if w not in ("__constant", "const", "static", "constexpr", "extern"))
-                return Constant(name.text, kind, _integer(attribute), start, end, name)
+                return Constant(name.text, kind, _integer(attribute, values), start, end, name)
     return None
 
 
-def _function(tokens: List[Token], start: int, end: int, scope: str) -> Optional[Function]:
+def _function(tokens: List[Token], start: int, end: int, scope: str, values: Dict[str, int]) -> Optional[Function]:
     if tokens[end].text != "}" or tokens[start].text in _AGGREGATES:
         return None
     i, template = start, False
@@ -267,14 +269,14 @@ def _function(tokens: List[Token], start: int, end: int, scope: str) -> Optional
         a for group in read_attributes(tokens, i, opening) + read_attributes(tokens, close, body) for a in group[2]
     )
     kernel = any(a.name == "kernel" for a in attributes) or any(t.text == "kernel" for t in tokens[i:opening])
-    parameters = _parameters(tokens[opening + 1 : close]) if kernel else ()
+    parameters = _parameters(tokens[opening + 1 : close], values) if kernel else ()
     name = tokens[opening - 1].text
     return Function(name, scope, start, opening, close, body, end, template, kernel, attributes, parameters)
 
 
-def _parameters(tokens: List[Token]) -> Tuple[Parameter, ...]:
+def _parameters(tokens: List[Token], values: Dict[str, int]) -> Tuple[Parameter, ...]:
     parts = split(tokens)
-    found = [_parameter(part) for part in parts if part]
+    found = [_parameter(part, values) for part in parts if part]
     taken = {(p.kind, p.index) for p in found}
     for i, parameter in enumerate(found):
         if parameter.kind in ("buffer", "threadgroup") and parameter.index < 0:  # the first free index, in order
@@ -284,7 +286,7 @@ def _parameters(tokens: List[Token]) -> Tuple[Parameter, ...]:
     return tuple(found)
 
 
-def _parameter(part: List[Token]) -> Parameter:
+def _parameter(part: List[Token], values: Dict[str, int]) -> Parameter:
     groups = read_attributes(part, 0, len(part))
     attributes = tuple(a for group in groups for a in group[2])
     inside = {k for first, last, _ in groups for k in range(first, last + 1)}
@@ -304,9 +306,9 @@ def _parameter(part: List[Token]) -> Parameter:
     gate = spell(list(named["function_constant"].arguments)) if "function_constant" in named else ""
     kind, index = "", -1
     if "buffer" in named:
-        kind, index = "buffer", _integer(named["buffer"])
+        kind, index = "buffer", _integer(named["buffer"], values)
     elif "threadgroup" in named:
-        kind, index = "threadgroup", _integer(named["threadgroup"])
+        kind, index = "threadgroup", _integer(named["threadgroup"], values)
     elif shape != "value":
         kind = "threadgroup" if space == "threadgroup" else "buffer"
     else:
@@ -314,12 +316,12 @@ def _parameter(part: List[Token]) -> Parameter:
     return Parameter(name.text, kind, index, space, shape, constant, gate, attributes, tuple(kind_tokens), name)
 
 
-def _integer(attribute: Attribute) -> int:
-    text = spell(list(attribute.arguments))
-    try:
-        return int(text, 0)
-    except ValueError:
-        raise CompileError(_at(attribute.token, f"{attribute.name}({text}): the index must be a literal")) from None
+def _integer(attribute: Attribute, values: Dict[str, int]) -> int:
+    value = evaluate(list(attribute.arguments), values)
+    if value is None:
+        text = spell(list(attribute.arguments))
+        raise CompileError(_at(attribute.token, f"{attribute.name}({text}): the index must be a constant integer"))
+    return value
 
 
 def _at(token: Token, message: str) -> str:

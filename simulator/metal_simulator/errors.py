@@ -22,7 +22,12 @@ class CompileError(SimulatorError):
 
 
 class LaunchError(SimulatorError):
-    """Wrong arguments for a launch, or a kernel that diverged, deadlocked or faulted."""
+    """Wrong arguments for a launch, or a kernel that diverged, deadlocked, faulted or did not end; `findings` are those
+    of the checker until then."""
+
+    def __init__(self, message: str, findings=()):
+        super().__init__(message)
+        self.findings = tuple(findings)
 
 
 class Diagnostic(NamedTuple):

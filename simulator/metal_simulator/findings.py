@@ -18,8 +18,16 @@ KINDS = {
     3: "read out of bounds",
     4: "write out of bounds",
     5: "read of threadgroup memory never written",
+    6: "race between threadgroups: two writes",
+    7: "race between threadgroups: read and write",
+    8: "misaligned vector access",
+    9: "write to a const buffer",
+    10: "NaN made from numbers",
+    11: "NaN written",
 }
+UNWRITTEN = "element never written"
 THREADGROUP, NOWHERE = -1, -2
+LIMIT = 256  # findings of one launch
 
 
 class Record(ctypes.Structure):
@@ -27,6 +35,7 @@ class Record(ctypes.Structure):
 
     _fields_ = [
         ("group", ctypes.c_uint64),
+        ("other_group", ctypes.c_uint64),
         ("count", ctypes.c_uint64),
         ("offset", ctypes.c_int64),
         ("kind", ctypes.c_uint32),
@@ -43,62 +52,152 @@ class Record(ctypes.Structure):
 class Finding(NamedTuple):
     """One kind of trouble at one place; `count` accesses had it, the other fields are of the first threadgroup's."""
 
-    kind: str
-    memory: str  # "buffer 3 (output)" or "threadgroup memory"
-    buffer: Optional[int]  # buffer index, None for threadgroup memory
+    kind: str  # one of KINDS, or UNWRITTEN
+    memory: str  # "buffer 3 (output)", "threadgroup memory (tile)"
+    buffer: Optional[int]  # buffer index, None for other memory
+    element: Optional[int]  # index of what the kernel's parameter (or threadgroup array) points to
     offset: int  # in bytes
     size: int  # bytes of the access
-    threadgroup: Tuple[int, int, int]
+    threadgroups: Tuple[Tuple[int, int, int], ...]  # of each thread; empty if no access is to blame
     threads: Tuple[int, ...]  # the thread, and for a race the other one
     places: Tuple[str, ...]  # file:line of each, when known
     count: int
 
     def __str__(self) -> str:
-        who = " and ".join(f"thread {t}" for t in self.threads)
+        text = f"{self.kind}: {self.memory}"
+        if self.size:
+            element = "" if self.element is None else f"element {self.element}, "
+            text += f", {element}byte {self.offset} ({self.size} bytes)"
+        if len(set(self.threadgroups)) == 1:
+            who = " and ".join(f"thread {t}" for t in self.threads) + f" of threadgroup {self.threadgroups[0]}"
+        else:
+            who = " and ".join(f"thread {t} of threadgroup {g}" for t, g in zip(self.threads, self.threadgroups))
         where = " and ".join(dict.fromkeys(self.places))
-        what = f"{self.memory}, byte {self.offset} ({self.size} bytes)"
-        text = f"{self.kind}: {what}, {who} of threadgroup {self.threadgroup}"
-        return text + (f", at {where}" if where else "") + (f", {self.count} times" if self.count > 1 else "")
+        text += (f", {who}" if who else "") + (f", at {where}" if where else "")
+        return text + (f", {self.count} times" if self.count > 1 else "")
 
 
-def read(request, records, memories, description: dict, path: Path, code, grid) -> Tuple[Finding, ...]:
-    """Findings of a launch, in an order that does not depend on how many workers ran it."""
+class Program(NamedTuple):
+    """What findings must know of a compiled kernel."""
+
+    path: Path  # of the shared object
+    code: ctypes.CDLL
+    description: dict
+    base: int  # where it is loaded
+    dynamic: Tuple[int, ...]  # bytes of the [[threadgroup(n)]] arguments
+
+
+def read(request, records, memories, program: Program, grid) -> Tuple[Finding, ...]:
+    """Findings of a launch, those of the same kind and lines as one, whatever the number of workers that ran it."""
     used = [records[i] for i in range(request.finding_count)]
-    used.sort(key=lambda r: (r.kind, r.buffer, r.site, r.other_site))
-    lines = _resolve(path, code.files, sorted({s for r in used for s in (r.site, r.other_site) if s}))
-    return tuple(_finding(r, memories, description, grid, lines) for r in used)
+    lines = resolve(program, sorted({s for r in used for s in (r.site, r.other_site) if s}))
+    merged: Dict[tuple, Finding] = {}
+    for record in sorted(used, key=lambda r: (r.group, r.kind, r.buffer, r.site, r.other_site)):
+        finding = _finding(record, memories, program, request.granule, grid, lines)
+        key = finding.kind, finding.buffer, finding.memory, finding.places or (record.site, record.other_site)
+        first = merged.get(key)
+        merged[key] = first._replace(count=first.count + finding.count) if first else finding
+    order = {kind: number for number, kind in KINDS.items()}
+    found = sorted(merged.items(), key=lambda item: (order[item[0][0]], str(item[0][2:])))
+    return tuple(finding for _, finding in found[:LIMIT])
 
 
-def _finding(record: Record, memories, description: dict, grid, lines: Dict[int, str]) -> Finding:
-    group = (record.group % grid[0], record.group // grid[0] % grid[1], record.group // (grid[0] * grid[1]))
-    threads: Tuple[int, ...] = (record.thread,)
-    sites = [record.site]
+def unwritten(buffer: int, memory, cells: bytes, granule: int, program: Program) -> Optional[Finding]:
+    """A finding if elements of a tensor were never written. cells: a byte per granule, 0 where nobody wrote."""
+    missing, first = 0, None
+    for start, stop, step in memory.runs():
+        for byte in range(0, memory.item, granule):
+            row = cells[(start + byte) // granule : (stop + granule - 1) // granule : max(1, step // granule)]
+            if row.count(0):
+                at = start + row.index(0) * step
+                missing = missing + row.count(0) if byte == 0 else max(missing, 1)
+                first = at if first is None else min(first, at)
+    if first is None:
+        return None
+    offset = first - (memory.address - memory.low)
+    name = _buffer_name(buffer, program.description, [])
+    element = _element(offset, _pointed_bytes(buffer, program))
+    return Finding(UNWRITTEN, name, buffer, element, offset, memory.item, (), (), (), missing)
+
+
+def _finding(record: Record, memories, program: Program, granule: int, grid, lines: Dict[int, str]) -> Finding:
+    memory, element, offset = _memory(record, memories, program)
+    groups, threads, sites = (_position(record.group, grid),), (record.thread,), [record.site]
     if record.other_thread != 0xFFFFFFFF:
+        groups += (_position(record.other_group if record.kind in (6, 7) else record.group, grid),)
         threads += (record.other_thread,)
         sites.append(record.other_site)
     places = tuple(lines[s] for s in sites if s in lines)
+    count, size = record.count, record.size
+    if record.kind in (6, 7):  # counted in cells
+        size = max(size, _pointed_bytes(record.buffer, program))
+        count = -(-count * granule // size)
     buffer = record.buffer if record.buffer >= 0 else None
-    return Finding(
-        KINDS[record.kind],
-        _memory_name(record.buffer, description, memories),
-        buffer,
-        record.offset,
-        record.size,
-        group,
-        threads,
-        places,
-        record.count,
-    )
+    return Finding(KINDS[record.kind], memory, buffer, element, offset, size, groups, threads, places, count)
 
 
-def _memory_name(buffer: int, description: dict, memories) -> str:
-    if buffer == THREADGROUP:
-        return "threadgroup memory"
-    if buffer == NOWHERE:
-        return "memory of no buffer"
+def _position(group: int, grid) -> Tuple[int, int, int]:
+    return group % grid[0], group // grid[0] % grid[1], group // (grid[0] * grid[1])
+
+
+def _memory(record: Record, memories, program: Program) -> Tuple[str, Optional[int], int]:
+    """Name of the memory, element, and byte offset from its start."""
+    if record.buffer >= 0:
+        name = _buffer_name(record.buffer, program.description, memories)
+        return name, _element(record.offset, _pointed_bytes(record.buffer, program)), record.offset
+    if record.buffer == THREADGROUP:
+        return _threadgroup_memory(record.offset, program)
+    return "value" if record.kind == 10 else "memory of no buffer", None, record.offset
+
+
+def _element(offset: int, size: int) -> Optional[int]:
+    return offset // size if size else None
+
+
+def _pointed_bytes(buffer: int, program: Program) -> int:
+    for number, parameter in enumerate(program.description["parameters"]):
+        if parameter["kind"] == "buffer" and parameter["index"] == buffer:
+            return program.code.metal_element_bytes(number)
+    return 0
+
+
+def _buffer_name(buffer: int, description: dict, memories) -> str:
     names = [p["name"] for p in description["parameters"] if p["kind"] == "buffer" and p["index"] == buffer]
-    bound = buffer < len(memories) and memories[buffer].address
+    bound = not memories or (buffer < len(memories) and memories[buffer].address)
     return f"buffer {buffer}" + (f" ({names[0]})" if names else "") + ("" if bound else ", which is not bound")
+
+
+def _threadgroup_memory(offset: int, program: Program) -> Tuple[str, Optional[int], int]:
+    """The threadgroup variable or argument at an offset of the threadgroup's memory."""
+    start = (program.description["static_bytes"] + 15) & ~15
+    if offset < program.description["static_bytes"]:
+        name, low, size = _variable(offset, program)
+        if name:
+            return f"threadgroup memory ({name})", (offset - low) // size, offset - low
+    for index, size in enumerate(program.dynamic):
+        if 0 <= offset - start < size:
+            for number, parameter in enumerate(program.description["parameters"]):
+                if parameter["kind"] == "threadgroup" and parameter["index"] == index:
+                    element = _element(offset - start, program.code.metal_element_bytes(number))
+                    return f"threadgroup memory ({parameter['name']})", element, offset - start
+        start += (size + 15) & ~15
+    return "threadgroup memory", None, offset
+
+
+def _variable(offset: int, program: Program) -> Tuple[str, int, int]:
+    """Name, first byte and bytes per element of the threadgroup variable at an offset; "" when it is not known."""
+    section = program.code.metal_threadgroup_start() - program.base
+    answers = _symbolize(program.path, [f"DATA {hex(section + offset)}"])
+    data = answers[0].get("Data", {}) if answers else {}
+    match = re.search(r"__threadgroup_variableI(A[\d_A]*)?.*?Li(\d+)ELi\d+EE", data.get("Name", ""))
+    names = program.description["threadgroup_variables"]
+    if not match or int(match.group(2)) >= len(names):
+        return "", 0, 1
+    count = 1
+    for extent in re.findall(r"\d+", match.group(1) or ""):
+        count *= int(extent)
+    size = max(1, int(data["Size"], 0) // count)
+    return names[int(match.group(2))], int(data["Start"], 0) - section, size
 
 
 @functools.lru_cache(maxsize=None)
@@ -107,23 +206,23 @@ def _symbolizer() -> Optional[str]:
     return next((path for path in map(shutil.which, names) if path), None)
 
 
-def _resolve(path: Path, files: Sequence[str], sites: Sequence[int]) -> Dict[int, str]:
-    """file:line of code offsets, the innermost place in the user's own source; empty without llvm-symbolizer."""
+def _symbolize(path: Path, addresses: Sequence[str]) -> List[dict]:
+    """llvm-symbolizer's answers; none without the tool."""
     tool = _symbolizer()
-    if not tool or not sites:
-        return {}
-    addresses = [hex(site - 1) for site in sites]  # a return address belongs to the call before it
-    done = run([tool, f"--obj={path}", "--output-style=JSON", *addresses])
+    if not tool or not addresses:
+        return []
+    done = run([tool, f"--obj={path}", "--no-demangle", "--output-style=JSON"], input="\n".join(addresses) + "\n")
     try:
-        answers = json.loads(done.stdout)
+        return [json.loads(line) for line in done.stdout.splitlines() if line.strip()]
     except ValueError:
-        return {}
-    return {
-        site: place
-        for site, answer in zip(sites, answers)
-        for place in [_place(answer.get("Symbol", []), files)]
-        if place
-    }
+        return []
+
+
+def resolve(program: Program, sites: Sequence[int]) -> Dict[int, str]:
+    """file:line of code offsets, the innermost place in the user's own source; empty without llvm-symbolizer."""
+    answers = _symbolize(program.path, [hex(s - 1) for s in sites])  # a return address belongs to the call before it
+    places = [_place(answer.get("Symbol", []), program.code.files) for answer in answers]
+    return {site: place for site, place in zip(sites, places) if place}
 
 
 def _place(frames: List[dict], files: Sequence[str]) -> str:

@@ -5,30 +5,58 @@ from __future__ import annotations
 import ctypes
 import operator
 import os
-from typing import NamedTuple, Optional, Sequence, Tuple
+from typing import NamedTuple, Optional, Sequence, Tuple, Union
 
 from . import findings
-from .buffers import bind
+from .buffers import UNBOUND, bind
+from .counters import Counting, Profile
 from .errors import LaunchError
 from .findings import Finding
 
-MAX_BUFFERS, MAX_THREADS, MAX_FINDINGS, MAX_WORKERS = 31, 1024, 256, 256
+MAX_BUFFERS, MAX_THREADS, MAX_FINDINGS, MAX_WORKERS = 31, 1024, 4096, 256
 THREADGROUP_LIMIT = 32768
 
 
 class LaunchReport(NamedTuple):
     """What a launch did: threadgroups run, barriers passed (once per threadgroup), 8x8x8 matrix products (once per SIMD
-    group), other SIMD-group operations (once per lane), and what the checker found."""
+    group), other SIMD-group operations (once per lane), what the checker found, the counters of a profiled launch."""
 
     threadgroups: int
     barriers: int
     matrix_products: int
     lane_operations: int
     findings: Tuple[Finding, ...]
+    profile: Optional[Profile] = None
+
+
+class Settings(NamedTuple):
+    """How to launch; see Kernel.launch."""
+
+    order: Union[str, int]
+    check: bool
+    threadgroup_memory: Optional[Sequence[int]]
+    workers: Optional[int]
+    timeout: Optional[float]
+    check_written: Union[bool, Sequence[int]]
+    check_nan: bool
+    count: bool = False
+
+    def mode(self, kernel: str) -> str:
+        """Which build of the kernel it takes. Raises LaunchError for settings of a wrong type."""
+        for name in ("check", "check_nan"):
+            if not isinstance(getattr(self, name), bool):
+                raise LaunchError(f"kernel {kernel}: {name} is True or False, not {getattr(self, name)!r}")
+        if self.timeout is not None and not (isinstance(self.timeout, (int, float)) and self.timeout > 0):
+            raise LaunchError(f"kernel {kernel}: timeout is a number of seconds above 0 or None, not {self.timeout!r}")
+        if self.count:
+            return "count"
+        if self.check_nan:
+            return "nan"
+        return "check" if self.check or self.check_written is not False else "run"
 
 
 class _Region(ctypes.Structure):
-    _fields_ = [("address", ctypes.c_uint64), ("low", ctypes.c_uint64), ("high", ctypes.c_uint64)]
+    _fields_ = [(name, ctypes.c_uint64) for name in ("address", "low", "high", "read_only")]
 
 
 class _Request(ctypes.Structure):
@@ -42,7 +70,10 @@ class _Request(ctypes.Structure):
         ("order", ctypes.c_uint32),
         ("check", ctypes.c_uint32),
         ("granule", ctypes.c_uint32),
+        ("nan", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint32),
         ("seed", ctypes.c_uint64),
+        ("timeout", ctypes.c_double),
         ("static_bytes", ctypes.c_uint64),
         ("dynamic_bytes", ctypes.c_uint64 * MAX_BUFFERS),
         ("buffers", _Region * MAX_BUFFERS),
@@ -51,7 +82,12 @@ class _Request(ctypes.Structure):
         ("collectives", ctypes.c_uint64),
         ("finding_count", ctypes.c_uint32),
         ("failed", ctypes.c_uint32),
+        ("failed_group", ctypes.c_uint64),
+        ("sites", ctypes.c_uint32 * 2),
+        ("code", ctypes.c_uint64),
+        ("written", ctypes.c_void_p * MAX_BUFFERS),
         ("findings", ctypes.POINTER(findings.Record)),
+        ("counters", ctypes.c_void_p),
         ("message", ctypes.c_char * 1024),
     ]
 
@@ -96,32 +132,70 @@ def _threadgroup_arguments(kernel: str, description: dict, sizes: Optional[Seque
     return sizes
 
 
-def launch(name, loaded, buffers, grid, threads, order, check, threadgroup_memory, workers) -> LaunchReport:
+def _request(name: str, kernel, memories, writable, grid, threads, settings: Settings, mode: str) -> _Request:
+    """Everything but what the checker fills."""
+    _, code, _, description = kernel
+    request = _Request(entry=ctypes.cast(code.metal_entry, ctypes.c_void_p), grid=grid, threads=threads)
+    request.check, request.nan = mode in ("check", "nan"), mode == "nan"
+    request.order, request.seed = _order(name, settings.order)
+    request.workers = _worker_count(settings.workers, grid[0] * grid[1] * grid[2])
+    request.granule = 1 if description["byte_accesses"] else 2
+    request.static_bytes = description["static_bytes"]
+    request.timeout = settings.timeout or 0
+    for i in range(MAX_BUFFERS):
+        memory = memories[i] if i < len(memories) else UNBOUND
+        request.buffers[i] = _Region(memory.address, memory.low, memory.high, i not in writable)
+    return request
+
+
+def _to_be_written(name: str, settings: Settings, writable, memories) -> Sequence[int]:
+    """Buffers whose elements must all be written."""
+    if isinstance(settings.check_written, bool):
+        return sorted(i for i in writable if memories[i].address) if settings.check_written else []
+    chosen = list(settings.check_written)
+    for i in chosen:
+        if i not in writable or not memories[i].address:
+            raise LaunchError(f"kernel {name}: check_written names buffer {i!r}, which the kernel cannot write")
+    return chosen
+
+
+def launch(name, kernel, buffers, grid, threads, settings: Settings) -> LaunchReport:
     """See Kernel.launch."""
-    runtime, code, path, description = loaded
+    runtime, code, path, description = kernel
+    mode = settings.mode(name)
     grid, threads = _three(name, "grid", grid), _three(name, "threads", threads)
     total, limit = threads[0] * threads[1] * threads[2], min(MAX_THREADS, description["max_threads"])
     if total > limit:
         raise LaunchError(f"kernel {name}: {total} threads per threadgroup; the limit is {limit}")
-    memories, _ = bind(name, description["parameters"], description["gates"], buffers)
-    dynamic = _threadgroup_arguments(name, description, threadgroup_memory)
-    request = _Request(entry=ctypes.cast(code.metal_entry, ctypes.c_void_p), grid=grid, threads=threads, check=check)
-    request.order, request.seed = _order(name, order)
-    request.workers = _worker_count(workers, grid[0] * grid[1] * grid[2])
-    request.granule = 1 if description["byte_accesses"] else 2
-    request.static_bytes = description["static_bytes"]
+    memories, writable = bind(name, description["parameters"], description["gates"], buffers)
+    dynamic = _threadgroup_arguments(name, description, settings.threadgroup_memory)
+    request = _request(name, kernel, memories, writable, grid, threads, settings, mode)
     for i, size in enumerate(dynamic):
         request.dynamic_bytes[i] = size
-    for i, memory in enumerate(memories):
-        request.buffers[i] = _Region(memory.address, memory.low, memory.high)
-    records = (findings.Record * MAX_FINDINGS)() if check else None
-    if check:
-        request.findings = records
-    if grid[0] * grid[1] * grid[2] and runtime.metal_launch(ctypes.byref(request)):
-        raise LaunchError(f"kernel {name}: the machine has no memory or threads left for the simulation")
-    found = findings.read(request, records, memories, description, path, code, grid) if check else ()
-    if request.failed:
-        places = "".join(f"\n{f}" for f in found[:5])
-        raise LaunchError(f"kernel {name}, {request.message.decode(errors='replace')}{places}")
+    records, cells = (findings.Record * (MAX_FINDINGS if request.check else 0))(), {}
+    request.findings = records
+    for i in _to_be_written(name, settings, writable, memories):
+        cells[i] = (ctypes.c_ubyte * ((memories[i].high - memories[i].low) // request.granule + 2))()
+        request.written[i] = ctypes.addressof(cells[i])
     groups = grid[0] * grid[1] * grid[2]
-    return LaunchReport(groups, request.barriers, request.products, request.collectives, found)
+    counting = Counting(description, memories, groups) if mode == "count" else None
+    request.counters = counting and counting.address
+    if groups and runtime.metal_launch(ctypes.byref(request)):
+        raise LaunchError(f"kernel {name}: the machine has no memory or threads left for the simulation")
+    program = findings.Program(path, code, description, request.code, tuple(dynamic))
+    found = findings.read(request, records, memories, program, grid)
+    if request.failed:
+        raise LaunchError(f"kernel {name}, {_failure(request, program)}" + "".join(f"\n{f}" for f in found[:5]), found)
+    missing = (findings.unwritten(i, memories[i], bytes(c), request.granule, program) for i, c in cells.items())
+    found += tuple(finding for finding in missing if finding)
+    memory = description["static_bytes"] + sum((n + 15) & ~15 for n in dynamic)
+    profile = counting and counting.profile(runtime, name, grid, threads, memory)
+    return LaunchReport(groups, request.barriers, request.products, request.collectives, found, profile)
+
+
+def _failure(request: _Request, program: findings.Program) -> str:
+    """Why the launch failed, and at which lines."""
+    sites = [site for site in request.sites if site]
+    places = findings.resolve(program, sites)
+    where = " and ".join(dict.fromkeys(places[site] for site in sites if site in places))
+    return request.message.decode(errors="replace") + (f", at {where}" if where else "")

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from typing import List, Mapping, Optional, Sequence, Tuple
+from typing import List, Mapping, Optional, Sequence, Tuple, Union
 
 from . import cache, check
 from .compile import THREADGROUP_LIMIT, compile_kernel, runtime
 from .constants import near, spell_constants
+from .counters import Profile
 from .declarations import Declarations, read_declarations
-from .errors import CompileError, Diagnostic, LaunchError
-from .launch import LaunchReport, launch
+from .errors import CompileError, Diagnostic
+from .launch import LaunchReport, Settings, launch
 from .source import preprocess, read_source, user_tokens
 from .toolchain import find_clang
 
@@ -58,10 +59,10 @@ class Library:
         """
         return Kernel(self, host_name, dict(constants or {}))
 
-    def _build(self, host_name: str, constants: Mapping[str, object], checking: bool) -> Tuple[str, dict]:
+    def _build(self, host_name: str, constants: Mapping[str, object], mode: str) -> Tuple[str, dict]:
         """Name of the compiled kernel in the cache, and its description. A hit runs no clang."""
         typed = sorted((name, type(value).__name__, repr(value)) for name, value in constants.items())
-        name = "kernel-" + cache.key(self.clang.version, self._digest, host_name, typed, checking)
+        name = "kernel-" + cache.key(self.clang.version, self._digest, host_name, typed, mode)
         known = cache.read(name)
         if known is None or not (cache.folder() / f"{name}.so").exists():
             kernels = self._declarations.kernels()
@@ -69,7 +70,7 @@ class Library:
                 raise CompileError(f"no kernel {host_name!r} in {self.source.path}{near(host_name, list(kernels))}")
             values = spell_constants(self._declarations.constants, constants)
             known = compile_kernel(
-                self.clang, self.source, self._text, self._declarations, kernels[host_name], values, checking, name
+                self.clang, self.source, self._text, self._declarations, kernels[host_name], values, mode, name
             )
             known["gates"] = {p["gate"]: bool(constants.get(p["gate"], True)) for p in known["parameters"] if p["gate"]}
             cache.write(name, known)
@@ -82,18 +83,18 @@ class Kernel:
     def __init__(self, library: Library, host_name: str, constants: Mapping[str, object]):
         self.name = host_name
         self._library, self._constants = library, constants
-        self._loaded = {False: self._load(False)}
+        self._loaded = {"run": self._load("run")}
 
-    def _load(self, checking: bool):
+    def _load(self, mode: str):
         runtime_library = runtime(self._library.clang)
-        name, description = self._library._build(self.name, self._constants, checking)
+        name, description = self._library._build(self.name, self._constants, mode)
         path = cache.folder() / f"{name}.so"
         try:
             code = ctypes.CDLL(str(path))
         except OSError as error:
             raise CompileError(f"the compiled kernel {path} does not load: {error}") from None
         code.files = [str(file) for file in self._library.source.files]
-        code.metal_static_bytes.restype = ctypes.c_uint64
+        code.metal_static_bytes.restype = code.metal_threadgroup_start.restype = ctypes.c_uint64
         used = code.metal_static_bytes()
         if used > THREADGROUP_LIMIT:
             raise CompileError(
@@ -104,12 +105,12 @@ class Kernel:
     @property
     def threadgroup_bytes(self) -> int:
         """Bytes of threadgroup variables (without [[threadgroup(n)]] arguments)."""
-        return self._loaded[False][3]["static_bytes"]
+        return self._loaded["run"][3]["static_bytes"]
 
     @property
     def parameters(self) -> Tuple[dict, ...]:
         """Its parameters in order: name, kind (buffer, threadgroup or a position), index, constant, gate."""
-        return tuple(dict(p) for p in self._loaded[False][3]["parameters"])
+        return tuple(dict(p) for p in self._loaded["run"][3]["parameters"])
 
     def launch(
         self,
@@ -120,19 +121,45 @@ class Kernel:
         check: bool = False,
         threadgroup_memory: Optional[Sequence[int]] = None,
         workers: Optional[int] = None,
+        timeout: Optional[float] = 60,
+        check_written: Union[bool, Sequence[int]] = False,
+        check_nan: bool = False,
     ) -> LaunchReport:
         """Runs the kernel over a grid of threadgroups; buffers are read and written in place.
 
         buffers: by buffer index: torch CPU tensor (any strides), NumPy array, bytes (constant data), None (unbound)
         grid: threadgroups (x, y, z); threads: threads per threadgroup (x, y, z), at most 1024 in all
         order: "forward", "reverse" or an int seed: the order of a group's threads and of the groups
-        check: with the race and bounds checker; non-empty `findings` of the report mean trouble
+        check: with the checker; non-empty `findings` of the report mean trouble
         threadgroup_memory: bytes of the [[threadgroup(n)]] arguments by n
         workers: cores to use, all by default
-        Raises LaunchError for wrong arguments, and for a kernel that diverges, deadlocks or faults.
+        timeout: seconds of processor time that one threadgroup may take; None for any
+        check_written: a finding for elements never written, of these buffers (True: of all that the kernel may write);
+            implies check
+        check_nan: a finding where a thread first makes a NaN out of numbers, or of memory or a variable that nobody
+            set; implies check
+        Raises LaunchError for wrong arguments, and for a kernel that diverges, deadlocks, faults or does not end.
         """
-        if check not in self._loaded:
-            if not isinstance(check, bool):
-                raise LaunchError(f"check is True or False, not {check!r}")
-            self._loaded[check] = self._load(check)
-        return launch(self.name, self._loaded[check], buffers, grid, threads, order, check, threadgroup_memory, workers)
+        settings = Settings(order, check, threadgroup_memory, workers, timeout, check_written, check_nan)
+        return self._launch(buffers, grid, threads, settings)
+
+    def profile(
+        self,
+        buffers: Sequence,
+        grid: Sequence[int],
+        threads: Sequence[int],
+        order="forward",
+        threadgroup_memory: Optional[Sequence[int]] = None,
+        workers: Optional[int] = None,
+        timeout: Optional[float] = 600,
+    ) -> Profile:
+        """Runs the kernel as launch does, and counts instructions and memory traffic; see counters.Profile, and
+        cost_model.predict for what they mean in time. Arguments and errors are those of launch."""
+        settings = Settings(order, False, threadgroup_memory, workers, timeout, False, False, count=True)
+        return self._launch(buffers, grid, threads, settings).profile
+
+    def _launch(self, buffers, grid, threads, settings: Settings) -> LaunchReport:
+        mode = settings.mode(self.name)
+        if mode not in self._loaded:
+            self._loaded[mode] = self._load(mode)
+        return launch(self.name, self._loaded[mode], buffers, grid, threads, settings)

@@ -5,36 +5,15 @@ from __future__ import annotations
 import difflib
 from typing import Iterator, List, Tuple
 
+from .attributes import ATTRIBUTES
 from .declarations import MAX_BUFFERS, Declarations, Function, Parameter, host_name, read_attributes
 from .errors import Diagnostic
+from .names import unknown_names
 from .rewrite import POSITIONS, threadgroup_variable_at
+from .rules import RULES
 from .source import Source, token_column
 from .tokens import Token, matching, matching_angle
 
-ATTRIBUTES = set(POSITIONS) | {
-    "buffer",
-    "threadgroup",
-    "host_name",
-    "kernel",
-    "function_constant",
-    "max_total_threads_per_threadgroup",
-    "texture",
-    "sampler",
-    "id",
-    "visible",
-    "stitchable",
-    "user",
-    "maybe_unused",
-    "nodiscard",
-    "fallthrough",
-    "deprecated",
-    "required_threads_per_threadgroup",
-    "grid_origin",
-    "grid_size",
-    "stage_in",
-    "user_annotation",
-    "function_groups",
-}
 _VECTOR_POSITIONS = {
     "thread_position_in_grid",
     "thread_position_in_threadgroup",
@@ -42,6 +21,8 @@ _VECTOR_POSITIONS = {
     "threadgroups_per_grid",
     "threads_per_threadgroup",
     "threads_per_grid",
+    "grid_origin",
+    "grid_size",
     "dispatch_threads_per_threadgroup",
 }
 _COUNTS = {f"{scalar}{n}": (scalar, int(n or 1)) for scalar in ("uint", "ushort") for n in ("", "2", "3")}
@@ -73,7 +54,17 @@ _FORBIDDEN = {
 def lint(source: Source, declarations: Declarations) -> List[Diagnostic]:
     """Every rule over one file with its includes; columns are those of the preprocessed text's tokens, mapped back."""
     found: List[Diagnostic] = list(_ascii(source))
-    rules = (_attributes, _words, _kernels, _host_names, _threadgroup_variables, _calls, _lambdas)
+    rules = (
+        _attributes,
+        _words,
+        _kernels,
+        _host_names,
+        _threadgroup_variables,
+        _calls,
+        _lambdas,
+        *RULES,
+        unknown_names,
+    )
     for rule in rules:
         for token, severity, message in rule(declarations):
             found.append(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import Callable, Dict, List, NamedTuple, Optional, Set, Tuple
 
+from .comparisons import comparison_edits
 from .constructors import Edit, constructor_edits
 from .declarations import Constant, Declarations, Function, Instantiation, Parameter, read_attributes
+from .functions import function_edits
 from .members import member_edits
 from .tokens import OPEN, Token, matching, spell, split
 
@@ -16,6 +18,8 @@ POSITIONS = {
     "threadgroups_per_grid": "::metal::__shape(c->shape, 3)",
     "threads_per_threadgroup": "::metal::__shape(c->shape, 6)",
     "dispatch_threads_per_threadgroup": "::metal::__shape(c->shape, 6)",
+    "grid_origin": "::metal::__origin()",
+    "grid_size": "::metal::__threads_per_grid(c->shape)",
     "threads_per_grid": "::metal::__threads_per_grid(c->shape)",
     "simdgroups_per_threadgroup": "::metal::__shape(c->shape, 9)",
     "dispatch_simdgroups_per_threadgroup": "::metal::__shape(c->shape, 9)",
@@ -77,6 +81,7 @@ def for_run(
     optional = {tokens[i + 2].text for i in range(len(tokens) - 2) if tokens[i].text == "is_function_constant_defined"}
     for constant in declarations.constants:
         edits.append(_replace(tokens, constant.start, constant.end, _definition(constant, constants, optional)))
+    edits += _derived(declarations, {c.name for c in declarations.constants} - set(constants) - optional)
     edits += _definedness(tokens, lambda name: "true" if name in constants else "false")
     for instantiation in declarations.instantiations:
         edits.append(_replace(tokens, instantiation.start, instantiation.end, ""))
@@ -85,6 +90,26 @@ def for_run(
             edits.append(Edit(tokens[function.start].start, tokens[function.start].start, "static "))
     rewritten = _apply(text, edits)
     return rewritten._replace(text=rewritten.text + _entry(kernel))
+
+
+def _derived(declarations: Declarations, unset: Set[str]) -> List[Edit]:
+    """Constants computed from function constants without a value have none either."""
+    tokens, edits, roots = declarations.tokens, [], {name: name for name in unset}
+    for start, end, _ in declarations.statements:
+        words = [t.text for t in tokens[start:end]]
+        if "=" not in words or "__constant" not in words[: words.index("=")] or "function_constant" in words:
+            continue
+        equals = words.index("=")
+        root = next((roots[word] for word in words[equals:] if word in roots), None)
+        if "(" in words[:equals] or "{" in words[:equals]:
+            continue
+        if root is not None and tokens[start + equals - 1].kind == "identifier":
+            name = words[equals - 1]
+            roots[name] = root
+            kind = " ".join(w for w in words[: equals - 1] if w not in ("__constant", "const", "static", "constexpr"))
+            text = f'extern __constant const {kind} {name} __asm__("metal_unset_{root}");'
+            edits.append(_replace(tokens, start, end, text))
+    return edits
 
 
 def _definedness(tokens: List[Token], answer: Callable[[str], str]) -> List[Edit]:
@@ -106,7 +131,7 @@ def _definition(constant: Constant, values: Dict[str, str], optional) -> str:
 
 def _common_edits(text: str, declarations: Declarations, limit: bool = False) -> List[Edit]:
     tokens = declarations.tokens
-    edits = constructor_edits(tokens)
+    edits = comparison_edits(tokens) + function_edits(tokens) + constructor_edits(tokens)
     for token in tokens:
         if token.kind == "number" and token.text.lower().endswith("bf") and not token.text.lower().startswith("0x"):
             edits.append(Edit(token.start, token.end, f"bfloat({token.text[:-2]}f)"))
@@ -119,20 +144,29 @@ def _common_edits(text: str, declarations: Declarations, limit: bool = False) ->
             edits.append(_replace(tokens, first, last, ""))
         variables = threadgroup_variables(tokens, function, number)
         number += sum(len(v.names) for v in variables)
-        total = ""
+        totals: List[Tuple[int, str]] = []  # the block that sees it (its brace), and its name
         for variable in variables:
             check = ""
-            if limit and _depth(tokens, function.body, variable.start) == 1:  # constants of inner blocks end with them
-                total, check = _limit(variable, total)
+            if limit:
+                blocks = _blocks(tokens, function.body, variable.start)
+                before = next((name for block, name in reversed(totals) if block in blocks), "")
+                name, check = _limit(variable, before)
+                totals.append((blocks[-1], name))
             edits.append(_replace(tokens, variable.start, variable.end, variable.text + check))
             inside = (tokens[variable.start].start, tokens[variable.end].end)
             edits = [e for e in edits if e is edits[-1] or not inside[0] <= e.start < inside[1]]
     return edits
 
 
-def _depth(tokens: List[Token], start: int, index: int) -> int:
-    texts = [t.text for t in tokens[start:index]]
-    return texts.count("{") - texts.count("}")
+def _blocks(tokens: List[Token], start: int, index: int) -> List[int]:
+    """Opening braces of the blocks around a token, outermost first."""
+    found: List[int] = []
+    for i in range(start, index):
+        if tokens[i].text == "{":
+            found.append(i)
+        elif tokens[i].text == "}":
+            found.pop()
+    return found
 
 
 def _limit(variable: ThreadgroupVariable, total: str) -> Tuple[str, str]:
@@ -251,9 +285,9 @@ def _replace(tokens: List[Token], first: int, last: int, text: str) -> Edit:
 
 
 def _apply(text: str, edits: List[Edit]) -> Rewritten:
-    """Applies edits, innermost dropped where they overlap; every line keeps its number."""
+    """Applies edits, innermost dropped where they overlap, insertions first; every line keeps its number."""
     parts, position, kept = [], 0, []
-    for edit in sorted(edits, key=lambda e: (e.start, -e.end)):
+    for edit in sorted(edits, key=lambda e: (e.start, e.start != e.end, -e.end)):
         if edit.start < position:
             continue
         replaced = text[edit.start : edit.end]

@@ -83,7 +83,7 @@ def user_tokens(text: str) -> List[Token]:
 
 
 MARKER = re.compile(r'^# (\d+) "((?:[^"\\]|\\.)*)"')
-_DIAGNOSTIC = re.compile(r"^(.+?):(\d+):(\d+): (fatal error|error|warning|note): (.*)$")
+_DIAGNOSTIC = re.compile(r"^(.+?):(\d+):(\d+):(?:\{[^ ]*\}:)? (fatal error|error|warning|note): (.*)$")
 _SPACES = [
     ("__global", "device"),
     ("__constant", "constant"),
@@ -116,6 +116,7 @@ def metal_words(message: str) -> str:
         r"\1",
         message,
     )
+    message = re.sub(r"static assertion failed due to requirement '.*': (?=.)", "", message)
     return re.sub(r"__attribute__\(\((?:address_space|ext_vector_type)\(.*?\)\)\)", "", message)
 
 

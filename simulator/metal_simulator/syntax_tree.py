@@ -75,7 +75,12 @@ def _space_message(node: Node) -> str:
     if node.kind not in _DECLARED:
         return ""
     match = _NAME_AND_TYPE.match(node.rest)
-    if not match or "__generic" not in match.group(2) or match.group(1).startswith("__"):
+    if (
+        not match
+        or "__generic" not in match.group(2)
+        or match.group(1).startswith("__")
+        or "(__generic *)" in match.group(2)
+    ):
         return ""
     kind = metal_words(match.group(2).replace("__generic ", "").replace("__generic", ""))
     noun = "reference" if kind.rstrip().endswith("&") else "pointer"

@@ -75,7 +75,7 @@ def language_flags(generic: bool) -> List[str]:
     generic: with a generic address space, an unqualified pointer may point anywhere (how kernels are compiled to run);
     without, it is a `thread` pointer and nothing converts (how they are checked).
     """
-    extensions = "-all,+cl_khr_fp16"
+    extensions = "-all,+cl_khr_fp16,+__cl_clang_function_pointers"
     if generic:
         extensions += ",+__opencl_c_generic_address_space,+__opencl_c_program_scope_global_variables"
     return [
@@ -90,6 +90,7 @@ def language_flags(generic: bool) -> List[str]:
         *(f"-D{name}" for name in PREDEFINED),
         f"-I{INCLUDE}",
         "-fno-color-diagnostics",
+        "-fdiagnostics-print-source-range-info",
         "-ferror-limit=0",
         "-Wno-unknown-attributes",
         "-Wno-ignored-attributes",

@@ -1,5 +1,7 @@
 """The checker finds what numbers may miss, and finds nothing in kernels that are right."""
 
+import time
+
 import numpy as np
 import pytest
 from metal_simulator import LaunchError
@@ -36,7 +38,7 @@ def test_missing_barrier(written, order):
     found = findings(written(SUM.replace("BARRIER", "")), [X, np.zeros(64, np.float32)], order=order)
     assert "race: read and write" in kinds(found)
     race = next(f for f in found if f.kind == "race: read and write")
-    assert race.buffer is None and race.memory == "threadgroup memory" and race.threads[0] != race.threads[1]
+    assert race.buffer is None and race.memory == "threadgroup memory (a)" and race.threads[0] != race.threads[1]
     assert any("written.metal:5" in p or "written.metal:7" in p for p in race.places)
 
 
@@ -98,7 +100,8 @@ def test_uninitialised_threadgroup_memory(written):
     text = text.replace("BARRIER", "threadgroup_barrier(mem_flags::mem_threadgroup);")
     out = np.zeros(64, np.float32)
     found = findings(written(text), [X, out], groups=3)
-    assert [(f.kind, f.threads, f.count) for f in found] == [("read of threadgroup memory never written", (8,), 3)]
+    own = [f for f in found if not f.kind.startswith("race between threadgroups")]
+    assert [(f.kind, f.threads, f.count) for f in own] == [("read of threadgroup memory never written", (8,), 3)]
     assert np.isnan(out[8]), "threadgroup memory starts poisoned"
 
 
@@ -129,3 +132,173 @@ def test_same_findings_on_every_number_of_cores(written):
     library = written(SUM.replace("BARRIER", "").replace("out[i]", "out[i % 50]"))
     reports = [findings(library, [X, np.zeros(64, np.float32)], groups=40, workers=w) for w in (1, 2, 4)]
     assert reports[0] and all(r == reports[0] for r in reports)
+
+
+def launch(library, buffers, threads=64, groups=1, **keywords):
+    return library.kernel("f").launch(buffers, (groups, 1, 1), (threads, 1, 1), **keywords)
+
+
+def zeros(count=64):
+    return np.zeros(count, np.float32)
+
+
+@pytest.mark.parametrize("order", ["forward", "reverse", 3])
+def test_race_between_threadgroups(written, order):
+    text = kernel("out[i] = x[i];")
+    found = findings(written(text), [X, zeros()], groups=5, order=order)
+    assert kinds(found) == {"race between threadgroups: two writes"}
+    (race,) = found
+    assert race.threadgroups == ((0, 0, 0), (1, 0, 0)) and race.threads == (0, 0) and race.element == 0
+    assert race.count == 64 and race.places[0].endswith("written.metal:4")
+
+
+def test_race_of_a_read_with_another_threadgroup(written):
+    text = (
+        "kernel void f(device float* out, uint i [[thread_position_in_grid]]) {\n"
+        "if (i % 2) out[i] = 1;\n else out[i] = out[(i + 63) % 256]; }"
+    )
+    found = findings(written(text), [zeros(256)], groups=4)
+    assert "race between threadgroups: read and write" in kinds(found)
+
+
+def test_a_threadgroup_may_read_what_it_wrote(written):
+    text = "kernel void f(device float* out, uint i [[thread_position_in_grid]]) { out[i] = i; out[i] += 1; }"
+    assert not findings(written(text), [zeros(256)], groups=4)
+
+
+@pytest.mark.parametrize(
+    "access, racing", [("atomic_load_explicit(a, memory_order_relaxed)", False), ("*(device uint*)a", True)]
+)
+def test_atomics_race_with_plain_accesses_only(written, access, racing):
+    text = (
+        "kernel void f(device atomic_uint* a, device uint* out, uint i [[thread_position_in_grid]]) {\n"
+        f"if (i == 0) atomic_fetch_add_explicit(a, 1u, memory_order_relaxed);\nout[i] = {access}; }}"
+    )
+    found = findings(written(text), [np.zeros(1, np.uint32), np.zeros(128, np.uint32)], groups=2)
+    expected = {"race: read and write", "race between threadgroups: read and write"}
+    assert kinds(found) == (expected if racing else set())
+
+
+def test_elements_are_those_of_the_parameter(written):
+    text = kernel("out[i + 1] = float4(x[i]);", "device const float* x, device float4* out")
+    (found,) = findings(written(text), [X, zeros(256)])
+    assert (found.element, found.offset, found.size) == (64, 1024, 16)
+
+
+def test_threadgroup_arrays_are_named(written):
+    body = "threadgroup half a[7]; threadgroup float b[64][2];\nout[i] = a[i % 7] + b[i][1];"
+    found = findings(written(kernel(body)), [X, zeros()])
+    assert {(f.memory, f.element) for f in found} == {("threadgroup memory (a)", 0), ("threadgroup memory (b)", 1)}
+
+
+def test_threadgroup_arguments_are_named(written):
+    text = kernel("a[i + 60] = 1; out[i] = b[2 * i];", "device float* out, threadgroup half* a, threadgroup uint* b")
+    found = findings(written(text), [zeros()], threadgroup_memory=[256, 256], threads=32)
+    assert [(f.memory, f.element) for f in found] == [("threadgroup memory (b)", 0)]
+
+
+@pytest.mark.parametrize(
+    "body, misaligned",
+    [
+        ("*(device float4*)(out + 4 * i) = 1;", False),
+        ("*(device float4*)(out + 4 * i + 2) = 1;", True),
+        ("*(device half4*)((device half*)out + 4 * i + 2) = 1;", True),
+        ("*(device float2*)(out + 2 * i + 1) = 1;", True),
+        ("*(device packed_float3*)(out + 3 * i + 1) = float3(1);", False),
+        ("*(device packed_half4*)((device half*)out + 4 * i + 1) = half4(1);", False),
+        ("*(device ulong4*)(out + 8 * (i % 4) + 4) = *(device ulong4*)(out + 64);", True),
+    ],
+)
+def test_misaligned_vectors(written, body, misaligned):
+    room = np.zeros(1024, np.float32)
+    start = -room.ctypes.data % 64 // 4
+    found = findings(written(kernel(body, "device float* out")), [room[start : start + 512]], threads=4)
+    assert kinds(found) == ({"misaligned vector access"} if misaligned else set())
+
+
+def test_far_indices_name_their_buffer(written):
+    text = kernel("out[i] = x[ulong(i + 1) << 35];")
+    (found,) = findings(written(text), [X, zeros()], threads=4)
+    assert found.memory == "buffer 0 (x)" and found.element == 1 << 35 and found.count == 4
+
+
+def test_writes_to_const_buffers(written):
+    (found,) = findings(written(kernel("((device float*)x)[i] = 1;")), [X.copy(), zeros()])
+    assert found.kind == "write to a const buffer" and found.memory == "buffer 0 (x)"
+
+
+def test_elements_never_written(written):
+    library = written(kernel("if (i % 10 != 3) out[i] = x[i];"))
+    (found,) = launch(library, [X, zeros()], check_written=True).findings
+    assert (found.kind, found.memory, found.element, found.count) == ("element never written", "buffer 1 (out)", 3, 7)
+    assert not launch(library, [X, zeros()], check=True).findings
+    with pytest.raises(LaunchError, match="check_written names buffer 0, which the kernel cannot write"):
+        launch(library, [X, zeros()], check_written=[0])
+
+
+def test_elements_never_written_of_strided_arrays(written):
+    library = written(kernel("out[2 * i] = x[i];"))
+    assert not launch(library, [X, zeros(128)[::2]], check_written=[1]).findings
+    (found,) = launch(
+        library, [X, zeros(130).reshape(5, 26)[:, ::2].copy().reshape(-1)[:65]], threads=33, check_written=[1]
+    ).findings
+    assert found.count == 32
+
+
+@pytest.mark.parametrize(
+    "body, line",
+    [
+        ("float y =\nsqrt(x[i] - 9);\nout[i] = y + 1;", 5),
+        ("float y = (x[i] + 1) / 0.0f;\ny = y -\ny;\nout[i] = y;", 5),
+        ("float2 y = float2(x[i], 1) /\nfloat2(0, 1);\nout[i] = y.x + y.y;", 4),
+        ("simdgroup_float8x8 a, c;\nsimdgroup_load(a, x, 8);\nsimdgroup_multiply_accumulate(c, a, a, c);\n"
+         "simdgroup_store(c, out, 8);", 6),
+        ("float y;\nfor (int k = 0; k < int(x[i]); k++)\ny += 1;\nout[i] = y;", 7),
+    ],
+)  # fmt: skip
+def test_nan(written, body, line):
+    library = written(kernel(body))
+    assert not launch(library, [X, zeros()], threads=32, check=True).findings
+    found = launch(library, [X, zeros()], threads=32, check_nan=True).findings
+    assert kinds(found) <= {"NaN made from numbers", "NaN written"} and len(found) == 1
+    assert found[0].places[0].endswith(f"written.metal:{line}")
+
+
+def test_no_nan(written):
+    assert not launch(written(kernel("out[i] = exp(x[i]) + INFINITY;")), [X, zeros()], check_nan=True).findings
+
+
+def test_divergence_names_both_lines(written):
+    text = kernel("if (i % 2)\nout[i] = simd_sum(x[i]);\nelse\nout[i] = simd_sum(x[i] + 1);")
+    with pytest.raises(LaunchError, match=r"another simd_sum, at .*written.metal:[57] and .*written.metal:[57]"):
+        launch(written(text), [X, zeros()])
+
+
+@pytest.mark.parametrize("check", [False, True])
+@pytest.mark.parametrize(
+    "body, line",
+    [
+        ("while (true) {}", 4),
+        ("uint n = 0;\nwhile (x[0] == 0)\nout[1] = n++;", 6),
+        ("while (true)\nthreadgroup_barrier(mem_flags::mem_none);", 5),
+        ("while (true)\nout[i] = simd_sum(out[i]);", 5),
+    ],
+)
+def test_endless_kernels_are_stopped(written, body, line, check):
+    start = time.monotonic()
+    with pytest.raises(LaunchError, match=r"threadgroup \(0, 0, 0\): thread \d+: stopped after 0.2 seconds") as error:
+        launch(written(kernel(body)), [X, zeros()], groups=3, check=check, timeout=0.2)
+    assert any(f"written.metal:{n}" in str(error.value) for n in (line, line - 1)) and time.monotonic() - start < 60
+
+
+@pytest.mark.parametrize("timeout", [0, -1, "long"])
+def test_wrong_timeout(written, timeout):
+    with pytest.raises(LaunchError, match="timeout is a number of seconds above 0"):
+        launch(written(kernel("out[i] = x[i];")), [X, zeros()], timeout=timeout)
+
+
+def test_findings_are_bounded_and_the_same_on_every_number_of_cores(written):
+    lines = "\n".join(f"out[(i + {n}) % 64] = {n};" for n in range(300))
+    library = written(kernel(lines))
+    reports = [findings(library, [X, zeros()], groups=6, workers=w) for w in (1, 3)]
+    assert 100 < len(reports[0]) <= 256 and reports[0] == reports[1]

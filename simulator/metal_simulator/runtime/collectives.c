@@ -128,11 +128,13 @@ static void require_all(const Simdgroup* s, uint32_t kind) {
   uint32_t needed = kind == PRODUCT_8X8 ? UINT32_MAX : s->all;
   if (s->arrived == needed) return;
   Worker* w = s->threads[0].worker;
+  w->sites[0] = s->site;
   metal_fail(w, "SIMD group %ld is at %s with %d of 32 lanes: the others do not exist or have left the kernel",
              (long)(s - w->simdgroups), names[kind], __builtin_popcount(s->arrived));
 }
 
 void metal_complete(Simdgroup* s) {
+  if (s->threads[0].worker->counters) metal_counters_meet(s);
   uint32_t kind = s->operation & 0xFF, type = s->operation >> 8, active = s->arrived;
   if (kind == PRODUCT_8X8 || kind == SIMD_BARRIER) require_all(s, kind);
   if (kind == SIMD_BARRIER) {
@@ -142,6 +144,7 @@ void metal_complete(Simdgroup* s) {
   } else if (kind == PRODUCT_8X8) {
     s->threads[0].worker->products++;
     multiply_accumulate(s);
+    if (s->threads[0].worker->launch->request->nan) metal_check_products(s);
   } else if (kind <= XOR) {
     reduce(s, kind, type, active, LANES);
   } else if (kind <= PREFIX_EXCLUSIVE_PRODUCT) {

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 
 static pthread_mutex_t pool_lock = PTHREAD_MUTEX_INITIALIZER;
 static Worker* pool;
@@ -46,10 +47,13 @@ static void give_worker(Worker* w) {
 _Noreturn void metal_fail(Worker* w, const char* format, ...) {
   Launch* launch = w->launch;
   Request* request = launch->request;
+  w->busy = 1;
   pthread_mutex_lock(&launch->lock);
   if (w->ordinal < launch->failed_ordinal) {
     launch->failed_ordinal = w->ordinal;
     request->failed = 1;
+    request->failed_group = w->group;
+    for (int i = 0; i < 2; i++) request->sites[i] = w->sites[i] ? (uintptr_t)w->sites[i] - launch->code_low : 0;
     int used = snprintf(request->message, sizeof request->message, "threadgroup (%u, %u, %u): ", w->shape[0], w->shape[1],
                         w->shape[2]);
     va_list arguments;
@@ -58,6 +62,7 @@ _Noreturn void metal_fail(Worker* w, const char* format, ...) {
     va_end(arguments);
   }
   pthread_mutex_unlock(&launch->lock);
+  w->busy = 0;
   atomic_store(&launch->stop, 1);
   siglongjmp(w->recover, 1);
 }
@@ -120,11 +125,15 @@ static uint32_t* permute(uint64_t count, uint64_t seed) {
 static int find_code(struct dl_phdr_info* info, size_t size, void* data) {
   Launch* launch = data;
   uintptr_t entry = (uintptr_t)launch->request->entry, high = 0;
-  for (int i = 0; i < info->dlpi_phnum; i++)
-    if (info->dlpi_phdr[i].p_type == PT_LOAD && info->dlpi_phdr[i].p_vaddr + info->dlpi_phdr[i].p_memsz > high)
-      high = info->dlpi_phdr[i].p_vaddr + info->dlpi_phdr[i].p_memsz;
+  for (int i = 0; i < info->dlpi_phnum; i++) {
+    const ElfW(Phdr)* part = &info->dlpi_phdr[i];
+    uintptr_t low = info->dlpi_addr + part->p_vaddr;
+    if (part->p_type != PT_LOAD) continue;
+    if (part->p_vaddr + part->p_memsz > high) high = part->p_vaddr + part->p_memsz;
+    if (part->p_flags & PF_X && entry - low < part->p_memsz) launch->text_low = low, launch->text_high = low + part->p_memsz;
+  }
   if (entry < info->dlpi_addr || entry >= info->dlpi_addr + high) return 0;
-  launch->code_low = info->dlpi_addr;
+  launch->code_low = launch->request->code = info->dlpi_addr;
   launch->code_high = info->dlpi_addr + high;
   return 1;
 }
@@ -144,7 +153,8 @@ static int start_workers(Launch* launch, Worker** workers, pthread_t* handles) {
     if (!w) break;
     w->launch = launch;
     w->barriers = w->products = w->collectives = 0;
-    if ((request->check && metal_shadow_open(w)) || pthread_create(&handles[count], NULL, work, w)) {
+    w->counters = NULL;
+    if ((request->check && metal_shadow_open(w)) || (request->counters && metal_counters_open(w)) || pthread_create(&handles[count], NULL, work, w)) {
       give_worker(w);
       break;
     }
@@ -153,11 +163,48 @@ static int start_workers(Launch* launch, Worker** workers, pthread_t* handles) {
   return count;
 }
 
+typedef struct { uint64_t ordinal; double since; } Progress;
+
+static double seconds(const struct timespec* t) { return t->tv_sec + t->tv_nsec * 1e-9; }
+
+// Stops a worker whose threadgroup has had its share of processor time; time spent waiting for a core does not count.
+static void watch(Launch* launch, Worker* w, pthread_t handle, Progress* seen) {
+  clockid_t clock;
+  struct timespec now;
+  if (pthread_getcpuclockid(handle, &clock) || clock_gettime(clock, &now)) return;
+  if (seen->ordinal != w->ordinal) {
+    seen->ordinal = w->ordinal;
+    seen->since = seconds(&now);
+  } else if (seconds(&now) - seen->since > launch->request->timeout) {
+    pthread_kill(handle, STOP_SIGNAL);
+  }
+}
+
+static void join_workers(Launch* launch, Worker** workers, pthread_t* handles, int count) {
+  Progress seen[256] = {0};
+  double limit = launch->request->timeout;
+  for (int i = 0; i < count; i++) {
+    if (limit <= 0) {
+      pthread_join(handles[i], NULL);
+      continue;
+    }
+    for (;;) {
+      struct timespec until;
+      clock_gettime(CLOCK_REALTIME, &until);
+      until.tv_nsec += limit < 1 ? 20000000 : 100000000;
+      if (until.tv_nsec >= 1000000000) until.tv_nsec -= 1000000000, until.tv_sec++;
+      if (!pthread_timedjoin_np(handles[i], NULL, &until)) break;
+      for (int j = i; j < count; j++) watch(launch, workers[j], handles[j], &seen[j]);
+    }
+  }
+}
+
 static void finish_worker(Request* request, Worker* w) {
   request->barriers += w->barriers;
   request->products += w->products;
   request->collectives += w->collectives;
   if (request->check) metal_shadow_close(w);
+  if (request->counters) metal_counters_close(w);
   give_worker(w);
 }
 
@@ -173,8 +220,9 @@ int metal_launch(Request* request) {
   pthread_t handles[256];
   metal_faults_acquire();
   int count = start_workers(&launch, workers, handles);
-  for (int i = 0; i < count; i++) pthread_join(handles[i], NULL);
+  join_workers(&launch, workers, handles, count);
   metal_faults_release();
+  if (request->check) metal_find_races_between_groups(&launch, workers, count);
   for (int i = 0; i < count; i++) finish_worker(request, workers[i]);
   if (request->check) metal_copies_close(&launch);
   free(launch.permutation);

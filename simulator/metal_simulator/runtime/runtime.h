@@ -2,6 +2,7 @@
 #pragma once
 #include <pthread.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -28,6 +29,7 @@ typedef struct {
   Simdgroup* simdgroup;
   uint32_t lane, lane_bit;
   uint32_t element;  // first of this lane's two elements in a row-major 8x8 matrix
+  uint32_t met_nan;  // its first NaN is reported; the others follow from it
   Context context;
 } Thread;
 
@@ -61,30 +63,58 @@ struct Worker {
   sigjmp_buf recover;       // where a failed threadgroup is abandoned
   uintptr_t fault_address;  // set by the signal handler before it leaves through `recover`
   int fault_signal;
+  volatile int busy;        // holds a lock: not to be abandoned now
+  const void* sites[2];     // return addresses of the calls that metal_fail is about
   uint32_t guarded_stacks;
   char *stacks, *arena, *signal_stack;
   uint64_t threadgroup_arguments[MAX_BUFFERS];
   uint32_t shape[12];
   struct Shadow* shadow;    // checker state, only in checking launches
+  struct WorkerCounters* counters;  // only in counting launches
   Worker* next;             // free list
 };
 
 typedef void (*Entry)(const Context*);
 
-typedef struct { uint64_t address, low, high; } Region;  // what the kernel gets, and the bytes [low, high) behind it
+// What the kernel gets, the bytes [low, high) behind it, and whether it promised not to write there.
+typedef struct { uint64_t address, low, high, read_only; } Region;
+
+// What a counting launch is given and fills (counters.py keeps the same layout).
+enum { SPACE_DEVICE, SPACE_CONSTANT, SPACE_THREADGROUP, SPACE_PRIVATE, SPACES };
+enum { WIDTHS = 6 };  // accesses of 1, 2, 4, 8, 16 and more bytes a lane
+enum { TOTAL_INSTRUCTIONS, TOTAL_READ, TOTAL_WRITTEN, TOTAL_LINES, TOTAL_CONFLICTS, TOTALS };
+enum { ROW_DEVICE_CLOCKS, ROW_THREADGROUP_CLOCKS, ROW_LINES, ROW_FIELDS };
+typedef struct {
+  uint32_t block_count, class_count, site_count, unused;
+  const uint32_t* weights;           // [block][class]
+  const uint32_t* site_bytes;        // bytes per lane of each memory instruction
+  const uint8_t* site_kinds;         // 1 for a write
+  uint8_t constant[MAX_BUFFERS + 1];  // whether a buffer is in constant memory
+  uint8_t* touched[MAX_BUFFERS][2];  // a bit for every byte of a buffer: read, written
+  uint64_t* rows;                    // [threadgroup][class_count + ROW_FIELDS]
+  uint64_t totals[SPACES + MAX_BUFFERS][TOTALS];
+  uint64_t accesses[SPACES][2][WIDTHS];
+} Counters;
 
 // Filled by Python (launch.py keeps the same layout).
 typedef struct {
   Entry entry;
   uint32_t grid[3], threads[3];
   uint32_t workers, order, check, granule;  // order 0 forward, 1 reverse, 2 seeded; granule: bytes per shadow cell
+  uint32_t nan, reserved;
   uint64_t seed;
+  double timeout;         // seconds of processor time that a threadgroup may take, 0 for any
   uint64_t static_bytes;  // of threadgroup variables
   uint64_t dynamic_bytes[MAX_BUFFERS];
   Region buffers[MAX_BUFFERS];
   uint64_t barriers, products, collectives;  // out
   uint32_t finding_count, failed;            // out
+  uint64_t failed_group;                     // out
+  uint32_t sites[2];                         // out: code offsets of the failure, 0 when unknown
+  uint64_t code;                             // out: where the kernel's shared object lies
+  unsigned char* written[MAX_BUFFERS];       // out, one byte per granule, where Python gives room for it
   struct Finding* findings;                  // out, room for MAX_FINDINGS
+  Counters* counters;                        // out, in counting launches
   char message[1024];                        // out
 } Request;
 
@@ -97,20 +127,24 @@ struct Launch {
   _Atomic int stop;
   uint64_t failed_ordinal;
   uintptr_t code_low, code_high;  // the kernel's shared object
+  uintptr_t text_low, text_high;  // and its instructions
   char* region;                   // checking launches: copies of the buffers, far apart
+  uint32_t slot_shift;            // log2 of the address space of each
   unsigned char* written[MAX_BUFFERS];
   pthread_mutex_t lock;
 };
 
-enum { MAX_FINDINGS = 256 };
-enum { FINDING_RACE_WRITE_WRITE = 1, FINDING_RACE_READ_WRITE, FINDING_OUT_OF_BOUNDS_READ, FINDING_OUT_OF_BOUNDS_WRITE,
-       FINDING_UNINITIALISED };
+enum { MAX_FINDINGS = 4096 };
+// Kept equal to KINDS in findings.py.
+enum { RACE_WRITE_WRITE = 1, RACE_READ_WRITE, OUT_OF_BOUNDS_READ, OUT_OF_BOUNDS_WRITE, NEVER_WRITTEN, GROUPS_WRITE_WRITE,
+       GROUPS_READ_WRITE, MISALIGNED, WRITE_TO_CONST, NAN_MADE, NAN_WRITTEN };
+enum { THREADGROUP_MEMORY = -1, NO_BUFFER = -2 };
 
 typedef struct Finding {
-  uint64_t group, count;
+  uint64_t group, other_group, count;
   int64_t offset;                 // bytes from the start of the buffer (or of threadgroup memory)
   uint32_t kind, size;
-  int32_t buffer;                 // -1 threadgroup memory, -2 neither
+  int32_t buffer;                 // or THREADGROUP_MEMORY, NO_BUFFER
   uint32_t thread, other_thread;  // other_thread is UINT32_MAX when there is none
   uint32_t site, other_site;      // code offsets, 0 when unknown
   uint32_t unused;
@@ -123,6 +157,7 @@ _Noreturn void metal_fail(Worker* worker, const char* format, ...) __attribute__
 void metal_complete(Simdgroup* simdgroup);
 const char* metal_operation_name(uint32_t operation);
 
+enum { STOP_SIGNAL = SIGURG };  // ignored by default, so one that comes late does nothing
 void metal_faults_acquire(void);
 void metal_faults_release(void);
 void metal_fail_fault(Worker* worker);
@@ -133,3 +168,12 @@ void metal_copies_close(Launch* launch);
 int metal_shadow_open(Worker* worker);
 void metal_shadow_close(Worker* worker);
 void metal_check_access(const void* address, uint32_t size, int write, int atomic, const void* site);
+void metal_check_aligned(const void* address, uint32_t size, const void* site);
+void metal_check_products(Simdgroup* simdgroup);
+void metal_find_races_between_groups(Launch* launch, Worker** workers, int count);
+void metal_report(Launch* launch, Worker* worker, Finding found);
+int metal_counters_open(Worker* worker);
+void metal_counters_close(Worker* worker);
+void metal_counters_begin(Worker* worker);
+void metal_counters_end(Worker* worker);
+void metal_counters_meet(Simdgroup* simdgroup);

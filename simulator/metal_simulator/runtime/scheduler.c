@@ -49,6 +49,8 @@ static _Noreturn void fail_stuck(Worker* w) {
     char here[128], there[128];
     describe_lanes(here, sizeof here, s->arrived);
     describe_lanes(there, sizeof there, s->at_barrier);
+    w->sites[0] = s->site;
+    w->sites[1] = w->barrier_site;
     metal_fail(w, "SIMD group %u diverged: lanes %s wait at %s while lanes %s wait at threadgroup_barrier", i, here,
                metal_operation_name(s->operation), there);
   }
@@ -58,6 +60,7 @@ static _Noreturn void fail_stuck(Worker* w) {
     left++;
     if (first == UINT32_MAX) first = i;
   }
+  w->sites[0] = w->barrier_site;
   metal_fail(w, "deadlock at threadgroup_barrier: %u of %u threads wait, %u have left the kernel (thread %u first)",
              w->at_barrier, w->thread_count, left, first);
 }
@@ -74,11 +77,13 @@ static void block(Thread* t) {
   resume(&t->stack_pointer, next);
 }
 
-static _Noreturn void fail_divergent(Thread* t, uint32_t operation) {
+static _Noreturn void fail_divergent(Thread* t, uint32_t operation, const void* site) {
   Simdgroup* s = t->simdgroup;
   char lanes[128];
   describe_lanes(lanes, sizeof lanes, s->arrived);
   const char* waiting = metal_operation_name(s->operation);
+  t->worker->sites[0] = s->site;
+  t->worker->sites[1] = site;
   metal_fail(t->worker, "SIMD group %ld diverged: lanes %s wait at %s while lane %u is at %s%s",
              (long)(s - t->worker->simdgroups), lanes, waiting, t->lane,
              s->operation == operation ? "another " : "", metal_operation_name(operation));
@@ -91,7 +96,7 @@ static inline void rendezvous(Thread* t, uint32_t operation, const void* site) {
     s->operation = operation;
     s->site = site;
   } else if (s->operation != operation || s->site != site) {
-    fail_divergent(t, operation);
+    fail_divergent(t, operation, site);
   }
   s->arrived |= t->lane_bit;
   if (s->arrived == s->live) {
@@ -138,6 +143,8 @@ void metal_threadgroup_barrier(uint32_t flags) {
     w->barrier_site = site;
     w->barrier_flags = flags;
   } else if (w->barrier_site != site) {
+    w->sites[0] = w->barrier_site;
+    w->sites[1] = site;
     metal_fail(w, "threads at different barriers: thread %u reached another threadgroup_barrier than the %u threads that wait",
                t->context.thread_index, w->at_barrier);
   }
@@ -147,7 +154,10 @@ void metal_threadgroup_barrier(uint32_t flags) {
     block(t);
     return;
   }
-  for (uint32_t i = 0; i < w->simdgroup_count; i++) w->simdgroups[i].at_barrier = 0;
+  for (uint32_t i = 0; i < w->simdgroup_count; i++) {
+    w->simdgroups[i].at_barrier = 0;
+    if (w->counters) metal_counters_meet(&w->simdgroups[i]);
+  }
   w->at_barrier = 0;
   w->barriers++;
   if (flags & BARRIER_DEVICE) w->device_epoch++;
@@ -214,6 +224,7 @@ static void start_thread(Worker* w, uint32_t index, const uint32_t* group, const
   t->lane = lane;
   t->lane_bit = 1u << lane;
   t->element = row * 8 + column;
+  t->met_nan = 0;
   Context* c = &t->context;
   *c = (Context){.buffers = w->launch->addresses, .threadgroup_arguments = w->threadgroup_arguments, .shape = w->shape,
                  .thread_index = index, .lane = lane, .simdgroup = index / LANES};
@@ -234,6 +245,7 @@ void metal_run_threadgroup(Worker* w) {
   w->thread_count = size[0] * size[1] * size[2];
   w->simdgroup_count = (w->thread_count + LANES - 1) / LANES;
   w->finished = w->at_barrier = 0;
+  w->sites[0] = w->sites[1] = NULL;
   for (int i = 0; i < 3; i++) w->shape[i] = group[i], w->shape[3 + i] = grid[i], w->shape[6 + i] = size[i];
   w->shape[9] = w->simdgroup_count;
   uint32_t epoch = w->device_epoch > w->threadgroup_epoch ? w->device_epoch : w->threadgroup_epoch;
@@ -244,7 +256,9 @@ void metal_run_threadgroup(Worker* w) {
   for (uint32_t i = 0; i < w->simdgroup_count; i++) start_simdgroup(w, i, &state);
   for (uint32_t i = 0; i < w->thread_count; i++) start_thread(w, i, group, size);
   memset(w->arena, 0xFF, ARENA_BYTES);
+  if (w->counters) metal_counters_begin(w);
   Simdgroup* s = &w->simdgroups[w->simdgroup_order[0]];
   resume(&w->stack_pointer, &s->threads[s->first]);
   metal_current = NULL;
+  if (w->counters) metal_counters_end(w);
 }

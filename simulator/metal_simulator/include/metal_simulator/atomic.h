@@ -2,7 +2,11 @@
 #pragma once
 namespace metal {
 template <typename T>
-struct _atomic { T __value; };
+struct _atomic {
+  static_assert(__is_same(T, int) || __is_same(T, uint) || __is_same(T, bool) || __is_same(T, ulong) || __is_same(T, float),
+                "atomic<T> exists for int, uint, bool, ulong and float");
+  T __value;
+};
 template <typename T>
 using atomic = _atomic<T>;
 // clang has OpenCL's types of these names.
@@ -65,6 +69,12 @@ METAL_FUNC bool __swap(ulong p, thread float* e, float d) {
   __METAL_ATOMIC_UPDATE(atomic_fetch_and_explicit, __BIT_AND, space)                                              \
   __METAL_ATOMIC_UPDATE(atomic_fetch_or_explicit, __BIT_OR, space)                                                \
   __METAL_ATOMIC_UPDATE(atomic_fetch_xor_explicit, __BIT_XOR, space)
+METAL_FUNC void atomic_max_explicit(volatile device _atomic<ulong>* object, ulong value, memory_order) {
+  __apply((ulong)object, __MOST, value);
+}
+METAL_FUNC void atomic_min_explicit(volatile device _atomic<ulong>* object, ulong value, memory_order) {
+  __apply((ulong)object, __LEAST, value);
+}
 __METAL_ATOMICS(device)
 __METAL_ATOMICS(threadgroup)
 }  // namespace metal

@@ -6,7 +6,10 @@ struct __constructor {
   template <typename... A>
   static METAL_FUNC constexpr T make(A... a) { return T(a...); }
   template <typename A>
-  static METAL_FUNC constexpr T make(A a) { return static_cast<T>(a); }
+  static METAL_FUNC constexpr T make(A a) {
+    if constexpr (__is_same(T, bfloat) && __is_same(A, half)) return static_cast<bfloat>(float(a));
+    else return static_cast<T>(a);
+  }
   static METAL_FUNC constexpr T make() { return T(); }
 };
 
@@ -69,9 +72,14 @@ METAL_FUNC constexpr T __construct(A... a) { return __constructor<T>::make(a...)
 
 template <typename T, typename A>
 METAL_FUNC constexpr T __convert(A a) {
-  if constexpr (__is_vector<T>::value) return __constructor<T>::make(a);
-  else return static_cast<T>(a);
+  return __constructor<T>::make(a);
 }
+
+// A copy of an object in constant memory; every address space is the same memory on this machine.
+template <typename T>
+METAL_FUNC T __copy(const __constant T& object) { return *(const __private T*)(ulong)&object; }
+template <typename T>
+METAL_FUNC T __copy(const T& object) { return object; }
 
 // reinterpret_cast to thread pointers and references, where the operand may be in the generic address space.
 template <typename T, typename A>
@@ -92,5 +100,5 @@ METAL_FUNC T operator->*(__negated_cast<T>, A a) { return -__construct<T>(a); }
 template <typename T, typename U>
 METAL_FUNC constexpr T as_type(U u) {
   static_assert(sizeof(T) == sizeof(U), "as_type needs types of equal size");
-  return __builtin_bit_cast(T, u);
+  if constexpr (sizeof(T) == sizeof(U)) return __builtin_bit_cast(T, u);
 }

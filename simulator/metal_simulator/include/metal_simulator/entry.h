@@ -38,6 +38,7 @@ METAL_FUNC __position_argument __threads_per_grid(ulong shape) {
   __private const uint* s = (__private const uint*)shape;
   return {s[3] * s[6], s[4] * s[7], s[5] * s[8]};
 }
+METAL_FUNC __position_argument __origin() { return {0, 0, 0}; }
 METAL_FUNC __position_argument __quadgroups(ulong shape) {
   __private const uint* s = (__private const uint*)shape;
   return {(s[6] * s[7] * s[8] + 3) / 4, 0, 0};

@@ -7,7 +7,13 @@ namespace metal {
   METAL_FUNC T length(T##N a) { return sqrt(dot(a, a)); }                                        \
   METAL_FUNC T distance_squared(T##N a, T##N b) { return dot(a - b, a - b); }                    \
   METAL_FUNC T distance(T##N a, T##N b) { return length(a - b); }                                \
-  METAL_FUNC T##N normalize(T##N a) { return a * rsqrt(dot(a, a)); }
+  METAL_FUNC T##N normalize(T##N a) { return a * rsqrt(dot(a, a)); }                             \
+  METAL_FUNC T##N reflect(T##N i, T##N n) { return i - n * (T(2) * dot(n, i)); }                 \
+  METAL_FUNC T##N refract(T##N i, T##N n, T eta) {                                               \
+    T d = dot(n, i), k = T(1) - eta * eta * (T(1) - d * d);                                      \
+    return k < T(0) ? T##N(0) : T##N(i * eta - n * (eta * d + sqrt(k)));                         \
+  }                                                                                              \
+  METAL_FUNC T##N faceforward(T##N n, T##N i, T##N r) { return dot(r, i) < T(0) ? n : -n; }
 __METAL_GEOMETRIC(float, 2)
 __METAL_GEOMETRIC(float, 3)
 __METAL_GEOMETRIC(float, 4)
@@ -16,4 +22,9 @@ __METAL_GEOMETRIC(half, 3)
 __METAL_GEOMETRIC(half, 4)
 METAL_FUNC float3 cross(float3 a, float3 b) { return a.yzx * b.zxy - a.zxy * b.yzx; }
 METAL_FUNC half3 cross(half3 a, half3 b) { return a.yzx * b.zxy - a.zxy * b.yzx; }
+#define __METAL_GEOMETRIC_NAMES                                                                   \
+  using metal::dot; using metal::length; using metal::length_squared; using metal::distance;      \
+  using metal::distance_squared; using metal::normalize; using metal::cross; using metal::reflect; using metal::refract;
+namespace fast { __METAL_GEOMETRIC_NAMES }
+namespace precise { __METAL_GEOMETRIC_NAMES }
 }  // namespace metal

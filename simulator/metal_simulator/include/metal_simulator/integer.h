@@ -20,6 +20,15 @@
 namespace metal {
 typedef signed _BitInt(128) __wide_long;
 typedef unsigned _BitInt(128) __wide_ulong;
+#define __METAL_BITS(T, N)                                                                          \
+  METAL_FUNC T##N extract_bits(T##N x, uint offset, uint bits) {                                   \
+    for (int i = 0; i < N; i++) x[i] = extract_bits(x[i], offset, bits);                           \
+    return x;                                                                                      \
+  }                                                                                                \
+  METAL_FUNC T##N insert_bits(T##N base, T##N insert, uint offset, uint bits) {                    \
+    for (int i = 0; i < N; i++) base[i] = insert_bits(base[i], insert[i], offset, bits);           \
+    return base;                                                                                   \
+  }
 #define __METAL_INTEGER(T, U, W)                                                                   \
   METAL_FUNC constexpr T min(T a, T b) { return a < b ? a : b; }                                   \
   METAL_FUNC constexpr T max(T a, T b) { return a > b ? a : b; }                                   \
@@ -74,7 +83,8 @@ typedef unsigned _BitInt(128) __wide_ulong;
   __METAL_EACH3(min3, T) __METAL_EACH3(max3, T) __METAL_EACH3(median3, T)                          \
   __METAL_EACH(clz, T) __METAL_EACH(ctz, T) __METAL_EACH(popcount, T) __METAL_EACH(reverse_bits, T) \
   __METAL_EACH2(rotate, T) __METAL_EACH2(addsat, T) __METAL_EACH2(subsat, T) __METAL_EACH2(mulhi, T) \
-  __METAL_EACH2(hadd, T) __METAL_EACH2(rhadd, T) __METAL_EACH3(madsat, T) __METAL_EACH3(madhi, T)
+  __METAL_EACH2(hadd, T) __METAL_EACH2(rhadd, T) __METAL_EACH3(madsat, T) __METAL_EACH3(madhi, T) \
+  __METAL_BITS(T, 2) __METAL_BITS(T, 3) __METAL_BITS(T, 4)
 __METAL_INTEGER(char, uchar, int)
 __METAL_INTEGER(uchar, uchar, int)
 __METAL_INTEGER(short, ushort, int)
@@ -103,4 +113,13 @@ METAL_FUNC int mul24(int a, int b) { return a * b; }
 METAL_FUNC uint mul24(uint a, uint b) { return a * b; }
 METAL_FUNC int mad24(int a, int b, int c) { return a * b + c; }
 METAL_FUNC uint mad24(uint a, uint b, uint c) { return a * b + c; }
+__METAL_EACH2(mul24, int) __METAL_EACH2(mul24, uint) __METAL_EACH3(mad24, int) __METAL_EACH3(mad24, uint)
+#define __METAL_ABSDIFF(T, U)                                                                      \
+  METAL_FUNC U##2 absdiff(T##2 a, T##2 b) { return U##2{absdiff(a.x, b.x), absdiff(a.y, b.y)}; }   \
+  METAL_FUNC U##3 absdiff(T##3 a, T##3 b) { return U##3{absdiff(a.x, b.x), absdiff(a.y, b.y), absdiff(a.z, b.z)}; } \
+  METAL_FUNC U##4 absdiff(T##4 a, T##4 b) {                                                        \
+    return U##4{absdiff(a.x, b.x), absdiff(a.y, b.y), absdiff(a.z, b.z), absdiff(a.w, b.w)};       \
+  }
+__METAL_ABSDIFF(char, uchar) __METAL_ABSDIFF(uchar, uchar) __METAL_ABSDIFF(short, ushort) __METAL_ABSDIFF(ushort, ushort)
+__METAL_ABSDIFF(int, uint) __METAL_ABSDIFF(uint, uint)
 }  // namespace metal

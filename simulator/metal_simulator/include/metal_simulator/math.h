@@ -102,18 +102,43 @@ __METAL_MATH2(nextafter, __builtin_nextafterf(x, y))
 namespace fast { __METAL_FUNCTIONS }
 namespace precise { __METAL_FUNCTIONS }
 
+#define __METAL_PARTS(T, N)                                                                        \
+  METAL_FUNC T##N ldexp(T##N x, int##N k) {                                                        \
+    for (int i = 0; i < N; i++) x[i] = ldexp(x[i], k[i]);                                          \
+    return x;                                                                                      \
+  }                                                                                                \
+  METAL_FUNC T##N frexp(T##N x, thread int##N& exponents) {                                        \
+    for (int i = 0; i < N; i++) { int e; x[i] = frexp(x[i], e); exponents[i] = e; }                \
+    return x;                                                                                      \
+  }                                                                                                \
+  METAL_FUNC T##N modf(T##N x, thread T##N& whole) {                                               \
+    for (int i = 0; i < N; i++) { T w; x[i] = modf(x[i], w); whole[i] = w; }                       \
+    return x;                                                                                      \
+  }                                                                                                \
+  METAL_FUNC T##N sincos(T##N x, thread T##N& cosines) {                                           \
+    for (int i = 0; i < N; i++) { T c; x[i] = sincos(x[i], c); cosines[i] = c; }                   \
+    return x;                                                                                      \
+  }
 METAL_FUNC float ldexp(float x, int k) { return __builtin_ldexpf(x, k); }
 METAL_FUNC half ldexp(half x, int k) { return half(__builtin_ldexpf(float(x), k)); }
 METAL_FUNC float frexp(float x, thread int& exponent) { return __builtin_frexpf(x, &exponent); }
 METAL_FUNC int ilogb(float x) { return __builtin_ilogbf(x); }
 METAL_FUNC float modf(float x, thread float& whole) { whole = __builtin_truncf(x); return x - whole; }
 METAL_FUNC float sincos(float x, thread float& cosine) { cosine = __builtin_cosf(x); return __builtin_sinf(x); }
+METAL_FUNC half frexp(half x, thread int& exponent) { return half(__builtin_frexpf(float(x), &exponent)); }
+METAL_FUNC int ilogb(half x) { return __builtin_ilogbf(float(x)); }
+METAL_FUNC half modf(half x, thread half& whole) { whole = half(__builtin_truncf(float(x))); return x - whole; }
+METAL_FUNC half sincos(half x, thread half& cosine) { cosine = half(__builtin_cosf(x)); return half(__builtin_sinf(x)); }
+__METAL_PARTS(float, 2) __METAL_PARTS(float, 3) __METAL_PARTS(float, 4)
+__METAL_PARTS(half, 2) __METAL_PARTS(half, 3) __METAL_PARTS(half, 4)
 namespace fast { using metal::ldexp; using metal::frexp; using metal::modf; using metal::sincos; }
 namespace precise { using metal::ldexp; using metal::frexp; using metal::modf; using metal::sincos; }
 
 // Scalars spread over vectors: clamp(v, 0.0f, 1.0f), mix(a, b, t), min(v, s).
 #define __METAL_SPREAD(T, N)                                                                       \
   METAL_FUNC T##N clamp(T##N x, T low, T high) { return clamp(x, (T##N)(low), (T##N)(high)); }     \
+  METAL_FUNC T##N min(T x, T##N y) { return min((T##N)(x), y); }                                   \
+  METAL_FUNC T##N max(T x, T##N y) { return max((T##N)(x), y); }                                   \
   METAL_FUNC T##N min(T##N x, T y) { return min(x, (T##N)(y)); }                                   \
   METAL_FUNC T##N max(T##N x, T y) { return max(x, (T##N)(y)); }
 #define __METAL_SPREAD_ALL(T) __METAL_SPREAD(T, 2) __METAL_SPREAD(T, 3) __METAL_SPREAD(T, 4)
@@ -123,7 +148,14 @@ __METAL_SPREAD_ALL(int)
 __METAL_SPREAD_ALL(uint)
 __METAL_SPREAD_ALL(short)
 __METAL_SPREAD_ALL(ushort)
-#define __METAL_MIX(T, N) METAL_FUNC T##N mix(T##N a, T##N b, T t) { return mix(a, b, (T##N)(t)); }
+__METAL_SPREAD_ALL(char)
+__METAL_SPREAD_ALL(uchar)
+__METAL_SPREAD_ALL(long)
+__METAL_SPREAD_ALL(ulong)
+#define __METAL_MIX(T, N)                                                                          \
+  METAL_FUNC T##N mix(T##N a, T##N b, T t) { return mix(a, b, (T##N)(t)); }                        \
+  METAL_FUNC T##N step(T edge, T##N x) { return step((T##N)(edge), x); }                           \
+  METAL_FUNC T##N smoothstep(T low, T high, T##N x) { return smoothstep((T##N)(low), (T##N)(high), x); }
 __METAL_MIX(float, 2) __METAL_MIX(float, 3) __METAL_MIX(float, 4)
 __METAL_MIX(half, 2) __METAL_MIX(half, 3) __METAL_MIX(half, 4)
 }  // namespace metal

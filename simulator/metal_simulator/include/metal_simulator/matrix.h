@@ -3,7 +3,7 @@
 namespace metal {
 extern "C" {
 __attribute__((const)) uint metal_matrix_element(void);
-__attribute__((convergent)) float2 metal_multiply_accumulate(float2 a, float2 b, float2 c);
+__attribute__((convergent, nomerge)) float2 metal_multiply_accumulate(float2 a, float2 b, float2 c);
 }
 
 template <typename T, int Rows, int Columns>

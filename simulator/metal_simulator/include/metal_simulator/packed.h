@@ -1,41 +1,59 @@
-// Packed vectors: arrays of components with the alignment of one, convertible to and from the plain vectors.
+// Packed vectors: components with the alignment of one, convertible to and from the plain vectors.
 #pragma once
 namespace metal {
+template <typename T, int N> struct __packed_components;
+template <typename T> struct __packed_components<T, 2> {
+  union { T component[2]; struct { T x, y; }; struct { T r, g; }; };
+};
+template <typename T> struct __packed_components<T, 3> {
+  union { T component[3]; struct { T x, y, z; }; struct { T r, g, b; }; };
+};
+template <typename T> struct __packed_components<T, 4> {
+  union { T component[4]; struct { T x, y, z, w; }; struct { T r, g, b, a; }; };
+};
+
 template <typename T, int N>
-struct __packed {
-  T __component[N];
+struct __packed : __packed_components<T, N> {
   __packed() = default;
-  METAL_FUNC __packed(vec<T, N> v) thread { for (int i = 0; i < N; i++) __component[i] = v[i]; }
-#define __METAL_PACKED(space)                                                                       \
-  METAL_FUNC operator vec<T, N>() const space {                                                     \
-    vec<T, N> v;                                                                                    \
-    for (int i = 0; i < N; i++) v[i] = __component[i];                                              \
-    return v;                                                                                       \
-  }                                                                                                 \
-  METAL_FUNC const space T& operator[](int i) const space { return __component[i]; }
-  __METAL_PACKED(thread)
-  __METAL_PACKED(device)
-  __METAL_PACKED(threadgroup)
-  __METAL_PACKED(constant)
-#undef __METAL_PACKED
-#define __METAL_PACKED(space)                                                                       \
-  METAL_FUNC space T& operator[](int i) space { return __component[i]; }                            \
-  METAL_FUNC space __packed& operator=(vec<T, N> v) space {                                         \
-    for (int i = 0; i < N; i++) __component[i] = v[i];                                              \
-    return *this;                                                                                   \
-  }
-  __METAL_PACKED(thread)
-  __METAL_PACKED(device)
-  __METAL_PACKED(threadgroup)
-#undef __METAL_PACKED
+  METAL_FUNC constexpr __packed(vec<T, N> v) { for (int i = 0; i < N; i++) this->component[i] = v[i]; }
+  METAL_FUNC constexpr explicit __packed(T all) { for (int i = 0; i < N; i++) this->component[i] = all; }
+  template <typename A, typename B, typename... R>
+  METAL_FUNC constexpr __packed(A a, B b, R... rest) : __packed(__construct<vec<T, N>>(a, b, rest...)) {}
+#define __METAL_PACKED_READ(space)                                                          \
+  METAL_FUNC operator vec<T, N>() const space {                                             \
+    vec<T, N> v;                                                                            \
+    for (int i = 0; i < N; i++) v[i] = this->component[i];                                  \
+    return v;                                                                               \
+  }                                                                                         \
+  METAL_FUNC const auto& operator[](int i) const space { return this->component[i]; }
+  __METAL_PACKED_READ()
+  __METAL_PACKED_READ(constant)
+  METAL_FUNC auto& operator[](int i) { return this->component[i]; }
+#define __METAL_PACKED_ASSIGN(op)                                                           \
+  METAL_FUNC void operator op##=(vec<T, N> v) { *this = __packed(vec<T, N>(*this) op v); }  \
+  METAL_FUNC void operator op##=(T s) { *this = __packed(vec<T, N>(*this) op s); }
+  __METAL_PACKED_ASSIGN(+)
+  __METAL_PACKED_ASSIGN(-)
+  __METAL_PACKED_ASSIGN(*)
+  __METAL_PACKED_ASSIGN(/)
 };
 #define __METAL_UNPACK(space)                                                                       \
   template <typename T, typename S, int N>                                                          \
-  METAL_FUNC T __construct(const space __packed<S, N>& p) { return __constructor<T>::make(vec<S, N>(p)); }
+  METAL_FUNC T __construct(const space __packed<S, N>& p) { return __constructor<T>::make(vec<S, N>(p)); } \
+  template <typename T, typename S, int N>                                                          \
+  METAL_FUNC T __convert(const space __packed<S, N>& p) { return __constructor<T>::make(vec<S, N>(p)); }
 __METAL_UNPACK(thread)
 __METAL_UNPACK(device)
 __METAL_UNPACK(threadgroup)
 __METAL_UNPACK(constant)
+template <typename T, int N> struct __is_vector<__packed<T, N>> : true_type {
+  using scalar = T;
+  static constexpr __constant int size = N;
+};
+template <typename T, int N> struct __constructor<__packed<T, N>, true, N> {
+  template <typename... A>
+  static METAL_FUNC constexpr __packed<T, N> make(A... a) { return __packed<T, N>(__construct<vec<T, N>>(a...)); }
+};
 template <typename T, int N>
 using packed_vec = __packed<T, N>;
 #define __METAL_PACKED_TYPES(T)       \

@@ -17,6 +17,14 @@ __METAL_CLASSIFY(isnormal, __builtin_isnormal(x))
 __METAL_CLASSIFY(signbit, __builtin_signbit(x) != 0)
 METAL_FUNC bool isordered(float a, float b) { return a == a && b == b; }
 METAL_FUNC bool isunordered(float a, float b) { return a != a || b != b; }
+#define __METAL_ORDERED(f)                                                             \
+  template <typename T, int N> METAL_FUNC __bool_vector<N> f(vec<T, N> a, vec<T, N> b) { \
+    __bool_vector<N> r;                                                                \
+    for (int i = 0; i < N; i++) r[i] = f(a[i], b[i]);                                  \
+    return r;                                                                          \
+  }
+__METAL_ORDERED(isordered)
+__METAL_ORDERED(isunordered)
 
 #define __METAL_SELECT(T) METAL_FUNC constexpr T select(T a, T b, bool c) { return c ? b : a; }
 __METAL_SELECT(bool)
@@ -31,6 +39,10 @@ __METAL_SELECT(ulong)
 __METAL_SELECT(half)
 __METAL_SELECT(float)
 __METAL_SELECT(bfloat)
+template <typename T, int N>
+METAL_FUNC vec<T, N> select(vec<T, N> a, vec<T, N> b, bool condition) { return condition ? b : a; }
+template <int N>
+METAL_FUNC __bool_vector<N> select(__bool_vector<N> a, __bool_vector<N> b, __bool_vector<N> c) { return (a && !c) || (b && c); }
 template <typename T, int N, typename C>
 METAL_FUNC vec<T, N> select(vec<T, N> a, vec<T, N> b, C condition) {
   __bool_vector<N> c = __truth(condition);

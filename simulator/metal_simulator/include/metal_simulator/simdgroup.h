@@ -123,6 +123,15 @@ struct simd_vote {
   constexpr bool all() const { return (__votes & 0xFFFFFFFFul) == 0xFFFFFFFFul; }
   constexpr bool any() const { return (__votes & 0xFFFFFFFFul) != 0; }
 };
+struct quad_vote {
+  using vote_t = ulong;
+  vote_t __votes;
+  explicit constexpr operator vote_t() const { return __votes; }
+  constexpr bool all() const { return (__votes & 15) == 15; }
+  constexpr bool any() const { return (__votes & 15) != 0; }
+};
+METAL_FUNC quad_vote quad_ballot(bool b) { return quad_vote{metal_collective(__QUAD_BALLOT, b, 0, 0) & 15}; }
+METAL_FUNC quad_vote quad_active_threads_mask() { return quad_ballot(true); }
 METAL_FUNC simd_vote simd_ballot(bool b) {
   return simd_vote{metal_collective(__BALLOT, b, 0, 0) & 0xFFFFFFFFul};
 }
@@ -140,4 +149,33 @@ METAL_FUNC bool quad_any(bool b) { return uint(metal_collective(__QUAD_BALLOT, b
 extern "C" uint metal_lane(void);
 METAL_FUNC bool simd_is_first() { return metal_lane() == ctz(uint(metal_collective(__BALLOT, 1, 0, 0))); }
 METAL_FUNC bool quad_is_first() { return metal_lane() % 4 == ctz(uint(metal_collective(__QUAD_BALLOT, 1, 0, 0))); }
+
+// Quad-group functions that are made of shuffles.
+template <typename T> METAL_FUNC T quad_broadcast_first(T x) { return quad_shuffle(x, ctz(uint(ulong(quad_ballot(true))))); }
+template <typename T> METAL_FUNC T quad_shuffle_rotate_up(T x, ushort delta) { return quad_shuffle(x, (metal_lane() - delta) & 3); }
+template <typename T> METAL_FUNC T quad_shuffle_rotate_down(T x, ushort delta) { return quad_shuffle(x, (metal_lane() + delta) & 3); }
+template <typename T>
+METAL_FUNC T quad_shuffle_and_fill_up(T x, T fill, ushort delta, ushort modulo = 4) {
+  uint lane = metal_lane() % 4, at = lane % modulo, from = lane - at + (at + modulo - delta) % modulo;
+  T moved = quad_shuffle(x, from), filled = quad_shuffle(fill, from);
+  return at >= delta ? moved : filled;
+}
+template <typename T>
+METAL_FUNC T quad_shuffle_and_fill_down(T x, T fill, ushort delta, ushort modulo = 4) {
+  uint lane = metal_lane() % 4, at = lane % modulo, from = lane - at + (at + delta) % modulo;
+  T moved = quad_shuffle(x, from), filled = quad_shuffle(fill, from);
+  return at + delta < modulo ? moved : filled;
+}
+#define __METAL_QUAD_PREFIX(name, start, op)                                              \
+  template <typename T> METAL_FUNC T quad_prefix_exclusive_##name(T x) {                  \
+    T result = T(start);                                                                  \
+    for (uint i = 0; i < 4; i++) {                                                        \
+      T other = quad_shuffle(x, i);                                                       \
+      if (i < metal_lane() % 4) result = T(result op other);                              \
+    }                                                                                     \
+    return result;                                                                        \
+  }                                                                                       \
+  template <typename T> METAL_FUNC T quad_prefix_inclusive_##name(T x) { return T(quad_prefix_exclusive_##name(x) op x); }
+__METAL_QUAD_PREFIX(sum, 0, +)
+__METAL_QUAD_PREFIX(product, 1, *)
 }  // namespace metal

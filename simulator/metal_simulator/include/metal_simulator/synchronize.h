@@ -8,8 +8,8 @@ enum memory_order { memory_order_relaxed, memory_order_acquire, memory_order_rel
 enum thread_scope { thread_scope_thread, thread_scope_simdgroup, thread_scope_threadgroup, thread_scope_device, thread_scope_system };
 
 extern "C" {
-__attribute__((convergent)) void metal_threadgroup_barrier(uint flags);
-__attribute__((convergent)) ulong metal_collective(uint operation, ulong value, ulong fill, uint parameter);
+__attribute__((convergent, nomerge)) void metal_threadgroup_barrier(uint flags);
+__attribute__((convergent, nomerge)) ulong metal_collective(uint operation, ulong value, ulong fill, uint parameter);
 }
 METAL_FUNC void threadgroup_barrier(mem_flags flags) { metal_threadgroup_barrier(uint(flags)); }
 METAL_FUNC void threadgroup_barrier(mem_flags flags, memory_order, thread_scope) { threadgroup_barrier(flags); }

@@ -106,4 +106,6 @@ template <typename T> using make_signed_t = typename make_signed<T>::type;
 template <typename T> using make_unsigned_t = typename make_unsigned<T>::type;
 
 template <typename T> T declval();
+template <typename R, typename... A> R __some_function(A...);
+template <typename R, typename... A> using __function_pointer = decltype(&__some_function<R, A...>);
 }  // namespace metal

@@ -1,0 +1,145 @@
+"""A checking build: LLVM IR, edited after clang's thread sanitizer pass has seen the true alignments.
+
+The alignments go (a misaligned access is reported, and then made), accesses wider than the sanitizer knows get its
+hooks, and on request every floating-point result is watched for the first NaN.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from typing import Iterator, List, Optional, Tuple
+
+FLAGS = [
+    *("-Xclang", "-fsanitize=thread"),  # only the instrumentation: the hooks are in the runtime
+    *("-mllvm", "-tsan-instrument-read-before-write"),
+    "-fno-vectorize",
+    "-fno-slp-vectorize",
+]
+
+_ACCESS = re.compile(r"^  (?:%\S+ = )?(?:load|store) (?!atomic)")
+_ALIGN = re.compile(r", align \d+")
+_WIDE = re.compile(
+    r"^  (?:%\S+ = (load)|(store)) (?:volatile )?<4 x (?:i64|double)>.*?, ptr ([%@][\w.$-]+), align (\d+)"
+)
+_FLAGS = r"(?:(?:tail|notail|musttail|contract|nsz|arcp|afn|reassoc|ninf|noundef) )*"
+_FLOAT = r"half|bfloat|float|<\d+ x (?:half|bfloat|float)>"
+_VALUE = r"(?:%[\w.$-]+|[-+.\w]+|<[^>]*>|splat \([^)]*\))"
+_ARITHMETIC = re.compile(rf"^  (%\S+) = f(?:add|sub|mul|div|rem) {_FLAGS}({_FLOAT}) ({_VALUE}), ({_VALUE})")
+_CALL = re.compile(rf"^  (%\S+) = {_FLAGS}call {_FLAGS}({_FLOAT}) (@[\w.$]+)\((.*?)\)(?: #\d+)?(?:, !|$)")
+_STORE = re.compile(rf"^  store (?:volatile )?({_FLOAT}) ({_VALUE}), ptr (%[\w.$-]+),")
+_DEBUG = re.compile(r", !dbg !\d+")
+_NO_SOURCE = (
+    "@metal_",
+    "@llvm.vector",
+    "@llvm.minnum",
+    "@llvm.maxnum",
+    "@llvm.fabs",
+    "@llvm.copysign",
+    "@fmin",
+    "@fmax",
+)
+_BITS = {"half": 16, "bfloat": 16, "float": 32}
+
+
+def edited(text: str, nan: bool) -> str:
+    """The text of a module. nan: with calls of metal_nan_made and metal_nan_written."""
+    lines: List[str] = []
+    numbers = itertools.count()
+    for line in text.split("\n"):
+        lines += _wide_access(line)
+        if nan:
+            lines += _written(line, numbers)
+        lines.append(_ALIGN.sub(", align 1", line) if _ACCESS.match(line) else line)
+        if nan:
+            lines += _made(line, numbers)
+    hooks = [f"__tsan_{kind}{access}32" for kind in ("", "unaligned_") for access in ("read", "write")]
+    lines += [f"declare void @{hook}(ptr)" for hook in hooks]
+    lines += ["declare void @metal_nan_made(i32)", "declare void @metal_nan_written(ptr, i32, i32)"] if nan else []
+    return "\n".join(lines) + "\n"
+
+
+def _debug(line: str) -> str:
+    found = _DEBUG.search(line)
+    return found.group() if found else ""
+
+
+def _wide_access(line: str) -> List[str]:
+    match = _WIDE.match(line)
+    if not match:
+        return []
+    load, _, pointer, alignment = match.groups()
+    hook = ("__tsan_" if int(alignment) >= 32 else "__tsan_unaligned_") + ("read32" if load else "write32")
+    return [f"  call void @{hook}(ptr {pointer}){_debug(line)}"]
+
+
+def _result(line: str) -> Optional[Tuple[str, str, List[str]]]:
+    """Name, type and operands (those of the same type) of an instruction that computes floating-point numbers."""
+    match = _ARITHMETIC.match(line)
+    if match:
+        return match.group(1), match.group(2), [match.group(3), match.group(4)]
+    match = _CALL.match(line)
+    if not match or match.group(3).startswith(_NO_SOURCE):
+        return None
+    name, kind, _, arguments = match.groups()
+    return name, kind, re.findall(rf"(?:^|, ){re.escape(kind)} (?:noundef )?({_VALUE})", arguments)
+
+
+def _made(line: str, numbers: Iterator[int]) -> List[str]:
+    """Code after an instruction that tells the runtime of a NaN, unless an operand is one; unset ones do not count."""
+    result = _result(line)
+    if not result or not result[2]:
+        return []
+    name, kind, operands = result
+    code = _Code(kind, numbers, _debug(line))
+    ordinary = code.fold("and", [code.add(f"fcmp ord {kind} {x}, {x}") for x in operands])
+    unset = code.fold("or", [code.all_ones(x) for x in operands])
+    nan = code.add(f"fcmp uno {kind} {name}, {name}")
+    made = code.any(code.fold("and", [nan, code.fold("or", [ordinary, unset])]))
+    return code.lines + [f"  call void @metal_nan_made(i32 {made}){code.debug}"]
+
+
+def _written(line: str, numbers: Iterator[int]) -> List[str]:
+    match = _STORE.match(line)
+    if not match:
+        return []
+    kind, value, pointer = match.groups()
+    code = _Code(kind, numbers, _debug(line))
+    nan = code.any(code.add(f"fcmp uno {kind} {value}, {value}"))
+    return code.lines + [f"  call void @metal_nan_written(ptr {pointer}, i32 {code.bytes}, i32 {nan}){code.debug}"]
+
+
+class _Code:
+    """New instructions on values of one type, their results named apart from the module's own."""
+
+    def __init__(self, kind: str, numbers: Iterator[int], debug: str):
+        self.kind, self.numbers, self.debug, self.lines = kind, numbers, debug, []
+        vector = re.match(r"<(\d+) x (\w+)>", kind)
+        self.lanes, element = (int(vector.group(1)), vector.group(2)) if vector else (1, kind)
+        self.bytes = self.lanes * _BITS[element] // 8
+        self.mask = f"<{self.lanes} x i1>" if vector else "i1"
+        self.integer = f"<{self.lanes} x i{_BITS[element]}>" if vector else f"i{_BITS[element]}"
+        ones = ", ".join([f"i{_BITS[element]} -1"] * self.lanes)
+        self.ones = f"<{ones}>" if vector else "-1"
+
+    def add(self, instruction: str) -> str:
+        name = f"%metal.nan.{next(self.numbers)}"
+        self.lines.append(f"  {name} = {instruction}{self.debug}")
+        return name
+
+    def fold(self, operation: str, masks: List[str]) -> str:
+        total = masks[0]
+        for mask in masks[1:]:
+            total = self.add(f"{operation} {self.mask} {total}, {mask}")
+        return total
+
+    def all_ones(self, value: str) -> str:
+        """Whether a value is what unset memory and variables hold."""
+        return self.add(
+            f"icmp eq {self.integer} {self.add(f'bitcast {self.kind} {value} to {self.integer}')}, {self.ones}"
+        )
+
+    def any(self, mask: str) -> str:
+        """An i32 that is not 0 where any lane is set."""
+        bits = self.add(f"bitcast {self.mask} {mask} to i{self.lanes}")
+        return self.add(f"zext i{self.lanes} {bits} to i32")

@@ -1,0 +1,152 @@
+"""The command line: check, run and report.
+
+Exit status: 0 when all is well, 1 when the check or the checker found something, 2 for wrong input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Optional, Sequence
+
+from . import specification
+from .errors import LaunchError, SimulatorError
+from .library import Library
+from .toolchain import find_clang
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> int:
+    """Runs a command line (sys.argv without the program's name) and returns the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        if options.version:
+            print(version())
+            return 0
+        return options.run(options)
+    except SimulatorError as error:
+        print(f"metal_simulator: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        return 2
+
+
+def version() -> str:
+    """The clang in use. Raises ToolchainError if there is none."""
+    clang = find_clang()
+    return f"metal_simulator with {clang.version} ({clang.path})"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m metal_simulator", description="Metal compute kernels on a CPU")
+    parser.add_argument("--version", action="store_true", help="print which clang is used")
+    parser.set_defaults(run=lambda options: parser.error("a command is needed: check, run or report"))
+    commands = parser.add_subparsers(title="commands")
+    _add_check(commands)
+    _add_run(commands)
+    if importlib.util.find_spec(f"{__package__}.report"):
+        from .report import add_command
+
+        add_command(commands)
+    return parser
+
+
+def _add_check(commands) -> None:
+    parser = commands.add_parser("check", help="what Apple's compiler would reject, and lints")
+    parser.add_argument("files", nargs="+", metavar="FILE", help=".metal files")
+    parser.add_argument("--include", "-I", action="append", default=[], help="folder for #include lines")
+    parser.add_argument("--errors-only", action="store_true", help="no warnings")
+    parser.set_defaults(run=_check)
+
+
+def _check(options: argparse.Namespace) -> int:
+    found = 0
+    for file in options.files:
+        for diagnostic in Library(file, options.include).check():
+            if diagnostic.severity == "error" or not options.errors_only:
+                found += 1
+                print(diagnostic)
+    return int(found > 0)
+
+
+def _add_run(commands) -> None:
+    parser = commands.add_parser(
+        "run",
+        help="run a kernel, with the checker",
+        description=specification.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("file", help="the .metal file")
+    parser.add_argument("kernel", help="host name of the kernel")
+    parser.add_argument("buffers", nargs="*", metavar="NAME:dtype[shape]=value", help="a buffer; see above")
+    parser.add_argument("--grid", required=True, help="threadgroups, like 8,4,1")
+    parser.add_argument("--threads", required=True, help="threads per threadgroup, like 128")
+    parser.add_argument("--include", "-I", action="append", default=[], help="folder for #include lines")
+    parser.add_argument("--constant", "-c", action="append", default=[], metavar="NAME=value", help="function constant")
+    sizes = {"action": "append", "type": int, "default": [], "metavar": "BYTES"}
+    parser.add_argument("--threadgroup-memory", help="size of the next [[threadgroup(n)]] argument", **sizes)
+    parser.add_argument("--order", default="forward", help="forward, reverse or a seed")
+    parser.add_argument("--no-check", action="store_true", help="without the checker")
+    parser.add_argument("--output", "-o", action="append", default=[], metavar="NAME=FILE.npy", help="write a buffer")
+    parser.add_argument("--print", action="append", default=[], metavar="NAME", help="print a buffer")
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    kernel = Library(options.file, options.include).kernel(options.kernel, specification.constants(options.constant))
+    buffers = specification.buffers(kernel.parameters, options.buffers)
+    indices = {p["name"]: p["index"] for p in kernel.parameters if p["kind"] == "buffer"}
+    outputs = [_output(text, indices) for text in options.output]
+    printed = [(name, _index(name, indices)) for name in options.print]
+    report = kernel.launch(
+        buffers,
+        specification.three("--grid", options.grid),
+        specification.three("--threads", options.threads),
+        order=_order(options.order),
+        check=not options.no_check,
+        threadgroup_memory=options.threadgroup_memory or None,
+    )
+    for index, path in outputs:
+        _save(path, buffers[index])
+    for name, index in printed:
+        print(f"{name} = {buffers[index]}")
+    for finding in report.findings:
+        print(finding)
+    count = len(report.findings)
+    checked = "not checked" if options.no_check else f"{count} finding{'' if count == 1 else 's'}"
+    print(f"{kernel.name}: {report.threadgroups} threadgroups, {checked}")
+    return int(count > 0)
+
+
+def _order(text: str):
+    if text in ("forward", "reverse"):
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise LaunchError(f"--order is forward, reverse or a number, not {text!r}") from None
+
+
+def _output(text: str, indices: dict) -> tuple:
+    name, equals, path = text.partition("=")
+    if not equals or not path.endswith(".npy"):
+        raise LaunchError(f"--output is NAME=FILE.npy, not {text!r}")
+    return _index(name, indices), Path(path)
+
+
+def _index(name: str, indices: dict) -> int:
+    if name.isdigit() and int(name) in indices.values():
+        return int(name)
+    if name not in indices:
+        raise LaunchError(f"no buffer {name!r}; the kernel has {', '.join(indices)}")
+    return indices[name]
+
+
+def _save(path: Path, buffer: object) -> None:
+    import numpy
+
+    try:
+        numpy.save(path, numpy.frombuffer(buffer, numpy.uint8) if isinstance(buffer, bytes) else buffer)
+    except OSError as error:
+        raise LaunchError(f"cannot write {path}: {error.strerror}") from None

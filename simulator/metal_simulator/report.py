@@ -1,0 +1,150 @@
+"""Profiles as text and JSON, and the `report` command."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import List, Sequence
+
+from . import cost_model, specification
+from .counters import Profile
+from .errors import SimulatorError
+from .library import Library
+from .plot import plot
+
+FAMILIES = {7: "M1, M2", 9: "M3, M4, M5"}
+
+
+def text(profile: Profile, chips: Sequence[cost_model.Chip] = cost_model.CHIPS) -> str:
+    """A table for people: instructions, memory, occupancy, time on each chip."""
+    parts = [_head(profile), _instructions(profile), _memory(profile), _times(profile, chips)]
+    return "\n\n".join("\n".join(lines) for lines in parts)
+
+
+def _head(profile: Profile) -> List[str]:
+    grid, threads = (" x ".join(map(str, sizes)) for sizes in (profile.grid, profile.threads))
+    registers = f"about {profile.registers:.0f} live registers"
+    private = f"; {profile.private_bytes} bytes of arrays in memory a thread" if profile.private_bytes else ""
+    return [
+        f"kernel {profile.kernel}",
+        f"{grid} threadgroups of {threads} threads ({profile.simdgroups} SIMD groups)",
+        f"{profile.threadgroup_bytes} bytes of threadgroup memory; {registers}{private}",
+    ]
+
+
+def simdgroup_clocks(profile: Profile, family: int) -> dict:
+    """Clocks by class of an average SIMD group of the launch."""
+    total = [profile.classes.get(name, 0) for name in cost_model.CLASSES]
+    groups = max(1, len(profile.order) * profile.simdgroups)
+    return {name: n / groups for name, n in cost_model.clocks_by_class(total, family).items()}
+
+
+def _instructions(profile: Profile) -> List[str]:
+    groups = max(1, len(profile.order) * profile.simdgroups)
+    families = {family: simdgroup_clocks(profile, family) for family in FAMILIES}
+    counts = [profile.classes.get(name, 0) / groups for name in cost_model.CLASSES]
+    sums = {family: cost_model.clocks(counts, family) or 1 for family in families}
+    heads = "".join(f"{'clocks ' + name:>20}{'%':>7}" for name in FAMILIES.values())
+    lines = ["Instructions of an average SIMD group", f"  {'class':18}{'executions':>12}{heads}"]
+    for name, number in profile.classes.items():
+        line = f"  {name:18}{number / groups:12.1f}"
+        for family, clocks in families.items():
+            line += f"{clocks.get(name, 0):20.1f}{100 * clocks.get(name, 0) / sums[family]:7.1f}"
+        lines.append(line)
+    issued = "".join(f"{sums[family]:20.1f}{'':7}" for family in families)
+    notes = ["  (M3 and later run complex operations beside the others)"]
+    if "unknown" in profile.classes:
+        notes.append("  (unknown: calls of functions that have no price here; the times leave them out)")
+    return [*lines, f"  {'issued':30}{issued}", *notes]
+
+
+def _memory(profile: Profile) -> List[str]:
+    lines = [
+        "Memory",
+        f"  {'':20}{'instructions':>13}{'read':>12}{'written':>12}{'first read':>12}{'first written':>14}"
+        f"{'lines/instr.':>13}{'conflicts':>11}",
+    ]
+    for t in profile.traffic:
+        name = t.name or t.space
+        first = f"{t.first_read:12}{t.first_written:14}" if t.name else f"{'':26}"
+        lines.append(
+            f"  {name[:19]:20}{t.instructions:13}{t.read:12}{t.written:12}{first}"
+            f"{t.lines / max(1, t.instructions):13.2f}{t.conflicts:11}"
+        )
+    for (space, kind, width), number in sorted(profile.accesses.items()):
+        lines.append(f"  {space} {kind}, {width} bytes a lane: {number}")
+    return lines
+
+
+def _times(profile: Profile, chips: Sequence[cost_model.Chip]) -> List[str]:
+    lines = [f"Time ({cost_model.LABEL})"]
+    for family, name in FAMILIES.items():
+        fit = cost_model.occupancy(profile, family)
+        lines.append(f"  {name}: {fit.simdgroups} SIMD groups a core (limit: {fit.limit}), rate {100 * fit.rate:.0f} %")
+    lines.append(f"  {'chip':10}{'clocks of a core':>18}{'time':>13}{'products':>10}  bound")
+    for chip in chips:
+        p = cost_model.predict(profile, chip)
+        time = f"{p.seconds * 1e6:10.1f} us" if p.seconds < 0.01 else f"{p.seconds * 1e3:10.2f} ms"
+        lines.append(f"  {chip.name:10}{p.clocks:18.0f}{time:>13}{100 * p.matrix_share:9.1f}%  {p.bound}")
+    return lines
+
+
+def to_json(profile: Profile, chips: Sequence[cost_model.Chip] = cost_model.CHIPS) -> str:
+    """The profile (Profile.from_json reads it back) with the predictions for each chip."""
+    predictions = [cost_model.predict(profile, chip) for chip in chips]
+    fields = [{**p._asdict(), "occupancy": p.occupancy._asdict()} for p in predictions]
+    return json.dumps({"profile": json.loads(profile.to_json()), "label": cost_model.LABEL, "predictions": fields})
+
+
+def chip_named(name: str) -> cost_model.Chip:
+    """Raises SimulatorError for a chip that is not in the table."""
+    for chip in cost_model.CHIPS:
+        if chip.name.lower() == name.lower():
+            return chip
+    raise SimulatorError(f"no chip {name!r}; known are {', '.join(chip.name for chip in cost_model.CHIPS)}")
+
+
+def add_command(subparsers) -> None:
+    """Adds `report` to a command line; its options.run(options) returns the exit status."""
+    parser = subparsers.add_parser(
+        "report",
+        help="count a kernel's instructions and memory traffic, and predict its time on Apple GPUs",
+        description=specification.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("file", help="the .metal file")
+    parser.add_argument("kernel", help="host name of the kernel")
+    parser.add_argument("buffers", nargs="*", metavar="NAME:dtype[shape]=value", help="a buffer; see above")
+    parser.add_argument("--grid", required=True, help="threadgroups, like 8,4,1")
+    parser.add_argument("--threads", required=True, help="threads per threadgroup, like 128")
+    parser.add_argument("--include", "-I", action="append", default=[], help="folder for #include lines")
+    parser.add_argument("--constant", "-c", action="append", default=[], metavar="NAME=value", help="function constant")
+    sizes = {"action": "append", "type": int, "default": [], "metavar": "BYTES"}
+    parser.add_argument("--threadgroup-memory", help="size of the next [[threadgroup(n)]] argument", **sizes)
+    parser.add_argument("--chip", action="append", default=[], help="only this chip (may be repeated)")
+    parser.add_argument("--json", metavar="FILE", help="write counters and predictions as JSON")
+    parser.add_argument("--plot", metavar="FILE.png", help="draw where the clocks go; needs matplotlib")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """The `report` command. Raises SimulatorError."""
+    chips = [chip_named(name) for name in options.chip] or cost_model.CHIPS
+    kernel = Library(options.file, options.include).kernel(options.kernel, specification.constants(options.constant))
+    profile = kernel.profile(
+        specification.buffers(kernel.parameters, options.buffers),
+        specification.three("--grid", options.grid),
+        specification.three("--threads", options.threads),
+        threadgroup_memory=options.threadgroup_memory,
+    )
+    print(text(profile, chips))
+    if options.json:
+        try:
+            Path(options.json).write_text(to_json(profile, chips))
+        except OSError as error:
+            raise SimulatorError(f"cannot write {options.json}: {error}") from None
+    if options.plot:
+        bars = [(name, simdgroup_clocks(profile, family)) for family, name in FAMILIES.items()]
+        plot(options.plot, bars, profile.kernel)
+    return 0
