@@ -135,24 +135,37 @@ inline void store(GroupedRows<T> rows, thread RegisterTile<float, kRows, kColumn
   }
 }
 
+// 16 bytes from device to threadgroup memory; elements from count on do not exist and become 0.
+template <typename T>
+inline void copy_chunk(threadgroup T* target, device const T* source, int count) {
+  if (is_aligned) {
+    *(threadgroup float4*)target = *(device const float4*)source;
+  } else {
+    UNROLL for (short e = 0; e < 16 / sizeof(T); e++) target[e] = has_column(count, e) ? source[e] : T(0);
+  }
+}
+
 // tile = rows, by all kThreads threads of the threadgroup; missing rows and columns are 0, so that 0 * value stays 0.
+// A thread keeps to one chunk of 16 bytes in every kRowStep-th row: addresses advance by a constant.
 template <int kThreads, typename T, int kRows, int kColumns>
 inline void stage(SharedTile<T, kRows, kColumns> tile, Rows<T> rows, uint thread_index) {
   constexpr int kChunk = SharedTile<T, kRows, kColumns>::kChunk;
   constexpr int kStride = SharedTile<T, kRows, kColumns>::kStride;
-  constexpr int kChunksPerRow = kColumns / kChunk;
-  for (int i = thread_index; i < kRows * kChunksPerRow; i += kThreads) {
-    const int r = i / kChunksPerRow, column = i % kChunksPerRow * kChunk;
-    threadgroup T* target = tile.data + r * kStride + column;
-    if (r >= rows.count || !has_column(rows.columns, column)) {
-      *(threadgroup float4*)target = float4(0);
-    } else if (is_aligned) {
-      *(threadgroup float4*)target = *(device const float4*)(rows.row(r) + column);
-    } else {
-      device const T* source = rows.row(r) + column;
-      UNROLL for (short e = 0; e < kChunk; e++)
-        target[e] = has_column(rows.columns, column + e) ? source[e] : T(0);
+  constexpr uint kChunksPerRow = kColumns / kChunk;
+  constexpr int kRowStep = kThreads / kChunksPerRow;
+  const int row = thread_index / kChunksPerRow, column = thread_index % kChunksPerRow * kChunk;
+  if (row >= kRowStep) return;  // left over where rows do not divide the threads
+  threadgroup T* target = tile.data + row * kStride + column;
+  device const T* source = rows.row(row) + column;
+  UNROLL for (int r = 0; r < kRows; r += kRowStep) {
+    if (r + row >= rows.count || !has_column(rows.columns, column)) {
+      if (r + row < kRows) *(threadgroup float4*)target = float4(0);
+    } else if (r + row < kRows) {
+      if (is_paged) source = rows.row(r + row) + column;
+      copy_chunk(target, source, rows.columns - column);
     }
+    target += kRowStep * kStride;
+    source += kRowStep * rows.stride;
   }
 }
 
