@@ -8,40 +8,58 @@
 #include <metal_stdlib>
 #include "constants.h"
 #include "mask.h"
+#include "pages.h"
 #include "params.h"
+#include "score.h"
 #include "sequence.h"
 #include "softmax.h"
 #include "tile.h"
 using namespace metal;
 
-// Grid: (tiles of query rows, key/value heads, 1). Tensors as params.h describes them; output rows that belong to no
-// sequence are written too (0, and lse -inf).
-template <typename T, int kHeadDim, int kBlockM, int kBlockN, int kSimdgroups>
+// Grid: (tiles of query rows, key/value heads, splits). Rows hold params.head_dim (query, key) and params.value_dim
+// (value, output) elements, up to kHeadDim and kValueDim. Output rows that belong to no sequence are written too (0, and
+// lse -inf). With is_split each split writes the result of its own keys, for attention_combine to join: the output in
+// fp32, and lse with kRowMaxFloor for rows that see none of them.
+template <typename T, int kHeadDim, int kValueDim, int kBlockM, int kBlockN, int kSimdgroups>
 [[kernel, max_total_threads_per_threadgroup(kSimdgroups * kSimdWidth)]] void attention_forward(
     constant ForwardParams& params [[buffer(0)]],
     constant ScoreParams& score [[buffer(1)]],
-    device const T* query [[buffer(2)]],   // [batch, query_length, num_heads, kHeadDim] or [total_q, num_heads, kHeadDim]
-    device const T* key [[buffer(3)]],     // [batch, key_length, num_heads_kv, kHeadDim] or [total_k, num_heads_kv, ...]
-    device const T* value [[buffer(4)]],   // as key
-    device T* output [[buffer(5)]],        // as query
-    device float* lse [[buffer(6), function_constant(writes_lse)]],  // [batch, num_heads, query_length], [num_heads, total_q]
-    device const int* cu_seqlens_q [[buffer(7), function_constant(is_packed)]],  // [batch + 1]
-    device const int* cu_seqlens_k [[buffer(8), function_constant(is_packed)]],  // [batch + 1]
+    device const T* query [[buffer(2)]],  // [batch, query_length, num_heads, head_dim] or [total_q, num_heads, head_dim]
+    device const T* key [[buffer(3)]],    // [batch, key_length, num_heads_kv, head_dim], [total_k, num_heads_kv, head_dim]
+                                          // or [num_pages, page_size, num_heads_kv, head_dim]
+    device const T* value [[buffer(4)]],  // as key, [..., value_dim]
+    device T* output [[buffer(5)]],       // as query, [..., value_dim]; split: fp32, [num_splits, ..., value_dim]
+    device float* lse [[buffer(6), function_constant(writes_lse)]],  // [batch, num_heads, query_length] or
+                                                                     // [num_heads, total_q]; split: [num_splits, ...]
+    device const int* cu_seqlens_q [[buffer(7), function_constant(is_packed)]],   // [batch + 1]
+    device const int* cu_seqlens_k [[buffer(8), function_constant(is_packed)]],   // [batch + 1]
+    device const int* seqused_k [[buffer(9), function_constant(has_seqused_k)]],  // [batch]
+    device const int* block_table [[buffer(10), function_constant(is_paged)]],    // [batch, block_table_stride]
+    device const float* alibi_slopes [[buffer(11), function_constant(has_alibi)]],  // [num_heads] or [batch, num_heads]
+    device const float* sinks [[buffer(12), function_constant(has_sinks)]],         // [num_heads]
     uint3 group [[threadgroup_position_in_grid]],
+    uint3 groups [[threadgroups_per_grid]],
     uint simdgroup [[simdgroup_index_in_threadgroup]],
     uint lane_index [[thread_index_in_simdgroup]]) {
   constexpr int kRows = kBlockM / kSimdgroups;
   constexpr int kThreads = kSimdgroups * kSimdWidth;
-  using KeyValueTile = SharedTile<T, kBlockN, kHeadDim>;
-  threadgroup float4 key_value_memory[KeyValueTile::kBytes / 16];
+  using KeyTile = SharedTile<T, kBlockN, kHeadDim>;
+  using ValueTile = SharedTile<T, kBlockN, kValueDim>;
+  threadgroup float4 block_memory[(kHeadDim > kValueDim ? KeyTile::kBytes : ValueTile::kBytes) / 16];
+
+  // Threadgroups start in the order of their linear index: the last tiles first, which causal masks make the heaviest,
+  // and all heads of a tile together, so that the light ones are left to fill the cores at the end.
+  const int start_order = group.y * groups.x + group.x;
+  const int head_kv = start_order % groups.y, tile_index = groups.x - 1 - start_order / groups.y;
 
   // This threadgroup's rows, and the keys they see.
   QueryTile tile;
   if (is_packed) {
-    tile = packed_tile<kBlockM>(params, cu_seqlens_q, cu_seqlens_k, group.x);
+    tile = packed_tile<kBlockM>(params, cu_seqlens_q, cu_seqlens_k, tile_index);
   } else {
-    tile = dense_tile<kBlockM>(params, group.x);
+    tile = dense_tile<kBlockM>(params, tile_index);
   }
+  if (has_seqused_k && tile.key_length > 0) tile.key_length = clamp(seqused_k[tile.sequence], 0, tile.key_length);
   const int group_size = params.group_size;
   const int rows = tile.query_length * group_size;
   if (tile.row0 < 0 || tile.row0 >= rows) return;  // a surplus tile, or cu_seqlens that lie
@@ -49,83 +67,120 @@ template <typename T, int kHeadDim, int kBlockM, int kBlockN, int kSimdgroups>
   const int last_token = (min(tile.row0 + kBlockM, rows) - 1) / group_size;
   const Mask mask = {tile.key_length, tile.key_length - tile.query_length, int(params.window_left),
                      int(params.window_right)};
-  const KeyBlocks blocks = key_blocks(mask, first_token, last_token, kBlockN);
+  KeyBlocks blocks = key_blocks(mask, first_token, last_token, kBlockN);
+  if (is_split) blocks = split_blocks(blocks, group.z, int(params.num_splits), kBlockN);
 
-  const long first_head = long(group.y) * group_size;
+  const long first_head = long(head_kv) * group_size;
   query += tile.batch * params.query.batch + tile.query_start * params.query.token + first_head * params.query.head;
-  output += tile.batch * params.output.batch + tile.query_start * params.output.token + first_head * params.output.head;
-  key += tile.batch * params.key.batch + tile.key_start * params.key.token + group.y * params.key.head;
-  value += tile.batch * params.value.batch + tile.key_start * params.value.token + group.y * params.value.head;
+  const long output_offset =
+      tile.batch * params.output.batch + tile.query_start * params.output.token + first_head * params.output.head;
+  key += tile.key_start * params.key.token + head_kv * params.key.head;
+  value += tile.key_start * params.value.token + head_kv * params.value.head;
+  Pages pages;
+  if (is_paged) {
+    pages.block_table = block_table + tile.sequence * params.block_table_stride;
+    pages.size = params.page_size;
+    pages.count = params.num_pages;
+  } else {
+    key += tile.batch * params.key.batch;
+    value += tile.batch * params.value.batch;
+  }
 
   const Lane lane = lane_position(lane_index);
   const uint thread_index = simdgroup * kSimdWidth + lane_index;
   const int row0 = tile.row0 + simdgroup * kRows;  // of this SIMD group
   const RowRanges<kRows> visible(mask, row0, group_size, lane);
-  const KeyValueTile key_value_tile = {(threadgroup T*)key_value_memory};  // the block's keys, then its values
+  const KeyTile key_tile = {(threadgroup T*)block_memory};  // a block's keys, and in the same place then its values
+  const ValueTile value_tile = {(threadgroup T*)block_memory};
   RegisterTile<T, kRows, kHeadDim> query_tile;
-  RegisterTile<float, kRows, kBlockN> scores;        // then weights
-  RegisterTile<float, kRows, kHeadDim> accumulator;  // the output, before it is divided by row_sum
+  RegisterTile<float, kRows, kBlockN> scores;         // then weights
+  RegisterTile<float, kRows, kValueDim> accumulator;  // the output, before it is divided by row_sum
   OnlineSoftmax<kRows> softmax(score.scale_log2);
+  if (has_sinks) softmax.start_from(sinks + first_head, row0, group_size, lane);
+  Alibi<kRows> alibi;
+  if (has_alibi && tile.key_length > 0)
+    alibi.place(alibi_slopes + tile.sequence * params.alibi_batch_stride + first_head, score.scale_log2, row0, rows,
+                group_size, mask.diagonal, lane);
 
-  load(query_tile, GroupedRows<const T>{query, params.query.token, params.query.head, group_size, rows}, row0,
+  const int head_dim = params.head_dim, value_dim = params.value_dim;
+  load(query_tile, GroupedRows<const T>{query, params.query.token, params.query.head, group_size, rows, head_dim}, row0,
        score.query_sign, lane);
   zero(accumulator);
 
   for (int key0 = blocks.begin; key0 < blocks.end; key0 += kBlockN) {
     const int count = tile.key_length - key0;
+    const Rows<T> keys = {key, params.key.token, params.key.batch, key0, count, head_dim, pages};
+    const Rows<T> values = {value, params.value.token, params.value.batch, key0, count, value_dim, pages};
     threadgroup_barrier(mem_flags::mem_threadgroup);  // all SIMD groups are done with the previous values
-    stage<kThreads>(key_value_tile, Rows<T>{key + key0 * params.key.token, params.key.token, count}, thread_index);
+    stage<kThreads>(key_tile, keys, thread_index);
     threadgroup_barrier(mem_flags::mem_threadgroup);  // the keys are there
     zero(scores);
-    multiply_transposed(scores, query_tile, key_value_tile);  // S = Q K^T
-    threadgroup_barrier(mem_flags::mem_threadgroup);  // all SIMD groups are done with the keys
-    stage<kThreads>(key_value_tile, Rows<T>{value + key0 * params.value.token, params.value.token, count}, thread_index);
+    multiply_transposed(scores, query_tile, key_tile);  // S = Q K^T
+    threadgroup_barrier(mem_flags::mem_threadgroup);    // all SIMD groups are done with the keys
+    stage<kThreads>(value_tile, values, thread_index);
 
+    if (has_softcap) cap(scores, score.tanh_scale);
+    if (has_alibi) add_bias(scores, alibi, key0, lane);
     if (!blocks.is_full(key0, kBlockN)) hide_invisible(scores, visible, key0, lane);
     RowVector<kRows> rescale;
     if (softmax.update(scores, rescale)) scale_rows(accumulator, rescale);  // S -> P
     threadgroup_barrier(mem_flags::mem_threadgroup);  // the values are there
-    multiply(accumulator, scores, key_value_tile);    // O += P V
+    multiply(accumulator, scores, value_tile);        // O += P V
   }
 
   const RowVector<kRows> inverse_sum = softmax.finish();
   scale_rows(accumulator, inverse_sum);
-  store(GroupedRows<T>{output, params.output.token, params.output.head, group_size, rows}, accumulator, row0, lane);
+  if (is_split) {
+    device float* partial = (device float*)output + group.z * params.output_split_stride + output_offset;
+    store(GroupedRows<float>{partial, params.output.token, params.output.head, group_size, rows, value_dim}, accumulator,
+          row0, lane);
+    lse += group.z * params.lse_split_stride;
+  } else {
+    device T* whole = output + output_offset;
+    store(GroupedRows<T>{whole, params.output.token, params.output.head, group_size, rows, value_dim}, accumulator, row0,
+          lane);
+  }
   if (writes_lse && lane.column == 0) {
+    const float no_key = is_split ? kRowMaxFloor : minus_infinity();
     UNROLL for (short i = 0; i < kRows / kFragment; i++) {
       const int row = row0 + i * kFragment + lane.row;
       if (row < rows)
         lse[tile.batch * params.lse_batch_stride + (first_head + row % group_size) * params.lse_head_stride +
-            tile.query_start + row / group_size] = softmax.log_sum_exp(i);
+            tile.query_start + row / group_size] =
+            visible.at[i].begin < visible.at[i].end && softmax.row_sum.at[i] > 0 ? softmax.log_sum_exp(i) : no_key;
     }
   }
 }
 
-#define INSTANTIATE(name, T, head_dim, block_m, block_n, simdgroups)                                               \
-  template [[host_name("attention_forward_" #name "_d" #head_dim "_m" #block_m "_n" #block_n "_s" #simdgroups)]]   \
-  [[kernel]] decltype(attention_forward<T, head_dim, block_m, block_n, simdgroups>)                                \
-      attention_forward<T, head_dim, block_m, block_n, simdgroups>;
+#define INSTANTIATE(name, T, head_dim, value_dim, block_m, block_n, simdgroups)                                     \
+  template [[host_name("attention_forward_" #name "_d" #head_dim "_v" #value_dim "_m" #block_m "_n" #block_n       \
+                       "_s" #simdgroups)]] [[kernel]]                                                               \
+  decltype(attention_forward<T, head_dim, value_dim, block_m, block_n, simdgroups>)                                 \
+      attention_forward<T, head_dim, value_dim, block_m, block_n, simdgroups>;
 
 // The planner's tile table (planner.py: TILES) gives the reason of each row. One row a line: the run-time launcher, which
 // compiles one kernel at a time, drops the others.
-INSTANTIATE(f16, half, 32, 32, 64, 4)
-INSTANTIATE(f16, half, 64, 32, 64, 4)
-INSTANTIATE(f16, half, 72, 32, 32, 4)
-INSTANTIATE(f16, half, 80, 32, 32, 4)
-INSTANTIATE(f16, half, 96, 32, 32, 4)
-INSTANTIATE(f16, half, 128, 32, 32, 4)
-INSTANTIATE(f16, half, 256, 32, 16, 4)
-INSTANTIATE(bf16, bfloat, 32, 32, 64, 4)
-INSTANTIATE(bf16, bfloat, 64, 32, 64, 4)
-INSTANTIATE(bf16, bfloat, 72, 32, 32, 4)
-INSTANTIATE(bf16, bfloat, 80, 32, 32, 4)
-INSTANTIATE(bf16, bfloat, 96, 32, 32, 4)
-INSTANTIATE(bf16, bfloat, 128, 32, 32, 4)
-INSTANTIATE(bf16, bfloat, 256, 32, 16, 4)
-INSTANTIATE(f32, float, 32, 32, 64, 4)
-INSTANTIATE(f32, float, 64, 32, 32, 4)
-INSTANTIATE(f32, float, 72, 32, 32, 4)
-INSTANTIATE(f32, float, 80, 32, 32, 4)
-INSTANTIATE(f32, float, 96, 32, 16, 4)
-INSTANTIATE(f32, float, 128, 32, 16, 4)
-INSTANTIATE(f32, float, 256, 32, 8, 4)
+INSTANTIATE(f16, half, 32, 32, 32, 64, 4)
+INSTANTIATE(f16, half, 64, 64, 32, 64, 4)
+INSTANTIATE(f16, half, 72, 72, 32, 32, 4)
+INSTANTIATE(f16, half, 80, 80, 32, 32, 4)
+INSTANTIATE(f16, half, 96, 96, 32, 32, 4)
+INSTANTIATE(f16, half, 128, 128, 32, 32, 4)
+INSTANTIATE(f16, half, 192, 128, 32, 16, 4)
+INSTANTIATE(f16, half, 256, 256, 32, 16, 4)
+INSTANTIATE(bf16, bfloat, 32, 32, 32, 64, 4)
+INSTANTIATE(bf16, bfloat, 64, 64, 32, 64, 4)
+INSTANTIATE(bf16, bfloat, 72, 72, 32, 32, 4)
+INSTANTIATE(bf16, bfloat, 80, 80, 32, 32, 4)
+INSTANTIATE(bf16, bfloat, 96, 96, 32, 32, 4)
+INSTANTIATE(bf16, bfloat, 128, 128, 32, 32, 4)
+INSTANTIATE(bf16, bfloat, 192, 128, 32, 16, 4)
+INSTANTIATE(bf16, bfloat, 256, 256, 32, 16, 4)
+INSTANTIATE(f32, float, 32, 32, 32, 64, 4)
+INSTANTIATE(f32, float, 64, 64, 32, 32, 4)
+INSTANTIATE(f32, float, 72, 72, 32, 32, 4)
+INSTANTIATE(f32, float, 80, 80, 32, 32, 4)
+INSTANTIATE(f32, float, 96, 96, 32, 16, 4)
+INSTANTIATE(f32, float, 128, 128, 32, 16, 4)
+INSTANTIATE(f32, float, 192, 128, 32, 8, 4)
+INSTANTIATE(f32, float, 256, 256, 32, 8, 4)

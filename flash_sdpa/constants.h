@@ -3,6 +3,13 @@
 // launcher rewrites each of these lines into a plain constant.
 #pragma once
 
-constant bool is_packed [[function_constant(0)]];   // sequences lie end to end, bounded by cu_seqlens
-constant bool is_aligned [[function_constant(1)]];  // every query/key/value/output row starts on a 16-byte boundary
-constant bool writes_lse [[function_constant(2)]];  // the log-sum-exp of every row is wanted
+constant bool is_packed [[function_constant(0)]];      // sequences lie end to end, bounded by cu_seqlens
+constant bool is_paged [[function_constant(1)]];       // keys and values lie in pages, found through block_table
+constant bool is_aligned [[function_constant(2)]];     // every query/key/value/output row starts on a 16-byte boundary
+constant bool is_padded [[function_constant(3)]];      // rows are shorter than the kernel's: head_dim has no kernel of its own
+constant bool has_seqused_k [[function_constant(4)]];  // sequences use only their first seqused_k keys
+constant bool has_softcap [[function_constant(5)]];    // scores are capped
+constant bool has_alibi [[function_constant(6)]];      // scores fall with the distance of query and key
+constant bool has_sinks [[function_constant(7)]];      // each head has one more exponential in its sums
+constant bool is_split [[function_constant(8)]];       // the keys of a tile are divided among threadgroups
+constant bool writes_lse [[function_constant(9)]];     // the log-sum-exp of every row is wanted

@@ -44,6 +44,14 @@ inline KeyBlocks key_blocks(Mask mask, int first_token, int last_token, int bloc
   return {first.begin / block * block, last.end, last.begin, first.end};
 }
 
+// The part of them that falls to one of num_splits threadgroups: as many blocks for each, the last maybe fewer or none.
+inline KeyBlocks split_blocks(KeyBlocks blocks, int split, int num_splits, int block) {
+  const int count = (max(0, blocks.end - blocks.begin) + block - 1) / block;
+  const int share = (count + num_splits - 1) / num_splits * block;
+  const int begin = min(blocks.begin + split * share, blocks.end);
+  return {begin, min(begin + share, blocks.end), blocks.full_begin, blocks.full_end};
+}
+
 // scores[row, key] = kMaskedScore where the row may not see the key; the tile's first column is key0.
 template <int kRows, int kKeys>
 inline void hide_invisible(thread RegisterTile<float, kRows, kKeys>& scores, thread const RowRanges<kRows>& visible,

@@ -3,7 +3,7 @@
 #pragma once
 
 struct Strides {  // elements; head_dim is contiguous
-  long batch;     // 0 for packed tensors
+  long batch;     // of paged keys and values: page; 0 for packed tensors
   long token;
   long head;
 };
@@ -14,15 +14,37 @@ struct ForwardParams {
   long lse_head_stride;
   long batch;         // sequences
   long query_length;  // tokens: of each sequence when dense, of all sequences together when packed
-  long key_length;    // as query_length
+  long key_length;    // as query_length; paged: all that a row of block_table can hold
+  long head_dim;      // elements of a query or key row that exist
+  long value_dim;     // elements of a value or output row that exist
   long group_size;    // query heads that share one key/value head
   long window_left;   // keys visible before the diagonal; 2^30 = all
   long window_right;  // keys visible after the diagonal; 0 = causal, 2^30 = all
+  long num_pages;
+  long page_size;           // keys of a page, a multiple of 16
+  long block_table_stride;  // page ids of a sequence
+  long alibi_batch_stride;  // slopes: 0 or num_heads
+  long num_splits;          // parts that the keys of a tile are divided in
+  long output_split_stride;  // elements of one part's output
+  long lse_split_stride;     // elements of one part's lse
 };
-static_assert(sizeof(ForwardParams) == 20 * 8, "planner.ForwardParams packs 20 int64");
+static_assert(sizeof(ForwardParams) == 29 * 8, "planner.ForwardParams packs 29 int64");
 
 struct ScoreParams {
   float query_sign;  // 1, -1 or 0: the sign of softmax_scale. It multiplies the query, which is exact in every dtype
-  float scale_log2;  // |softmax_scale| * log2(e) > 0: scores are exponentiated in base 2
+  float scale_log2;  // > 0, from scores to exponents of 2: |softmax_scale| * log2(e), with softcap softcap * log2(e)
+  float tanh_scale;  // |softmax_scale| / softcap; with softcap the scores are tanh(tanh_scale * <query, key>)
 };
-static_assert(sizeof(ScoreParams) == 2 * 4, "planner.ScoreParams packs 2 float32");
+static_assert(sizeof(ScoreParams) == 3 * 4, "planner.ScoreParams packs 3 float32");
+
+struct CombineParams {
+  Strides output;         // elements
+  long lse_batch_stride;  // elements; tokens are contiguous
+  long lse_head_stride;
+  long rows;        // tokens x heads of all sequences
+  long num_heads;
+  long tokens;      // of each sequence when dense, of all sequences together when packed
+  long value_dim;   // elements of a row
+  long num_splits;
+};
+static_assert(sizeof(CombineParams) == 10 * 8, "planner.CombineParams packs 10 int64");

@@ -7,6 +7,7 @@ using namespace metal;
 
 struct QueryTile {
   long batch;                     // index along the tensors' batch axis; 0 when packed
+  int sequence;                   // index among the sequences; of no meaning where key_length is 0
   int query_start, query_length;  // tokens: where the sequence starts along the token axis, and how many it has
   int key_start, key_length;
   int row0;                       // first row of the tile within the sequence; not a row of it in a surplus tile
@@ -20,7 +21,7 @@ template <int kBlockM>
 inline QueryTile dense_tile(constant ForwardParams& params, int tile) {
   const int query_length = params.query_length;
   const int tiles = (query_length * int(params.group_size) + kBlockM - 1) / kBlockM;
-  return {tile / tiles, 0, query_length, 0, int(params.key_length), tile % tiles * kBlockM};
+  return {tile / tiles, tile / tiles, 0, query_length, 0, int(params.key_length), tile % tiles * kBlockM};
 }
 
 // Packed: cu_seqlens_q cuts the tokens into batch + 2 segments, the first and the last being what lies before and after
@@ -43,10 +44,18 @@ inline QueryTile packed_tile(constant ForwardParams& params, device const int* c
     }
   }
   const int end = segment <= batch ? clamped(cu_seqlens_q, segment, total_q) : total_q;
-  QueryTile found = {0, start, max(0, end - start), 0, 0, (tile - segment - start * group_size / kBlockM) * kBlockM};
+  const int row0 = (tile - segment - start * group_size / kBlockM) * kBlockM;
+  QueryTile found = {0, segment - 1, start, max(0, end - start), 0, 0, row0};
   if (segment >= 1 && segment <= batch) {
-    found.key_start = clamped(cu_seqlens_k, segment - 1, total_k);
-    found.key_length = max(0, clamped(cu_seqlens_k, segment, total_k) - found.key_start);
+    if (is_paged && has_seqused_k) {
+      found.key_length = total_k;
+    } else if (is_paged) {  // cu_seqlens_k tells the lengths and nothing else
+      const long length = long(cu_seqlens_k[segment]) - long(cu_seqlens_k[segment - 1]);
+      found.key_length = int(min(max(length, long(0)), long(total_k)));
+    } else {
+      found.key_start = clamped(cu_seqlens_k, segment - 1, total_k);
+      found.key_length = max(0, clamped(cu_seqlens_k, segment, total_k) - found.key_start);
+    }
   }
   return found;
 }

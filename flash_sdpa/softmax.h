@@ -1,8 +1,12 @@
 // Online softmax in base 2 (Milakov & Gimelshein, 2018). After every block of keys
 //   row_sum = sum of exp2(scale_log2 * score - row_max) over the keys seen so far,
-// each lane holding its own columns' share of it. A row that sees no key ends with row_sum = 0.
+// each lane holding its own columns' share of it. A row that sees no key ends with row_sum = 0. A sink is one more
+// exponential, seen first.
 #pragma once
 #include "mask.h"
+
+// By its bits: fast math may assume that there are no infinities.
+inline float minus_infinity() { return as_type<float>(0xff800000u); }
 
 template <int kRows>
 struct OnlineSoftmax {
@@ -15,6 +19,15 @@ struct OnlineSoftmax {
     UNROLL for (short i = 0; i < kRows / kFragment; i++) {
       row_max.at[i] = kRowMaxFloor * scale_log2;
       row_sum.at[i] = 0;
+    }
+  }
+
+  // sinks: of the heads that share the key/value head.
+  void start_from(device const float* sinks, int row0, int group_size, Lane lane) {
+    UNROLL for (short i = 0; i < kRows / kFragment; i++) {
+      const float sink = sinks[(row0 + i * kFragment + lane.row) % group_size] * M_LOG2E_F;
+      row_max.at[i] = max(row_max.at[i], sink);
+      row_sum.at[i] = lane.column == 0 ? 1 : 0;  // on one of the row's four lanes
     }
   }
 
@@ -61,8 +74,6 @@ struct OnlineSoftmax {
     return inverse;
   }
 
-  // Natural logarithm of a row's sum of exponentials; -inf, by its bits, for a row that saw no key.
-  float log_sum_exp(short i) const {
-    return row_sum.at[i] > 0 ? M_LN2_F * (row_max.at[i] + precise::log2(row_sum.at[i])) : as_type<float>(0xff800000u);
-  }
+  // Natural logarithm of a row's sum of exponentials, which must not be 0.
+  float log_sum_exp(short i) const { return M_LN2_F * (row_max.at[i] + precise::log2(row_sum.at[i])); }
 };

@@ -4,6 +4,7 @@
 #pragma once
 #include <metal_stdlib>
 #include "constants.h"
+#include "pages.h"
 using namespace metal;
 
 #define UNROLL _Pragma("clang loop unroll(full)")  // fragments stay in registers only if every index is a constant
@@ -38,6 +39,9 @@ struct RowVector {  // [kRows]: at[i] belongs to row 8 * i + lane.row, and is th
   float at[kRows / kFragment];
 };
 
+// Whether a row of `columns` elements has this one. Aligned rows have whole chunks of 16 bytes.
+inline bool has_column(int columns, int column) { return !is_padded || column < columns; }
+
 template <typename T, int kRows, int kColumns>
 struct SharedTile {  // [kRows, kColumns], row-major
   static constant constexpr int kChunk = 16 / sizeof(T);        // elements that move together
@@ -47,22 +51,30 @@ struct SharedTile {  // [kRows, kColumns], row-major
   threadgroup T* data;  // 16-byte aligned
 };
 
-// Rows in device memory: row r starts at data + r * stride; rows from count on do not exist.
+// Key or value rows of a block: row r is token first + r, found directly or through its page; rows from count on, and
+// columns from columns on, do not exist.
 template <typename T>
 struct Rows {
   device const T* data;
-  long stride;  // elements
-  int count;
+  long stride, page_stride;  // elements
+  int first, count, columns;
+  Pages pages;  // if is_paged
+
+  device const T* row(int r) const {
+    const int token = first + r;
+    if (is_paged) return data + pages.id(token) * page_stride + (token % pages.size) * stride;
+    return data + token * stride;
+  }
 };
 
 // Query or output rows of the heads that share a key/value head: row r is token r / group_size of the group's head
-// r % group_size; rows from count on do not exist.
+// r % group_size; rows from count on, and columns from columns on, do not exist.
 template <typename T>
 struct GroupedRows {
   device T* data;
   long token_stride, head_stride;  // elements
   int group_size;
-  int count;
+  int count, columns;
 
   device T* row(int r) const { return data + (r / group_size) * token_stride + (r % group_size) * head_stride; }
 };
@@ -80,7 +92,7 @@ inline void scale_rows(thread RegisterTile<float, kRows, kColumns>& tile, thread
     UNROLL for (short j = 0; j < kColumns / kFragment; j++) elements(tile.fragment[i][j]) *= factor.at[i];
 }
 
-// tile = sign * rows[row0 ...]; missing rows are 0. sign is 1, -1 or 0, so the product is exact.
+// tile = sign * rows[row0 ...]; missing rows and columns are 0. sign is 1, -1 or 0, so the product is exact.
 template <typename T, int kRows, int kColumns>
 inline void load(thread RegisterTile<T, kRows, kColumns>& tile, GroupedRows<const T> rows, int row0, float sign,
                  Lane lane) {
@@ -89,18 +101,20 @@ inline void load(thread RegisterTile<T, kRows, kColumns>& tile, GroupedRows<cons
     const bool exists = r < rows.count;
     device const T* source = rows.row(exists ? r : row0) + lane.column;
     UNROLL for (short j = 0; j < kColumns / kFragment; j++) {
+      const int column = j * kFragment + lane.column;
       vec<T, 2> pair = vec<T, 2>(T(0));
-      if (exists && is_aligned) {
+      if (exists && is_aligned && has_column(rows.columns, column)) {
         pair = *(device const vec<T, 2>*)(source + j * kFragment);
-      } else if (exists) {
-        pair = vec<T, 2>{source[j * kFragment], source[j * kFragment + 1]};
+      } else if (exists && !is_aligned) {
+        if (has_column(rows.columns, column)) pair[0] = source[j * kFragment];
+        if (has_column(rows.columns, column + 1)) pair[1] = source[j * kFragment + 1];
       }
       elements(tile.fragment[i][j]) = vec<T, 2>{T(sign * float(pair[0])), T(sign * float(pair[1]))};
     }
   }
 }
 
-// rows[row0 ...] = tile; missing rows are not written.
+// rows[row0 ...] = tile; missing rows and columns are not written.
 template <typename T, int kRows, int kColumns>
 inline void store(GroupedRows<T> rows, thread RegisterTile<float, kRows, kColumns>& tile, int row0, Lane lane) {
   UNROLL for (short i = 0; i < kRows / kFragment; i++) {
@@ -108,35 +122,50 @@ inline void store(GroupedRows<T> rows, thread RegisterTile<float, kRows, kColumn
     if (r < rows.count) {
       device T* target = rows.row(r) + lane.column;
       UNROLL for (short j = 0; j < kColumns / kFragment; j++) {
+        const int column = j * kFragment + lane.column;
         const float2 pair = elements(tile.fragment[i][j]);
-        if (is_aligned) {
+        if (is_aligned && has_column(rows.columns, column)) {
           *(device vec<T, 2>*)(target + j * kFragment) = vec<T, 2>{T(pair[0]), T(pair[1])};
-        } else {
-          target[j * kFragment] = T(pair[0]);
-          target[j * kFragment + 1] = T(pair[1]);
+        } else if (!is_aligned) {
+          if (has_column(rows.columns, column)) target[j * kFragment] = T(pair[0]);
+          if (has_column(rows.columns, column + 1)) target[j * kFragment + 1] = T(pair[1]);
         }
       }
     }
   }
 }
 
-// tile = rows, by all kThreads threads of the threadgroup; missing rows are 0, so that 0 * value stays 0.
+// 16 bytes from device to threadgroup memory; elements from count on do not exist and become 0.
+template <typename T>
+inline void copy_chunk(threadgroup T* target, device const T* source, int count) {
+  if (is_aligned) {
+    *(threadgroup float4*)target = *(device const float4*)source;
+  } else {
+    UNROLL for (short e = 0; e < 16 / sizeof(T); e++) target[e] = has_column(count, e) ? source[e] : T(0);
+  }
+}
+
+// tile = rows, by all kThreads threads of the threadgroup; missing rows and columns are 0, so that 0 * value stays 0.
+// A thread keeps to one chunk of 16 bytes in every kRowStep-th row: addresses advance by a constant.
 template <int kThreads, typename T, int kRows, int kColumns>
 inline void stage(SharedTile<T, kRows, kColumns> tile, Rows<T> rows, uint thread_index) {
   constexpr int kChunk = SharedTile<T, kRows, kColumns>::kChunk;
   constexpr int kStride = SharedTile<T, kRows, kColumns>::kStride;
-  constexpr int kChunksPerRow = kColumns / kChunk;
-  for (int i = thread_index; i < kRows * kChunksPerRow; i += kThreads) {
-    const int r = i / kChunksPerRow, column = i % kChunksPerRow * kChunk;
-    threadgroup T* target = tile.data + r * kStride + column;
-    device const T* source = rows.data + r * rows.stride + column;
-    if (r >= rows.count) {
-      *(threadgroup float4*)target = float4(0);
-    } else if (is_aligned) {
-      *(threadgroup float4*)target = *(device const float4*)source;
-    } else {
-      UNROLL for (short e = 0; e < kChunk; e++) target[e] = source[e];
+  constexpr uint kChunksPerRow = kColumns / kChunk;
+  constexpr int kRowStep = kThreads / kChunksPerRow;
+  const int row = thread_index / kChunksPerRow, column = thread_index % kChunksPerRow * kChunk;
+  if (row >= kRowStep) return;  // left over where rows do not divide the threads
+  threadgroup T* target = tile.data + row * kStride + column;
+  device const T* source = rows.row(row) + column;
+  UNROLL for (int r = 0; r < kRows; r += kRowStep) {
+    if (r + row >= rows.count || !has_column(rows.columns, column)) {
+      if (r + row < kRows) *(threadgroup float4*)target = float4(0);
+    } else if (r + row < kRows) {
+      if (is_paged) source = rows.row(r + row) + column;
+      copy_chunk(target, source, rows.columns - column);
     }
+    target += kRowStep * kStride;
+    source += kRowStep * rows.stride;
   }
 }
 

@@ -10,26 +10,82 @@ import math
 import torch
 
 
-def attention(query, key, value, cu_seqlens_q=None, cu_seqlens_k=None, softmax_scale=None, window=(-1, -1)):
-    """(output, lse) in float64.
+def attention(
+    query,
+    key,
+    value,
+    cu_seqlens_q=None,
+    cu_seqlens_k=None,
+    softmax_scale=None,
+    window=(-1, -1),
+    *,
+    softcap=0.0,
+    alibi_slopes=None,
+    sinks=None,
+    seqused_k=None,
+    block_table=None,
+):
+    """(output, lse) in float64, differentiable.
 
     Packed [total, heads, head_dim] with cu_seqlens (lists or tensors), lse [heads, total]; or dense
     [batch, seqlen, heads, head_dim] without, lse [batch, heads, seqlen]. window = (left, right), -1 = unbounded;
     causal is right = 0. Rows that see no key, and rows of no sequence: output 0, lse -inf.
+
+    softcap 0.0 = none; alibi_slopes [heads] or [batch, heads]; sinks [heads]; seqused_k [batch], keys of each sequence
+    that count; block_table [batch, max_pages], with key and value [num_pages, page_size, heads_kv, head_dim], where
+    the number of keys comes from seqused_k, else from cu_seqlens_k.
     """
+    is_packed = query.dim() == 3
+    bounds_q = [int(x) for x in cu_seqlens_q] if is_packed else None
+    batch = len(bounds_q) - 1 if is_packed else query.shape[0]
+    num_heads = query.shape[-2]
     scale = query.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
-    if query.dim() == 4:
-        parts = [_sequence(q, k, v, scale, window) for q, k, v in zip(query, key, value)]
-        return torch.stack([output for output, _ in parts]), torch.stack([lse for _, lse in parts])
     output = torch.zeros(*query.shape[:-1], value.shape[-1], dtype=torch.float64)
-    lse = torch.full((query.shape[1], query.shape[0]), -math.inf, dtype=torch.float64)
-    bounds_q, bounds_k = [int(x) for x in cu_seqlens_q], [int(x) for x in cu_seqlens_k]
-    for q0, q1, k0, k1 in zip(bounds_q, bounds_q[1:], bounds_k, bounds_k[1:]):
-        output[q0:q1], lse[:, q0:q1] = _sequence(query[q0:q1], key[k0:k1], value[k0:k1], scale, window)
+    lse = torch.full((*query.shape[:-3], num_heads, query.shape[-3]), -math.inf, dtype=torch.float64)
+    for b in range(batch):
+        rows = slice(bounds_q[b], bounds_q[b + 1]) if is_packed else b
+        row_lse = (slice(None), rows) if is_packed else b
+        k, v = _keys_of(b, key, value, cu_seqlens_k, seqused_k, block_table)
+        slopes = None if alibi_slopes is None else alibi_slopes.expand(batch, num_heads)[b]
+        output[rows], lse[row_lse] = _sequence(query[rows], k, v, scale, window, softcap, slopes, sinks)
     return output, lse
 
 
-def _sequence(query, key, value, scale, window):
+def gradients(inputs, grad_output, grad_lse=None, **arguments):
+    """Gradients of (query, key, value) or (query, key, value, sinks), float64, by autograd through `attention`.
+
+    grad_output and grad_lse are those of its results (grad_lse where lse is -inf has no meaning); arguments are its.
+    """
+    leaves = [tensor.detach().double().requires_grad_() for tensor in inputs]
+    sinks = {"sinks": leaves[3]} if len(leaves) > 3 else {}
+    output, lse = attention(*leaves[:3], **sinks, **arguments)
+    loss = (output * grad_output.double()).sum() + sum(leaf.sum() * 0 for leaf in leaves)
+    if grad_lse is not None:
+        seen = torch.isfinite(lse)
+        loss = loss + (lse[seen] * grad_lse[seen].double()).sum()
+    return torch.autograd.grad(loss, leaves)
+
+
+def _keys_of(b, key, value, cu_seqlens_k, seqused_k, block_table):
+    """Keys and values of sequence b, [length, heads_kv, head_dim]."""
+    bounds = None if cu_seqlens_k is None else [int(x) for x in cu_seqlens_k[b : b + 2]]
+    used = None if seqused_k is None else max(0, int(seqused_k[b]))
+    if block_table is not None:
+        num_pages, page_size = key.shape[:2]
+        length = bounds[1] - bounds[0] if used is None else used
+        length = max(0, min(length, block_table.shape[1] * page_size))
+        pages = [min(max(int(page), 0), num_pages - 1) for page in block_table[b]]
+        places = [(pages[j // page_size], j % page_size) for j in range(length)]
+        pages, offsets = [page for page, _ in places], [offset for _, offset in places]
+        return key[pages, offsets], value[pages, offsets]
+    if bounds is None:
+        k, v = key[b], value[b]
+    else:
+        k, v = key[bounds[0] : bounds[1]], value[bounds[0] : bounds[1]]
+    return k[:used], v[:used]
+
+
+def _sequence(query, key, value, scale, window, softcap, slopes, sinks):
     length_q, num_heads, length_k = query.shape[0], query.shape[1], key.shape[0]
     output = torch.zeros(length_q, num_heads, value.shape[-1], dtype=torch.float64)
     lse = torch.full((num_heads, length_q), -math.inf, dtype=torch.float64)
@@ -44,9 +100,15 @@ def _sequence(query, key, value, scale, window):
     for head in range(num_heads if rows.any() else 0):
         head_kv = head // (num_heads // key.shape[1])
         scores = scale * (query[:, head].double() @ key[:, head_kv].double().T)
+        if softcap > 0:
+            scores = softcap * torch.tanh(scores / softcap)
+        if slopes is not None:
+            scores = scores - slopes[head].double() * distance.abs()
         scores = scores.masked_fill(~visible, -math.inf)[rows]
+        if sinks is not None:  # a key that every row sees, with this score and a value of 0
+            scores = torch.cat([scores, sinks[head].double().expand(scores.shape[0], 1)], dim=1)
         lse[head, rows] = torch.logsumexp(scores, dim=1)
-        output[rows, head] = torch.softmax(scores, dim=1) @ value[:, head_kv].double()
+        output[rows, head] = torch.softmax(scores, dim=1)[:, :length_k] @ value[:, head_kv].double()
     return output, lse
 
 
@@ -76,3 +138,13 @@ def assert_lse(lse, expected) -> None:
     if finite.any():
         error = ((lse.double() - expected).abs() / (1 + expected.abs()))[finite].max().item()
         assert error <= 4e-6, f"relative error {error:.3g} of lse"
+
+
+def assert_gradients(grads, expected, inputs, dtype) -> None:
+    """To the rounding of the dtype, relative to the largest gradient."""
+    relative = {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 8e-3}[dtype]  # two roundings to the dtype
+    for grad, reference, tensor in zip(grads, expected, inputs):
+        assert grad.shape == tensor.shape and grad.dtype == tensor.dtype
+        if grad.numel():
+            error = (grad.double() - reference).abs().max().item()
+            assert error <= relative * (1 + reference.abs().max().item()), error

@@ -128,3 +128,28 @@ def test_lying_cu_seqlens_stay_inside_the_tensors(kernel, bounds_q, data):
         kernel.flash_attn_varlen_func(query, key, value, cu_q, cu_k, 100, 70, causal=True)
     output = kernel.flash_attn_varlen_func(query, key, value, cu_q, cu_k, 100, 70, causal=True)
     assert not output.isnan().any()
+
+
+ANY_INT = st.integers(-(2**31), 2**31 - 1) | st.integers(-5, 60)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(used=st.lists(ANY_INT, min_size=2, max_size=2), pages=st.lists(ANY_INT, min_size=6, max_size=6))
+def test_lying_pages_and_used_lengths_stay_inside_the_tensors(kernel, used, pages):
+    """Values of block_table and seqused_k at random, packed and dense queries: the checker sees nothing outside."""
+    cache = random_tensor(0, 4, 16, 1, 32)
+    table, seqused_k = torch.tensor(pages, dtype=torch.int32).view(2, 3), torch.tensor(used, dtype=torch.int32)
+    cu_q, cu_k = torch.tensor([0, 3, 9], dtype=torch.int32), torch.tensor([pages[0], used[0], 5], dtype=torch.int32)
+    packed_query, dense_query = random_tensor(1, 9, 2, 32), random_tensor(1, 2, 5, 2, 32)
+    rest = (None, None, 9, 48, 0.2, -1, 0, 0.0, True)
+    calls = [
+        (packed_query, cache, cache, cu_q, cu_k, seqused_k, table, *rest),
+        (packed_query, cache, cache, cu_q, cu_k, None, table, *rest),
+        (dense_query, cache, cache, None, None, seqused_k, table, *rest),
+        (dense_query, cache[:2], cache[:2], None, None, seqused_k, None, *rest),
+    ]
+    for call in calls:
+        with kernel.launchers.use_launcher(SimulatedLauncher(check=True)):
+            launched, _ = kernel.operators.attention_forward(*call)
+        output, _ = kernel.operators.attention_forward(*call)
+        torch.testing.assert_close(launched, output, rtol=1e-4, atol=1e-5)  # both clamp to the same keys

@@ -5,30 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from cases import dense, max_lengths, packed, random_tensor
-from reference import assert_lse, assert_output, attention
-from torch.utils._python_dispatch import TorchDispatchMode
+from chunks import LargestTensor, call_directly, chunk_sizes
+from reference import assert_gradients, assert_lse, assert_output, attention, gradients
 
 LENGTHS = [(40, 40), (7, 33), (33, 7), (1, 50), (0, 5), (5, 0), (64, 64)]
 WINDOWS = [(-1, -1), (-1, 0), (5, 0), (4, 4), (-1, 3), (3, -1), (0, 0)]
-
-
-class LargestTensor(TorchDispatchMode):
-    """Elements of the largest tensor that any operator makes."""
-
-    elements = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        for tensor in result if isinstance(result, (tuple, list)) else [result]:
-            if isinstance(tensor, torch.Tensor):
-                self.elements = max(self.elements, tensor.untyped_storage().nbytes() // tensor.element_size())
-        return result
-
-
-def chunk_sizes(kernel, monkeypatch, scores: int, rows: int) -> None:
-    monkeypatch.setattr(kernel.operators.cpu, "CHUNK_SCORES", scores)
-    monkeypatch.setattr(kernel.operators.cpu, "MAX_SCORES", scores)
-    monkeypatch.setattr(kernel.operators.cpu, "MIN_ROWS", rows)
 
 
 @pytest.mark.parametrize("return_lse", [False, True], ids=["fused", "weights"])
@@ -77,6 +58,7 @@ LONG = [
 @pytest.mark.parametrize("seqlen_q, seqlen_k, window, return_lse", LONG)
 def test_memory_is_bounded(kernel, monkeypatch, seqlen_q, seqlen_k, window, return_lse):
     chunk_sizes(kernel, monkeypatch, 2**17, 1)
+    call_directly(kernel, monkeypatch)
     query, key, value = dense(1, seqlen_q, seqlen_k, 2, 2, 16, torch.float32)
     with LargestTensor() as largest:
         kernel.flash_attn_func(query, key, value, window_size=window, return_attn_probs=return_lse)
@@ -86,10 +68,11 @@ def test_memory_is_bounded(kernel, monkeypatch, seqlen_q, seqlen_k, window, retu
 
 def test_memory_of_the_backward_is_bounded(kernel, monkeypatch):
     chunk_sizes(kernel, monkeypatch, 2**17, 1)
+    call_directly(kernel, monkeypatch)
     query, key, value = dense(1, 1024, 4096, 2, 2, 16, torch.float32)
     operator = kernel.operators.attention_backward
     with LargestTensor() as largest:
-        operator(query, None, query, key, value, None, None, 1024, 4096, 0.25, -1, 0)
+        operator(query, None, query, key, value, *(None,) * 6, 1024, 4096, 0.25, -1, 0, 0.0)
     assert largest.elements <= max(2**17, key.numel())
 
 
@@ -97,9 +80,8 @@ def test_default_chunks_are_bounded(kernel):
     """Whatever the length: from 2**20 scores a chunk, up to 2**24 to keep 64 rows together, more only for one row."""
     cpu = kernel.operators.cpu
     for seqlen_k in (1000, 10_000, 100_000, 1_000_000):
-        q, k = (torch.empty(1, 8, seqlen, 1, device="meta") for seqlen in (seqlen_k // 2, seqlen_k))
         for fused in (False, True):
-            chunk = next(cpu._chunks(q, k, 1.0, -1, 0, 0, fused))
+            chunk = next(cpu._chunks(seqlen_k // 2, seqlen_k, 8, 1.0, -1, 0, 0, fused))
             rows = chunk.rows.stop - chunk.rows.start
             scores = rows * (chunk.keys.stop - chunk.keys.start) * (1 if fused else 8)
             assert scores <= 2**20 or (rows <= 64 and scores <= 2**24) or rows == 1
@@ -108,8 +90,7 @@ def test_default_chunks_are_bounded(kernel):
 @pytest.mark.parametrize("window", [(31, 0), (255, 0), (128, 128)], ids=str)
 def test_cost_of_a_window(kernel, window):
     """Proportional to the keys that are seen, not to all of them."""
-    q = torch.empty(1, 8, 8192, 1, device="meta")
-    chunks = list(kernel.operators.cpu._chunks(q, q, 1.0, *window, 0, True))
+    chunks = list(kernel.operators.cpu._chunks(8192, 8192, 8, 1.0, *window, 0, True))
     scores = sum((chunk.rows.stop - chunk.rows.start) * (chunk.keys.stop - chunk.keys.start) for chunk in chunks)
     assert scores <= 8192 * 3 * (1 + sum(window))
     assert len(chunks) <= 8192 // 64
@@ -152,35 +133,6 @@ def test_lying_cu_seqlens_are_clamped(kernel, cu_seqlens):
     assert torch.autograd.grad(output.sum(), query)[0].isfinite().all()
 
 
-def reference_gradients(inputs, cu_seqlens, scale, window, grad_output, grad_lse):
-    """Gradients by autograd through the plain formula in float64; tensors packed, cu_seqlens lists."""
-    leaves = [tensor.detach().double().requires_grad_() for tensor in inputs]
-    query, key, value = leaves
-    repeats = query.shape[1] // key.shape[1]
-    loss = sum(leaf.sum() * 0 for leaf in leaves)
-    for q0, q1, k0, k1 in zip(cu_seqlens[0], cu_seqlens[0][1:], cu_seqlens[1], cu_seqlens[1][1:]):
-        k, v = (tensor[k0:k1].repeat_interleave(repeats, dim=1) for tensor in (key, value))
-        scores = torch.einsum("qhd,khd->hqk", query[q0:q1], k) * scale
-        distance = torch.arange(k1 - k0) - (torch.arange(q1 - q0)[:, None] + (k1 - k0) - (q1 - q0))
-        left, right = (float("inf") if side < 0 else side for side in window)
-        visible = (distance >= -left) & (distance <= right)
-        rows = visible.any(dim=1)
-        scores = scores[:, rows].masked_fill(~visible[rows], -torch.inf)
-        if scores.numel():
-            output = torch.einsum("hqk,khd->qhd", scores.softmax(dim=-1), v)
-            loss = loss + (output * grad_output[q0:q1][rows].double()).sum()
-            loss = loss + (scores.logsumexp(dim=-1) * grad_lse[:, q0:q1][:, rows].double()).sum()
-    return torch.autograd.grad(loss, leaves)
-
-
-def assert_gradients(grads, expected, inputs, dtype):
-    relative = {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 8e-3}[dtype]  # two roundings to the dtype
-    for grad, reference, tensor in zip(grads, expected, inputs):
-        assert grad.shape == tensor.shape and grad.dtype == dtype
-        error = (grad.double() - reference).abs().max().item()
-        assert error <= relative * (1 + reference.abs().max().item()), error
-
-
 @pytest.mark.parametrize("with_lse", [False, True], ids=["output", "output and lse"])
 @pytest.mark.parametrize("window", WINDOWS, ids=str)
 @pytest.mark.parametrize("num_heads_kv", [4, 2, 1])
@@ -195,8 +147,8 @@ def test_gradients_packed(kernel, monkeypatch, scores, num_heads_kv, window, wit
     grad_output, grad_lse = random_tensor(7, *output.shape), random_tensor(8, *lse.shape) * with_lse
     outputs, grad_outputs = ([output, lse], [grad_output, grad_lse]) if with_lse else ([output], [grad_output])
     grads = torch.autograd.grad(outputs, inputs, grad_outputs)
-    bounds = cu_q.tolist(), cu_k.tolist()
-    expected = reference_gradients(inputs, bounds, 0.3, window, grad_output, grad_lse)
+    arguments = {"cu_seqlens_q": cu_q, "cu_seqlens_k": cu_k, "softmax_scale": 0.3, "window": window}
+    expected = gradients(inputs, grad_output, grad_lse, **arguments)
     assert_gradients(grads, expected, inputs, torch.float32)
 
 
@@ -208,12 +160,7 @@ def test_gradients_dense(kernel, dtype, seqlen_q, seqlen_k, causal):
     output = kernel.flash_attn_func(*inputs, causal=causal)
     grad_output = random_tensor(7, *output.shape, dtype=dtype)
     grads = torch.autograd.grad(output, inputs, grad_output)
-    bounds = [[seqlen * b for b in range(4)] for seqlen in (seqlen_q, seqlen_k)]
-    flat = [tensor.detach().flatten(0, 1) for tensor in inputs]
-    window = (-1, 0) if causal else (-1, -1)
-    no_grad_lse = torch.zeros(4, 3 * seqlen_q)
-    expected = reference_gradients(flat, bounds, 32**-0.5, window, grad_output.flatten(0, 1), no_grad_lse)
-    expected = [grad.view(tensor.shape) for grad, tensor in zip(expected, inputs)]
+    expected = gradients(inputs, grad_output, window=(-1, 0) if causal else (-1, -1))
     assert_gradients(grads, expected, inputs, dtype)
 
 
@@ -221,9 +168,8 @@ def test_gradient_of_lse_alone(kernel):
     inputs = [tensor.requires_grad_() for tensor in dense(1, 6, 9, 2, 1, 16, torch.float32)]
     _, lse, _ = kernel.flash_attn_func(*inputs, return_attn_probs=True)
     grads = torch.autograd.grad(lse.sum(), inputs)
-    flat = [tensor.detach()[0] for tensor in inputs]
-    expected = reference_gradients(flat, ([0, 6], [0, 9]), 0.25, (-1, -1), torch.zeros(6, 2, 16), torch.ones(2, 6))
-    assert_gradients(grads, [grad[None] for grad in expected], inputs, torch.float32)
+    expected = gradients(inputs, torch.zeros(1, 6, 2, 16), torch.ones_like(lse))
+    assert_gradients(grads, expected, inputs, torch.float32)
 
 
 def test_second_derivatives_are_refused(kernel):

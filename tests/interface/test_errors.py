@@ -60,10 +60,10 @@ ERRORS = [
     (VARLEN, {"v": torch.zeros(8, 2, 8, device=META)}, ValueError, "v must be on the device of q, cpu, got meta"),
     (DENSE, {"k": torch.zeros(2, 8, 2, 8)}, ValueError, "k must have the batch size of q, 1, got shape (2, 8, 2, 8)"),
     (VARLEN, {"k": torch.zeros(8, 2, 16)}, ValueError, "k must have the head_dim of q, 8, got shape (8, 2, 16)"),
-    (VARLEN, {"v": torch.zeros(7, 2, 8)}, ValueError, "v must have the shape of k, (8, 2, 8), got shape (7, 2, 8)"),
-    (VARLEN, {"v": torch.zeros(8, 4, 8)}, ValueError, "v must have the shape of k, (8, 2, 8), got shape (8, 4, 8)"),
+    (VARLEN, {"v": torch.zeros(7, 2, 8)}, ValueError, "v must have the shape of k up to head_dim, (8, 2), got shape"),
+    (VARLEN, {"v": torch.zeros(8, 4, 8)}, ValueError, "v must have the shape of k up to head_dim, (8, 2), got shape"),
     (VARLEN, {"v": torch.zeros(8, 2, 0)}, ValueError, "v must have a head_dim of 1 to 256, got 0"),
-    (VARLEN, {"v": torch.zeros(8, 2, 16)}, NotImplementedError, "v with a head_dim of its own is not implemented"),
+    (DENSE, {"v": torch.zeros(1, 8, 2, 257)}, ValueError, "v must have a head_dim of 1 to 256, got 257"),
     (
         VARLEN,
         {"k": torch.zeros(8, 3, 8), "v": torch.zeros(8, 3, 8)},
@@ -124,64 +124,12 @@ ERRORS = [
     (DENSE, {"return_attn_probs": 1}, TypeError, "return_attn_probs must be a bool, got int"),
     # out
     (OUT, {"out": None}, TypeError, "out must be a tensor, got NoneType"),
-    (OUT, {"out": torch.zeros(8, 8, 4)}, ValueError, "out must have the shape of query, (8, 4, 8), got"),
+    (OUT, {"out": torch.zeros(8, 8, 4)}, ValueError, "head_dim of value, (8, 4, 8), got shape (8, 8, 4)"),
+    (OUT, {"value": torch.zeros(8, 2, 5)}, ValueError, "out must have the shape of query with the head_dim of value"),
     (OUT, {"out": torch.zeros(8, 4, 8).half()}, TypeError, "out must have the dtype of query, torch.float32, got"),
     (OUT, {"out": torch.zeros(8, 4, 8, device=META)}, ValueError, "out must be on the device of query, cpu, got meta"),
     (OUT, {"out": torch.zeros(1, 4, 8).expand(8, 4, 8)}, ValueError, "out must not overlap itself in memory"),
     (OUT, {"out": torch.zeros(46).as_strided((8, 4, 8), (2, 8, 1))}, ValueError, "out must not overlap itself"),
-    # features: malformed
-    (VARLEN, {"dropout_p": None}, TypeError, "dropout_p must be a float, got NoneType"),
-    (VARLEN, {"dropout_p": -0.1}, ValueError, "dropout_p must be 0.0 or more and less than 1.0, got -0.1"),
-    (DENSE, {"dropout_p": 1.0}, ValueError, "dropout_p must be 0.0 or more and less than 1.0, got 1.0"),
-    (VARLEN, {"softcap": "30"}, TypeError, "softcap must be a float, got str"),
-    (VARLEN, {"softcap": -1.0}, ValueError, "softcap must be finite and 0.0 (none) or more, got -1.0"),
-    (DENSE, {"softcap": math.inf}, ValueError, "softcap must be finite and 0.0 (none) or more, got inf"),
-    (OUT, {"softcapping": None}, TypeError, "softcapping must be a float, got NoneType"),
-    (OUT, {"softcapping": 0.0}, ValueError, "softcapping must be positive and finite (1.0 = no softcap), got 0.0"),
-    (VARLEN, {"alibi_slopes": 1.0}, TypeError, "alibi_slopes must be a tensor or None, got float"),
-    (VARLEN, {"alibi_slopes": torch.ones(4).half()}, TypeError, "alibi_slopes must be one of torch.float32, got"),
-    (
-        VARLEN,
-        {"alibi_slopes": torch.ones(3, 4)},
-        ValueError,
-        "alibi_slopes must have shape [heads] = (4,) or [batch, heads] = (2, 4), got shape (3, 4)",
-    ),
-    (
-        DENSE,
-        {"alibi_slopes": torch.ones(4, device=META)},
-        ValueError,
-        "alibi_slopes must be on the device of the query, cpu, got meta",
-    ),
-    (VARLEN, {"s_aux": int32(1, 2, 3, 4)}, TypeError, f"s_aux {ALL_DTYPES} torch.int32"),
-    (VARLEN, {"s_aux": torch.ones(2)}, ValueError, "s_aux must have shape [heads] = (4,), got shape (2,)"),
-    (DENSE, {"learnable_sink": torch.ones(2)}, ValueError, "learnable_sink must have shape [heads] = (4,), got"),
-    (
-        VARLEN,
-        {"s_aux": torch.ones(4), "learnable_sink": torch.ones(4)},
-        ValueError,
-        "s_aux and learnable_sink are two names of one argument: pass only one of them, got both",
-    ),
-    (VARLEN, {"block_table": torch.zeros(2, 1)}, TypeError, "block_table must be one of torch.int32, got"),
-    (
-        VARLEN,
-        {"block_table": int32(0, 1)},
-        ValueError,
-        "block_table must have shape [batch, pages] with batch 2, got shape (2,)",
-    ),
-    # features: sound, but not there
-    (VARLEN, {"dropout_p": 0.1}, NotImplementedError, "dropout is not implemented: dropout_p must be 0.0, got 0.1"),
-    (DENSE, {"softcap": 1.0}, NotImplementedError, "softcap is not implemented: softcap must be 0.0 (none), got 1.0"),
-    (OUT, {"softcapping": 30.0}, NotImplementedError, "softcap is not implemented: softcapping must be 1.0"),
-    (VARLEN, {"alibi_slopes": torch.ones(2, 4)}, NotImplementedError, "ALiBi is not implemented: alibi_slopes must be"),
-    (DENSE, {"alibi_slopes": torch.ones(4)}, NotImplementedError, "ALiBi is not implemented: alibi_slopes"),
-    (VARLEN, {"s_aux": torch.ones(4)}, NotImplementedError, "attention sinks are not implemented: s_aux must be None"),
-    (DENSE, {"learnable_sink": torch.ones(4)}, NotImplementedError, "sinks are not implemented: learnable_sink must"),
-    (
-        VARLEN,  # a paged cache has 4 dimensions
-        {"block_table": int32(0, 1)[:, None], "k": torch.zeros(2, 16, 2, 8), "v": torch.zeros(2, 16, 2, 8)},
-        NotImplementedError,
-        "a paged key/value cache is not implemented: block_table must be None",
-    ),
 ]  # fmt: skip
 
 
@@ -194,6 +142,15 @@ def test_error(kernel, function, changes, error, message):
 @pytest.mark.parametrize("function", [VARLEN, DENSE, OUT])
 def test_the_unchanged_call_is_sound(kernel, function):
     call(kernel, function)
+
+
+@pytest.mark.parametrize("function", [VARLEN, DENSE, OUT])
+def test_value_with_a_head_dim_of_its_own(kernel, function):
+    good = good_arguments(function)
+    name = "value" if function == OUT else "v"
+    value = torch.zeros(*good[name].shape[:-1], 5)
+    out = {"out": torch.zeros(8, 4, 5)} if function == OUT else {}
+    call(kernel, function, **{name: value}, **out)
 
 
 # cu_seqlens_k, max_seqlen_k, message

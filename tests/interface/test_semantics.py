@@ -121,7 +121,7 @@ def test_max_seqlen_tensor_is_not_read(kernel, batch, monkeypatch):
     calls = recorded(kernel, monkeypatch)
     unreadable = torch.empty((), dtype=torch.int64, device="meta")  # reading a meta tensor is an error
     output = kernel.flash_attn_varlen_func(*batch, unreadable, unreadable)
-    assert calls[0][5:7] == (batch[0].shape[0], batch[1].shape[0])  # the bounds
+    assert calls[0][9:11] == (batch[0].shape[0], batch[1].shape[0])  # the bounds
     assert_output(output, attention(*batch)[0], batch[2])
 
 
@@ -138,7 +138,7 @@ def test_max_seqlen_tensor_is_not_read(kernel, batch, monkeypatch):
 def test_windows(kernel, batch, monkeypatch, window_size, causal, expected):
     calls = recorded(kernel, monkeypatch)
     kernel.flash_attn_varlen_func(*batch, *max_lengths(*batch[3:]), window_size=window_size, causal=causal)
-    assert calls[0][8:10] == expected
+    assert calls[0][12:14] == expected
 
 
 def test_strided_tensors_are_not_copied(kernel, plans):

@@ -10,12 +10,12 @@ import pytest
 SIGNATURES = {
     "flash_attention_varlen": (
         "out, query, key, value, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, do_causal=False, scale=None, "
-        "softcapping=1.0, *, window_size=(-1, -1)"
+        "softcapping=1.0, *, window_size=(-1, -1), alibi_slopes=None, s_aux=None, block_table=None, seqused_k=None"
     ),
     "flash_attn_varlen_func": (
         "q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, dropout_p=0.0, softmax_scale=None, "
         "causal=False, window_size=(-1, -1), alibi_slopes=None, deterministic=False, return_attn_probs=False, *, "
-        "softcap=0.0, block_table=None, s_aux=None, learnable_sink=None"
+        "softcap=0.0, block_table=None, s_aux=None, learnable_sink=None, seqused_k=None"
     ),
     "flash_attn_func": (
         "q, k, v, dropout_p=0.0, softmax_scale=None, causal=False, window_size=(-1, -1), softcap=0.0, "

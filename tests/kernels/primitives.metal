@@ -6,7 +6,8 @@
 #include "tile.h"
 using namespace metal;
 
-// One SIMD group, a[16, K] (grouped rows, group of 2), b[24, K]: products[16, 24] = a b^T, weighted[16, K] = products b.
+// One SIMD group, rows of up to K columns: a[16, columns] (grouped, group of 2), b[24, columns];
+// products[16, 24] = a b^T, weighted[16, columns] = products b.
 template <typename T, int kK>
 [[kernel]] void tile_products(
     device const T* a [[buffer(0)]],
@@ -16,6 +17,7 @@ template <typename T, int kK>
     constant int& count_a [[buffer(4)]],
     constant int& count_b [[buffer(5)]],
     constant float& sign [[buffer(6)]],
+    constant int& columns [[buffer(7)]],
     uint lane_index [[thread_index_in_simdgroup]]) {
   using Shared = SharedTile<T, 24, kK>;
   threadgroup float4 memory[Shared::kBytes / 16];
@@ -24,33 +26,36 @@ template <typename T, int kK>
   RegisterTile<T, 16, kK> a_tile;
   RegisterTile<float, 16, 24> product;
   RegisterTile<float, 16, kK> weight;
-  load(a_tile, GroupedRows<const T>{a, 2 * kK, kK, 2, count_a}, 0, sign, lane);
-  stage<32>(b_tile, Rows<T>{b, kK, count_b}, lane_index);
+  load(a_tile, GroupedRows<const T>{a, 2 * columns, columns, 2, count_a, columns}, 0, sign, lane);
+  stage<32>(b_tile, Rows<T>{b, columns, 0, 0, count_b, columns, Pages()}, lane_index);
   threadgroup_barrier(mem_flags::mem_threadgroup);
   zero(product);
   multiply_transposed(product, a_tile, b_tile);
   zero(weight);
   multiply(weight, product, b_tile);
-  store(GroupedRows<float>{products, 2 * 24, 24, 2, count_a}, product, 0, lane);
-  store(GroupedRows<float>{weighted, 2 * kK, kK, 2, count_a}, weight, 0, lane);
+  store(GroupedRows<float>{products, 2 * 24, 24, 2, count_a, 24}, product, 0, lane);
+  store(GroupedRows<float>{weighted, 2 * columns, columns, 2, count_a, columns}, weight, 0, lane);
 }
 template [[host_name("tile_products_f16")]] [[kernel]] decltype(tile_products<half, 40>) tile_products<half, 40>;
 template [[host_name("tile_products_bf16")]] [[kernel]] decltype(tile_products<bfloat, 40>) tile_products<bfloat, 40>;
 template [[host_name("tile_products_f32")]] [[kernel]] decltype(tile_products<float, 40>) tile_products<float, 40>;
 
-// One thread a case. cases[n, 7]: query_length, key_length, window_left, window_right, first and last token, block.
-// results[n, 4]: the fields of KeyBlocks.
+// One thread a case. cases[n, 9]: query_length, key_length, window_left, window_right, first and last token, block,
+// split, num_splits. results[n, 6]: the fields of KeyBlocks, then begin and end of the split.
 [[kernel]] void find_key_blocks(
     device const int* cases [[buffer(0)]],
     device int* results [[buffer(1)]],
     uint n [[thread_position_in_grid]]) {
-  device const int* c = cases + n * 7;
+  device const int* c = cases + n * 9;
   const Mask mask = {c[1], c[1] - c[0], c[2], c[3]};
   const KeyBlocks blocks = key_blocks(mask, c[4], c[5], c[6]);
-  results[n * 4] = blocks.begin;
-  results[n * 4 + 1] = blocks.end;
-  results[n * 4 + 2] = blocks.full_begin;
-  results[n * 4 + 3] = blocks.full_end;
+  const KeyBlocks part = split_blocks(blocks, c[7], c[8], c[6]);
+  results[n * 6] = blocks.begin;
+  results[n * 6 + 1] = blocks.end;
+  results[n * 6 + 2] = blocks.full_begin;
+  results[n * 6 + 3] = blocks.full_end;
+  results[n * 6 + 4] = part.begin;
+  results[n * 6 + 5] = part.end;
 }
 
 // One thread a tile of 32 rows. results[tile, 5]: query_start, query_length, key_start, key_length, row0.
@@ -84,9 +89,9 @@ template [[host_name("tile_products_f32")]] [[kernel]] decltype(tile_products<fl
   for (int block = 0; block < blocks; block++) {
     RegisterTile<float, 8, 16> tile;
     RowVector<8> rescale;
-    load(tile, GroupedRows<const float>{scores + block * 128, 16, 16, 1, 8}, 0, 1, lane);
+    load(tile, GroupedRows<const float>{scores + block * 128, 16, 16, 1, 8, 16}, 0, 1, lane);
     softmax.update(tile, rescale);
-    store(GroupedRows<float>{weights + block * 128, 16, 16, 1, 8}, tile, 0, lane);
+    store(GroupedRows<float>{weights + block * 128, 16, 16, 1, 8, 16}, tile, 0, lane);
     if (lane.column == 0) rescales[block * 8 + lane.row] = rescale.at[0];
   }
   const RowVector<8> factor = softmax.finish();

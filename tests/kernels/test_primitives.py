@@ -19,8 +19,9 @@ def library():
     return Library(HERE / "primitives.metal", include=[HERE.parents[1] / "flash_sdpa"])
 
 
-def run(library, name, buffers, grid=(1, 1, 1), threads=(32, 1, 1), aligned=True):
-    constants = {"is_packed": True, "is_aligned": aligned, "writes_lse": True}
+def run(library, name, buffers, grid=(1, 1, 1), threads=(32, 1, 1), aligned=True, padded=False):
+    constants = {"is_aligned": aligned, "is_padded": padded}
+    constants |= dict.fromkeys(["is_packed", "is_paged", "has_seqused_k"], False)
     report = library.kernel(name, constants=constants).launch(buffers, grid=grid, threads=threads, check=True)
     assert not report.findings, "\n".join(map(str, report.findings))
 
@@ -29,15 +30,15 @@ def packed(value):
     return struct.pack("<f" if isinstance(value, float) else "<i", value)
 
 
-@pytest.mark.parametrize("aligned", [True, False])
+@pytest.mark.parametrize("columns, aligned", [(40, True), (40, False), (24, True), (37, False), (1, False)])
 @pytest.mark.parametrize("sign", [1.0, -1.0, 0.0])
 @pytest.mark.parametrize("count_a, count_b", [(16, 24), (11, 24), (16, 17), (1, 1)])
 @pytest.mark.parametrize("name, dtype", [("f16", torch.float16), ("bf16", torch.bfloat16), ("f32", torch.float32)])
-def test_products(library, name, dtype, count_a, count_b, sign, aligned):
-    a, b = torch.randn(count_a, 40).to(dtype), torch.randn(count_b, 40).to(dtype)
-    products, weighted = torch.full((count_a, 24), torch.nan), torch.full((count_a, 40), torch.nan)
-    buffers = [a, b, products, weighted, packed(count_a), packed(count_b), packed(sign)]
-    run(library, f"tile_products_{name}", buffers, aligned=aligned)
+def test_products(library, name, dtype, count_a, count_b, sign, columns, aligned):
+    a, b = torch.randn(count_a, columns).to(dtype), torch.randn(count_b, columns).to(dtype)
+    products, weighted = torch.full((count_a, 24), torch.nan), torch.full((count_a, columns), torch.nan)
+    buffers = [a, b, products, weighted, packed(count_a), packed(count_b), packed(sign), packed(columns)]
+    run(library, f"tile_products_{name}", buffers, aligned=aligned, padded=columns < 40)
     expected = torch.zeros(count_a, 24, dtype=torch.float64)  # missing rows of b count as 0
     expected[:, :count_b] = sign * a.double() @ b.double().T
     torch.testing.assert_close(products.double(), expected, rtol=1e-5, atol=1e-5)
@@ -56,13 +57,14 @@ def test_key_blocks_by_brute_force(library):
             for first in range(query_length):
                 for last in {first, query_length - 1}:
                     for block in (2, 8):
-                        cases.append((query_length, key_length, left, right, first, last, block))
-    results = np.full((len(cases), 4), -7, np.int32)
+                        cases.append((query_length, key_length, left, right, first, last, block, 0, 1))
+    results = np.full((len(cases), 6), -7, np.int32)
     run(library, "find_key_blocks", [np.array(cases, np.int32), results], grid=(len(cases), 1, 1), threads=(1, 1, 1))
-    for case, (begin, end, full_begin, full_end) in zip(cases, results.tolist()):
-        *mask, first, last, block = case
+    for case, (begin, end, full_begin, full_end, *part) in zip(cases, results.tolist()):
+        *mask, first, last, block, _, _ = case
         seen = [set(visible_keys(*mask, token)) for token in range(first, last + 1)]
         blocks = range(begin, end, block)
+        assert list(range(*part, block)) == list(blocks)
         assert begin % block == 0
         assert set().union(*seen) <= {key for key0 in blocks for key in range(key0, key0 + block)}, case
         edges = [key for keys in seen for key in keys]
@@ -73,6 +75,19 @@ def test_key_blocks_by_brute_force(library):
             assert full == all(set(range(key0, key0 + block)) <= keys for keys in seen), case
 
 
+@pytest.mark.parametrize("num_splits", [1, 2, 3, 7, 40])
+@pytest.mark.parametrize("key_length, left", [(100, 2**30), (100, 30), (1, 2**30), (0, 2**30)])
+def test_splits_share_the_blocks(library, key_length, left, num_splits):
+    """Each block of a tile falls to one split, and none has two blocks more than another but the last."""
+    cases = [(9, key_length, left, 0, 2, 6, 8, split, num_splits) for split in range(num_splits)]
+    results = np.full((num_splits, 6), -7, np.int32)
+    run(library, "find_key_blocks", [np.array(cases, np.int32), results], grid=(num_splits, 1, 1), threads=(1, 1, 1))
+    shares = [list(range(begin, end, 8)) for *_, begin, end in results.tolist()]
+    begin, end = results[0, :2]
+    assert sum(shares, []) == list(range(begin, end, 8))
+    assert max(map(len, shares)) == -(-len(range(begin, end, 8)) // num_splits)
+
+
 @pytest.mark.parametrize("group_size", [1, 3, 8])
 @pytest.mark.parametrize("start, tail", [(0, 0), (5, 0), (70, 41)])
 def test_packed_tiles_cover_every_row_once(library, group_size, start, tail):
@@ -81,7 +96,7 @@ def test_packed_tiles_cover_every_row_once(library, group_size, start, tail):
     bounds_k = np.array([*itertools.accumulate(lengths_k, initial=2)], np.int32)
     total_q, batch = int(bounds_q[-1]) + tail, len(lengths_q)
     tiles = total_q * group_size // 32 + batch + 2
-    params = struct.pack("<20q", *[0] * 14, batch, total_q, int(bounds_k[-1]) + 9, group_size, 0, 0)
+    params = struct.pack("<29q", *[0] * 14, batch, total_q, int(bounds_k[-1]) + 9, 0, 0, group_size, *[0] * 9)
     results = np.full((tiles, 5), -7, np.int32)
     run(library, "find_packed_tiles", [params, bounds_q, bounds_k, results], grid=(tiles, 1, 1), threads=(1, 1, 1))
     keys = {int(q): (int(k0), int(k1 - k0)) for q, k0, k1 in zip(bounds_q, bounds_k, bounds_k[1:])}

@@ -6,24 +6,46 @@ import json
 
 import pytest
 import torch
+import torch.nn.functional as F
 from cases import dense, max_lengths, packed, random_tensor
 from torch._dynamo.testing import CompileCounter
 
 LENGTHS = [(5, 9), (6, 3), (4, 4)]
 
 
+NO_FEATURES = (None,) * 4  # seqused_k, block_table, alibi_slopes, sinks
+
+
 def packed_inputs(requires_grad=False):
     query, key, value, cu_q, cu_k = packed(LENGTHS, 4, 2, 16, torch.float32)
     tensors = [tensor.requires_grad_(requires_grad) for tensor in (query, key, value)]
-    return (*tensors, cu_q, cu_k, *max_lengths(cu_q, cu_k), 0.25, 3, 0)
+    return (*tensors, cu_q, cu_k, *NO_FEATURES, *max_lengths(cu_q, cu_k), 0.25, 3, 0, 0.0)
 
 
 def dense_inputs(requires_grad=False):
     tensors = [tensor.requires_grad_(requires_grad) for tensor in dense(2, 5, 9, 4, 2, 16, torch.float32)]
-    return (*tensors, None, None, 5, 9, 0.25, -1, 0)
+    return (*tensors, None, None, *NO_FEATURES, 5, 9, 0.25, -1, 0, 0.0)
 
 
-@pytest.fixture(params=[packed_inputs, dense_inputs], ids=["packed", "dense"])
+def feature_inputs(requires_grad=False):
+    """Dense, with a softcap, ALiBi, sinks, used lengths and a value head_dim of its own."""
+    query, key, _ = dense(2, 5, 9, 4, 2, 16, torch.float32)
+    value, sinks = random_tensor(3, 2, 9, 2, 24), random_tensor(4, 4)
+    query, key, value, sinks = (tensor.requires_grad_(requires_grad) for tensor in (query, key, value, sinks))
+    used, slopes = torch.tensor([9, 3], dtype=torch.int32), random_tensor(5, 2, 4).abs()
+    return (query, key, value, None, None, used, None, slopes, sinks, 5, 9, 0.25, -1, 0, 5.0)
+
+
+def paged_inputs(requires_grad=False):
+    """Packed queries, paged keys and values, sinks."""
+    query, _, _, cu_q, cu_k = packed(LENGTHS, 4, 2, 16, torch.float32)
+    key, value, sinks = random_tensor(2, 4, 16, 2, 16), random_tensor(3, 4, 16, 2, 24), random_tensor(4, 4)
+    query, key, value, sinks = (tensor.requires_grad_(requires_grad) for tensor in (query, key, value, sinks))
+    table = torch.tensor([[2, 0], [1, 1], [3, -1]], dtype=torch.int32)
+    return (query, key, value, cu_q, cu_k, None, table, None, sinks, *max_lengths(cu_q, cu_k), 0.25, 3, 0, 0.0)
+
+
+@pytest.fixture(params=[packed_inputs, dense_inputs, feature_inputs, paged_inputs], ids=lambda make: make.__name__)
 def make_inputs(request):
     return request.param
 
@@ -36,7 +58,8 @@ def test_opcheck_forward(kernel, make_inputs, requires_grad, return_lse):
 
 def test_opcheck_forward_out(kernel, make_inputs):
     inputs = make_inputs()
-    torch.library.opcheck(kernel.operators.attention_forward_out, (torch.empty_like(inputs[0]), *inputs))
+    output = torch.empty(*inputs[0].shape[:-1], inputs[2].shape[-1])
+    torch.library.opcheck(kernel.operators.attention_forward_out, (output, *inputs))
 
 
 @pytest.mark.parametrize("with_lse", [False, True])
@@ -68,9 +91,11 @@ def test_fake_shapes(kernel, make_inputs, return_lse):
     fake = kernel.operators.attention_forward(*meta, return_lse)
     for ours, expected in zip(fake, real):
         assert (ours.shape, ours.dtype, ours.stride()) == (expected.shape, expected.dtype, expected.stride())
-    grads = kernel.operators.attention_backward(torch.empty_like(fake[0]), None, *meta)
-    for grad, tensor in zip(grads, meta):
-        assert (grad.shape, grad.dtype) == (tensor.shape, tensor.dtype)
+    grads = kernel.operators.attention_backward(real[0], None, *inputs)
+    fake_grads = kernel.operators.attention_backward(torch.empty_like(fake[0]), None, *meta)
+    sinks = torch.empty(0) if inputs[8] is None else inputs[8]
+    for fake_grad, grad, tensor in zip(fake_grads, grads, (*inputs[:3], sinks)):
+        assert (fake_grad.shape, fake_grad.dtype) == (grad.shape, grad.dtype) == (tensor.shape, tensor.dtype)
 
 
 def varlen(kernel, query, key, value, cu_seqlens, longest):
@@ -104,9 +129,46 @@ def unpadded(kernel, query, key, value, cu_seqlens, longest):
     return kernel.flash_attn_func(query[None], key[None], value[None], causal=True)
 
 
+def features(query):
+    """Softcap, ALiBi and sinks: made of the query, so that gradients flow through the sinks."""
+    slopes = torch.linspace(0.0, 0.5, 4)
+    return {"softcap": 5.0, "alibi_slopes": slopes, "s_aux": query.mean(dim=(0, 2)).to(torch.bfloat16)}
+
+
+def varlen_features(kernel, query, key, value, cu_seqlens, longest):
+    used = (cu_seqlens.diff() - 1).int()
+    return kernel.flash_attn_varlen_func(
+        query, key, value[..., :8], cu_seqlens, cu_seqlens, longest, longest, seqused_k=used, **features(query)
+    )
+
+
+def varlen_out_features(kernel, query, key, value, cu_seqlens, longest):
+    out, arguments = torch.empty_like(query), features(query)
+    arguments["softcapping"] = arguments.pop("softcap")
+    kernel.flash_attention_varlen(out, query, key, value, cu_seqlens, cu_seqlens, longest, longest, **arguments)
+    return out * 2
+
+
+def varlen_paged(kernel, query, key, value, cu_seqlens, longest):
+    caches = (F.pad(tensor, (0, 0, 0, 0, 0, 112 - tensor.shape[0])).unflatten(0, (7, 16)) for tensor in (key, value))
+    table = torch.tensor([[0] * 7, list(range(7))], dtype=torch.int32)
+    lengths = cu_seqlens.diff().int()
+    return kernel.flash_attn_varlen_func(
+        query, *caches, cu_seqlens, None, longest, longest, block_table=table, seqused_k=lengths, causal=True
+    )
+
+
+def unpadded_features(kernel, query, key, value, cu_seqlens, longest):
+    return kernel.flash_attn_func(query[None], key[None], value[None], causal=True, **features(query))
+
+
+FUNCTIONS = [varlen, varlen_item, varlen_tensor, varlen_lse, varlen_out, unpadded]
+FUNCTIONS += [varlen_features, varlen_out_features, varlen_paged, unpadded_features]
+
+
 @pytest.mark.parametrize("requires_grad", [False, True], ids=["inference", "training"])
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-@pytest.mark.parametrize("function", [varlen, varlen_item, varlen_tensor, varlen_lse, varlen_out, unpadded])
+@pytest.mark.parametrize("function", FUNCTIONS)
 def test_compile(kernel, function, backend, requires_grad):
     """One graph, compiled once for all lengths."""
     torch._dynamo.reset()
@@ -217,5 +279,31 @@ def test_strided_output_elements_are_launched_contiguous(kernel, launched):
 
 
 def test_what_the_planner_refuses_is_an_error(kernel, launched):
-    with pytest.raises(NotImplementedError, match="head_dim 17"):
-        kernel.flash_attn_func(*dense(1, 5, 5, 2, 2, 17, torch.float32))
+    query, endless = torch.zeros(1, 5, 2, 32), torch.zeros(1, 1, 2, 32).expand(1, 2**30, 2, 32)
+    with pytest.raises(NotImplementedError, match="the kernels count rows and keys in 32 bits"):
+        kernel.flash_attn_func(query, endless, endless)
+
+
+def test_launcher_gets_the_tensors_of_features(kernel, launched):
+    query, cache = random_tensor(0, 5, 2, 64), random_tensor(1, 4, 16, 2, 64)
+    cu_q, table = torch.tensor([0, 5], dtype=torch.int32), torch.tensor([[2, 1]], dtype=torch.int32)
+    used, slopes, sinks = torch.tensor([20], dtype=torch.int32), torch.ones(2), torch.ones(2, dtype=torch.float16)
+    kernel.flash_attn_varlen_func(
+        query, cache, cache, cu_q, None, 5, 20, block_table=table, seqused_k=used, alibi_slopes=slopes, s_aux=sinks
+    )
+    plan, tensors = launched[0]
+    given = {"cu_seqlens_q": cu_q, "seqused_k": used, "block_table": table, "alibi_slopes": slopes}
+    assert all(tensors[name] is tensor for name, tensor in given.items())
+    assert tensors["sinks"].dtype == torch.float32
+    assert {argument for argument in plan.arguments if isinstance(argument, str)} <= set(tensors)
+
+
+def test_without_pages_nothing_is_launched(kernel, launched):
+    query, cache = random_tensor(0, 5, 2, 64), random_tensor(1, 4, 16, 2, 64)
+    cu_seqlens = torch.tensor([0, 5], dtype=torch.int32)
+    for pages, table in ((cache, torch.empty(1, 0)), (cache[:0], torch.zeros(1, 3))):
+        output = kernel.flash_attn_varlen_func(
+            query, pages, pages, cu_seqlens, cu_seqlens, 5, 5, block_table=table.int(), s_aux=torch.ones(2)
+        )
+        assert torch.equal(output, torch.zeros_like(query))
+    assert not launched

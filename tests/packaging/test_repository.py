@@ -22,7 +22,7 @@ def text_files() -> list[Path]:
     found = []
     for folder, folders, names in os.walk(ROOT):
         folders[:] = [name for name in folders if name not in GENERATED]
-        found += [Path(folder, name) for name in names if Path(name).suffix in TEXT]
+        found += [Path(folder, name) for name in names if Path(name).suffix in TEXT and name not in GENERATED]
     return found
 
 

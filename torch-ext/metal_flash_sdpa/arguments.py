@@ -1,4 +1,4 @@
-"""Checks of the public functions' arguments.
+"""Checks of the public functions' arguments; those of optional features are in features.py, of values in values.py.
 
 Every check names the argument, what is allowed and what came: TypeError for a wrong type, ValueError for a wrong value
 or shape, NotImplementedError for a feature that this version lacks. Values that live on a device are not read, unless
@@ -15,20 +15,20 @@ import torch
 
 CHECK_VALUES = os.environ.get("METAL_FLASH_SDPA_CHECK_VALUES") == "1"
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-LAYOUTS = {3: "[total, heads, head_dim]", 4: "[batch, seqlen, heads, head_dim]"}
+PACKED, DENSE = "[total, heads, head_dim]", "[batch, seqlen, heads, head_dim]"
+PAGED = "[num_pages, page_size, heads, head_dim]"
+RANKS = {PACKED: 3, DENSE: 4, PAGED: 4}
+PAGE_SIZE_UNIT = 16  # so that a kernel's blocks of keys end where pages do
 MAX_HEAD_DIM = 256
 MAX_SCALE = 1e8  # keeps the kernel's score of a masked key, -2e30, finite in fp32 after scaling
 MAX_LENGTH = 2**31 - 1  # tokens
 
 
-def check_query(query: torch.Tensor, rank: int, name: str) -> None:
+def check_query(query: torch.Tensor, layout: str, name: str) -> None:
     """`query` alone: what the other checks build on."""
-    if not isinstance(query, torch.Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(query).__name__}")
-    if query.dim() != rank:
-        raise ValueError(f"{name} must have {rank} dimensions {LAYOUTS[rank]}, got shape {tuple(query.shape)}")
+    _check_layout(query, layout, name)
     if query.dtype not in DTYPES:
-        raise TypeError(f"{name} must be one of {_list(DTYPES)}, got {query.dtype}")
+        raise TypeError(f"{name} must be one of {list_of(DTYPES)}, got {query.dtype}")
     num_heads, head_dim = query.shape[-2:]
     if num_heads < 1:
         raise ValueError(f"{name} must have at least one head, got shape {tuple(query.shape)}")
@@ -36,25 +36,23 @@ def check_query(query: torch.Tensor, rank: int, name: str) -> None:
         raise ValueError(f"{name} must have a head_dim of 1 to {MAX_HEAD_DIM}, got {head_dim}")
 
 
-def check_key_value(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, names: Tuple[str, str, str]) -> None:
+def check_key_value(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: str, names: Tuple[str, str, str]
+) -> None:
     """`key` and `value` beside a checked `query`; `names` are the public names of the three."""
-    _check_like_query(query, key, names[0], names[1])
-    _check_like_query(query, value, names[0], names[2])
+    _check_like_query(query, key, layout, names[0], names[1])
+    _check_like_query(query, value, layout, names[0], names[2])
     if key.shape[-1] != query.shape[-1]:
         raise ValueError(
             f"{names[1]} must have the head_dim of {names[0]}, {query.shape[-1]}, got shape {tuple(key.shape)}"
         )
     if value.shape[:-1] != key.shape[:-1]:
         raise ValueError(
-            f"{names[2]} must have the shape of {names[1]}, {tuple(key.shape)}, got shape {tuple(value.shape)}"
+            f"{names[2]} must have the shape of {names[1]} up to head_dim, {tuple(key.shape[:-1])}, "
+            f"got shape {tuple(value.shape)}"
         )
     if not 1 <= value.shape[-1] <= MAX_HEAD_DIM:
         raise ValueError(f"{names[2]} must have a head_dim of 1 to {MAX_HEAD_DIM}, got {value.shape[-1]}")
-    if value.shape[-1] != query.shape[-1]:
-        raise NotImplementedError(
-            f"{names[2]} with a head_dim of its own is not implemented: "
-            f"must be the head_dim of {names[0]}, {query.shape[-1]}, got {value.shape[-1]}"
-        )
     num_heads, num_heads_kv = query.shape[-2], key.shape[-2]
     if num_heads_kv < 1 or num_heads % num_heads_kv:
         raise ValueError(
@@ -63,29 +61,47 @@ def check_key_value(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
         )
 
 
-def _check_like_query(query: torch.Tensor, tensor: torch.Tensor, query_name: str, name: str) -> None:
-    if not isinstance(tensor, torch.Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
-    rank = query.dim()
-    if tensor.dim() != rank:
-        raise ValueError(f"{name} must have {rank} dimensions {LAYOUTS[rank]}, got shape {tuple(tensor.shape)}")
+def _check_like_query(query: torch.Tensor, tensor: torch.Tensor, layout: str, query_name: str, name: str) -> None:
+    _check_layout(tensor, layout, name)
     if tensor.dtype != query.dtype:
         raise TypeError(f"{name} must have the dtype of {query_name}, {query.dtype}, got {tensor.dtype}")
     if tensor.device != query.device:
         raise ValueError(f"{name} must be on the device of {query_name}, {query.device}, got {tensor.device}")
-    if rank == 4 and tensor.shape[0] != query.shape[0]:
+    if layout is DENSE and tensor.shape[0] != query.shape[0]:
         raise ValueError(
             f"{name} must have the batch size of {query_name}, {query.shape[0]}, got shape {tuple(tensor.shape)}"
         )
+    if layout is PAGED and (tensor.shape[1] < 1 or tensor.shape[1] % PAGE_SIZE_UNIT):
+        raise ValueError(
+            f"{name} must have a page_size that is a multiple of {PAGE_SIZE_UNIT} in its layout {PAGED}, "
+            f"got shape {tuple(tensor.shape)}"
+        )
+
+
+def _check_layout(tensor: torch.Tensor, layout: str, name: str) -> None:
+    if not isinstance(tensor, torch.Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
+    if tensor.dim() != RANKS[layout]:
+        raise ValueError(f"{name} must have {RANKS[layout]} dimensions {layout}, got shape {tuple(tensor.shape)}")
 
 
 def check_cu_seqlens(
-    cu_seqlens_q: torch.Tensor, cu_seqlens_k: torch.Tensor, query: torch.Tensor, query_name: str
+    cu_seqlens_q: torch.Tensor,
+    cu_seqlens_k: Optional[torch.Tensor],
+    seqused_k: Optional[torch.Tensor],
+    block_table: Optional[torch.Tensor],
+    query: torch.Tensor,
+    query_name: str,
 ) -> Tuple[torch.Tensor, torch.Tensor]:
-    """Both cu_seqlens as contiguous int32; one tensor passed twice stays one tensor."""
+    """Both cu_seqlens as contiguous int32; one tensor passed twice stays one tensor. With paged keys, cu_seqlens_k
+    gives lengths only, and may be None where seqused_k gives them."""
     checked_q = _check_cu_seqlens(cu_seqlens_q, "cu_seqlens_q", query, query_name)
     if cu_seqlens_k is cu_seqlens_q:
         return checked_q, checked_q
+    if cu_seqlens_k is None and block_table is not None:
+        if seqused_k is None:
+            raise ValueError("block_table needs the lengths of the sequences: cu_seqlens_k or seqused_k, got neither")
+        return checked_q, checked_q  # the operators bind both, and read one
     checked_k = _check_cu_seqlens(cu_seqlens_k, "cu_seqlens_k", query, query_name)
     if checked_q.shape[0] != checked_k.shape[0]:
         raise ValueError(
@@ -103,6 +119,8 @@ def _check_cu_seqlens(cu_seqlens: torch.Tensor, name: str, query: torch.Tensor, 
         raise TypeError(f"{name} must be torch.int32 or torch.int64, got {cu_seqlens.dtype}")
     if cu_seqlens.device != query.device:
         raise ValueError(f"{name} must be on the device of {query_name}, {query.device}, got {cu_seqlens.device}")
+    if cu_seqlens.dtype == torch.int32 and cu_seqlens.stride(0) == 1:
+        return cu_seqlens
     return cu_seqlens.to(torch.int32).contiguous()
 
 
@@ -151,12 +169,15 @@ def check_softmax_scale(softmax_scale: Optional[float], head_dim: int, name: str
     return float(softmax_scale)
 
 
-def check_out(out: torch.Tensor, query: torch.Tensor) -> None:
-    """`out` can be written: like `query`, and no two of its elements share memory."""
+def check_out(out: torch.Tensor, query: torch.Tensor, value: torch.Tensor) -> None:
+    """`out` can be written: like `query` with the head_dim of `value`, no two of its elements in the same memory."""
     if not isinstance(out, torch.Tensor):
         raise TypeError(f"out must be a tensor, got {type(out).__name__}")
-    if out.shape != query.shape:
-        raise ValueError(f"out must have the shape of query, {tuple(query.shape)}, got shape {tuple(out.shape)}")
+    shape = (*query.shape[:-1], value.shape[-1])
+    if out.shape != shape:
+        raise ValueError(
+            f"out must have the shape of query with the head_dim of value, {shape}, got shape {tuple(out.shape)}"
+        )
     if out.dtype != query.dtype:
         raise TypeError(f"out must have the dtype of query, {query.dtype}, got {out.dtype}")
     if out.device != query.device:
@@ -181,88 +202,7 @@ def check_flag(flag: bool, name: str) -> None:
         raise TypeError(f"{name} must be a bool, got {type(flag).__name__}")
 
 
-def check_softcapping(softcapping: float) -> None:
-    """`flash_attention_varlen`'s own convention: 1.0 means that scores are not capped."""
-    _check_number(softcapping, "softcapping")
-    if not 0.0 < softcapping < float("inf"):
-        raise ValueError(f"softcapping must be positive and finite (1.0 = no softcap), got {softcapping}")
-    if softcapping != 1.0:
-        raise NotImplementedError(f"softcap is not implemented: softcapping must be 1.0 (none), got {softcapping}")
-
-
-def check_features(
-    dropout_p: float,
-    softcap: float,
-    alibi_slopes: Optional[torch.Tensor],
-    s_aux: Optional[torch.Tensor],
-    learnable_sink: Optional[torch.Tensor],
-    block_table: Optional[torch.Tensor],
-    query: torch.Tensor,
-    batch: int,
-) -> None:
-    """Features that this version lacks: a malformed one is an error of its own, a sound one is not implemented."""
-    _check_number(dropout_p, "dropout_p")
-    if not 0.0 <= dropout_p < 1.0:
-        raise ValueError(f"dropout_p must be 0.0 or more and less than 1.0, got {dropout_p}")
-    _check_number(softcap, "softcap")
-    if not 0.0 <= softcap < float("inf"):
-        raise ValueError(f"softcap must be finite and 0.0 (none) or more, got {softcap}")
-    num_heads = query.shape[-2]
-    if alibi_slopes is not None:
-        _check_feature(alibi_slopes, "alibi_slopes", (torch.float32,), query)
-        if alibi_slopes.shape != (num_heads,) and alibi_slopes.shape != (batch, num_heads):
-            raise ValueError(
-                f"alibi_slopes must have shape [heads] = {(num_heads,)} or [batch, heads] = {(batch, num_heads)}, "
-                f"got shape {tuple(alibi_slopes.shape)}"
-            )
-    if s_aux is not None and learnable_sink is not None:
-        raise ValueError("s_aux and learnable_sink are two names of one argument: pass only one of them, got both")
-    for name, sinks in (("s_aux", s_aux), ("learnable_sink", learnable_sink)):
-        if sinks is not None:
-            _check_feature(sinks, name, DTYPES, query)
-            if sinks.shape != (num_heads,):
-                raise ValueError(f"{name} must have shape [heads] = {(num_heads,)}, got shape {tuple(sinks.shape)}")
-            raise NotImplementedError(f"attention sinks are not implemented: {name} must be None")
-    if block_table is not None:
-        _check_feature(block_table, "block_table", (torch.int32,), query)
-        if block_table.dim() != 2 or block_table.shape[0] != batch:
-            raise ValueError(
-                f"block_table must have shape [batch, pages] with batch {batch}, got shape {tuple(block_table.shape)}"
-            )
-        raise NotImplementedError("a paged key/value cache is not implemented: block_table must be None")
-    if alibi_slopes is not None:
-        raise NotImplementedError("ALiBi is not implemented: alibi_slopes must be None")
-    if dropout_p > 0.0:
-        raise NotImplementedError(f"dropout is not implemented: dropout_p must be 0.0, got {dropout_p}")
-    if softcap > 0.0:
-        raise NotImplementedError(f"softcap is not implemented: softcap must be 0.0 (none), got {softcap}")
-
-
-def _check_feature(tensor: torch.Tensor, name: str, dtypes: Tuple[torch.dtype, ...], query: torch.Tensor) -> None:
-    if not isinstance(tensor, torch.Tensor):
-        raise TypeError(f"{name} must be a tensor or None, got {type(tensor).__name__}")
-    if tensor.dtype not in dtypes:
-        raise TypeError(f"{name} must be one of {_list(dtypes)}, got {tensor.dtype}")
-    if tensor.device != query.device:
-        raise ValueError(f"{name} must be on the device of the query, {query.device}, got {tensor.device}")
-
-
-def check_values(cu_seqlens: torch.Tensor, max_seqlen: Union[int, torch.Tensor], total: int, suffix: str) -> None:
-    """Reads what lives on the device; `suffix` is "q" or "k". For debugging: it waits for the device."""
-    name, values = f"cu_seqlens_{suffix}", cu_seqlens.tolist()
-    if values[0] < 0:
-        raise ValueError(f"{name} must start at 0 or more, got {values[0]}")
-    for index, (begin, end) in enumerate(zip(values, values[1:])):
-        if end < begin:
-            raise ValueError(f"{name} must never decrease, got {begin} before {end} at index {index}")
-    if values[-1] > total:
-        raise ValueError(f"{name} must end within the tensor's {total} tokens, got {values[-1]}")
-    longest = max((end - begin for begin, end in zip(values, values[1:])), default=0)
-    if int(max_seqlen) < longest:
-        raise ValueError(f"max_seqlen_{suffix} must be at least the longest sequence, {longest}, got {int(max_seqlen)}")
-
-
-def _check_number(number: float, name: str) -> None:
+def check_number(number: float, name: str) -> None:
     if not isinstance(number, (float, int)):
         raise TypeError(f"{name} must be a float, got {type(number).__name__}")
 
@@ -274,5 +214,5 @@ def _index(number: object, name: str) -> int:
         raise TypeError(f"{name} must be of integer type, got {type(number).__name__}") from None
 
 
-def _list(dtypes: Tuple[torch.dtype, ...]) -> str:
+def list_of(dtypes: Tuple[torch.dtype, ...]) -> str:
     return ", ".join(map(str, dtypes))

@@ -1,11 +1,13 @@
 """Attention on the CPU, composed of PyTorch's operators.
 
 Works through the batch sequence by sequence and through a long sequence in chunks of query rows, so that no matrix of
-all scores is ever held. Without the log-sum-exp a chunk goes to PyTorch's own fused attention, otherwise and for the
-gradients its weights are formed. All arithmetic is fp32: on fp16 and bf16 PyTorch's fused attention would round the
-weights, and be no faster.
+all scores is ever held; the keys of a paged cache are gathered for one chunk at a time. A chunk that needs neither the
+log-sum-exp nor anything else that PyTorch's own fused attention lacks goes there; otherwise, and for the gradients, its
+weights are formed. All arithmetic is fp32: on fp16 and bf16 PyTorch's fused attention would round the weights, and be
+no faster.
 
-Inside, tensors are [batch, heads, seqlen, head_dim] and lse is [batch, heads, seqlen_q].
+Inside, tensors are [batch, heads, seqlen, head_dim] (a paged cache [pages, heads, page_size, head_dim]) and lse is
+[batch, heads, seqlen_q].
 """
 
 from __future__ import annotations
@@ -21,15 +23,40 @@ MAX_SCORES = 2**24  # of a chunk, even with fewer rows: bounds the memory
 UNBOUNDED = 2**62  # a window this wide hides nothing
 
 
+class _Scoring(NamedTuple):
+    """What makes weights of the products of queries and keys."""
+
+    softmax_scale: float
+    softcap: float  # 0.0 = none
+    alibi_slopes: Optional[torch.Tensor]  # [heads] or [batch, heads]
+    sinks: Optional[torch.Tensor]  # [heads]
+
+    def slopes(self, sequence: int) -> torch.Tensor:
+        return self.alibi_slopes if self.alibi_slopes.dim() == 1 else self.alibi_slopes[sequence]
+
+
+_EVERYTHING = slice(None)
+
+
 class _Sequence(NamedTuple):
+    index: int  # in cu_seqlens, block_table, ...
     batch: slice
     queries: slice
-    keys: slice
+    keys: slice  # in a paged cache: of the tokens that `pages` hold
+    pages: Optional[torch.Tensor]  # in the order of their tokens; None if the keys are not paged
+
+    def lengths(self) -> Tuple[int, int]:
+        return self.queries.stop - self.queries.start, self.keys.stop - self.keys.start
+
+    def rows(self, rows: slice) -> Tuple[slice, slice, slice]:
+        """Index of some of the sequence's queries in a tensor [batch, heads, seqlen, ...]."""
+        return self.batch, _EVERYTHING, slice(self.queries.start + rows.start, self.queries.start + rows.stop)
 
 
 class _Chunk(NamedTuple):
     rows: slice
     keys: slice  # all that the rows see
+    diagonal: int  # row r stands at the position of key r + diagonal
     mask: Optional[torch.Tensor]  # [rows, keys], True where seen; None if every row sees every key
     is_causal: bool  # instead of a mask: row r sees the keys up to r
 
@@ -42,37 +69,42 @@ def attention_forward(
     value: torch.Tensor,
     cu_seqlens_q: Optional[torch.Tensor],
     cu_seqlens_k: Optional[torch.Tensor],
+    seqused_k: Optional[torch.Tensor],
+    block_table: Optional[torch.Tensor],
+    alibi_slopes: Optional[torch.Tensor],
+    sinks: Optional[torch.Tensor],
     softmax_scale: float,
     window_left: int,
     window_right: int,
+    softcap: float,
 ) -> None:
     """Fills every row of `output`, and of `lse` unless it is None. Arguments as of operators.attention_forward."""
-    if cu_seqlens_q is not None:
-        output, query, key, value = output[None], query[None], key[None], value[None]
-        lse = None if lse is None else lse[None]
-    output, query, key, value = (tensor.transpose(1, 2) for tensor in (output, query, key, value))
-    fused = lse is None
-    for batch, queries, keys in _sequences(query, key, cu_seqlens_q, cu_seqlens_k, whole_batch=fused):
-        q, k, v = query[batch, :, queries], key[batch, :, keys], value[batch, :, keys]
-        out, row_lse = output[batch, :, queries], None if fused else lse[batch, :, queries]
-        blind = _blind_rows(q.shape[2], k.shape[2], window_right)
+    output, query, key, value = map(_heads_first, (output, query, key, value))
+    lse = lse[None] if lse is not None and lse.dim() == 2 else lse
+    scoring = _Scoring(softmax_scale, softcap, alibi_slopes, sinks)
+    fused = lse is None and alibi_slopes is None and sinks is None and softcap == 0 and query.shape[3] == value.shape[3]
+    num_heads, enable_gqa = query.shape[1], query.shape[1] != key.shape[1]
+    lengths = (cu_seqlens_q, cu_seqlens_k, seqused_k, block_table)
+    for sequence in _sequences(query, key, *lengths, whole_batch=fused):
+        seqlen_q, seqlen_k = sequence.lengths()
+        blind = _blind_rows(seqlen_q, seqlen_k, window_right)
         if blind > 0:
-            out[:, :, :blind] = 0
-            if not fused:
-                row_lse[:, :, :blind] = -torch.inf
-        for chunk in _chunks(q, k, softmax_scale, window_left, window_right, blind, fused):
-            operands = q[:, :, chunk.rows].float(), k[:, :, chunk.keys].float(), v[:, :, chunk.keys].float()
+            rows = sequence.rows(slice(0, blind))
+            output[rows] = 0
+            if lse is not None:
+                lse[rows] = -torch.inf
+        for chunk in _chunks(seqlen_q, seqlen_k, num_heads, softmax_scale, window_left, window_right, blind, fused):
+            rows = sequence.rows(chunk.rows)
+            q, k, v = query[rows].float(), _read(key, sequence, chunk.keys), _read(value, sequence, chunk.keys)
             if fused:
-                out[:, :, chunk.rows] = F.scaled_dot_product_attention(
-                    *operands,
-                    attn_mask=chunk.mask,
-                    is_causal=chunk.is_causal,
-                    scale=softmax_scale,
-                    enable_gqa=query.shape[1] != key.shape[1],
+                output[rows] = F.scaled_dot_product_attention(
+                    q, k, v, chunk.mask, is_causal=chunk.is_causal, scale=softmax_scale, enable_gqa=enable_gqa
                 )
-            else:
-                weights, row_lse[:, :, chunk.rows] = _weights(*operands[:2], chunk.mask, softmax_scale)
-                out[:, :, chunk.rows] = torch.matmul(weights, operands[2]).view(operands[0].shape)
+                continue
+            weights, chunk_lse, _ = _weights(q, k, chunk, scoring, sequence.index)
+            output[rows] = torch.matmul(weights, v).view(*q.shape[:3], -1)
+            if lse is not None:
+                lse[rows] = chunk_lse
 
 
 def attention_backward(
@@ -83,58 +115,98 @@ def attention_backward(
     value: torch.Tensor,
     cu_seqlens_q: Optional[torch.Tensor],
     cu_seqlens_k: Optional[torch.Tensor],
+    seqused_k: Optional[torch.Tensor],
+    block_table: Optional[torch.Tensor],
+    alibi_slopes: Optional[torch.Tensor],
+    sinks: Optional[torch.Tensor],
     softmax_scale: float,
     window_left: int,
     window_right: int,
-) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Gradients of query, key and value, from those of the output and (unless None) of lse."""
+    softcap: float,
+) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Gradients of query, key, value and sinks ([0] without), from those of the output and (unless None) of lse."""
     grads = [torch.zeros(tensor.shape, dtype=torch.float32) for tensor in (query, key, value)]
-    tensors = [grad_output, query, key, value, *grads]
-    if cu_seqlens_q is not None:
-        tensors = [tensor[None] for tensor in tensors]
-        grad_lse = None if grad_lse is None else grad_lse[None]
-    grad_output, query, key, value, grad_query, grad_key, grad_value = (tensor.transpose(1, 2) for tensor in tensors)
-    for batch, queries, keys in _sequences(query, key, cu_seqlens_q, cu_seqlens_k, whole_batch=False):
-        q, k, v = query[batch, :, queries], key[batch, :, keys], value[batch, :, keys]
-        blind = _blind_rows(q.shape[2], k.shape[2], window_right)
-        for chunk in _chunks(q, k, softmax_scale, window_left, window_right, blind, fused=False):
-            row_grad_lse = None if grad_lse is None else grad_lse[batch, :, queries][:, :, chunk.rows]
+    grad_sinks = torch.zeros(0 if sinks is None else sinks.shape[0])
+    tensors = (grad_output, query, key, value, *grads)
+    grad_output, query, key, value, grad_query, grad_key, grad_value = map(_heads_first, tensors)
+    grad_lse = grad_lse[None] if grad_lse is not None and grad_lse.dim() == 2 else grad_lse
+    scoring = _Scoring(softmax_scale, softcap, alibi_slopes, sinks)
+    num_heads = query.shape[1]
+    lengths = (cu_seqlens_q, cu_seqlens_k, seqused_k, block_table)
+    for sequence in _sequences(query, key, *lengths, whole_batch=False):
+        seqlen_q, seqlen_k = sequence.lengths()
+        blind = _blind_rows(seqlen_q, seqlen_k, window_right)
+        for chunk in _chunks(seqlen_q, seqlen_k, num_heads, softmax_scale, window_left, window_right, blind, False):
+            rows = sequence.rows(chunk.rows)
             chunk_grads = _chunk_backward(
-                grad_output[batch, :, queries][:, :, chunk.rows].float(),
-                row_grad_lse,
-                q[:, :, chunk.rows].float(),
-                k[:, :, chunk.keys].float(),
-                v[:, :, chunk.keys].float(),
-                chunk.mask,
-                softmax_scale,
+                grad_output[rows].float(),
+                None if grad_lse is None else grad_lse[rows],
+                query[rows].float(),
+                _read(key, sequence, chunk.keys),
+                _read(value, sequence, chunk.keys),
+                chunk,
+                scoring,
+                sequence.index,
             )
-            grad_query[batch, :, queries][:, :, chunk.rows] += chunk_grads[0]
-            grad_key[batch, :, keys][:, :, chunk.keys] += chunk_grads[1]
-            grad_value[batch, :, keys][:, :, chunk.keys] += chunk_grads[2]
-    return tuple(grad.to(query.dtype) for grad in grads)
+            grad_query[rows] += chunk_grads[0]
+            _accumulate(grad_key, sequence, chunk.keys, chunk_grads[1])
+            _accumulate(grad_value, sequence, chunk.keys, chunk_grads[2])
+            if sinks is not None:
+                grad_sinks += chunk_grads[3]
+    return (*(grad.to(query.dtype) for grad in grads), grad_sinks)
+
+
+def _heads_first(tensor: torch.Tensor) -> torch.Tensor:
+    return (tensor[None] if tensor.dim() == 3 else tensor).transpose(1, 2)
 
 
 def _weights(
-    q: torch.Tensor, k: torch.Tensor, mask: Optional[torch.Tensor], softmax_scale: float
-) -> Tuple[torch.Tensor, torch.Tensor]:
-    """Softmax weights [batch, heads_kv, group * rows, keys] and lse [batch, heads, rows]; every row sees a key.
+    q: torch.Tensor, k: torch.Tensor, chunk: _Chunk, scoring: _Scoring, sequence: int
+) -> Tuple[torch.Tensor, torch.Tensor, Optional[torch.Tensor]]:
+    """Softmax weights [batch, heads_kv, group * rows, keys], lse [batch, heads, rows], and with a softcap the tanh of
+    the scores, shaped like the weights; every row sees a key.
 
     The query heads that share a key/value head are stacked as rows, so that keys are not repeated.
     """
     batch, num_heads, rows, head_dim = q.shape
     num_heads_kv, keys = k.shape[1:3]
-    scores = torch.matmul(q.reshape(batch, num_heads_kv, -1, head_dim), k.transpose(2, 3)).mul_(softmax_scale)
-    if mask is not None:
-        scores.view(batch, num_heads_kv, -1, rows, keys).masked_fill_(~mask, -torch.inf)
+    scores = torch.matmul(q.reshape(batch, num_heads_kv, -1, head_dim), k.transpose(2, 3))
+    tanh = None
+    if scoring.softcap == 0:
+        scores.mul_(scoring.softmax_scale)
+    else:
+        tanh = scores.mul_(scoring.softmax_scale / scoring.softcap).tanh_()
+        scores = tanh * scoring.softcap
+    by_head = scores.view(batch, num_heads_kv, -1, rows, keys)
+    if scoring.alibi_slopes is not None:
+        position = torch.arange(chunk.rows.start, chunk.rows.stop).unsqueeze(1) + chunk.diagonal
+        distance = (position - torch.arange(chunk.keys.start, chunk.keys.stop)).abs_()
+        by_head.addcmul_(scoring.slopes(sequence).view(num_heads_kv, -1, 1, 1), distance.float(), value=-1)
+    if chunk.mask is not None:
+        by_head.masked_fill_(~chunk.mask, -torch.inf)
     row_max = scores.amax(dim=-1, keepdim=True)
-    weights = scores.sub_(row_max).exp_()
-    row_sum = weights.sum(dim=-1, keepdim=True)
-    return weights.div_(row_sum), row_sum.log_().add_(row_max).view(batch, num_heads, rows)
+    if scoring.sinks is None:
+        weights = scores.sub_(row_max).exp_()
+        row_sum = weights.sum(dim=-1, keepdim=True)
+    else:  # one more key for every row, without a value
+        sinks = _stacked_sinks(scoring.sinks, num_heads_kv, rows)
+        row_max = torch.maximum(row_max, sinks)
+        weights = scores.sub_(row_max).exp_()
+        row_sum = weights.sum(dim=-1, keepdim=True).add_(torch.exp(sinks - row_max))
+    return weights.div_(row_sum), row_sum.log_().add_(row_max).view(batch, num_heads, rows), tanh
 
 
-def _chunk_backward(grad_output, grad_lse, q, k, v, mask, softmax_scale):
-    """Gradients of a chunk's q, k, v. With P the weights: dS = P * (dP - rowsum(P * dP) + dlse)."""
-    weights, _ = _weights(q, k, mask, softmax_scale)
+def _stacked_sinks(sinks: torch.Tensor, num_heads_kv: int, rows: int) -> torch.Tensor:
+    """[heads_kv, group * rows, 1]"""
+    return sinks.view(num_heads_kv, -1, 1).expand(-1, -1, rows).reshape(num_heads_kv, -1, 1)
+
+
+def _chunk_backward(grad_output, grad_lse, q, k, v, chunk, scoring, sequence):
+    """Gradients of a chunk's q, k, v and of the sinks (None without).
+
+    With P the weights: dS = P * (dP - rowsum(P * dP) + dlse); a sink is a score whose dP is 0.
+    """
+    weights, lse, tanh = _weights(q, k, chunk, scoring, sequence)
     stacked = (*k.shape[:2], -1)  # query heads that share a key/value head, as rows
     grad_out = grad_output.reshape(*stacked, v.shape[-1])
     grad_v = torch.matmul(weights.transpose(2, 3), grad_out)
@@ -142,10 +214,16 @@ def _chunk_backward(grad_output, grad_lse, q, k, v, mask, softmax_scale):
     offset = torch.linalg.vecdot(weights, grad_weights).unsqueeze(-1)
     if grad_lse is not None:
         offset = offset - grad_lse.reshape(*stacked, 1)
-    grad_scores = grad_weights.sub_(offset).mul_(weights).mul_(softmax_scale)
+    grad_scores = grad_weights.sub_(offset).mul_(weights).mul_(scoring.softmax_scale)
+    if tanh is not None:  # the derivative of softcap * tanh(x / softcap)
+        grad_scores.mul_(tanh.square_().neg_().add_(1))
     grad_q = torch.matmul(grad_scores, k).view(q.shape)
     grad_k = torch.matmul(grad_scores.transpose(2, 3), q.reshape(*stacked, q.shape[-1]))
-    return grad_q, grad_k, grad_v
+    grad_sinks = None
+    if scoring.sinks is not None:
+        sink_weights = torch.exp(scoring.sinks.unsqueeze(-1) - lse)
+        grad_sinks = -(sink_weights * offset.view(lse.shape)).sum(dim=(0, 2))
+    return grad_q, grad_k, grad_v, grad_sinks
 
 
 def _sequences(
@@ -153,28 +231,83 @@ def _sequences(
     key: torch.Tensor,
     cu_seqlens_q: Optional[torch.Tensor],
     cu_seqlens_k: Optional[torch.Tensor],
+    seqused_k: Optional[torch.Tensor],
+    block_table: Optional[torch.Tensor],
     whole_batch: bool,
 ) -> Iterator[_Sequence]:
     """What attends to what. Query rows outside of all sequences come first, with no keys. A dense batch is one piece
-    with `whole_batch`, else one for each of its sequences."""
-    everything = slice(None)
+    with `whole_batch` if its sequences have the same length, else one for each of them."""
+    all_queries = slice(0, query.shape[2])
     if cu_seqlens_q is None:
-        batches = [everything] if whole_batch else [slice(b, b + 1) for b in range(query.shape[0])]
-        for batch in batches:
-            yield _Sequence(batch, everything, everything)
-        return
-    bounds_q = _bounds(cu_seqlens_q, query.shape[2])
-    bounds_k = bounds_q if cu_seqlens_k is cu_seqlens_q else _bounds(cu_seqlens_k, key.shape[2])
-    for begin, end in ((0, bounds_q[0]), (bounds_q[-1], query.shape[2])):
-        if begin < end:
-            yield _Sequence(everything, slice(begin, end), slice(0, 0))
-    for b in range(len(bounds_q) - 1):
-        yield _Sequence(everything, slice(bounds_q[b], bounds_q[b + 1]), slice(bounds_k[b], bounds_k[b + 1]))
+        if whole_batch and seqused_k is None:
+            yield _Sequence(0, _EVERYTHING, all_queries, slice(0, key.shape[2]), None)
+            return
+        places = [(slice(b, b + 1), all_queries) for b in range(query.shape[0])]
+    else:
+        bounds = _bounds(cu_seqlens_q, query.shape[2])
+        places = [(_EVERYTHING, queries) for queries in _ranges(bounds)]
+        for begin, end in ((0, bounds[0]), (bounds[-1], query.shape[2])):
+            if begin < end:
+                yield _Sequence(0, _EVERYTHING, slice(begin, end), slice(0, 0), None)
+    if block_table is not None:
+        ranges = _paged_ranges(key, block_table, cu_seqlens_k if seqused_k is None else None)
+    elif cu_seqlens_k is None:
+        ranges = [slice(0, key.shape[2])] * len(places)
+    elif cu_seqlens_k is cu_seqlens_q and key.shape[2] == query.shape[2]:
+        ranges = [queries for _, queries in places]
+    else:
+        ranges = _ranges(_bounds(cu_seqlens_k, key.shape[2]))
+    if seqused_k is not None:
+        lengths = [max(used, 0) for used in seqused_k.tolist()]
+        ranges = [slice(keys.start, min(keys.stop, keys.start + length)) for keys, length in zip(ranges, lengths)]
+    for b, ((batch, queries), keys) in enumerate(zip(places, ranges)):
+        yield _Sequence(b, batch, queries, keys, None if block_table is None else block_table[b])
+
+
+def _paged_ranges(key: torch.Tensor, block_table: torch.Tensor, cu_seqlens_k: Optional[torch.Tensor]) -> List[slice]:
+    """Each sequence's keys in its pages: by cu_seqlens_k, or all there are."""
+    batch, max_pages = block_table.shape
+    capacity = max_pages * key.shape[2] if key.shape[0] else 0
+    if cu_seqlens_k is None:
+        return [slice(0, capacity)] * batch
+    bounds = cu_seqlens_k.tolist()
+    return [slice(0, min(max(end - begin, 0), capacity)) for begin, end in zip(bounds, bounds[1:])]
 
 
 def _bounds(cu_seqlens: torch.Tensor, total: int) -> List[int]:
-    """The values, clamped to the tensor they index; a decreasing pair makes an empty slice."""
+    """The values, clamped to the tensor they index."""
     return [min(max(bound, 0), total) for bound in cu_seqlens.tolist()]
+
+
+def _ranges(bounds: List[int]) -> List[slice]:
+    """From each bound to the next; a decreasing pair makes an empty one."""
+    return [slice(begin, max(begin, end)) for begin, end in zip(bounds, bounds[1:])]
+
+
+def _read(tensor: torch.Tensor, sequence: _Sequence, keys: slice) -> torch.Tensor:
+    """Those rows of a sequence's keys or values, fp32 [batch, heads, keys, head_dim]."""
+    begin, end = keys.start, keys.stop
+    if sequence.pages is None:
+        start = sequence.keys.start
+        return tensor[sequence.batch, :, start + begin : start + end].float()
+    page_size = tensor.shape[2]
+    first = begin // page_size
+    pages = sequence.pages[first : -(-end // page_size)].clamp(0, tensor.shape[0] - 1)
+    tokens = tensor.transpose(1, 2).index_select(0, pages).flatten(0, 1)
+    return tokens[begin - first * page_size : end - first * page_size].transpose(0, 1)[None].float()
+
+
+def _accumulate(grad: torch.Tensor, sequence: _Sequence, keys: slice, chunk_grad: torch.Tensor) -> None:
+    """Adds to those rows of the gradient of the keys or values; several of them may be one row of a page."""
+    if sequence.pages is None:
+        start = sequence.keys.start
+        grad[sequence.batch, :, start + keys.start : start + keys.stop] += chunk_grad
+        return
+    num_pages, page_size = grad.shape[0], grad.shape[2]
+    position = torch.arange(keys.start, keys.stop)
+    pages = sequence.pages[position // page_size].long().clamp_(0, num_pages - 1)
+    tokens = grad.transpose(1, 2).flatten(0, 1)  # a view: the gradient is contiguous
+    tokens.index_add_(0, pages * page_size + position % page_size, chunk_grad[0].transpose(0, 1))
 
 
 def _blind_rows(seqlen_q: int, seqlen_k: int, window_right: int) -> int:
@@ -185,8 +318,9 @@ def _blind_rows(seqlen_q: int, seqlen_k: int, window_right: int) -> int:
 
 
 def _chunks(
-    q: torch.Tensor,
-    k: torch.Tensor,
+    seqlen_q: int,
+    seqlen_k: int,
+    num_heads: int,
     softmax_scale: float,
     window_left: int,
     window_right: int,
@@ -194,7 +328,6 @@ def _chunks(
     fused: bool,
 ) -> Iterator[_Chunk]:
     """The rows of a sequence from first_row on, in chunks of bounded size."""
-    seqlen_q, seqlen_k = q.shape[2], k.shape[2]
     if first_row == seqlen_q:
         return
     diagonal = seqlen_k - seqlen_q
@@ -208,11 +341,11 @@ def _chunks(
     # PyTorch masks the causal scores before it scales them: right for positive scales only.
     is_causal = last[0] == 0 and right == 0 and seqlen_q - first_row == seqlen_k > 1 and softmax_scale > 0
     if fused and (first == last or is_causal):
-        yield _Chunk(slice(first_row, seqlen_q), slice(first[0], last[1]), None, is_causal)
+        yield _Chunk(slice(first_row, seqlen_q), slice(first[0], last[1]), diagonal, None, is_causal)
         return
     window = min(seqlen_k, left + right + 1)
     rows = max(window, MIN_ROWS)  # of the keys of a chunk under a window, every row sees about half
-    scores_of_row = min(seqlen_k, window + rows) * (1 if fused else q.shape[0] * q.shape[1])
+    scores_of_row = min(seqlen_k, window + rows) * (1 if fused else num_heads)
     rows = min(rows, max(1, CHUNK_SCORES // scores_of_row, min(MIN_ROWS, MAX_SCORES // scores_of_row)))
     for begin in range(first_row, seqlen_q, rows):
         end = min(begin + rows, seqlen_q)
@@ -222,4 +355,4 @@ def _chunks(
             position = torch.arange(begin + diagonal, end + diagonal).unsqueeze(1)
             keys = torch.arange(first[0], last[1])
             mask = (keys >= position - left) & (keys <= position + right)
-        yield _Chunk(slice(begin, end), slice(first[0], last[1]), mask, False)
+        yield _Chunk(slice(begin, end), slice(first[0], last[1]), diagonal, mask, False)

@@ -1,21 +1,39 @@
 """The public functions: they check arguments, fill in defaults and call one operator.
 
 Everywhere, query token i of a sequence with seqlen_q queries and seqlen_k keys stands at p = i + seqlen_k - seqlen_q
-(the last query lines up with the last key) and sees the keys j with p - left <= j <= p + right. Its output is the mean
-of their values, weighted by exp(softmax_scale * <query_i, key_j>); a query that sees no key gives 0. Query head h uses
-key/value head h // (num_heads // num_heads_kv).
+(the last query lines up with the last key) and sees the keys j with p - left <= j <= p + right. Their scores are
+
+    s_j = softmax_scale * <query_i, key_j>
+    s_j = softcap * tanh(s_j / softcap)     with a softcap
+    s_j = s_j - alibi_slope * |p - j|       with ALiBi slopes
+
+and the output is sum_j exp(s_j) value_j / sum_j exp(s_j), where a sink adds exp(sink) to the divisor; lse is the
+natural logarithm of the divisor. A query that sees no key gives 0, and -inf. Query head h uses key/value head
+h // (num_heads // num_heads_kv).
 """
 
 from __future__ import annotations
 
-from typing import Optional, Tuple, Union
+from typing import NamedTuple, Optional, Tuple, Union
 
 import torch
 
-from . import arguments, operators
+from . import arguments, features, operators, values
+from .arguments import DENSE, PACKED, PAGED
 
-_Q_K_V = ("q", "k", "v")
-_QUERY_KEY_VALUE = ("query", "key", "value")
+
+class _Names(NamedTuple):
+    """What a public function calls its arguments."""
+
+    query: str
+    key: str
+    value: str
+    softmax_scale: str
+    causal: str
+
+
+_SHORT = _Names("q", "k", "v", "softmax_scale", "causal")
+_LONG = _Names("query", "key", "value", "scale", "do_causal")
 
 
 def flash_attention_varlen(
@@ -24,7 +42,7 @@ def flash_attention_varlen(
     key: torch.Tensor,
     value: torch.Tensor,
     cu_seqlens_q: torch.Tensor,
-    cu_seqlens_k: torch.Tensor,
+    cu_seqlens_k: Optional[torch.Tensor],
     max_seqlen_q: Union[int, torch.Tensor],
     max_seqlen_k: Union[int, torch.Tensor],
     do_causal: bool = False,
@@ -32,33 +50,45 @@ def flash_attention_varlen(
     softcapping: float = 1.0,
     *,
     window_size: Tuple[int, int] = (-1, -1),
+    alibi_slopes: Optional[torch.Tensor] = None,
+    s_aux: Optional[torch.Tensor] = None,
+    block_table: Optional[torch.Tensor] = None,
+    seqused_k: Optional[torch.Tensor] = None,
 ) -> None:
     """Attention over a packed batch of sequences, written into `out`.
 
     Arguments as for `flash_attn_varlen_func`, with these differences:
-        out: `[total_q, num_heads, head_dim]`, dtype and device of `query`, any strides; shares no memory with
+        out: `[total_q, num_heads, value head_dim]`, dtype and device of `query`, any strides; shares no memory with
             the inputs. Every row is written: those that belong to no sequence become 0.
         do_causal: as `causal`.
         scale: as `softmax_scale`.
-        softcapping: 1.0 means that scores are not capped.
+        softcapping: as `softcap`, but 1.0 means that scores are not capped, and 0.0 is an error.
 
     Raises TypeError, ValueError, NotImplementedError as `flash_attn_varlen_func`.
     """
-    arguments.check_query(query, 3, "query")
-    arguments.check_key_value(query, key, value, _QUERY_KEY_VALUE)
-    arguments.check_out(out, query)
-    cu_q, cu_k = arguments.check_cu_seqlens(cu_seqlens_q, cu_seqlens_k, query, "query")
-    max_q = arguments.check_max_seqlen(max_seqlen_q, query.shape[0], "max_seqlen_q")
-    max_k = arguments.check_max_seqlen(max_seqlen_k, key.shape[0], "max_seqlen_k")
-    softmax_scale = arguments.check_softmax_scale(scale, query.shape[-1], "scale")
-    window_left, window_right = arguments.check_window(window_size, do_causal, "do_causal")
-    arguments.check_softcapping(softcapping)
-    if arguments.CHECK_VALUES:
-        arguments.check_values(cu_q, max_seqlen_q, query.shape[0], "q")
-        arguments.check_values(cu_k, max_seqlen_k, key.shape[0], "k")
-    query, key, value = _contiguous_rows(query), _contiguous_rows(key), _contiguous_rows(value)
-    inputs = (query, key, value, cu_q, cu_k, max_q, max_k, softmax_scale, window_left, window_right)
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (out, query, key, value)):
+    inputs = _packed_inputs(
+        _LONG,
+        query,
+        key,
+        value,
+        cu_seqlens_q,
+        cu_seqlens_k,
+        max_seqlen_q,
+        max_seqlen_k,
+        scale,
+        do_causal,
+        window_size,
+        features.check_softcapping(softcapping),
+        alibi_slopes,
+        s_aux,
+        None,
+        block_table,
+        seqused_k,
+    )
+    arguments.check_out(out, query, value)
+    if torch.is_grad_enabled() and any(
+        tensor is not None and tensor.requires_grad for tensor in (out, query, key, value, s_aux)
+    ):
         out.copy_(operators.attention_forward(*inputs, False)[0])  # autograd sees a copy, not a foreign write
     else:
         operators.attention_forward_out(out, *inputs)
@@ -69,7 +99,7 @@ def flash_attn_varlen_func(
     k: torch.Tensor,
     v: torch.Tensor,
     cu_seqlens_q: torch.Tensor,
-    cu_seqlens_k: torch.Tensor,
+    cu_seqlens_k: Optional[torch.Tensor],
     max_seqlen_q: Union[int, torch.Tensor],
     max_seqlen_k: Union[int, torch.Tensor],
     dropout_p: float = 0.0,
@@ -84,29 +114,40 @@ def flash_attn_varlen_func(
     block_table: Optional[torch.Tensor] = None,
     s_aux: Optional[torch.Tensor] = None,
     learnable_sink: Optional[torch.Tensor] = None,
+    seqused_k: Optional[torch.Tensor] = None,
 ) -> Union[torch.Tensor, Tuple[torch.Tensor, torch.Tensor, None]]:
     """Attention over a packed batch of sequences.
 
     Args:
         q: `[total_q, num_heads, head_dim]`, fp32, fp16 or bf16, head_dim 1 to 256.
-        k, v: `[total_k, num_heads_kv, head_dim]`, dtype and device of `q`; num_heads is a multiple of num_heads_kv.
-            Any strides; q, k or v is copied only if its last dimension is strided.
+        k, v: `[total_k, num_heads_kv, head_dim]`, dtype and device of `q`; num_heads is a multiple of num_heads_kv, and
+            the head_dim of v may be another one, which is then the output's. With a block_table, k and v are
+            `[num_pages, page_size, num_heads_kv, head_dim]`, page_size a multiple of 16. Any strides; q, k or v is
+            copied only if its last dimension is strided.
         cu_seqlens_q, cu_seqlens_k: `[batch + 1]`, int32 (int64 is converted), same device. Sequence b has the tokens
-            cu_seqlens[b] to cu_seqlens[b + 1] - 1; tokens of no sequence are ignored, their output is 0.
+            cu_seqlens[b] to cu_seqlens[b + 1] - 1; tokens of no sequence are ignored, their output is 0. With a
+            block_table, the differences of cu_seqlens_k are the lengths of the sequences, unless seqused_k gives
+            them; it may then be None.
         max_seqlen_q, max_seqlen_k: tokens of the longest sequence, int or 0-dim tensor.
         dropout_p: 0.0; more is not implemented.
         softmax_scale: factor of the scores, at most 1e8 in size; None is head_dim ** -0.5.
         causal: a query sees no key after its own position; caps the right side of `window_size` at 0.
         window_size: (left, right), keys that a query sees before and after its own position, -1 = all.
-        alibi_slopes: None; `[num_heads]` or `[batch, num_heads]`, fp32, is not implemented.
+        alibi_slopes: `[num_heads]` or `[batch, num_heads]`, fp32: what a score loses per token of distance. It has no
+            gradient.
         deterministic: accepted; every call is deterministic.
         return_attn_probs: whether to return the log-sum-exp as well.
-        softcap: 0.0 (none); more is not implemented.
-        block_table: None; `[batch, pages]`, int32, is not implemented.
-        s_aux, learnable_sink: None; `[num_heads]`, attention sinks under two names, is not implemented.
+        softcap: scores are squeezed to -softcap..softcap, 1e-8 to 1e8; 0.0 is none.
+        block_table: `[batch, max_pages]`, int32: the pages of k and v that hold each sequence's keys in order. Key j of
+            sequence b is k[block_table[b, j // page_size], j % page_size].
+        s_aux, learnable_sink: `[num_heads]`, floating point: attention sinks under two names, one more score for every
+            query of the head, with a value of 0. A query that sees no key ignores it.
+        seqused_k: `[batch]`, int32: how many of each sequence's keys, from its first, are used.
+
+        Values of cu_seqlens, seqused_k and block_table beyond the tensors they index are clamped.
 
     Returns:
-        The output `[total_q, num_heads, head_dim]` in the dtype of q, or, with return_attn_probs, the triple
+        The output `[total_q, num_heads, value head_dim]` in the dtype of q, or, with return_attn_probs, the triple
         (output, softmax_lse, None): softmax_lse `[num_heads, total_q]`, fp32, is the natural logarithm of the sum of
         the weights, -inf where a query sees no key.
 
@@ -114,25 +155,29 @@ def flash_attn_varlen_func(
         TypeError, ValueError: an argument of a wrong type; of a wrong value or shape.
         NotImplementedError: a feature that this version lacks.
     """
-    arguments.check_query(q, 3, "q")
-    cu_q, cu_k = arguments.check_cu_seqlens(cu_seqlens_q, cu_seqlens_k, q, "q")
-    arguments.check_features(
-        dropout_p, softcap, alibi_slopes, s_aux, learnable_sink, block_table, q, cu_q.shape[0] - 1
-    )
-    arguments.check_key_value(q, k, v, _Q_K_V)
-    max_q = arguments.check_max_seqlen(max_seqlen_q, q.shape[0], "max_seqlen_q")
-    max_k = arguments.check_max_seqlen(max_seqlen_k, k.shape[0], "max_seqlen_k")
-    scale = arguments.check_softmax_scale(softmax_scale, q.shape[-1], "softmax_scale")
-    window_left, window_right = arguments.check_window(window_size, causal, "causal")
+    features.check_dropout(dropout_p)
     arguments.check_flag(deterministic, "deterministic")
     arguments.check_flag(return_attn_probs, "return_attn_probs")
-    if arguments.CHECK_VALUES:
-        arguments.check_values(cu_q, max_seqlen_q, q.shape[0], "q")
-        arguments.check_values(cu_k, max_seqlen_k, k.shape[0], "k")
-    q, k, v = _contiguous_rows(q), _contiguous_rows(k), _contiguous_rows(v)
-    output, lse = operators.attention_forward(
-        q, k, v, cu_q, cu_k, max_q, max_k, scale, window_left, window_right, return_attn_probs
+    inputs = _packed_inputs(
+        _SHORT,
+        q,
+        k,
+        v,
+        cu_seqlens_q,
+        cu_seqlens_k,
+        max_seqlen_q,
+        max_seqlen_k,
+        softmax_scale,
+        causal,
+        window_size,
+        features.check_softcap(softcap),
+        alibi_slopes,
+        s_aux,
+        learnable_sink,
+        block_table,
+        seqused_k,
     )
+    output, lse = operators.attention_forward(*inputs, return_attn_probs)
     return (output, lse, None) if return_attn_probs else output
 
 
@@ -158,27 +203,74 @@ def flash_attn_func(
     Args:
         q: `[batch, seqlen_q, num_heads, head_dim]`.
         k, v: `[batch, seqlen_k, num_heads_kv, head_dim]`.
+        block_table: None; paged keys and values are for `flash_attn_varlen_func`.
         Everything else as for `flash_attn_varlen_func`.
 
     Returns:
-        The output `[batch, seqlen_q, num_heads, head_dim]`, or, with return_attn_probs, the triple
+        The output `[batch, seqlen_q, num_heads, value head_dim]`, or, with return_attn_probs, the triple
         (output, softmax_lse, None) with softmax_lse `[batch, num_heads, seqlen_q]`.
 
     Raises TypeError, ValueError, NotImplementedError as `flash_attn_varlen_func`.
     """
-    arguments.check_query(q, 4, "q")
-    arguments.check_features(dropout_p, softcap, alibi_slopes, s_aux, learnable_sink, block_table, q, q.shape[0])
-    arguments.check_key_value(q, k, v, _Q_K_V)
+    arguments.check_query(q, DENSE, "q")
+    if block_table is not None:
+        raise ValueError(
+            "block_table must be None: keys and values of flash_attn_func are dense; "
+            "flash_attn_varlen_func takes paged ones"
+        )
+    arguments.check_key_value(q, k, v, DENSE, _SHORT[:3])
+    features.check_dropout(dropout_p)
     scale = arguments.check_softmax_scale(softmax_scale, q.shape[-1], "softmax_scale")
     window_left, window_right = arguments.check_window(window_size, causal, "causal")
+    softcap = features.check_softcap(softcap)
+    slopes = features.check_alibi_slopes(alibi_slopes, q, q.shape[0])
+    sinks = features.check_sinks(s_aux, learnable_sink, q)
     arguments.check_flag(deterministic, "deterministic")
     arguments.check_flag(return_attn_probs, "return_attn_probs")
-    max_q, max_k = q.shape[1], k.shape[1]
-    q, k, v = _contiguous_rows(q), _contiguous_rows(k), _contiguous_rows(v)
-    output, lse = operators.attention_forward(
-        q, k, v, None, None, max_q, max_k, scale, window_left, window_right, return_attn_probs
-    )
+    tensors = _contiguous_rows(q), _contiguous_rows(k), _contiguous_rows(v), None, None, None, None, slopes, sinks
+    settings = scale, window_left, window_right, softcap, return_attn_probs
+    output, lse = operators.attention_forward(*tensors, q.shape[1], k.shape[1], *settings)
     return (output, lse, None) if return_attn_probs else output
+
+
+def _packed_inputs(
+    names: _Names,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    cu_seqlens_q: torch.Tensor,
+    cu_seqlens_k: Optional[torch.Tensor],
+    max_seqlen_q: Union[int, torch.Tensor],
+    max_seqlen_k: Union[int, torch.Tensor],
+    softmax_scale: Optional[float],
+    causal: bool,
+    window_size: Tuple[int, int],
+    softcap: float,
+    alibi_slopes: Optional[torch.Tensor],
+    s_aux: Optional[torch.Tensor],
+    learnable_sink: Optional[torch.Tensor],
+    block_table: Optional[torch.Tensor],
+    seqused_k: Optional[torch.Tensor],
+) -> tuple:
+    """The operators' inputs for packed queries, all checked but softcap."""
+    arguments.check_query(query, PACKED, names.query)
+    cu_q, cu_k = arguments.check_cu_seqlens(cu_seqlens_q, cu_seqlens_k, seqused_k, block_table, query, names.query)
+    batch = cu_q.shape[0] - 1
+    table = features.check_block_table(block_table, query, batch)
+    used = features.check_seqused_k(seqused_k, query, batch)
+    arguments.check_key_value(query, key, value, PACKED if table is None else PAGED, names[:3])
+    total_k = key.shape[0] if table is None else table.shape[1] * key.shape[1]
+    max_q = arguments.check_max_seqlen(max_seqlen_q, query.shape[0], "max_seqlen_q")
+    max_k = arguments.check_max_seqlen(max_seqlen_k, total_k, "max_seqlen_k")
+    scale = arguments.check_softmax_scale(softmax_scale, query.shape[-1], names.softmax_scale)
+    window_left, window_right = arguments.check_window(window_size, causal, names.causal)
+    slopes = features.check_alibi_slopes(alibi_slopes, query, batch)
+    sinks = features.check_sinks(s_aux, learnable_sink, query)
+    if arguments.CHECK_VALUES:
+        values.check_query_values(cu_q, max_seqlen_q, query.shape[0])
+        values.check_key_values(cu_k, max_seqlen_k, used, table, key)
+    tensors = _contiguous_rows(query), _contiguous_rows(key), _contiguous_rows(value), cu_q, cu_k, used, table
+    return (*tensors, slopes, sinks, max_q, max_k, scale, window_left, window_right, softcap)
 
 
 def _contiguous_rows(tensor: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,7 @@ from typing import Callable, Iterator, Mapping, Optional
 
 import torch
 
-from .planner import Plan
+from .plan import Plan
 
 Launcher = Callable[[Plan, Mapping[str, torch.Tensor]], None]
 

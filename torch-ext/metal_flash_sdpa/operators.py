@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Optional, Tuple
+from typing import Optional, Sequence, Tuple
 
 import torch
 
 from . import cpu, launchers, planner
 from ._ops import add_op_namespace_prefix, ops
 
-# Packed tensors [total, heads, head_dim] with both cu_seqlens, or dense ones [batch, seqlen, heads, head_dim] with
-# neither. Lengths are in tokens; windows in keys, -1 = unbounded. Lengths are SymInts: new ones compile nothing anew.
-_INPUTS = (
-    "Tensor query, Tensor key, Tensor value, Tensor? cu_seqlens_q, Tensor? cu_seqlens_k, SymInt max_seqlen_q, "
-    "SymInt max_seqlen_k, float softmax_scale, SymInt window_left, SymInt window_right"
+# Queries are packed, [total, heads, head_dim] with both cu_seqlens, or dense, [batch, seqlen, heads, head_dim] with
+# neither. Keys and values are like the queries, or paged: [num_pages, page_size, heads, head_dim] with a block_table
+# [batch, max_pages], the number of each sequence's keys being its seqused_k, else the difference of its cu_seqlens_k.
+# Unless paged, seqused_k [batch] shortens sequences. All these are int32 and contiguous, as are alibi_slopes ([heads]
+# or [batch, heads]) and sinks ([heads]) in fp32. Lengths are in tokens; windows in keys, -1 = unbounded;
+# softcap 0.0 = none. Lengths are SymInts: new ones compile nothing anew.
+_TENSORS = (
+    "Tensor query, Tensor key, Tensor value, Tensor? cu_seqlens_q, Tensor? cu_seqlens_k, Tensor? seqused_k, "
+    "Tensor? block_table, Tensor? alibi_slopes, Tensor? sinks"
 )
+_LENGTHS = "SymInt max_seqlen_q, SymInt max_seqlen_k"
+_SETTINGS = "float softmax_scale, SymInt window_left, SymInt window_right, float softcap"
+_INPUTS = f"{_TENSORS}, {_LENGTHS}, {_SETTINGS}"
+_NAMES = tuple(declaration.split()[-1] for declaration in _TENSORS.split(", "))
 _NO_BACKWARD = (
     "the backward of attention is not implemented on Metal: run the forward under torch.no_grad(), or on CPU tensors"
 )
@@ -23,7 +31,7 @@ _library = torch.library.Library(add_op_namespace_prefix("").rstrip(":"), "FRAGM
 for _schema in (
     f"attention_forward({_INPUTS}, bool return_lse) -> (Tensor, Tensor)",
     f"attention_forward_out(Tensor(a!) output, {_INPUTS}) -> ()",
-    f"attention_backward(Tensor grad_output, Tensor? grad_lse, {_INPUTS}) -> (Tensor, Tensor, Tensor)",
+    f"attention_backward(Tensor grad_output, Tensor? grad_lse, {_INPUTS}) -> (Tensor, Tensor, Tensor, Tensor)",
 ):
     _library.define(_schema, tags=torch.Tag.pt2_compliant_tag)
 
@@ -32,91 +40,61 @@ attention_forward_out = ops.attention_forward_out.default
 attention_backward = ops.attention_backward.default
 
 
-def _forward(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    cu_seqlens_q: Optional[torch.Tensor],
-    cu_seqlens_k: Optional[torch.Tensor],
-    max_seqlen_q: int,
-    max_seqlen_k: int,
-    softmax_scale: float,
-    window_left: int,
-    window_right: int,
-    return_lse: bool,
-) -> Tuple[torch.Tensor, torch.Tensor]:
-    output, lse = _new_outputs(query, return_lse)
-    inputs = (query, key, value, cu_seqlens_q, cu_seqlens_k, softmax_scale, window_left, window_right)
-    _compute(output, lse if return_lse else None, *inputs)
+def _forward(*inputs) -> Tuple[torch.Tensor, torch.Tensor]:
+    *inputs, return_lse = inputs
+    output, lse = _new_outputs(inputs[0], inputs[2], return_lse)
+    _compute(output, lse if return_lse else None, inputs)
     return output, lse
 
 
-def _forward_out(
-    output: torch.Tensor,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    cu_seqlens_q: Optional[torch.Tensor],
-    cu_seqlens_k: Optional[torch.Tensor],
-    max_seqlen_q: int,
-    max_seqlen_k: int,
-    softmax_scale: float,
-    window_left: int,
-    window_right: int,
-) -> None:
-    _compute(output, None, query, key, value, cu_seqlens_q, cu_seqlens_k, softmax_scale, window_left, window_right)
+def _forward_out(output: torch.Tensor, *inputs) -> None:
+    _compute(output, None, inputs)
 
 
-def _new_outputs(query: torch.Tensor, return_lse: bool) -> Tuple[torch.Tensor, torch.Tensor]:
-    """Output like query, and lse [num_heads, total_q] or [batch, num_heads, seqlen_q], or [0] when not asked for."""
+def _without_lengths(inputs):
+    """The inputs without max_seqlen_q and max_seqlen_k."""
+    return *inputs[:9], *inputs[11:]
+
+
+def _new_outputs(query: torch.Tensor, value: torch.Tensor, return_lse: bool) -> Tuple[torch.Tensor, torch.Tensor]:
+    """Output like query with the value's head_dim, and lse [num_heads, total_q] or [batch, num_heads, seqlen_q], or
+    [0] when not asked for."""
     lse_shape = (*query.shape[:-3], query.shape[-2], query.shape[-3]) if return_lse else (0,)
-    return query.new_empty(query.shape), query.new_empty(lse_shape, dtype=torch.float32)
+    output = query.new_empty((*query.shape[:-1], value.shape[-1]))
+    return output, query.new_empty(lse_shape, dtype=torch.float32)
 
 
-def _compute(output, lse, query, key, value, cu_seqlens_q, cu_seqlens_k, softmax_scale, window_left, window_right):
+def _compute(output: torch.Tensor, lse: Optional[torch.Tensor], inputs: Sequence) -> None:
     """Fills output, and lse unless None, by the implementation for the tensors' device."""
-    launcher = launchers.current() if query.device.type == "cpu" else launchers.metal()
-    settings = (softmax_scale, window_left, window_right)
+    launcher = launchers.current() if output.device.type == "cpu" else launchers.metal()
     if launcher is None:
-        cpu.attention_forward(output, lse, query, key, value, cu_seqlens_q, cu_seqlens_k, *settings)
-    elif key.numel() == 0 or query.numel() == 0:  # nothing to see: an empty tensor may have no memory to bind
+        cpu.attention_forward(output, lse, *_without_lengths(inputs))
+    elif any(tensor is not None and tensor.numel() == 0 for tensor in inputs[:9]):
+        # Nothing to see: no queries, no keys, no pages or no sequences. An empty tensor may have no memory to bind.
         output.zero_()
         if lse is not None:
             lse.fill_(-torch.inf)
     elif output.stride(-1) != 1:  # the kernels write rows of contiguous elements
         contiguous = torch.empty_like(output, memory_format=torch.contiguous_format)
-        _launch(launcher, contiguous, lse, query, key, value, cu_seqlens_q, cu_seqlens_k, *settings)
+        _launch(launcher, contiguous, lse, inputs)
         output.copy_(contiguous)
     else:
-        _launch(launcher, output, lse, query, key, value, cu_seqlens_q, cu_seqlens_k, *settings)
+        _launch(launcher, output, lse, inputs)
 
 
-def _launch(launcher, output, lse, query, key, value, cu_seqlens_q, cu_seqlens_k, *settings):
-    plan = planner.plan_forward(query, key, value, output, lse, cu_seqlens_q, cu_seqlens_k, *settings)
-    tensors = {"query": query, "key": key, "value": value, "output": output}
-    if lse is not None:
-        tensors["lse"] = lse
-    if cu_seqlens_q is not None:
-        tensors["cu_seqlens_q"], tensors["cu_seqlens_k"] = cu_seqlens_q, cu_seqlens_k
-    launcher(plan, tensors)
+def _launch(launcher: launchers.Launcher, output: torch.Tensor, lse: Optional[torch.Tensor], inputs: Sequence) -> None:
+    plan = planner.plan_forward(output, lse, *_without_lengths(inputs), max_seqlen_k=inputs[10])
+    tensors = dict(zip(("output", "lse", *_NAMES), (output, lse, *inputs)))
+    tensors = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    for name, shape in plan.scratch:
+        tensors[name] = output.new_empty(shape, dtype=torch.float32)
+    while plan is not None:
+        launcher(plan, tensors)
+        plan = plan.then
 
 
-def _backward_cpu(
-    grad_output: torch.Tensor,
-    grad_lse: Optional[torch.Tensor],
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    cu_seqlens_q: Optional[torch.Tensor],
-    cu_seqlens_k: Optional[torch.Tensor],
-    max_seqlen_q: int,
-    max_seqlen_k: int,
-    softmax_scale: float,
-    window_left: int,
-    window_right: int,
-) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    inputs = (query, key, value, cu_seqlens_q, cu_seqlens_k, softmax_scale, window_left, window_right)
-    return cpu.attention_backward(grad_output, grad_lse, *inputs)
+def _backward_cpu(grad_output: torch.Tensor, grad_lse: Optional[torch.Tensor], *inputs) -> Tuple[torch.Tensor, ...]:
+    return cpu.attention_backward(grad_output, grad_lse, *_without_lengths(inputs))
 
 
 def _backward_mps(*_inputs):
@@ -128,8 +106,8 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, *inputs):
-        ctx.save_for_backward(*inputs[:5])
-        ctx.settings = inputs[5:10]
+        ctx.save_for_backward(*inputs[:9])
+        ctx.settings = inputs[9:15]
         ctx.launched = launchers.current() is not None
         ctx.set_materialize_grads(False)
         with torch._C._AutoDispatchBelowAutograd():
@@ -142,11 +120,11 @@ class _Attention(torch.autograd.Function):
     def backward(ctx, grad_output, grad_lse):
         if ctx.launched:
             raise NotImplementedError(_NO_BACKWARD)
-        query = ctx.saved_tensors[0]
+        query, value, sinks = ctx.saved_tensors[0], ctx.saved_tensors[2], ctx.saved_tensors[8]
         if grad_output is None:
-            grad_output = query.new_zeros(query.shape)
-        grads = attention_backward(grad_output, grad_lse, *ctx.saved_tensors, *ctx.settings)
-        return (*grads, *(None,) * 8)
+            grad_output = query.new_zeros((*query.shape[:-1], value.shape[-1]))
+        *grads, grad_sinks = attention_backward(grad_output, grad_lse, *ctx.saved_tensors, *ctx.settings)
+        return (*grads, *(None,) * 5, None if sinks is None else grad_sinks, *(None,) * 7)
 
 
 class _AttentionBackward(torch.autograd.Function):
@@ -164,22 +142,26 @@ class _AttentionBackward(torch.autograd.Function):
 
 def _forward_autograd(*inputs):
     # By hand, as torch.library.register_autograd costs three times as much per call.
-    if torch.is_grad_enabled() and (inputs[0].requires_grad or inputs[1].requires_grad or inputs[2].requires_grad):
-        return _Attention.apply(*inputs)
+    if torch.is_grad_enabled():
+        query, key, value, sinks = inputs[0], inputs[1], inputs[2], inputs[8]
+        if query.requires_grad or key.requires_grad or value.requires_grad or sinks is not None and sinks.requires_grad:
+            return _Attention.apply(*inputs)
     with torch._C._AutoDispatchBelowAutograd():
         return attention_forward(*inputs)
 
 
-def _forward_fake(query, key, value, cu_seqlens_q, cu_seqlens_k, max_q, max_k, scale, left, right, return_lse):
-    return _new_outputs(query, return_lse)
+def _forward_fake(query, key, value, *settings):
+    return _new_outputs(query, value, settings[-1])
 
 
 def _forward_out_fake(output, *_inputs):
     return None
 
 
-def _backward_fake(grad_output, grad_lse, query, key, value, *_inputs):
-    return tuple(tensor.new_empty(tensor.shape) for tensor in (query, key, value))
+def _backward_fake(grad_output, grad_lse, query, key, value, *inputs):
+    sinks = inputs[5]
+    grad_sinks = query.new_empty((0,) if sinks is None else sinks.shape, dtype=torch.float32)
+    return (*(tensor.new_empty(tensor.shape) for tensor in (query, key, value)), grad_sinks)
 
 
 _library.impl("attention_forward", _forward, "CPU")

@@ -6,110 +6,65 @@ Pure Python: no tensor is read, nothing synchronises, no GPU is needed. The same
 from __future__ import annotations
 
 import functools
-import math
-import struct
-from typing import NamedTuple, Optional, Tuple, Union
+from typing import NamedTuple, Optional, Tuple
 
 import torch
+
+from .plan import CombineParams, ForwardParams, Plan, ScoreParams, Scratch
 
 UNBOUNDED = 2**30  # a window this wide hides nothing; lengths stay below it, so that row arithmetic fits 32 bits
 
 
-class Parameters(NamedTuple):
-    """A parameter struct of the kernels (params.h), packed."""
-
-    format: str  # struct module's code of every field: "q" int64, "f" float32
-    data: bytes
-
-    def values(self) -> Tuple[Union[int, float], ...]:
-        return struct.unpack(f"<{len(self.data) // struct.calcsize(self.format)}{self.format}", self.data)
-
-
-class Plan(NamedTuple):
-    """One kernel launch, complete but for the tensors."""
-
-    source: str  # file of flash_sdpa/ that holds the kernel
-    kernel: str  # its host name
-    constants: Tuple[Tuple[str, bool], ...]  # function constants (constants.h), by name
-    arguments: Tuple[Union[str, Parameters, None], ...]  # by buffer index: a tensor's name, a struct, or unbound
-    grid: Tuple[int, int, int]  # threadgroups
-    threads: Tuple[int, int, int]  # threads of a threadgroup
-    reason: str  # why this kernel and these tiles
-
-
-class ForwardParams(NamedTuple):
-    """Mirrors params.h: ForwardParams. Strides are (batch, token, head) in elements, lengths in tokens."""
-
-    query: Tuple[int, int, int]
-    key: Tuple[int, int, int]
-    value: Tuple[int, int, int]
-    output: Tuple[int, int, int]
-    lse_batch_stride: int
-    lse_head_stride: int
-    batch: int
-    query_length: int
-    key_length: int
-    group_size: int
-    window_left: int
-    window_right: int
-
-    def pack(self) -> Parameters:
-        fields = self.query + self.key + self.value + self.output + self[4:]
-        return Parameters("q", struct.pack(f"<{len(fields)}q", *fields))
-
-
-class ScoreParams(NamedTuple):
-    """Mirrors params.h: ScoreParams."""
-
-    query_sign: float
-    scale_log2: float
-
-    @classmethod
-    def of(cls, softmax_scale: float) -> ScoreParams:
-        if abs(softmax_scale) < 1e-20:  # exp2(scale_log2 * -1e30) must be 0; below, scores are 0 in fp32 anyway
-            return cls(0.0, 1.0)
-        return cls(math.copysign(1.0, softmax_scale), abs(softmax_scale) * math.log2(math.e))
-
-    def pack(self) -> Parameters:
-        return Parameters("f", struct.pack("<2f", *self))
-
-
 class Tile(NamedTuple):
-    """How a threadgroup divides its work: block_m rows among its SIMD groups, keys in blocks of block_n."""
+    """A kernel's registers and threadgroup memory: rows of head_dim and value_dim elements, block_m of them divided
+    among the SIMD groups, keys in blocks of block_n."""
 
+    head_dim: int
+    value_dim: int
     block_m: int
     block_n: int
     simdgroups: int
 
-    def threadgroup_bytes(self, itemsize: int, head_dim: int) -> int:
-        return self.block_n * (head_dim * itemsize + 16)  # tile.h: SharedTile::kBytes
+    def threadgroup_bytes(self, itemsize: int) -> int:
+        return self.block_n * (max(self.head_dim, self.value_dim) * itemsize + 16)  # tile.h: SharedTile::kBytes
 
-    def live_registers(self, itemsize: int, head_dim: int) -> int:
+    def live_registers(self, itemsize: int) -> int:
         """32-bit registers a lane needs for the query, output and score fragments (two values each per 8x8)."""
         values = self.block_m // self.simdgroups // 8 * 2
-        return values * (head_dim * itemsize // 4 + head_dim + self.block_n) // 8
+        return values * (self.head_dim * itemsize // 4 + self.value_dim + self.block_n) // 8
 
 
-# By (bytes of an element, head_dim). Four SIMD groups of 8 rows, as published kernels for M1 and M2 have them; keys in
-# the longest blocks of 64, 32, 16, 8 for which a core still holds 20 SIMD groups (threadgroup memory up to 12 KiB of
-# about 60) and the fragments take up to 64 registers. head_dim 72..96 keep to 32 keys: 64 would leave fewer than 24
-# SIMD groups. head_dim 256, and 128 in fp32, do not fit 64 registers with any block.
+# By bytes of an element; the first row that holds a head_dim and value_dim serves them. Four SIMD groups of 8 rows, as
+# published kernels for M1 and M2 have them; keys in the longest blocks of 64, 32, 16, 8 for which a core still holds 20
+# SIMD groups (threadgroup memory up to 12 KiB of about 60) and the fragments take up to 64 registers. head_dim 72..96
+# keep to 32 keys: 64 would leave fewer than 24 SIMD groups. head_dim 256, and from 128 on in fp32, do not fit 64
+# registers with any block.
 TILES = {
-    (2, 32): Tile(32, 64, 4),
-    (2, 64): Tile(32, 64, 4),
-    (2, 72): Tile(32, 32, 4),
-    (2, 80): Tile(32, 32, 4),
-    (2, 96): Tile(32, 32, 4),
-    (2, 128): Tile(32, 32, 4),
-    (2, 256): Tile(32, 16, 4),
-    (4, 32): Tile(32, 64, 4),
-    (4, 64): Tile(32, 32, 4),
-    (4, 72): Tile(32, 32, 4),
-    (4, 80): Tile(32, 32, 4),
-    (4, 96): Tile(32, 16, 4),
-    (4, 128): Tile(32, 16, 4),
-    (4, 256): Tile(32, 8, 4),
+    2: (
+        Tile(32, 32, 32, 64, 4),
+        Tile(64, 64, 32, 64, 4),
+        Tile(72, 72, 32, 32, 4),
+        Tile(80, 80, 32, 32, 4),
+        Tile(96, 96, 32, 32, 4),
+        Tile(128, 128, 32, 32, 4),
+        Tile(192, 128, 32, 16, 4),
+        Tile(256, 256, 32, 16, 4),
+    ),
+    4: (
+        Tile(32, 32, 32, 64, 4),
+        Tile(64, 64, 32, 32, 4),
+        Tile(72, 72, 32, 32, 4),
+        Tile(80, 80, 32, 32, 4),
+        Tile(96, 96, 32, 16, 4),
+        Tile(128, 128, 32, 16, 4),
+        Tile(192, 128, 32, 8, 4),
+        Tile(256, 256, 32, 8, 4),
+    ),
 }
+CORES = 8  # M1, the smallest; launchers do not tell yet
+SIMDGROUPS_PER_CORE = 16  # at full rate, by published measurements of M1 and M2
+MIN_SPLIT_BLOCKS = 4  # a guess, unmeasured: a part costs a write and a read of its fp32 output
+MAX_SPLITS = 64  # bounds the scratch: at most 64 times an output that is too small to fill the GPU
 DTYPES = {torch.float16: "f16", torch.bfloat16: "bf16", torch.float32: "f32"}
 
 
@@ -128,28 +83,46 @@ class _Problem(NamedTuple):
     value: _Layout
     output: _Layout
     batch: Optional[int]  # of packed sequences; None when dense
+    max_pages: Optional[int]  # of a sequence; None when not paged
+    alibi_dims: int  # of the slopes; 0 without
+    has_seqused_k: bool
+    has_sinks: bool
     has_lse: bool
     softmax_scale: float
     window_left: int
     window_right: int
+    softcap: float
+    longest_key: int  # bound of max_seqlen_k, rounded up to a power of two
+    num_splits: int  # 0 = the planner's choice
 
 
 def plan_forward(
+    output: torch.Tensor,
+    lse: Optional[torch.Tensor],
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    output: torch.Tensor,
-    lse: Optional[torch.Tensor],
     cu_seqlens_q: Optional[torch.Tensor],
     cu_seqlens_k: Optional[torch.Tensor],
+    seqused_k: Optional[torch.Tensor],
+    block_table: Optional[torch.Tensor],
+    alibi_slopes: Optional[torch.Tensor],
+    sinks: Optional[torch.Tensor],
     softmax_scale: float,
     window_left: int,
     window_right: int,
+    softcap: float,
+    max_seqlen_k: int,
+    num_splits: int = 0,
 ) -> Plan:
     """Plan the forward kernel for tensors that operators.attention_forward takes.
 
     Packed `[total, heads, head_dim]` with both cu_seqlens `[batch + 1]`, or dense `[batch, seqlen, heads, head_dim]`
-    with neither. Windows in keys, -1 = unbounded. Tensors are only asked for shape, strides, offset and dtype.
+    with neither; key and value paged, `[num_pages, page_size, heads, head_dim]`, with block_table `[batch, max_pages]`.
+    seqused_k `[batch]`, alibi_slopes `[num_heads]` or `[batch, num_heads]`, sinks `[num_heads]`; windows in keys, -1 =
+    unbounded; softcap 0.0 = none. num_splits is the number of parts in which the keys of a tile are divided, 0 = as
+    many as fill the GPU; max_seqlen_k only helps to choose it. Tensors are only asked for shape, strides, offset and
+    dtype.
 
     Raises NotImplementedError, with the reason, for what no kernel can do.
     """
@@ -161,60 +134,163 @@ def plan_forward(
             _Layout(value.shape, value.stride(), value.storage_offset() % 16),
             _Layout(output.shape, output.stride(), output.storage_offset() % 16),
             None if cu_seqlens_q is None else cu_seqlens_q.shape[0] - 1,
+            None if block_table is None else block_table.shape[1],
+            0 if alibi_slopes is None else alibi_slopes.dim(),
+            seqused_k is not None,
+            sinks is not None,
             lse is not None,
             softmax_scale,
             window_left,
             window_right,
+            softcap,
+            1 << max(0, max_seqlen_k - 1).bit_length(),
+            num_splits,
         )
     )
 
 
 @functools.lru_cache(maxsize=1024)  # bounded: a server sees ever new lengths
 def _plan_forward(problem: _Problem) -> Plan:
-    head_dim, itemsize = problem.query.shape[-1], problem.dtype.itemsize
-    num_heads, num_heads_kv = problem.query.shape[-2], problem.key.shape[-2]
-    tile = TILES.get((itemsize, head_dim))
-    if tile is None or problem.dtype not in DTYPES:
-        raise NotImplementedError(
-            f"no Metal kernel for head_dim {head_dim} in {problem.dtype}; there are kernels for head_dim "
-            f"{sorted({dim for _, dim in TILES})} in {', '.join(map(str, DTYPES))}"
-        )
-    params = _forward_params(problem, num_heads, num_heads // num_heads_kv)
+    params = _forward_params(problem)
     _refuse_too_many_rows(params)
-    name = f"attention_forward_{DTYPES[problem.dtype]}_d{head_dim}"
-    packed = problem.batch is not None
+    tile = _tile(problem.dtype, params.head_dim, params.value_dim)
+    num_splits = problem.num_splits or _num_splits(problem, params, tile)
+    if num_splits == 1:
+        return _forward_plan(problem, params, tile)
+    return _split_plan(problem, params, tile, num_splits)
+
+
+def _forward_plan(problem: _Problem, params: ForwardParams, tile: Tile) -> Plan:
+    packed, itemsize = problem.batch is not None, problem.dtype.itemsize
+    is_split = params.num_splits > 1
+    constants = {
+        "is_packed": packed,
+        "is_paged": problem.max_pages is not None,
+        "is_aligned": _is_aligned(problem),
+        "is_padded": (params.head_dim, params.value_dim) != (tile.head_dim, tile.value_dim),
+        "has_seqused_k": problem.has_seqused_k,
+        "has_softcap": problem.softcap > 0,
+        "has_alibi": problem.alibi_dims > 0,
+        "has_sinks": problem.has_sinks and not is_split,
+        "is_split": is_split,
+        "writes_lse": problem.has_lse or is_split,
+    }
+    optional = {
+        "partial_lse" if is_split else "lse": "writes_lse",
+        "cu_seqlens_q": "is_packed",
+        "cu_seqlens_k": "is_packed",
+        "seqused_k": "has_seqused_k",
+        "block_table": "is_paged",
+        "alibi_slopes": "has_alibi",
+        "sinks": "has_sinks",
+    }
     return Plan(
         source="attention_forward.metal",
-        kernel=f"{name}_m{tile.block_m}_n{tile.block_n}_s{tile.simdgroups}",
-        constants=(("is_packed", packed), ("is_aligned", _is_aligned(problem)), ("writes_lse", problem.has_lse)),
-        arguments=(params.pack(), ScoreParams.of(problem.softmax_scale).pack(), "query", "key", "value", "output")
-        + ("lse" if problem.has_lse else None,)
-        + (("cu_seqlens_q", "cu_seqlens_k") if packed else (None, None)),
-        grid=(_query_tiles(params, packed, tile.block_m), num_heads_kv, 1),
+        kernel=f"attention_forward_{DTYPES[problem.dtype]}_d{tile.head_dim}_v{tile.value_dim}_m{tile.block_m}"
+        f"_n{tile.block_n}_s{tile.simdgroups}",
+        constants=tuple(constants.items()),
+        arguments=(params.pack(), ScoreParams.of(problem.softmax_scale, problem.softcap).pack())
+        + ("query", "key", "value", "partial_output" if is_split else "output")
+        + tuple(name if constants[constant] else None for name, constant in optional.items()),
+        grid=(_query_tiles(params, packed, tile.block_m), problem.key.shape[-2], params.num_splits),
         threads=(tile.simdgroups * 32, 1, 1),
-        reason=f"{tile.threadgroup_bytes(itemsize, head_dim)} bytes of threadgroup memory, "
-        f"about {tile.live_registers(itemsize, head_dim)} registers a lane for fragments",
+        reason=f"{tile.threadgroup_bytes(itemsize)} bytes of threadgroup memory, about {tile.live_registers(itemsize)} "
+        f"registers a lane for fragments, keys in {params.num_splits} part(s)",
     )
 
 
-def _forward_params(problem: _Problem, num_heads: int, group_size: int) -> ForwardParams:
-    packed = problem.batch is not None
-    query_length, key_length = problem.query.shape[-3], problem.key.shape[-3]
-    strides = [
-        ((0,) if packed else ()) + layout.strides[:-1]
-        for layout in (problem.query, problem.key, problem.value, problem.output)
-    ]
+def _split_plan(problem: _Problem, params: ForwardParams, tile: Tile, num_splits: int) -> Plan:
+    """Each split's output and lse in fp32, laid out as the whole output and lse, and the launch that joins them."""
+    num_heads = problem.query.shape[-2]
+    rows = problem.output.shape[:-1].numel()
+    token_stride = num_heads * params.value_dim
+    combine_params = CombineParams(
+        output=params.output,
+        lse_batch_stride=params.lse_batch_stride,
+        lse_head_stride=params.lse_head_stride,
+        rows=rows,
+        num_heads=num_heads,
+        tokens=params.query_length,
+        value_dim=params.value_dim,
+        num_splits=num_splits,
+    )
+    combine = Plan(
+        source="attention_combine.metal",
+        kernel=f"attention_combine_{DTYPES[problem.dtype]}",
+        constants=(("has_sinks", problem.has_sinks), ("writes_lse", problem.has_lse)),
+        arguments=(combine_params.pack(), "partial_output", "partial_lse", "output")
+        + ("lse" if problem.has_lse else None, "sinks" if problem.has_sinks else None),
+        grid=(rows, 1, 1),
+        threads=(32, 1, 1),
+        reason="one SIMD group a row",
+    )
+    params = params._replace(
+        output=(params.query_length * token_stride if problem.batch is None else 0, token_stride, params.value_dim),
+        num_splits=num_splits,
+        output_split_stride=rows * params.value_dim,
+        lse_split_stride=rows,
+    )
+    scratch = (
+        Scratch("partial_output", (num_splits, rows, params.value_dim)),
+        Scratch("partial_lse", (num_splits, rows)),
+    )
+    return _forward_plan(problem, params, tile)._replace(scratch=scratch, then=combine)
+
+
+def _num_splits(problem: _Problem, params: ForwardParams, tile: Tile) -> int:
+    """As many parts as the GPU still has room for, each of at least MIN_SPLIT_BLOCKS blocks of keys."""
+    rows = params.query_length * params.group_size
+    tiles = -(
+        -rows // tile.block_m
+    )  # packed: at least one for each sequence (the planner does not know the empty ones)
+    tiles = max(tiles, params.batch) if problem.batch is not None else tiles * params.batch
+    span = params.window_left + params.window_right + tile.block_m  # keys that a tile of rows sees, at most
+    keys = min(problem.longest_key, params.key_length, span)
+    room = CORES * SIMDGROUPS_PER_CORE // tile.simdgroups // max(1, tiles * problem.key.shape[-2])
+    return max(1, min(room, keys // (tile.block_n * MIN_SPLIT_BLOCKS), MAX_SPLITS))
+
+
+def _tile(dtype: torch.dtype, head_dim: int, value_dim: int) -> Tile:
+    if dtype in DTYPES:
+        for tile in TILES[dtype.itemsize]:
+            if head_dim <= tile.head_dim and value_dim <= tile.value_dim:
+                return tile
+    raise NotImplementedError(
+        f"no Metal kernel for head_dim {head_dim} and value head_dim {value_dim} in {dtype}; there are kernels for up "
+        f"to {TILES[2][-1].head_dim} in {', '.join(map(str, DTYPES))}"
+    )
+
+
+def _forward_params(problem: _Problem) -> ForwardParams:
+    packed, paged = problem.batch is not None, problem.max_pages is not None
+    num_heads, num_heads_kv = problem.query.shape[-2], problem.key.shape[-2]
+    query_length = problem.query.shape[-3]
+    page_size = problem.key.shape[1] if paged else 0
     return ForwardParams(
-        *strides,
+        *(_strides(layout) for layout in (problem.query, problem.key, problem.value, problem.output)),
         lse_batch_stride=0 if packed else num_heads * query_length,
         lse_head_stride=query_length,
         batch=problem.batch if packed else problem.query.shape[0],
         query_length=query_length,
-        key_length=key_length,
-        group_size=group_size,
+        key_length=problem.max_pages * page_size if paged else problem.key.shape[-3],
+        head_dim=problem.query.shape[-1],
+        value_dim=problem.value.shape[-1],
+        group_size=num_heads // num_heads_kv,
         window_left=UNBOUNDED if problem.window_left < 0 else min(problem.window_left, UNBOUNDED),
         window_right=UNBOUNDED if problem.window_right < 0 else min(problem.window_right, UNBOUNDED),
+        num_pages=problem.key.shape[0] if paged else 0,
+        page_size=page_size,
+        block_table_stride=problem.max_pages if paged else 0,
+        alibi_batch_stride=num_heads if problem.alibi_dims == 2 else 0,
+        num_splits=1,
+        output_split_stride=0,
+        lse_split_stride=0,
     )
+
+
+def _strides(layout: _Layout) -> Tuple[int, int, int]:
+    """(batch or page, token, head), in elements."""
+    return (0,) * (4 - len(layout.shape)) + layout.strides[:-1]
 
 
 def _refuse_too_many_rows(params: ForwardParams) -> None:
@@ -233,10 +309,11 @@ def _query_tiles(params: ForwardParams, packed: bool, block_m: int) -> int:
 
 
 def _is_aligned(problem: _Problem) -> bool:
-    """Whether every row of every tensor starts on a 16-byte boundary (storage does)."""
+    """Whether every row of every tensor starts on a 16-byte boundary (storage does) and is whole chunks of 16 bytes."""
     elements = 16 // problem.dtype.itemsize
     return all(
         layout.offset % elements == 0
+        and layout.shape[-1] % elements == 0
         and all(stride % elements == 0 for size, stride in zip(layout.shape[:-1], layout.strides) if size > 1)
         for layout in (problem.query, problem.key, problem.value, problem.output)
     )

@@ -12,7 +12,7 @@ from typing import Callable, Mapping, Tuple
 
 import torch
 
-from .planner import Parameters, Plan
+from .plan import Parameters, Plan
 
 _KERNELS = pathlib.Path(__file__).parent / "flash_sdpa"
 _METAL_TYPES = {"f16": "half", "bf16": "bfloat", "f32": "float"}
@@ -38,7 +38,7 @@ def _argument(argument, tensors: Mapping[str, torch.Tensor], unbound: torch.Tens
     return tensors[argument]
 
 
-@functools.lru_cache(maxsize=256)  # 21 kernels x 8 sets of constants at most
+@functools.lru_cache(maxsize=256)  # specialisations; a model uses a few
 def _kernel(source: str, kernel: str, constants: Tuple[Tuple[str, bool], ...]) -> Callable:
     try:
         library = torch.mps.compile_shader(specialised_source(source, kernel, constants))
@@ -54,7 +54,10 @@ def specialised_source(source: str, kernel: str, constants: Tuple[Tuple[str, boo
         declaration = rf"constant (\w+) {name} \[\[function_constant\(\d+\)\]\];"
         text = re.sub(declaration, rf"constant constexpr \1 {name} = {str(value).lower()};", text)
     text = re.sub(r", function_constant\(\w+\)", "", text)
-    dtype, *sizes = re.fullmatch(r"\w+?_(f16|bf16|f32)_d(\d+)_m(\d+)_n(\d+)_s(\d+)", kernel).groups()
+    name = re.fullmatch(r"\w+?_(f16|bf16|f32)_d(\d+)_v(\d+)_m(\d+)_n(\d+)_s(\d+)", kernel)
+    if name is None:  # a small kernel, instantiated without a table
+        return text
+    dtype, *sizes = name.groups()
     wanted = f"INSTANTIATE({dtype}, {_METAL_TYPES[dtype]}, {', '.join(sizes)})"
     return re.sub(r"(?m)^INSTANTIATE\(.*\)$", lambda row: wanted if row.group() == wanted else "", text)
 

@@ -1,0 +1,13 @@
+// A paged key/value cache: key t of a sequence is key t % size of page block_table[t / size].
+#pragma once
+#include <metal_stdlib>
+using namespace metal;
+
+struct Pages {
+  device const int* block_table;  // page ids of this sequence
+  int size;                       // keys of a page
+  int count;                      // pages that exist
+
+  // The page of a key, wherever block_table points.
+  int id(int token) const { return clamp(block_table[token / size], 0, count - 1); }
+};

@@ -1,0 +1,131 @@
+"""All features together, at random, on the CPU implementation and on the simulated kernels, in poisoned surroundings.
+
+Levels: CPU implementation; simulation; for some of the cases the checker.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+
+import torch
+from cases import DTYPES, packed, random_tensor
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from reference import assert_lse, assert_output, attention
+from simulated_launcher import SimulatedLauncher
+
+LENGTH = st.integers(0, 90) | st.sampled_from([1, 31, 32, 33, 63, 64, 65, 130])
+
+
+@st.composite
+def problems(draw):
+    """Keyword arguments of one call, as plain numbers."""
+    num_heads_kv = draw(st.integers(1, 3))
+    head_dim = draw(st.sampled_from([32, 64, 72, 80, 96, 128, 192, 256]) | st.integers(1, 256))
+    return {
+        "dtype": draw(st.sampled_from(DTYPES)),
+        "lengths": draw(st.lists(st.tuples(LENGTH, LENGTH), min_size=1, max_size=4)),
+        "layout": draw(st.sampled_from(["packed", "dense", "packed paged", "dense paged"])),
+        "num_heads": num_heads_kv * draw(st.sampled_from([1, 2, 3, 8])),
+        "num_heads_kv": num_heads_kv,
+        "head_dim": head_dim,
+        "value_dim": draw(st.just(head_dim) | st.integers(1, 256)),
+        "page_size": draw(st.sampled_from([16, 32, 48, 256])),
+        "seqused_k": draw(st.booleans()),
+        "window": draw(st.sampled_from([(-1, -1), (-1, 0), (0, 0), (20, 0), (5, 9), (-1, 3), (64, -1)])),
+        "softcap": draw(st.sampled_from([0.0, 0.0, 1.0, 5.0, 30.0, 50.0])),
+        "scale": draw(st.sampled_from([1.0, 1.0, 2.0, -1.5, 0.0])),  # times the usual one: fp32 errors grow with it
+        "alibi": draw(st.sampled_from([None, None, "heads", "batch and heads"])),
+        "sinks": draw(st.booleans()),
+        "seed": draw(st.integers(0, 2**20)),
+    }
+
+
+def poisoned(tensor):
+    """The same values as a view in NaN: around the outermost axis, and after every inner one."""
+    storage = torch.full([tensor.shape[0] + 8, *(size + 3 for size in tensor.shape[1:])], math.nan, dtype=tensor.dtype)
+    view = storage[(slice(3, 3 + tensor.shape[0]), *(slice(size) for size in tensor.shape[1:]))]
+    return view.copy_(tensor)
+
+
+def paged_cache(sequences, page_size, seed):
+    """(cache, block_table) of key or value sequences [length, heads, head_dim]; free places in the pages are NaN."""
+    max_pages = max(-(-len(sequence) // page_size) for sequence in sequences) + 1
+    num_pages = max_pages * len(sequences) + 2
+    cache = sequences[0].new_full((num_pages, page_size, *sequences[0].shape[1:]), math.nan)
+    order = torch.randperm(num_pages, generator=torch.Generator().manual_seed(seed)).to(torch.int32)
+    table = order[: max_pages * len(sequences)].view(len(sequences), max_pages)
+    for sequence, pages in zip(sequences, table.tolist()):
+        for begin in range(0, len(sequence), page_size):
+            page = sequence[begin : begin + page_size]
+            cache[pages[begin // page_size], : len(page)] = page
+    return cache, table
+
+
+def arguments(problem):
+    """(tensor arguments of the operator, settings of the operator, keyword arguments of the reference)."""
+    lengths, dtype, seed = problem["lengths"], problem["dtype"], problem["seed"]
+    if "dense" in problem["layout"]:
+        lengths = [lengths[0]] * len(lengths)
+    heads = problem["num_heads"], problem["num_heads_kv"]
+    query, key, _, cu_q, cu_k = packed(lengths, *heads, problem["head_dim"], dtype, seed)
+    value = random_tensor(seed + 2, len(key), heads[1], problem["value_dim"], dtype=dtype)
+    batch = len(lengths)
+    used = torch.tensor([min(k, (k * 2 + b) // 3) for b, (_, k) in enumerate(lengths)], dtype=torch.int32)
+    seqused_k = used if problem["seqused_k"] or problem["layout"] == "dense paged" else None
+    table = None
+    if "paged" in problem["layout"]:
+        bounds = list(zip(cu_k.tolist(), cu_k.tolist()[1:]))
+        key, table = paged_cache([key[a:b] for a, b in bounds], problem["page_size"], seed)
+        value, _ = paged_cache([value[a:b] for a, b in bounds], problem["page_size"], seed)
+    elif "dense" in problem["layout"]:
+        key, value = key.view(batch, lengths[0][1], *key.shape[1:]), value.view(batch, lengths[0][1], *value.shape[1:])
+    if "dense" in problem["layout"]:
+        query, cu_q, cu_k = query.view(batch, lengths[0][0], *query.shape[1:]), None, None
+    slopes = None
+    if problem["alibi"]:
+        shape = (heads[0],) if problem["alibi"] == "heads" else (batch, heads[0])
+        slopes = random_tensor(seed + 3, *shape).abs() / 4
+    sinks = random_tensor(seed + 4, heads[0]) * 3 if problem["sinks"] else None
+    scale = problem["scale"] * problem["head_dim"] ** -0.5
+    tensors = (query, key, value, cu_q, cu_k, seqused_k, table, slopes, sinks)
+    longest = [max(pair[side] for pair in lengths) for side in (0, 1)]
+    settings_ = (*longest, scale, *problem["window"], problem["softcap"])
+    keywords = {"softcap": problem["softcap"], "alibi_slopes": slopes, "sinks": sinks}
+    keywords |= {"seqused_k": seqused_k, "block_table": table}
+    return tensors, settings_, keywords
+
+
+def compare(kernel, problem, launcher):
+    tensors, settings_, keywords = arguments(problem)
+    query, key, value, cu_q, cu_k = tensors[:5]
+    expected, expected_lse = attention(
+        query, key, value, cu_q, cu_k, settings_[2], problem["window"], **keywords
+    )
+    surrounded = tuple(map(poisoned, tensors[:3])) + tensors[3:]
+    with kernel.launchers.use_launcher(launcher) if launcher else contextlib.nullcontext():
+        output, lse = kernel.operators.attention_forward(*surrounded, *settings_, True)
+        without_lse, _ = kernel.operators.attention_forward(*surrounded, *settings_, False)
+    finite = torch.nan_to_num(value)
+    assert_output(output, expected, finite)
+    assert_output(without_lse, expected, finite)
+    assert_lse(lse, expected_lse)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@given(problem=problems())
+def test_cpu(kernel, problem):
+    compare(kernel, problem, None)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(problem=problems())
+def test_simulated(kernel, problem):
+    compare(kernel, problem, SimulatedLauncher())
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
+@given(problem=problems())
+def test_checked(kernel, problem):
+    compare(kernel, problem, SimulatedLauncher(check=True, order=problem["seed"]))

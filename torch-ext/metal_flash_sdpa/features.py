@@ -1,0 +1,104 @@
+"""Checks of the arguments of optional features, and what the operators get for them. As arguments.py."""
+
+from __future__ import annotations
+
+from typing import Optional, Tuple
+
+import torch
+
+from .arguments import DTYPES, check_number, list_of
+
+SINK_DTYPES = (*DTYPES, torch.float64)
+# Keeps the scores finite in fp32, before and after the cap.
+MIN_SOFTCAP, MAX_SOFTCAP = 1e-8, 1e8
+
+
+def check_dropout(dropout_p: float) -> None:
+    check_number(dropout_p, "dropout_p")
+    if not 0.0 <= dropout_p < 1.0:
+        raise ValueError(f"dropout_p must be 0.0 or more and less than 1.0, got {dropout_p}")
+    if dropout_p > 0.0:
+        raise NotImplementedError(f"dropout is not implemented: dropout_p must be 0.0, got {dropout_p}")
+
+
+def check_softcap(softcap: float) -> float:
+    """The cap of the scores, 0.0 = none."""
+    check_number(softcap, "softcap")
+    if softcap != 0.0 and not MIN_SOFTCAP <= softcap <= MAX_SOFTCAP:
+        raise ValueError(f"softcap must be 0.0 (none) or {MIN_SOFTCAP:g} to {MAX_SOFTCAP:g}, got {softcap}")
+    return float(softcap)
+
+
+def check_softcapping(softcapping: float) -> float:
+    """As `check_softcap`, in `flash_attention_varlen`'s own convention: 1.0 means that scores are not capped."""
+    check_number(softcapping, "softcapping")
+    if not MIN_SOFTCAP <= softcapping <= MAX_SOFTCAP:
+        raise ValueError(
+            f"softcapping must be {MIN_SOFTCAP:g} to {MAX_SOFTCAP:g} (1.0 = no softcap), got {softcapping}"
+        )
+    return 0.0 if softcapping == 1.0 else float(softcapping)
+
+
+def check_alibi_slopes(alibi_slopes: Optional[torch.Tensor], query: torch.Tensor, batch: int) -> Optional[torch.Tensor]:
+    """Contiguous."""
+    if alibi_slopes is None:
+        return None
+    _check_tensor(alibi_slopes, "alibi_slopes", (torch.float32,), query)
+    num_heads = query.shape[-2]
+    if alibi_slopes.shape != (num_heads,) and alibi_slopes.shape != (batch, num_heads):
+        raise ValueError(
+            f"alibi_slopes must have shape [heads] = {(num_heads,)} or [batch, heads] = {(batch, num_heads)}, "
+            f"got shape {tuple(alibi_slopes.shape)}"
+        )
+    if alibi_slopes.requires_grad and torch.is_grad_enabled():
+        raise NotImplementedError(
+            "the gradient of alibi_slopes is not implemented: alibi_slopes must not require grad, "
+            "pass alibi_slopes.detach()"
+        )
+    return alibi_slopes.contiguous()
+
+
+def check_sinks(
+    s_aux: Optional[torch.Tensor], learnable_sink: Optional[torch.Tensor], query: torch.Tensor
+) -> Optional[torch.Tensor]:
+    """The one of two names that was given, fp32 and contiguous."""
+    if s_aux is None and learnable_sink is None:
+        return None
+    if s_aux is not None and learnable_sink is not None:
+        raise ValueError("s_aux and learnable_sink are two names of one argument: pass only one of them, got both")
+    name, sinks = ("learnable_sink", learnable_sink) if s_aux is None else ("s_aux", s_aux)
+    _check_tensor(sinks, name, SINK_DTYPES, query)
+    if sinks.shape != (query.shape[-2],):
+        raise ValueError(f"{name} must have shape [heads] = {(query.shape[-2],)}, got shape {tuple(sinks.shape)}")
+    return sinks.float().contiguous()
+
+
+def check_block_table(block_table: Optional[torch.Tensor], query: torch.Tensor, batch: int) -> Optional[torch.Tensor]:
+    """Contiguous."""
+    if block_table is None:
+        return None
+    _check_tensor(block_table, "block_table", (torch.int32,), query)
+    if block_table.dim() != 2 or block_table.shape[0] != batch:
+        raise ValueError(
+            f"block_table must have shape [batch, max_pages] with batch {batch}, got shape {tuple(block_table.shape)}"
+        )
+    return block_table.contiguous()
+
+
+def check_seqused_k(seqused_k: Optional[torch.Tensor], query: torch.Tensor, batch: int) -> Optional[torch.Tensor]:
+    """Contiguous."""
+    if seqused_k is None:
+        return None
+    _check_tensor(seqused_k, "seqused_k", (torch.int32,), query)
+    if seqused_k.shape != (batch,):
+        raise ValueError(f"seqused_k must have shape [batch] = {(batch,)}, got shape {tuple(seqused_k.shape)}")
+    return seqused_k.contiguous()
+
+
+def _check_tensor(tensor: torch.Tensor, name: str, dtypes: Tuple[torch.dtype, ...], query: torch.Tensor) -> None:
+    if not isinstance(tensor, torch.Tensor):
+        raise TypeError(f"{name} must be a tensor or None, got {type(tensor).__name__}")
+    if tensor.dtype not in dtypes:
+        raise TypeError(f"{name} must be one of {list_of(dtypes)}, got {tensor.dtype}")
+    if tensor.device != query.device:
+        raise ValueError(f"{name} must be on the device of the query, {query.device}, got {tensor.device}")

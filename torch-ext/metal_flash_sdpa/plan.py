@@ -1,0 +1,104 @@
+"""A plan: what a launcher needs to run a kernel, and nothing else. The structs mirror flash_sdpa/params.h."""
+
+from __future__ import annotations
+
+import math
+import struct
+from typing import NamedTuple, Optional, Tuple, Union
+
+
+class Parameters(NamedTuple):
+    """A parameter struct of the kernels (params.h), packed."""
+
+    format: str  # struct module's code of every field: "q" int64, "f" float32
+    data: bytes
+
+    def values(self) -> Tuple[Union[int, float], ...]:
+        return struct.unpack(f"<{len(self.data) // struct.calcsize(self.format)}{self.format}", self.data)
+
+
+class Scratch(NamedTuple):
+    """An fp32 tensor that a plan needs between its launches."""
+
+    name: str
+    shape: Tuple[int, ...]
+
+
+class Plan(NamedTuple):
+    """One kernel launch, complete but for the tensors, and the launch that must follow it."""
+
+    source: str  # file of flash_sdpa/ that holds the kernel
+    kernel: str  # its host name
+    constants: Tuple[Tuple[str, bool], ...]  # function constants (constants.h), by name
+    arguments: Tuple[Union[str, Parameters, None], ...]  # by buffer index: a tensor's name, a struct, or unbound
+    grid: Tuple[int, int, int]  # threadgroups
+    threads: Tuple[int, int, int]  # threads of a threadgroup
+    reason: str  # why this kernel and these tiles
+    scratch: Tuple[Scratch, ...] = ()  # what to allocate for this launch and the next
+    then: Optional[Plan] = None
+
+
+class ForwardParams(NamedTuple):
+    """Mirrors params.h: ForwardParams. Strides are (batch, token, head) in elements, lengths in tokens."""
+
+    query: Tuple[int, int, int]
+    key: Tuple[int, int, int]
+    value: Tuple[int, int, int]
+    output: Tuple[int, int, int]
+    lse_batch_stride: int
+    lse_head_stride: int
+    batch: int
+    query_length: int
+    key_length: int
+    head_dim: int
+    value_dim: int
+    group_size: int
+    window_left: int
+    window_right: int
+    num_pages: int
+    page_size: int
+    block_table_stride: int
+    alibi_batch_stride: int
+    num_splits: int
+    output_split_stride: int
+    lse_split_stride: int
+
+    def pack(self) -> Parameters:
+        fields = self.query + self.key + self.value + self.output + self[4:]
+        return Parameters("q", struct.pack(f"<{len(fields)}q", *fields))
+
+
+class CombineParams(NamedTuple):
+    """Mirrors params.h: CombineParams."""
+
+    output: Tuple[int, int, int]
+    lse_batch_stride: int
+    lse_head_stride: int
+    rows: int
+    num_heads: int
+    tokens: int
+    value_dim: int
+    num_splits: int
+
+    def pack(self) -> Parameters:
+        fields = self.output + self[1:]
+        return Parameters("q", struct.pack(f"<{len(fields)}q", *fields))
+
+
+class ScoreParams(NamedTuple):
+    """Mirrors params.h: ScoreParams."""
+
+    query_sign: float
+    scale_log2: float
+    tanh_scale: float
+
+    @classmethod
+    def of(cls, softmax_scale: float, softcap: float) -> ScoreParams:
+        # exp2(scale_log2 * -1e30) must be 0. A smaller scale, or cap, makes all scores 0 in fp32.
+        if abs(softmax_scale) < 1e-20 or 0 < softcap < 1e-20:
+            return cls(0.0, 1.0, 0.0)
+        scale = softcap if softcap > 0 else abs(softmax_scale)
+        return cls(math.copysign(1.0, softmax_scale), scale * math.log2(math.e), abs(softmax_scale) / scale)
+
+    def pack(self) -> Parameters:
+        return Parameters("f", struct.pack("<3f", *self))
