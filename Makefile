@@ -9,10 +9,10 @@ READY := $(ENVIRONMENT)/.ready
 RUN := PYTHONPATH=simulator:tools $(ENVIRONMENT)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test check bench clean
+.PHONY: help build demo test check bench bench-peers mutants clean
 
 help: ## list the commands
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 build: $(READY) ## stage the pure-Python variants under build/
 	@$(RUN) tools/stage.py
@@ -31,6 +31,12 @@ bench: build ## run the benchmarks
 	@for benchmark in planner cpu_ragged simulator; do \
 	    echo "== benchmarks/$$benchmark.py"; $(RUN) benchmarks/$$benchmark.py || exit 1; \
 	done
+
+bench-peers: build ## count our kernels beside PyTorch's own on the simulator, with predicted times
+	@$(RUN) benchmarks/peers.py
+
+mutants: build ## plant bugs in kernels and show what finds each of them
+	@PYTHONPATH=simulator:tools:tests $(ENVIRONMENT)/bin/python -m mutants --json build/mutants.json
 
 clean: ## remove what was built and set up
 	rm -rf build $(ENVIRONMENT) .pytest_cache .ruff_cache .hypothesis

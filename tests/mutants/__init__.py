@@ -1,5 +1,5 @@
 """Bugs seeded into kernels, and whether the checker or the numbers find them: python -m mutants."""
 
-from . import forward, teaching
+from . import features, forward, teaching
 
-MUTANTS = [*forward.MUTANTS, *teaching.MUTANTS]
+MUTANTS = [*forward.MUTANTS, *features.MUTANTS, *teaching.MUTANTS]

@@ -12,7 +12,7 @@ MUTANTS = [
     ),
     Mutant("no barrier after the keys", MAIN, f"{BARRIER}  // the keys are there", "//", "checker"),
     Mutant(
-        "no barrier before the values", MAIN, f"{BARRIER}  // all SIMD groups are done with the keys", "//", "checker"
+        "no barrier before the values", MAIN, f"{BARRIER}    // all SIMD groups are done with the keys", "//", "checker"
     ),
     Mutant("no barrier after the values", MAIN, f"{BARRIER}  // the values are there", "//", "checker"),
     Mutant(
@@ -53,33 +53,32 @@ MUTANTS = [
         MAIN,
         "  zero(accumulator);\n",
         "  zero(accumulator);\n  elements(accumulator.fragment[0][0])[0] = 1;\n",
-        "equivalent",
-        "the first block with a visible key rescales it by exactly 0, and a row without one is multiplied by 0",
+        "numbers",  # with a sink only: without one, the first block with a visible key rescales it by exactly 0
     ),
     Mutant("block sum starts at 1", SOFTMAX, "float block_sum = 0;", "float block_sum = 1;", "numbers"),
     # bounds and guards
     Mutant(
         "missing keys: one row too few",
         TILE,
-        "if (r >= rows.count) {\n      *(threadgroup",
-        "if (r > rows.count) {\n      *(threadgroup",
+        "if (r + row >= rows.count || ",
+        "if (r + row > rows.count || ",
         "checker",
     ),
     Mutant(
         "missing keys: never",
         TILE,
-        "if (r >= rows.count) {\n      *(threadgroup",
-        "if (false) {\n      *(threadgroup",
+        "if (r + row >= rows.count || ",
+        "if (",
         "checker",
     ),
     Mutant(
         "missing keys: one row too many",
         TILE,
-        "if (r >= rows.count) {\n      *(threadgroup",
-        "if (r + 1 >= rows.count) {\n      *(threadgroup",
+        "if (r + row >= rows.count || ",
+        "if (r + row + 1 >= rows.count || ",
         "numbers",
     ),
-    Mutant("missing keys are not zeroed", TILE, "*(threadgroup float4*)target = float4(0);", "", "checker"),
+    Mutant("missing keys are not zeroed", TILE, "*(threadgroup float4*)target = float4(0);", ";", "checker"),
     Mutant(
         "missing keys are 1",
         TILE,
@@ -140,13 +139,20 @@ MUTANTS = [
         MAIN,
         "key0 < blocks.end;",
         "key0 <= blocks.end;",
-        "equivalent",
-        "a block of keys that no row sees: rows of 0, weights of 0",
+        "numbers",  # with split keys only: else it is a block that no row sees, with weights of 0
     ),
     Mutant("loop one block shorter", MAIN, "key0 < blocks.end;", "key0 + kBlockN < blocks.end;", "numbers"),
-    Mutant("staging one chunk longer", TILE, "i < kRows * kChunksPerRow;", "i <= kRows * kChunksPerRow;", "checker"),
     Mutant(
-        "staging one row shorter", TILE, "i < kRows * kChunksPerRow;", "i < (kRows - 1) * kChunksPerRow;", "checker"
+        "staging one step longer",
+        TILE,
+        "r < kRows; r += kRowStep",
+        "r < kRows + kRowStep; r += kRowStep",
+        "equivalent",
+        "every row is tested against kRows, as kRowStep need not divide them",
+    ),
+    Mutant("staging past the last row", TILE, "if (r + row < kRows) *(threadgroup", "*(threadgroup", "checker"),
+    Mutant(
+        "staging one row shorter", TILE, "r < kRows; r += kRowStep", "r < kRows - kRowStep; r += kRowStep", "checker"
     ),
     Mutant(
         "query clamp removed", SEQUENCE, "return clamp(cu_seqlens[i], 0, total);", "return cu_seqlens[i];", "checker"
@@ -220,8 +226,8 @@ MUTANTS = [
     Mutant(
         "shared rows too close",
         TILE,
-        "threadgroup T* target = tile.data + r * kStride + column;",
-        "threadgroup T* target = tile.data + r * (kStride - kChunk) + column;",
+        "target += kRowStep * kStride;",
+        "target += kRowStep * (kStride - kChunk);",
         "checker",
     ),
     Mutant(
@@ -249,19 +255,19 @@ MUTANTS = [
     Mutant(
         "values for keys",
         MAIN,
-        "Rows<T>{key + key0 * params.key.token",
-        "Rows<T>{value + key0 * params.key.token",
+        "keys = {key, params.key.token",
+        "keys = {value, params.key.token",
         "numbers",
     ),
-    Mutant("keys of the first batch", MAIN, "key += tile.batch * params.key.batch +", "key +=", "numbers"),
+    Mutant("keys of the first batch", MAIN, "    key += tile.batch * params.key.batch;\n", "", "numbers"),
     Mutant(
-        "keys of the first head", MAIN, "params.key.token + group.y * params.key.head;", "params.key.token;", "numbers"
+        "keys of the first head", MAIN, "params.key.token + head_kv * params.key.head;", "params.key.token;", "numbers"
     ),
     Mutant(
         "keys of the next head",
         MAIN,
-        "params.key.token + group.y * params.key.head;",
-        "params.key.token + (group.y + 1) * params.key.head;",
+        "params.key.token + head_kv * params.key.head;",
+        "params.key.token + (head_kv + 1) * params.key.head;",
         "checker",
     ),
     Mutant(
@@ -274,8 +280,8 @@ MUTANTS = [
     Mutant(
         "output written with the query's row",
         MAIN,
-        "accumulator, row0, lane);",
-        "accumulator, row0 + 1, lane);",
+        "accumulator, row0,\n          lane);",
+        "accumulator, row0 + 1,\n          lane);",
         "checker",
     ),
     Mutant(
@@ -289,12 +295,24 @@ MUTANTS = [
     Mutant(
         "unaligned rows as vectors",
         TILE,
-        "} else if (is_aligned) {\n      *(threadgroup",
-        "} else if (true) {\n      *(threadgroup",
+        "if (is_aligned) {\n    *(threadgroup",
+        "if (true) {\n    *(threadgroup",
         "checker",
     ),
-    Mutant("unaligned query as vectors", TILE, "if (exists && is_aligned) {", "if (exists) {", "checker"),
-    Mutant("one element of a chunk", TILE, "target[e] = source[e];", "target[e] = source[e + 1];", "checker"),
+    Mutant(
+        "unaligned query as vectors",
+        TILE,
+        "if (exists && is_aligned && has_column",
+        "if (exists && has_column",
+        "checker",
+    ),
+    Mutant(
+        "one element of a chunk",
+        TILE,
+        "has_column(count, e) ? source[e] :",
+        "has_column(count, e) ? source[e + 1] :",
+        "checker",
+    ),
     # the mask
     Mutant("window one key wider", MASK, "position + window_right + 1)", "position + window_right + 2)", "numbers"),
     Mutant(

@@ -12,7 +12,7 @@ import kernels
 import numpy as np
 import stage
 import torch
-from cases import dense, max_lengths, packed
+from cases import dense, max_lengths, packed, random_tensor
 from metal_simulator import Library
 from reference import assert_lse, assert_output, attention
 from simulated_launcher import SimulatedLauncher
@@ -96,6 +96,43 @@ def _dense(folder, check, window):
         assert_lse(lse, expected_lse)
 
 
+def _features(folder, check):
+    """Softcap, ALiBi, sinks and a head_dim without a kernel of its own, on keys long enough to be split."""
+    query, key, value = dense(1, 5, 600, 4, 2, 30, torch.float32)
+    slopes, sinks = torch.tensor([0.1, 0.02, 0.03, 0.2]), torch.tensor([-1.0, 0.0, 2.0, 5.0])
+    keywords = {"softcap": 3.0, "alibi_slopes": slopes, "causal": True, "return_attn_probs": True}
+    for tokens, length in ((5, 600), (5, 70), (5, 3)):  # split; whole; with rows that see nothing
+        tensors = query[:, :tokens], key[:, :length], value[:, :length]
+        output, lse, _ = _call(folder, check, "flash_attn_func", *tensors, s_aux=sinks, **keywords)
+        if not check:
+            features = {"softcap": 3.0, "alibi_slopes": slopes, "sinks": sinks}
+            expected, expected_lse = attention(*tensors, window=(-1, 0), **features)
+            assert_output(output, expected, value)
+            assert_lse(lse, expected_lse)
+
+
+def _paged(folder, check):
+    """Pages in any order, some keys unused."""
+    query, cache = dense(1, 9, 96, 4, 2, 32, torch.float16)[0][0], random_tensor(1, 6, 16, 2, 32, dtype=torch.float16)
+    table, used = torch.tensor([[5, 0, 3], [1, 4, 2]], dtype=torch.int32), torch.tensor([40, 21], dtype=torch.int32)
+    cu_q, cu_k = torch.tensor([0, 2, 9], dtype=torch.int32), torch.tensor([0, 48, 96], dtype=torch.int32)
+    keywords = {"block_table": table, "seqused_k": used, "causal": True}
+    output = _call(folder, check, "flash_attn_varlen_func", query, cache, cache, cu_q, cu_k, 7, 48, **keywords)
+    if not check:
+        lengths = {"seqused_k": used, "block_table": table}
+        assert_output(output, attention(query, cache, cache, cu_q, cu_k, window=(-1, 0), **lengths)[0], cache)
+
+
+def _lying_pages(folder, check):
+    """block_table and seqused_k that point anywhere."""
+    query, cache = random_tensor(0, 9, 4, 32), random_tensor(1, 6, 16, 2, 32)
+    table, used = torch.tensor([[900, -1], [2, 3]], dtype=torch.int32), torch.tensor([-3, 33], dtype=torch.int32)
+    cu = torch.tensor([0, 2, 9], dtype=torch.int32)
+    keywords = {"block_table": table, "causal": True, "lying": True}
+    _call(folder, check, "flash_attn_varlen_func", query, cache, cache, cu, cu, 7, 32, seqused_k=used, **keywords)
+    _call(folder, check, "flash_attn_varlen_func", query, cache, cache, cu, cu * 100, 7, 32, **keywords)
+
+
 def _lying(folder, check):
     """cu_seqlens that point anywhere."""
     query, key, value = (t[0] for t in dense(1, 40, 100, 4, 2, 32, torch.float16))
@@ -110,8 +147,11 @@ def forward_cases(check: bool) -> Iterator:
     yield functools.partial(_packed, window=(100, 3))
     yield functools.partial(_dense, window=(-1, -1))
     yield functools.partial(_packed, window=(9, 3), unaligned=True)
+    yield _features
+    yield _paged
     if check:
         yield _lying
+        yield _lying_pages
 
 
 def _launch(library, check, name, buffers, grid, threads, **keywords):

@@ -1,0 +1,86 @@
+"""Mutants of what the forward kernel's features add: scores, pages, used lengths, split keys."""
+
+from .mutant import Mutant
+
+MAIN, COMBINE = "attention_forward.metal", "attention_combine.metal"
+TILE, MASK, SOFTMAX, SCORE, PAGES, SEQUENCE = "tile.h", "mask.h", "softmax.h", "score.h", "pages.h", "sequence.h"
+
+MUTANTS = [
+    # scores
+    Mutant("no softcap", MAIN, "if (has_softcap) cap(scores, score.tanh_scale);", "", "numbers"),
+    Mutant("cap after the mask", SCORE, "precise::tanh(tanh_scale * score)", "tanh_scale * score", "numbers"),
+    Mutant(
+        "distance with a sign",
+        SCORE,
+        "float(abs(alibi.position[i] - key))",
+        "float(alibi.position[i] - key)",
+        "equivalent",
+        "in these causal cases no visible key lies behind its query",
+    ),
+    Mutant("slope of the next head", SCORE, "slopes[row % group_size]", "slopes[(row + 1) % group_size]", "numbers"),
+    Mutant("slope in the wrong unit", SCORE, "(M_LOG2E_F / scale_log2)", "M_LOG2E_F", "numbers"),
+    Mutant("bias of the wrong place", SCORE, "row / group_size + diagonal", "row / group_size", "numbers"),
+    Mutant("sink counted four times", SOFTMAX, "lane.column == 0 ? 1 : 0", "1", "numbers"),
+    Mutant(
+        "sink of the next head",
+        SOFTMAX,
+        "lane.row) % group_size] * M_LOG2E_F",
+        "lane.row + 1) % group_size] * M_LOG2E_F",
+        "numbers",
+    ),
+    Mutant("lse of a row without keys", MAIN, "visible.at[i].begin < visible.at[i].end && ", "", "numbers"),
+    # head dims without a kernel of their own
+    Mutant("missing columns read", TILE, "return !is_padded || column < columns;", "return true;", "checker"),
+    Mutant("one column too many", TILE, "!is_padded || column < columns", "!is_padded || column <= columns", "checker"),
+    # pages and used lengths
+    Mutant(
+        "page ids not clamped",
+        PAGES,
+        "clamp(block_table[token / size], 0, count - 1)",
+        "block_table[token / size]",
+        "checker",
+    ),
+    Mutant("page of the next key", PAGES, "block_table[token / size]", "block_table[(token + 1) / size]", "numbers"),
+    Mutant("place in the page", TILE, "(token % pages.size) * stride", "token * stride", "checker"),
+    Mutant(
+        "used lengths not clamped",
+        MAIN,
+        "clamp(seqused_k[tile.sequence], 0, tile.key_length)",
+        "seqused_k[tile.sequence]",
+        "checker",
+    ),
+    Mutant("used length of the first", MAIN, "seqused_k[tile.sequence]", "seqused_k[0]", "numbers"),
+    Mutant(
+        "paged length not clamped", SEQUENCE, "int(min(max(length, long(0)), long(total_k)))", "int(length)", "checker"
+    ),
+    Mutant(
+        "pages of the first sequence",
+        MAIN,
+        "block_table + tile.sequence * params.block_table_stride",
+        "block_table",
+        "numbers",
+    ),
+    # split keys
+    Mutant(
+        "splits overlap", MASK, "min(begin + share, blocks.end)", "min(begin + share + block, blocks.end)", "numbers"
+    ),
+    Mutant(
+        "splits leave a gap",
+        MASK,
+        "blocks.begin + split * share,",
+        "blocks.begin + split * (share + block),",
+        "numbers",
+    ),
+    Mutant(
+        "splits write one place",
+        MAIN,
+        "group.z * params.output_split_stride + output_offset",
+        "output_offset",
+        "checker",
+    ),
+    Mutant("splits write one lse", MAIN, "    lse += group.z * params.lse_split_stride;\n", "", "checker"),
+    Mutant("parts not weighted", COMBINE, "M_LOG2E_F) / sum", "0) / sum", "numbers"),
+    Mutant("parts not normalised", COMBINE, "M_LOG2E_F) / sum", "M_LOG2E_F)", "numbers"),
+    Mutant("joined without the sink", COMBINE, "float sum = sink_share;", "float sum = 0;", "numbers"),
+    Mutant("one column too many joined", COMBINE, "column < value_dim;", "column <= value_dim;", "checker"),
+]
