@@ -98,7 +98,7 @@ def _dense(folder, check, window):
 
 def _features(folder, check):
     """Softcap, ALiBi, sinks and a head_dim without a kernel of its own, on keys long enough to be split."""
-    query, key, value = dense(1, 5, 600, 4, 2, 30, torch.float32)
+    query, key, value = dense(1, 5, 600, 4, 2, 70, torch.float32)
     slopes, sinks = torch.tensor([0.1, 0.02, 0.03, 0.2]), torch.tensor([-1.0, 0.0, 2.0, 5.0])
     keywords = {"softcap": 3.0, "alibi_slopes": slopes, "causal": True, "return_attn_probs": True}
     for tokens, length in ((5, 600), (5, 70), (5, 3)):  # split; whole; with rows that see nothing
