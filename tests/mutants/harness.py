@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import pathlib
 import shutil
@@ -60,7 +61,7 @@ def _in_process(file: str, folder: pathlib.Path, check: bool) -> str:
     try:
         kind, text = receiver.recv() if answered else ("found", "does not end")
     except EOFError:
-        kind, text = "found", "crash of the process"
+        kind, text = "broken" if check else "found", "crash of the process"
     process.kill() if not answered else process.join()
     if kind == "broken":
         raise RuntimeError(text)
@@ -68,6 +69,7 @@ def _in_process(file: str, folder: pathlib.Path, check: bool) -> str:
 
 
 def _work(sender, file: str, folder: pathlib.Path, check: bool) -> None:
+    faulthandler.disable()  # some mutants crash without the checker, as they may: no trace of it in the log
     try:
         targets.run(file, folder, check)
         sender.send(("clean", ""))
