@@ -62,7 +62,7 @@ template <typename T, int kHeadDim, int kValueDim, int kBlockM, int kBlockN, int
   if (has_seqused_k && tile.key_length > 0) tile.key_length = clamp(seqused_k[tile.sequence], 0, tile.key_length);
   const int group_size = params.group_size;
   const int rows = tile.query_length * group_size;
-  if (tile.row0 < 0 || tile.row0 >= rows) return;  // a surplus tile, or cu_seqlens that lie
+  if (tile.row0 >= rows) return;  // a surplus tile, or cu_seqlens that lie
   const int first_token = tile.row0 / group_size;
   const int last_token = (min(tile.row0 + kBlockM, rows) - 1) / group_size;
   const Mask mask = {tile.key_length, tile.key_length - tile.query_length, int(params.window_left),

@@ -9,7 +9,7 @@ import contextlib
 import math
 
 import torch
-from cases import DTYPES, packed, random_tensor
+from cases import DTYPES, packed, poisoned, random_tensor
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reference import assert_lse, assert_output, attention
@@ -40,13 +40,6 @@ def problems(draw):
         "sinks": draw(st.booleans()),
         "seed": draw(st.integers(0, 2**20)),
     }
-
-
-def poisoned(tensor):
-    """The same values as a view in NaN: around the outermost axis, and after every inner one."""
-    storage = torch.full([tensor.shape[0] + 8, *(size + 3 for size in tensor.shape[1:])], math.nan, dtype=tensor.dtype)
-    view = storage[(slice(3, 3 + tensor.shape[0]), *(slice(size) for size in tensor.shape[1:]))]
-    return view.copy_(tensor)
 
 
 def paged_cache(sequences, page_size, seed):

@@ -9,20 +9,13 @@ import math
 
 import pytest
 import torch
-from cases import LENGTHS, dense, max_lengths, packed, random_tensor
+from cases import LENGTHS, dense, max_lengths, packed, poisoned, random_tensor
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import assert_lse, assert_output, attention
 from simulated_launcher import SimulatedLauncher
 
 NAN = math.nan
-
-
-def poisoned(tensor):
-    """The same values as a view in NaN: around the outermost axis, after every inner one, between heads and rows."""
-    storage = torch.full([tensor.shape[0] + 8, *(size + 3 for size in tensor.shape[1:])], NAN, dtype=tensor.dtype)
-    view = storage[(slice(3, 3 + tensor.shape[0]), *(slice(size) for size in tensor.shape[1:]))]
-    return view.copy_(tensor)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)

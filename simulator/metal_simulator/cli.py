@@ -71,21 +71,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _add_run(commands) -> None:
-    parser = commands.add_parser(
-        "run",
-        help="run a kernel, with the checker",
-        description=specification.__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("file", help="the .metal file")
-    parser.add_argument("kernel", help="host name of the kernel")
-    parser.add_argument("buffers", nargs="*", metavar="NAME:dtype[shape]=value", help="a buffer; see above")
-    parser.add_argument("--grid", required=True, help="threadgroups, like 8,4,1")
-    parser.add_argument("--threads", required=True, help="threads per threadgroup, like 128")
-    parser.add_argument("--include", "-I", action="append", default=[], help="folder for #include lines")
-    parser.add_argument("--constant", "-c", action="append", default=[], metavar="NAME=value", help="function constant")
-    sizes = {"action": "append", "type": int, "default": [], "metavar": "BYTES"}
-    parser.add_argument("--threadgroup-memory", help="size of the next [[threadgroup(n)]] argument", **sizes)
+    parser = specification.launch_parser(commands, "run", "run a kernel, with the checker")
     parser.add_argument("--order", default="forward", help="forward, reverse or a seed")
     parser.add_argument("--no-check", action="store_true", help="without the checker")
     parser.add_argument("--output", "-o", action="append", default=[], metavar="NAME=FILE.npy", help="write a buffer")

@@ -107,21 +107,8 @@ def chip_named(name: str) -> cost_model.Chip:
 
 def add_command(subparsers) -> None:
     """Adds `report` to a command line; its options.run(options) returns the exit status."""
-    parser = subparsers.add_parser(
-        "report",
-        help="count a kernel's instructions and memory traffic, and predict its time on Apple GPUs",
-        description=specification.__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("file", help="the .metal file")
-    parser.add_argument("kernel", help="host name of the kernel")
-    parser.add_argument("buffers", nargs="*", metavar="NAME:dtype[shape]=value", help="a buffer; see above")
-    parser.add_argument("--grid", required=True, help="threadgroups, like 8,4,1")
-    parser.add_argument("--threads", required=True, help="threads per threadgroup, like 128")
-    parser.add_argument("--include", "-I", action="append", default=[], help="folder for #include lines")
-    parser.add_argument("--constant", "-c", action="append", default=[], metavar="NAME=value", help="function constant")
-    sizes = {"action": "append", "type": int, "default": [], "metavar": "BYTES"}
-    parser.add_argument("--threadgroup-memory", help="size of the next [[threadgroup(n)]] argument", **sizes)
+    summary = "count a kernel's instructions and memory traffic, and predict its time on Apple GPUs"
+    parser = specification.launch_parser(subparsers, "report", summary)
     parser.add_argument("--chip", action="append", default=[], help="only this chip (may be repeated)")
     parser.add_argument("--json", metavar="FILE", help="write counters and predictions as JSON")
     parser.add_argument("--plot", metavar="FILE.png", help="draw where the clocks go; needs matplotlib")

@@ -16,6 +16,7 @@ bfloat has no type in NumPy: its 16 bits are kept as uint16.
 
 from __future__ import annotations
 
+import argparse
 import math
 import re
 from pathlib import Path
@@ -190,3 +191,20 @@ def three(name: str, text: str) -> Tuple[int, int, int]:
     if not 1 <= len(sizes) <= 3:
         raise LaunchError(f"{name} is up to three numbers, like 8,4,1; not {text!r}")
     return tuple(sizes + [1] * (3 - len(sizes)))
+
+
+def launch_parser(subparsers, name: str, summary: str) -> argparse.ArgumentParser:
+    """A command that launches a kernel, with the arguments that every such command has."""
+    parser = subparsers.add_parser(
+        name, help=summary, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("file", help="the .metal file")
+    parser.add_argument("kernel", help="host name of the kernel")
+    parser.add_argument("buffers", nargs="*", metavar="NAME:dtype[shape]=value", help="a buffer; see above")
+    parser.add_argument("--grid", required=True, help="threadgroups, like 8,4,1")
+    parser.add_argument("--threads", required=True, help="threads per threadgroup, like 128")
+    parser.add_argument("--include", "-I", action="append", default=[], help="folder for #include lines")
+    parser.add_argument("--constant", "-c", action="append", default=[], metavar="NAME=value", help="function constant")
+    sizes = {"action": "append", "type": int, "default": [], "metavar": "BYTES"}
+    parser.add_argument("--threadgroup-memory", help="size of the next [[threadgroup(n)]] argument", **sizes)
+    return parser

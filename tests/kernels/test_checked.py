@@ -1,4 +1,4 @@
-"""The forward kernel under the simulator's checker: no race, nothing outside a tensor, nothing read unwritten.
+"""The forward kernel under the simulator's checker: no race, nothing outside a tensor, nothing read or left unwritten.
 
 Level: checker.
 """
@@ -23,7 +23,7 @@ def unaligned(tensor):
 @pytest.mark.parametrize("head_dim", HEAD_DIMS, ids="d{}".format)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_clean(kernel, dtype, head_dim, alignment, layout):
-    with kernel.launchers.use_launcher(SimulatedLauncher(check=True, order=head_dim)):
+    with kernel.launchers.use_launcher(SimulatedLauncher(check=True, check_written=True, order=head_dim)):
         if layout == "packed":
             *tensors, cu_q, cu_k = packed(LENGTHS[3:], 4, 2, head_dim, dtype)
             rest = (cu_q, cu_k, *max_lengths(cu_q, cu_k))
