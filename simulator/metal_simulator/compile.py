@@ -123,7 +123,8 @@ def _compile(clang: Clang, mode: str, written: Path, built: Path):
     if done.returncode:
         return done
     middle.write_text(checking.edited(middle.read_text(), mode == "nan"))
-    finish = ["-x", "ir", "-O2", *machine_flags(), "-fPIC", "-w", "-Xclang", "-disable-llvm-passes", "-shared", "-lm"]
+    finish = ["-x", "ir", "-O2", *machine_flags(), "-fPIC", "-fno-plt", "-w", "-shared", "-lm"]
+    finish += ["-Xclang", "-disable-llvm-passes"]
     return run([clang.path, *finish, str(middle), "-o", str(built)])
 
 
@@ -174,6 +175,7 @@ def _flags(clang: Clang) -> List[str]:
         "-O2",
         *machine_flags(),
         "-fPIC",
+        "-fno-plt",  # a thread that is stopped in a stub would have no source line
         "-ffp-contract=on",
         "-fno-math-errno",
         "-Xclang",

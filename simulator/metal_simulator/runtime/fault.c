@@ -31,11 +31,13 @@ static const void* kernel_site(const Thread* t, const ucontext_t* context) {
   const Launch* launch = t->worker->launch;
   uintptr_t size = launch->text_high - launch->text_low, counter = program_counter(context);
   if (counter - launch->text_low < size) return (void*)(counter + 1);
-  uintptr_t top = (uintptr_t)t->worker->stacks + (size_t)STACK_BYTES * (t->context.thread_index + 1);
-  uintptr_t word = stack_pointer(context) & ~(sizeof word - 1);
+  // Between two threads the stack may already be another thread's than t, or the worker's own.
+  uintptr_t stacks = (uintptr_t)t->worker->stacks, word = stack_pointer(context) & ~(sizeof word - 1);
+  if (word - stacks >= (size_t)STACK_BYTES * t->worker->thread_count) word = (uintptr_t)t->stack_pointer;
+  uintptr_t top = stacks + ((word - stacks) / STACK_BYTES + 1) * STACK_BYTES;
   for (; top - word < STACK_BYTES; word += sizeof word)
     if (*(uintptr_t*)word - launch->text_low < size) return *(void**)word;
-  return NULL;
+  return t->simdgroup->site;  // the collective that its lanes last met at
 }
 
 static void handle(int signal, siginfo_t* info, void* context) {
