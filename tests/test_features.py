@@ -106,19 +106,19 @@ def compare(kernel, problem, launcher):
     assert_lse(lse, expected_lse)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(problem=problems())
 def test_cpu(kernel, problem):
     compare(kernel, problem, None)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(problem=problems())
 def test_simulated(kernel, problem):
     compare(kernel, problem, SimulatedLauncher())
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(problem=problems())
 def test_checked(kernel, problem):
     compare(kernel, problem, SimulatedLauncher(check=True, order=problem["seed"]))

@@ -62,7 +62,7 @@ def test_gemma_2(kernel, launcher):
 
 
 def test_multi_head_latent_attention(kernel, launcher):
-    """Value head_dim 128 under query head_dim 192, through the operator: the public functions take it as it comes."""
+    """Value head_dim 128 under query head_dim 192."""
     query, key, _ = dense(1, 40, 75, 4, 4, 192, torch.float16)
     value = random_tensor(5, 1, 75, 4, 128, dtype=torch.float16)
     check(kernel, (query, key, value), causal=True)
