@@ -38,6 +38,8 @@ def problems(draw):
         "scale": draw(st.sampled_from([1.0, 1.0, 2.0, -1.5, 0.0])),  # times the usual one: fp32 errors grow with it
         "alibi": draw(st.sampled_from([None, None, "heads", "batch and heads"])),
         "sinks": draw(st.booleans()),
+        "num_splits": draw(st.sampled_from([0, 0, 1, 2, 5])),
+        "device": draw(st.sampled_from([(7, 8), (7, 64), (9, 10), (9, 40), (10, 40)])),
         "seed": draw(st.integers(0, 2**20)),
     }
 
@@ -84,7 +86,7 @@ def arguments(problem):
     scale = problem["scale"] * problem["head_dim"] ** -0.5
     tensors = (query, key, value, cu_q, cu_k, seqused_k, table, slopes, sinks)
     longest = [max(pair[side] for pair in lengths) for side in (0, 1)]
-    settings_ = (*longest, scale, *problem["window"], problem["softcap"])
+    settings_ = (*longest, scale, *problem["window"], problem["softcap"], problem["num_splits"])
     keywords = {"softcap": problem["softcap"], "alibi_slopes": slopes, "sinks": sinks}
     keywords |= {"seqused_k": seqused_k, "block_table": table}
     return tensors, settings_, keywords
@@ -97,7 +99,8 @@ def compare(kernel, problem, launcher):
         query, key, value, cu_q, cu_k, settings_[2], problem["window"], **keywords
     )
     surrounded = tuple(map(poisoned, tensors[:3])) + tensors[3:]
-    with kernel.launchers.use_launcher(launcher) if launcher else contextlib.nullcontext():
+    device = kernel.device.Device(*problem["device"])
+    with kernel.launchers.use_launcher(launcher, device) if launcher else contextlib.nullcontext():
         output, lse = kernel.operators.attention_forward(*surrounded, *settings_, True)
         without_lse, _ = kernel.operators.attention_forward(*surrounded, *settings_, False)
     finite = torch.nan_to_num(value)

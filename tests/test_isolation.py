@@ -134,7 +134,7 @@ def test_lying_pages_and_used_lengths_stay_inside_the_tensors(kernel, used, page
     table, seqused_k = torch.tensor(pages, dtype=torch.int32).view(2, 3), torch.tensor(used, dtype=torch.int32)
     cu_q, cu_k = torch.tensor([0, 3, 9], dtype=torch.int32), torch.tensor([pages[0], used[0], 5], dtype=torch.int32)
     packed_query, dense_query = random_tensor(1, 9, 2, 32), random_tensor(1, 2, 5, 2, 32)
-    rest = (None, None, 9, 48, 0.2, -1, 0, 0.0, True)
+    rest = (None, None, 9, 48, 0.2, -1, 0, 0.0, 0, True)
     calls = [
         (packed_query, cache, cache, cu_q, cu_k, seqused_k, table, *rest),
         (packed_query, cache, cache, cu_q, cu_k, None, table, *rest),

@@ -5,6 +5,8 @@ Levels: CPU implementation; simulation.
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
 from cases import dense, max_lengths, packed, random_tensor
@@ -12,12 +14,12 @@ from reference import assert_lse, assert_output, attention
 
 
 @pytest.fixture
-def many_cores(kernel, monkeypatch):
-    """A planner that believes in a GPU of 512 cores, so that it splits the keys of every small call."""
-    monkeypatch.setattr(kernel.planner, "CORES", 512)
-    kernel.planner._plan_forward.cache_clear()
-    yield
-    kernel.planner._plan_forward.cache_clear()
+def many_cores(kernel, launcher):
+    """Plans for a GPU of 512 cores, which split the keys of every small call."""
+    target = kernel.launchers.current()
+    device = kernel.device.Device(family=7, cores=512)
+    with kernel.launchers.use_launcher(target.launcher, device) if target else contextlib.nullcontext():
+        yield
 
 
 def check(kernel, tensors, causal=False, window=(-1, -1), **features):

@@ -112,7 +112,7 @@ def test_dense(kernel, features):
     if features.get("alibi_slopes", SLOPES).dim() == 2:
         features["alibi_slopes"] = features["alibi_slopes"][:batch].contiguous()
     optional = [features.get(name) for name in ("alibi_slopes", "sinks")]
-    settings = (9, 50, 0.25, -1, 0, features.get("softcap", 0.0), True)
+    settings = (9, 50, 0.25, -1, 0, features.get("softcap", 0.0), 0, True)
     used = features.get("seqused_k")
     expected, expected_lse = attention(query, key, value, window=(-1, 0), **features)
     output, lse = kernel.operators.attention_forward(query, key, value, None, None, used, None, *optional, *settings)

@@ -19,12 +19,12 @@ NO_FEATURES = (None,) * 4  # seqused_k, block_table, alibi_slopes, sinks
 def packed_inputs(requires_grad=False):
     query, key, value, cu_q, cu_k = packed(LENGTHS, 4, 2, 16, torch.float32)
     tensors = [tensor.requires_grad_(requires_grad) for tensor in (query, key, value)]
-    return (*tensors, cu_q, cu_k, *NO_FEATURES, *max_lengths(cu_q, cu_k), 0.25, 3, 0, 0.0)
+    return (*tensors, cu_q, cu_k, *NO_FEATURES, *max_lengths(cu_q, cu_k), 0.25, 3, 0, 0.0, 0)
 
 
 def dense_inputs(requires_grad=False):
     tensors = [tensor.requires_grad_(requires_grad) for tensor in dense(2, 5, 9, 4, 2, 16, torch.float32)]
-    return (*tensors, None, None, *NO_FEATURES, 5, 9, 0.25, -1, 0, 0.0)
+    return (*tensors, None, None, *NO_FEATURES, 5, 9, 0.25, -1, 0, 0.0, 0)
 
 
 def feature_inputs(requires_grad=False):
@@ -33,7 +33,7 @@ def feature_inputs(requires_grad=False):
     value, sinks = random_tensor(3, 2, 9, 2, 24), random_tensor(4, 4)
     query, key, value, sinks = (tensor.requires_grad_(requires_grad) for tensor in (query, key, value, sinks))
     used, slopes = torch.tensor([9, 3], dtype=torch.int32), random_tensor(5, 2, 4).abs()
-    return (query, key, value, None, None, used, None, slopes, sinks, 5, 9, 0.25, -1, 0, 5.0)
+    return (query, key, value, None, None, used, None, slopes, sinks, 5, 9, 0.25, -1, 0, 5.0, 0)
 
 
 def paged_inputs(requires_grad=False):
@@ -42,7 +42,7 @@ def paged_inputs(requires_grad=False):
     key, value, sinks = random_tensor(2, 4, 16, 2, 16), random_tensor(3, 4, 16, 2, 24), random_tensor(4, 4)
     query, key, value, sinks = (tensor.requires_grad_(requires_grad) for tensor in (query, key, value, sinks))
     table = torch.tensor([[2, 0], [1, 1], [3, -1]], dtype=torch.int32)
-    return (query, key, value, cu_q, cu_k, None, table, None, sinks, *max_lengths(cu_q, cu_k), 0.25, 3, 0, 0.0)
+    return (query, key, value, cu_q, cu_k, None, table, None, sinks, *max_lengths(cu_q, cu_k), 0.25, 3, 0, 0.0, 0)
 
 
 @pytest.fixture(params=[packed_inputs, dense_inputs, feature_inputs, paged_inputs], ids=lambda make: make.__name__)

@@ -15,10 +15,14 @@ from metal_simulator import Library
 KERNELS = pathlib.Path(__file__).resolve().parents[2] / "flash_sdpa"
 
 
+def plan_forward(kernel, *inputs, device=None):
+    return kernel.planner.plan_forward(device or kernel.device.SMALLEST, *inputs)
+
+
 def plan_dense(kernel, query, key, scale=0.125, window=(-1, -1), lse=False):
     lse = query.new_empty(0) if lse else None
     output = query.new_empty(query.shape)
-    return kernel.planner.plan_forward(output, lse, query, key, key, *[None] * 6, scale, *window, 0.0, 1)
+    return plan_forward(kernel, output, lse, query, key, key, *[None] * 6, 1, 1, scale, *window, 0.0, 0)
 
 
 def fields(kernel, plan):
@@ -32,7 +36,8 @@ def test_planned_kernels_are_the_kernels_that_exist(kernel):
     for dtype, head_dim, value_dim in itertools.product(planner.DTYPES, range(8, 257, 8), range(8, 257, 8)):
         query = torch.empty(1, 4, 1, head_dim, dtype=dtype, device="meta")
         value = torch.empty(1, 4, 1, value_dim, dtype=dtype, device="meta")
-        planned.add(planner.plan_forward(value, None, query, query, value, *[None] * 6, 0.1, -1, -1, 0.0, 1).kernel)
+        plan = plan_forward(kernel, value, None, query, query, value, *[None] * 6, 1, 1, 0.1, -1, -1, 0.0, 0)
+        planned.add(plan.kernel)
     assert planned == set(Library(KERNELS / "attention_forward.metal", include=[KERNELS]).kernels)
 
 
@@ -58,7 +63,7 @@ def test_constants_mirror_constants_h(kernel):
 def test_packed_plan(kernel):
     query, key = torch.empty(100, 8, 64, dtype=torch.float16), torch.empty(90, 2, 64, dtype=torch.float16)
     cu = torch.zeros(4, dtype=torch.int32)
-    plan = kernel.planner.plan_forward(query, None, query, key, key, cu, cu, *[None] * 4, 0.125, -1, 0, 0.0, 100)
+    plan = plan_forward(kernel, query, None, query, key, key, cu, cu, *[None] * 4, 100, 100, 0.125, -1, 0, 0.0, 0)
     params, score = fields(kernel, plan)
     assert params[:12] == (0, 512, 64, 0, 128, 64, 0, 128, 64, 0, 512, 64)
     assert params[12:] == (0, 100, 3, 100, 90, 64, 64, 4, 2**30, 0, 0, 0, 0, 0, 1, 0, 0)
@@ -86,8 +91,8 @@ def test_paged_plan(kernel):
         "alibi_slopes": torch.zeros(3, 8),
         "sinks": torch.zeros(8),
     }
-    forward = kernel.planner.plan_forward
-    plan = forward(query, None, query, cache, cache, None, None, *tensors.values(), 0.1, -1, 0, 30.0, 80)
+    settings = 1, 80, 0.1, -1, 0, 30.0, 0
+    plan = plan_forward(kernel, query, None, query, cache, cache, None, None, *tensors.values(), *settings)
     params, score = fields(kernel, plan)
     assert params[3:6] == (16 * 2 * 64, 2 * 64, 64)  # page, token, head
     assert params[14:] == (3, 1, 80, 64, 64, 4, 2**30, 0, 12, 16, 5, 8, 1, 0, 0)
@@ -96,13 +101,12 @@ def test_paged_plan(kernel):
     assert {name for name, value in plan.constants if not value} == {"is_packed", "is_padded", "is_split", "writes_lse"}
 
 
-def plan_decode(kernel, keys, num_heads=8, batch=1, **keywords):
+def plan_decode(kernel, keys, num_heads=8, batch=1, num_splits=0, device=None):
     """One token a sequence, 2 key/value heads."""
     query, key = torch.empty(batch, 1, num_heads, 128), torch.empty(batch, keys, 2, 128)
     lse = torch.empty(batch, num_heads, 1)
-    return kernel.planner.plan_forward(
-        query, lse, query, key, key, *[None] * 5, torch.empty(num_heads), 0.1, -1, 0, 0.0, keys, **keywords
-    )
+    inputs = query, lse, query, key, key, *[None] * 5, torch.empty(num_heads)
+    return plan_forward(kernel, *inputs, 1, keys, 0.1, -1, 0, 0.0, num_splits, device=device)
 
 
 def test_split_plan(kernel):
@@ -129,12 +133,13 @@ def test_splits_fill_the_gpu_and_no_more(kernel):
     assert splits(100) == 1  # fewer than 4 blocks of 16 keys for each of two parts
     assert splits(130) == 2
     assert splits(2**17, num_splits=3) == 3
+    assert splits(2**17, batch=16, device=kernel.device.Device(family=9, cores=40)) == 5
 
 
 @pytest.mark.parametrize("head_dim, value_dim, sizes", [(1, 1, (32, 32)), (33, 32, (64, 64)), (192, 128, (192, 128))])
 def test_other_head_dims_take_the_next_kernel(kernel, head_dim, value_dim, sizes):
     query, value = torch.empty(1, 4, 2, head_dim, device="meta"), torch.empty(1, 4, 2, value_dim, device="meta")
-    plan = kernel.planner.plan_forward(value, None, query, query, value, *[None] * 6, 0.1, -1, -1, 0.0, 4)
+    plan = plan_forward(kernel, value, None, query, query, value, *[None] * 6, 4, 4, 0.1, -1, -1, 0.0, 0)
     assert f"_d{sizes[0]}_v{sizes[1]}_" in plan.kernel
     constants = dict(plan.constants)
     assert constants["is_padded"] == ((head_dim, value_dim) != sizes)
@@ -186,7 +191,7 @@ def test_every_row_has_its_tile(kernel, lengths, group, start):
     total = bounds[-1]
     query, key = torch.empty(total, group, 64, device="meta"), torch.empty(1, 1, 64, device="meta")
     cu = torch.empty(len(lengths) + 1, dtype=torch.int32, device="meta")
-    plan = kernel.planner.plan_forward(query, None, query, key, key, cu, cu, *[None] * 4, 1.0, -1, -1, 0.0, 1)
+    plan = plan_forward(kernel, query, None, query, key, key, cu, cu, *[None] * 4, 1, 1, 1.0, -1, -1, 0.0, 0)
     first = [bound * group // 32 + segment for segment, bound in enumerate(bounds[:-1])] + [plan.grid[0]]
     for segment, (begin, end) in enumerate(zip(bounds, bounds[1:])):
         needed = -(-(end - begin) * group // 32)

@@ -228,7 +228,7 @@ def flash_attn_func(
     arguments.check_flag(deterministic, "deterministic")
     arguments.check_flag(return_attn_probs, "return_attn_probs")
     tensors = _contiguous_rows(q), _contiguous_rows(k), _contiguous_rows(v), None, None, None, None, slopes, sinks
-    settings = scale, window_left, window_right, softcap, return_attn_probs
+    settings = scale, window_left, window_right, softcap, 0, return_attn_probs
     output, lse = operators.attention_forward(*tensors, q.shape[1], k.shape[1], *settings)
     return (output, lse, None) if return_attn_probs else output
 
@@ -270,7 +270,7 @@ def _packed_inputs(
         values.check_query_values(cu_q, max_seqlen_q, query.shape[0])
         values.check_key_values(cu_k, max_seqlen_k, used, table, key)
     tensors = _contiguous_rows(query), _contiguous_rows(key), _contiguous_rows(value), cu_q, cu_k, used, table
-    return (*tensors, slopes, sinks, max_q, max_k, scale, window_left, window_right, softcap)
+    return (*tensors, slopes, sinks, max_q, max_k, scale, window_left, window_right, softcap, 0)
 
 
 def _contiguous_rows(tensor: torch.Tensor) -> torch.Tensor:

@@ -14,13 +14,14 @@ from ._ops import add_op_namespace_prefix, ops
 # [batch, max_pages], the number of each sequence's keys being its seqused_k, else the difference of its cu_seqlens_k.
 # Unless paged, seqused_k [batch] shortens sequences. All these are int32 and contiguous, as are alibi_slopes ([heads]
 # or [batch, heads]) and sinks ([heads]) in fp32. Lengths are in tokens; windows in keys, -1 = unbounded;
-# softcap 0.0 = none. Lengths are SymInts: new ones compile nothing anew.
+# softcap 0.0 = none; num_splits: parts in which a GPU divides the keys, 0 = as many as fill it. Lengths are SymInts:
+# new ones compile nothing anew.
 _TENSORS = (
     "Tensor query, Tensor key, Tensor value, Tensor? cu_seqlens_q, Tensor? cu_seqlens_k, Tensor? seqused_k, "
     "Tensor? block_table, Tensor? alibi_slopes, Tensor? sinks"
 )
 _LENGTHS = "SymInt max_seqlen_q, SymInt max_seqlen_k"
-_SETTINGS = "float softmax_scale, SymInt window_left, SymInt window_right, float softcap"
+_SETTINGS = "float softmax_scale, SymInt window_left, SymInt window_right, float softcap, int num_splits"
 _INPUTS = f"{_TENSORS}, {_LENGTHS}, {_SETTINGS}"
 _NAMES = tuple(declaration.split()[-1] for declaration in _TENSORS.split(", "))
 _NO_BACKWARD = (
@@ -51,9 +52,9 @@ def _forward_out(output: torch.Tensor, *inputs) -> None:
     _compute(output, None, inputs)
 
 
-def _without_lengths(inputs):
-    """The inputs without max_seqlen_q and max_seqlen_k."""
-    return *inputs[:9], *inputs[11:]
+def _for_cpu(inputs):
+    """The inputs without those that only serve a GPU: max_seqlen_q, max_seqlen_k and num_splits."""
+    return *inputs[:9], *inputs[11:15]
 
 
 def _new_outputs(query: torch.Tensor, value: torch.Tensor, return_lse: bool) -> Tuple[torch.Tensor, torch.Tensor]:
@@ -66,9 +67,9 @@ def _new_outputs(query: torch.Tensor, value: torch.Tensor, return_lse: bool) -> 
 
 def _compute(output: torch.Tensor, lse: Optional[torch.Tensor], inputs: Sequence) -> None:
     """Fills output, and lse unless None, by the implementation for the tensors' device."""
-    launcher = launchers.current() if output.device.type == "cpu" else launchers.metal()
-    if launcher is None:
-        cpu.attention_forward(output, lse, *_without_lengths(inputs))
+    target = launchers.current() if output.device.type == "cpu" else launchers.metal()
+    if target is None:
+        cpu.attention_forward(output, lse, *_for_cpu(inputs))
     elif any(tensor is not None and tensor.numel() == 0 for tensor in inputs[:9]):
         # Nothing to see: no queries, no keys, no pages or no sequences. An empty tensor may have no memory to bind.
         output.zero_()
@@ -76,25 +77,25 @@ def _compute(output: torch.Tensor, lse: Optional[torch.Tensor], inputs: Sequence
             lse.fill_(-torch.inf)
     elif output.stride(-1) != 1:  # the kernels write rows of contiguous elements
         contiguous = torch.empty_like(output, memory_format=torch.contiguous_format)
-        _launch(launcher, contiguous, lse, inputs)
+        _launch(target, contiguous, lse, inputs)
         output.copy_(contiguous)
     else:
-        _launch(launcher, output, lse, inputs)
+        _launch(target, output, lse, inputs)
 
 
-def _launch(launcher: launchers.Launcher, output: torch.Tensor, lse: Optional[torch.Tensor], inputs: Sequence) -> None:
-    plan = planner.plan_forward(output, lse, *_without_lengths(inputs), max_seqlen_k=inputs[10])
+def _launch(target: launchers.Target, output: torch.Tensor, lse: Optional[torch.Tensor], inputs: Sequence) -> None:
+    plan = planner.plan_forward(target.device, output, lse, *inputs)
     tensors = dict(zip(("output", "lse", *_NAMES), (output, lse, *inputs)))
     tensors = {name: tensor for name, tensor in tensors.items() if tensor is not None}
     for name, shape in plan.scratch:
         tensors[name] = output.new_empty(shape, dtype=torch.float32)
     while plan is not None:
-        launcher(plan, tensors)
+        target.launcher(plan, tensors)
         plan = plan.then
 
 
 def _backward_cpu(grad_output: torch.Tensor, grad_lse: Optional[torch.Tensor], *inputs) -> Tuple[torch.Tensor, ...]:
-    return cpu.attention_backward(grad_output, grad_lse, *_without_lengths(inputs))
+    return cpu.attention_backward(grad_output, grad_lse, *_for_cpu(inputs))
 
 
 def _backward_mps(*_inputs):
@@ -107,7 +108,7 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, *inputs):
         ctx.save_for_backward(*inputs[:9])
-        ctx.settings = inputs[9:15]
+        ctx.settings = inputs[9:16]
         ctx.launched = launchers.current() is not None
         ctx.set_materialize_grads(False)
         with torch._C._AutoDispatchBelowAutograd():
@@ -124,7 +125,7 @@ class _Attention(torch.autograd.Function):
         if grad_output is None:
             grad_output = query.new_zeros((*query.shape[:-1], value.shape[-1]))
         *grads, grad_sinks = attention_backward(grad_output, grad_lse, *ctx.saved_tensors, *ctx.settings)
-        return (*grads, *(None,) * 5, None if sinks is None else grad_sinks, *(None,) * 7)
+        return (*grads, *(None,) * 5, None if sinks is None else grad_sinks, *(None,) * 8)
 
 
 class _AttentionBackward(torch.autograd.Function):

@@ -10,6 +10,7 @@ from typing import NamedTuple, Optional, Tuple
 
 import torch
 
+from .device import Device
 from .plan import CombineParams, ForwardParams, Plan, ScoreParams, Scratch
 
 UNBOUNDED = 2**30  # a window this wide hides nothing; lengths stay below it, so that row arithmetic fits 32 bits
@@ -61,7 +62,6 @@ TILES = {
         Tile(256, 256, 32, 8, 4),
     ),
 }
-CORES = 8  # M1, the smallest; launchers do not tell yet
 SIMDGROUPS_PER_CORE = 16  # at full rate, by published measurements of M1 and M2
 MIN_SPLIT_BLOCKS = 4  # a guess, unmeasured: a part costs a write and a read of its fp32 output
 MAX_SPLITS = 64  # bounds the scratch: at most 64 times an output that is too small to fill the GPU
@@ -77,6 +77,7 @@ class _Layout(NamedTuple):
 class _Problem(NamedTuple):
     """All that a plan depends on, and nothing else: the key of the plan cache."""
 
+    device: Device
     dtype: torch.dtype
     query: _Layout
     key: _Layout
@@ -97,6 +98,7 @@ class _Problem(NamedTuple):
 
 
 def plan_forward(
+    device: Device,
     output: torch.Tensor,
     lse: Optional[torch.Tensor],
     query: torch.Tensor,
@@ -108,26 +110,28 @@ def plan_forward(
     block_table: Optional[torch.Tensor],
     alibi_slopes: Optional[torch.Tensor],
     sinks: Optional[torch.Tensor],
+    max_seqlen_q: int,
+    max_seqlen_k: int,
     softmax_scale: float,
     window_left: int,
     window_right: int,
     softcap: float,
-    max_seqlen_k: int,
-    num_splits: int = 0,
+    num_splits: int,
 ) -> Plan:
-    """Plan the forward kernel for tensors that operators.attention_forward takes.
+    """Plan the forward kernel on a GPU for what operators.attention_forward takes.
 
     Packed `[total, heads, head_dim]` with both cu_seqlens `[batch + 1]`, or dense `[batch, seqlen, heads, head_dim]`
     with neither; key and value paged, `[num_pages, page_size, heads, head_dim]`, with block_table `[batch, max_pages]`.
     seqused_k `[batch]`, alibi_slopes `[num_heads]` or `[batch, num_heads]`, sinks `[num_heads]`; windows in keys, -1 =
     unbounded; softcap 0.0 = none. num_splits is the number of parts in which the keys of a tile are divided, 0 = as
-    many as fill the GPU; max_seqlen_k only helps to choose it. Tensors are only asked for shape, strides, offset and
+    many as fill the GPU; the max_seqlens only help to choose it. Tensors are only asked for shape, strides, offset and
     dtype.
 
     Raises NotImplementedError, with the reason, for what no kernel can do.
     """
     return _plan_forward(
         _Problem(
+            device,
             query.dtype,
             _Layout(query.shape, query.stride(), query.storage_offset() % 16),
             _Layout(key.shape, key.stride(), key.storage_offset() % 16),
@@ -246,7 +250,7 @@ def _num_splits(problem: _Problem, params: ForwardParams, tile: Tile) -> int:
     tiles = max(tiles, params.batch) if problem.batch is not None else tiles * params.batch
     span = params.window_left + params.window_right + tile.block_m  # keys that a tile of rows sees, at most
     keys = min(problem.longest_key, params.key_length, span)
-    room = CORES * SIMDGROUPS_PER_CORE // tile.simdgroups // max(1, tiles * problem.key.shape[-2])
+    room = problem.device.cores * SIMDGROUPS_PER_CORE // tile.simdgroups // max(1, tiles * problem.key.shape[-2])
     return max(1, min(room, keys // (tile.block_n * MIN_SPLIT_BLOCKS), MAX_SPLITS))
 
 
