@@ -1,0 +1,111 @@
+"""Builds all that the stages need on the GPU machine: python benchmarks/nvidia/build.py [--jobs N]
+
+Needs clang and ptxas (pip install nvidia-cuda-nvcc-cu12), no GPU. Writes build/nvidia/programs.zip; carry build/nvidia
+to the GPU machine with the repository, and run benchmarks/nvidia/stages.py there. Exit status 1 when a program spills
+registers, uses a stack or reaches memory through generic addresses. What was built before is not built again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import functools
+import os
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Dict, Iterator, List, NamedTuple, Tuple
+
+from package import ARCHIVE, ROOT, Specialisation  # and makes the others known
+
+# isort: split
+from metal_simulator import Library
+from metal_simulator.errors import SimulatorError
+from metal_simulator.nvidia import archive
+from metal_simulator.nvidia.compile import build
+
+KERNELS = ROOT / "flash_sdpa"
+
+
+class Job(NamedTuple):
+    stage: str
+    specialisation: Specialisation
+    matrix: str = "exact"
+
+
+@functools.lru_cache(maxsize=None)
+def library(source: str) -> Library:
+    return Library(KERNELS / source, [KERNELS])
+
+
+def unspecialised(known: List[Specialisation]) -> Iterator[Job]:
+    """Every kernel of the sources, with constants set after loading: what a stage falls back on."""
+    threads = {(s.source, s.kernel): s.threads for s in known}
+    most = collections.defaultdict(int)
+    for s in known:
+        most[s.source] = max(most[s.source], s.threads)
+    for source in most:
+        for kernel in library(source).kernels:
+            yield Job("any", Specialisation(source, kernel, (), threads.get((source, kernel), most[source])))
+
+
+def jobs() -> List[Job]:
+    import small
+
+    wanted = [Job("small", s) for s in sorted(small.run_tests("record").specialisations)]
+    wanted += unspecialised([job.specialisation for job in wanted])
+    return list({job[1:]: job for job in reversed(wanted)}.values())
+
+
+def compiled(job: Job) -> Tuple[archive.Key, object]:
+    s = job.specialisation
+    program = build(library(s.source), s.kernel, dict(s.constants), s.threads, job.matrix)
+    return archive.Key.of(s.source, s.kernel, dict(s.constants), job.matrix), program
+
+
+def complaints(job: Job, resources: Dict[str, int]) -> List[str]:
+    """What a specialised program must not have. Those with constants set after loading may spill: they hold all
+    features at once."""
+    if not job.specialisation.constants:
+        return []
+    unwanted = ("spilled_bytes", "stack_bytes", "generic_accesses")
+    return [f"{job.specialisation.kernel}: {name} {resources[name]}" for name in unwanted if resources[name]]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
+    options = parser.parse_args()
+    start = time.time()
+    wanted = jobs()
+    counts = collections.Counter(job.stage for job in wanted)
+    print(
+        f"{len(wanted)} programs: " + ", ".join(f"{name} {count}" for name, count in sorted(counts.items())), flush=True
+    )
+    for source in {job.specialisation.source for job in wanted}:
+        library(source).kernels  # noqa: B018  read once, before the threads
+    with ThreadPoolExecutor(options.jobs) as pool:
+        programs = list(pool.map(compiled, wanted))
+    archive.write(ARCHIVE, programs)
+    found = [
+        text
+        for job, (_, program) in zip(wanted, programs)
+        for text in complaints(job, program.description["resources"])
+    ]
+    resources = [p.description["resources"] for job, (_, p) in zip(wanted, programs) if job.specialisation.constants]
+    print(
+        f"registers {min(r['registers'] for r in resources)} to {max(r['registers'] for r in resources)}, "
+        f"at most {max(r['threadgroup_bytes'] for r in resources)} bytes of shared memory"
+    )
+    print(f"{ARCHIVE.relative_to(ROOT)}: {ARCHIVE.stat().st_size / 2**20:.1f} MiB, {time.time() - start:.0f} s")
+    for text in found:
+        print(f"FAILED: {text}")
+    return int(bool(found))
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except SimulatorError as error:
+        print(f"build: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,54 @@
+"""The project's package without the kernels library, and the places that the build and the stages share."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import pathlib
+import sys
+from typing import Iterator, NamedTuple, Tuple
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+sys.path[:0] = [str(ROOT / folder) for folder in ("simulator", "tools", "tests", "benchmarks")]
+
+BUILT = ROOT / "build" / "nvidia"  # all that the GPU machine needs besides the repository
+ARCHIVE = BUILT / "programs.zip"
+
+
+class Specialisation(NamedTuple):
+    """What a plan asks of the build."""
+
+    source: str
+    kernel: str
+    constants: Tuple[Tuple[str, bool], ...]
+    threads: int
+
+
+def specialisations(plan) -> Iterator[Specialisation]:
+    """Those of a plan and of the launches that follow it."""
+    while plan is not None:
+        x, y, z = plan.threads
+        yield Specialisation(plan.source, plan.kernel, tuple(sorted(plan.constants)), x * y * z)
+        plan = plan.then
+
+
+def load_variant(folder: pathlib.Path):
+    """The module of a staged variant, or of the torch-cpu variant of a staged build."""
+    folder = pathlib.Path(folder)
+    variant = folder / "torch-cpu" if (folder / "torch-cpu").is_dir() else folder
+    name = f"staged_{abs(hash(str(variant)))}"
+    spec = importlib.util.spec_from_file_location(
+        name, variant / "__init__.py", submodule_search_locations=[str(variant)]
+    )
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@functools.lru_cache(maxsize=1)
+def package():
+    """The package, freshly staged."""
+    import stage
+
+    stage.stage(BUILT / "staged")
+    return load_variant(BUILT / "staged")

@@ -1,0 +1,79 @@
+"""Stage `small`: the tests of the public interface, on the GPU, within the bounds that they have everywhere."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import xml.etree.ElementTree as ElementTree
+from typing import NamedTuple, Set
+
+from package import ROOT, Specialisation
+
+TESTS = ("test_attention.py", "test_features.py", "test_named_cases.py", "test_isolation.py")
+PROCESSES = 8
+
+
+class TestRun(NamedTuple):
+    passed: int
+    failures: list  # names and first lines
+    launches: int
+    unspecialised: int
+    specialisations: Set[Specialisation]
+    log: str
+
+
+def run_tests(mode: str) -> TestRun:
+    """The tests by pytest; mode as pytest_nvidia has it."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, report = pathlib.Path(scratch), pathlib.Path(scratch) / "report.xml"
+        paths = [ROOT / "simulator", ROOT / "tools", ROOT / "tests", pathlib.Path(__file__).parent]
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(map(str, paths)),
+            "NVIDIA_TESTS": mode,
+            "NVIDIA_TESTS_FOLDER": scratch,
+        }
+        several = mode == "run" and importlib.util.find_spec("xdist")
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "pytest_nvidia", "-k", "not cpu", f"--junitxml={report}"]
+        command += ["-p", "no:cacheprovider", *(["-n", str(PROCESSES)] if several else [])]
+        command += [str(ROOT / "tests" / name) for name in TESTS]
+        done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+        log = done.stdout[-6000:] + done.stderr[-3000:]
+        if not report.exists():
+            raise RuntimeError(f"pytest did not run:\n{log}")
+        cases = list(ElementTree.parse(report).iter("testcase"))
+        counts = [json.loads(path.read_text()) for path in folder.glob("*.json")]
+    bad = {case.get("name"): node.get("message", "")[:300] for case in cases for node in case if _is_bad(node)}
+    skipped = sum(node.tag == "skipped" for case in cases for node in case)
+    seen = {
+        Specialisation(source, kernel, tuple(map(tuple, constants)), threads)
+        for count in counts
+        for source, kernel, constants, threads in count["specialisations"]
+    }
+    sums = (sum(count[name] for count in counts) for name in ("launches", "unspecialised"))
+    return TestRun(len(cases) - len(bad) - skipped, sorted(bad.items()), *sums, seen, log)
+
+
+def _is_bad(node) -> bool:
+    return node.tag in ("failure", "error")
+
+
+def run() -> dict:
+    """On the GPU. The stage's result: rows of the table, and whether it failed."""
+    done = run_tests("run")
+    return {
+        "failed": bool(done.failures) or not done.passed or not done.launches,
+        "rows": [
+            ("tests passed", done.passed),
+            ("tests failed", len(done.failures)),
+            ("launches", done.launches),
+            ("of them with constants set after loading", done.unspecialised),
+        ],
+        "failures": done.failures,
+        "log": done.log if done.failures or not done.passed else "",
+    }

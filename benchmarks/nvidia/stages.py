@@ -1,0 +1,82 @@
+"""Runs the same .metal kernels on an NVIDIA GPU: python benchmarks/nvidia/stages.py [--json FILE] [STAGE...]
+
+Stages: small. All by default. Needs torch with CUDA and build/nvidia, which build.py made on another machine.
+Prints a table last; exit status 1 when a stage failed, 2 when it could not start.
+
+A truth about correctness at scale. About speed it is only a hint: another machine runs these kernels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import pathlib
+import platform
+import sys
+import time
+import traceback
+
+STAGES = ("small",)
+
+
+def machine() -> dict:
+    import torch
+
+    return {
+        "gpu": torch.cuda.get_device_name(0),
+        "driver": torch.cuda.driver_version() if hasattr(torch.cuda, "driver_version") else None,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def run(stage: str) -> dict:
+    start = time.time()
+    try:
+        result = importlib.import_module(stage).run()
+    except Exception as error:
+        result = {"failed": True, "rows": [("did not run", f"{type(error).__name__}: {error}"[:2000])]}
+        traceback.print_exc()
+    result["seconds"] = round(time.time() - start, 1)
+    return result
+
+
+def print_table(results: dict) -> None:
+    for stage, result in results.items():
+        state = "FAILED" if result["failed"] else "passed"
+        print(f"\n{stage:10} {state}, {result['seconds']} s")
+        for name, *values in result["rows"]:
+            print(
+                f"  {name:60} " + " ".join(f"{value:>12}" if not isinstance(value, str) else value for value in values)
+            )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"of {', '.join(STAGES)}")
+    parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write the results there too")
+    options = parser.parse_args()
+    unknown = [stage for stage in options.stages if stage not in STAGES]
+    if unknown:
+        parser.error(f"no stage {unknown[0]!r}; there are {', '.join(STAGES)}")
+    try:
+        about = machine()
+    except (ImportError, RuntimeError, AssertionError) as error:
+        print(f"stages: no CUDA GPU for torch here: {error}", file=sys.stderr)
+        return 2
+    results = {}
+    for stage in options.stages or STAGES:
+        print(f"stage {stage} ...", flush=True)
+        results[stage] = run(stage)
+        for failure in results[stage].get("failures", [])[:20]:
+            print("FAILURE", failure)
+        if options.json:
+            options.json.write_text(json.dumps({"machine": about, "stages": results}, indent=1) + "\n")
+    print("\n" + ", ".join(f"{name} {value}" for name, value in about.items()))
+    print_table(results)
+    return int(any(result["failed"] for result in results.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

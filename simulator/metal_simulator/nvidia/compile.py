@@ -1,0 +1,235 @@
+"""From a kernel to a cubin: the simulator's front end, clang for NVPTX, ptxas."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+import tempfile
+from pathlib import Path
+from typing import Dict, List, Mapping, Optional, Tuple
+
+from .. import cache
+from ..compile import THREADGROUP_LIMIT
+from ..constants import near, spell_constants
+from ..copies import with_copies
+from ..declarations import Function
+from ..errors import CompileError, ToolchainError
+from ..library import Library
+from ..rewrite import for_run
+from ..source import parse_diagnostics, summary
+from ..toolchain import Clang, language_flags, run
+from .module import Edited, edited
+from .program import ENTRY, Program, slots
+from .tools import Assembler, find_assembler
+
+HERE = Path(__file__).parent
+ARCHITECTURE = "sm_90"
+MATRIX_MODES = ("exact", "fast")  # fp32 in shuffles and multiply-adds; tensor cores
+TARGET = ["--target=nvptx64-nvidia-cuda", "-Xclang", "-target-cpu", "-Xclang", ARCHITECTURE]
+TARGET += ["-Xclang", "-target-feature", "-Xclang", "+ptx78"]
+_LINES = ["-Xclang", "-debug-info-kind=line-directives-only"]
+
+
+def build(
+    library: Library,
+    host_name: str,
+    constants: Optional[Mapping[str, object]] = None,
+    threads: int = 1024,
+    matrix: str = "exact",
+    lines: bool = False,
+) -> Program:
+    """Compiles a kernel of a library for NVIDIA GPUs, or takes it from the cache.
+
+    constants: function constants by name; those not given are variables that the host sets after loading.
+    threads: most threads of a threadgroup that it will be launched with. matrix: "exact", 8x8 products in fp32
+    multiply-adds; or "fast", by tensor cores, which round fp32 operands to tf32 (half and bfloat ones are exact).
+    lines: name the .metal file's lines in the cubin, for NVIDIA's checkers (twice the size, the same code).
+
+    The description holds parameters (as Kernel.parameters), gates, unset (names of constants not given), threads,
+    architecture, and resources: registers, threadgroup_bytes, spilled_bytes, stack_bytes, generic_accesses.
+    Raises CompileError like Library.kernel, and for more threadgroup memory than Metal has; ToolchainError without
+    clang or ptxas.
+    """
+    if matrix not in MATRIX_MODES:
+        raise CompileError(f"matrix is one of {', '.join(MATRIX_MODES)}, not {matrix!r}")
+    constants = dict(constants or {})
+    assembler = find_assembler()
+    typed = sorted((name, repr(value)) for name, value in constants.items())
+    parts = (
+        library.clang.version,
+        assembler.version,
+        _digest(),
+        library._digest,
+        host_name,
+        typed,
+        threads,
+        matrix,
+        lines,
+    )
+    name = "nvidia-" + cache.key(*parts)
+    description, cubin = cache.read(name), cache.folder() / f"{name}.cubin"
+    if description is None or not cubin.exists():
+        description = _build(library, assembler, host_name, constants, threads, matrix, lines, cubin.name)
+        cache.write(name, description)
+    return Program(cubin.read_bytes(), description)
+
+
+@functools.lru_cache(maxsize=None)
+def _digest() -> str:
+    """Of this back end."""
+    files = sorted(path for path in HERE.iterdir() if path.suffix in (".py", ".c"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+
+
+def _build(library, assembler: Assembler, host_name, constants, threads, matrix, lines, name: str) -> dict:
+    kernels = library._declarations.kernels()
+    if host_name not in kernels:
+        raise CompileError(f"no kernel {host_name!r} in {library.source.path}{near(host_name, list(kernels))}")
+    function = kernels[host_name][0]
+    spelled = spell_constants(library._declarations.constants, constants)
+    text = for_run(library._text, library._declarations, kernels[host_name], spelled).text + _entry(function)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        module = _front(library, text, lines, folder)
+        assembly = _optimised(library.clang, assembler, module, threads, matrix, folder)
+        cubin, resources = _assembled(assembler, assembly, lines, folder)
+    if resources["threadgroup_bytes"] > THREADGROUP_LIMIT:
+        used = resources["threadgroup_bytes"]
+        raise CompileError(
+            f"kernel {host_name} uses {used} bytes of threadgroup memory; the limit is {THREADGROUP_LIMIT}"
+        )
+    cache.put(name, cubin)
+    fields = ("name", "kind", "index", "space", "constant", "gate")
+    return {
+        "parameters": [{field: getattr(p, field) for field in fields} for p in function.parameters],
+        "gates": {p.gate: bool(constants.get(p.gate, True)) for p in function.parameters if p.gate},
+        "unset": module.unset,
+        "threads": threads,
+        "architecture": ARCHITECTURE,
+        "resources": resources,
+    }
+
+
+_CONTEXT = """
+# 1 "<entry point for NVIDIA GPUs>"
+extern "C" {
+uint metal_group(uint axis);
+uint metal_groups(uint axis);
+uint metal_threads(uint axis);
+uint metal_thread_index(void);
+ulong metal_dynamic_memory(void);
+}
+extern "C" __kernel void ENTRY(PARAMETERS) {
+  const ulong buffers[] = {BUFFERS}, arguments[] = {ARGUMENTS};
+  const uint x = metal_threads(0), y = metal_threads(1), z = metal_threads(2), i = metal_thread_index();
+  const uint group[] = {metal_group(0), metal_group(1), metal_group(2)};
+  const uint shape[] = {group[0], group[1], group[2], metal_groups(0), metal_groups(1), metal_groups(2),
+                        x, y, z, (x * y * z + 31) / 32, 1, 1};
+  const uint px = i % x, py = i / x % y, pz = i / (x * y);
+  const metal::__context context = {
+      (ulong)buffers, (ulong)arguments, (ulong)shape, i, i % 32, i / 32, 0,
+      {px, py, pz}, {group[0] * x + px, group[1] * y + py, group[2] * z + pz}};
+  metal_entry(&context);
+}
+"""
+
+
+def _entry(function: Function) -> str:
+    """The entry point: addresses of all buffers, then the places of threadgroup arguments in their memory."""
+    buffers, arguments = slots((p.kind, p.index) for p in function.parameters)
+    names = [f"b{i}" for i in range(buffers)], [f"t{i}" for i in range(arguments)]
+    text = _CONTEXT.replace("ENTRY", ENTRY)
+    text = text.replace("PARAMETERS", ", ".join(f"ulong {name}" for name in names[0] + names[1]))
+    text = text.replace("BUFFERS", ", ".join(names[0] or ["0"]))
+    return text.replace("ARGUMENTS", ", ".join([f"metal_dynamic_memory() + {name}" for name in names[1]] or ["0"]))
+
+
+def _front(library: Library, text: str, lines: bool, folder: Path) -> Edited:
+    """LLVM IR of the kernel, not optimised."""
+    written, built = folder / "kernel.clcpp", folder / "kernel.ll"
+    extensions = ["-Xclang", "-cl-ext=+__cl_clang_function_pointers"]
+    flags = [
+        *language_flags(generic=True),
+        *TARGET,
+        *extensions,
+        *(_LINES if lines else []),
+        "-w",
+        "-O2",
+        "-ffp-contract=on",
+    ]
+    flags += ["-Xclang", "-disable-llvm-passes", "-S", "-emit-llvm"]
+    compiled = None
+    while compiled != text:  # until clang finds no more copies to rewrite
+        compiled = text
+        written.write_text(compiled)
+        done = run([library.clang.path, *flags, str(written), "-o", str(built)])
+        text = with_copies(compiled, done.stderr)
+    if done.returncode:
+        diagnostics = parse_diagnostics(done.stderr)
+        raise CompileError(summary("does not compile", library.source, diagnostics, done.stderr), diagnostics)
+    return edited(built.read_text())
+
+
+@functools.lru_cache(maxsize=None)
+def _runtime(clang: Clang, matrix: str) -> str:
+    """Path of the runtime's bitcode."""
+    name = f"nvidia-runtime-{cache.key(clang.version, _digest(), matrix)}.bc"
+    if not (cache.folder() / name).exists():
+        with tempfile.TemporaryDirectory() as scratch:
+            built = Path(scratch) / name
+            define = ["-DMATRIX_FAST"] if matrix == "fast" else []
+            flags = ["-x", "c", *TARGET, *define, "-O2", "-ffreestanding", "-nostdinc", "-fconvergent-functions", "-w"]
+            done = run([clang.path, *flags, "-emit-llvm", "-c", str(HERE / "runtime.c"), "-o", str(built)])
+            if done.returncode:
+                raise ToolchainError(f"{clang.path} cannot compile for NVIDIA GPUs:\n{done.stderr[:2000]}")
+            cache.put(name, built.read_bytes())
+    return str(cache.folder() / name)
+
+
+def _optimised(clang: Clang, assembler: Assembler, module: Edited, threads: int, matrix: str, folder: Path) -> str:
+    """PTX of the module, with the runtime inside."""
+    written, built = folder / "module.ll", folder / "kernel.ptx"
+    written.write_text(module.text)
+    link = [f for path in (_runtime(clang, matrix), assembler.libdevice) for f in ("-mlink-builtin-bitcode", path)]
+    link = [f for flag in link for f in ("-Xclang", flag)]
+    done = run([clang.path, "-x", "ir", *TARGET, "-O3", "-w", *link, "-S", str(written), "-o", str(built)])
+    if done.returncode:
+        raise CompileError(f"clang cannot make PTX of the kernel:\n{done.stderr[:2000]}")
+    return re.sub(rf"(\.entry {ENTRY}\([^)]*\)\s*)\{{", rf"\1.maxntid {threads}, 1, 1\n{{", built.read_text())
+
+
+def _assembled(assembler: Assembler, assembly: str, lines: bool, folder: Path) -> Tuple[bytes, Dict[str, int]]:
+    written, built = folder / "kernel.ptx", folder / "kernel.cubin"
+    written.write_text(assembly)
+    done = run(
+        [
+            assembler.path,
+            f"-arch={ARCHITECTURE}",
+            "-v",
+            *(["-lineinfo"] if lines else []),
+            str(written),
+            "-o",
+            str(built),
+        ]
+    )
+    if done.returncode:
+        raise CompileError(f"ptxas does not assemble the kernel:\n{(done.stdout + done.stderr)[:2000]}")
+    return built.read_bytes(), _resources(done.stdout + done.stderr, assembly)
+
+
+def _resources(report: str, assembly: str) -> Dict[str, int]:
+    def number(pattern: str) -> int:
+        found = re.findall(pattern, report)
+        return sum(map(int, found))
+
+    spilled: List[str] = re.findall(r"(\d+) bytes spill", report)
+    return {
+        "registers": number(r"Used (\d+) registers"),
+        "threadgroup_bytes": number(r"(\d+) bytes smem"),
+        "spilled_bytes": sum(map(int, spilled)),
+        "stack_bytes": number(r"(\d+) bytes stack frame"),
+        "generic_accesses": len(
+            re.findall(r"\b(?:ld|st|atom|red)(?:\.(?:volatile|relaxed|v[24]))*\.[bfsu]\d", assembly)
+        ),
+    }
