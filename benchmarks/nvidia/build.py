@@ -1,4 +1,4 @@
-"""Builds all that the stages need on the GPU machine: python benchmarks/nvidia/build.py [--jobs N]
+"""Builds all that the stages need on the GPU machine: python benchmarks/nvidia/build.py [--jobs N] [STAGE...]
 
 Needs clang and ptxas (pip install nvidia-cuda-nvcc-cu12), no GPU. Writes build/nvidia/programs.zip; carry build/nvidia
 to the GPU machine with the repository, and run benchmarks/nvidia/stages.py there. Exit status 1 when a program spills
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import collections
 import functools
+import importlib
 import os
 import sys
 import time
@@ -17,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Dict, Iterator, List, NamedTuple, Tuple
 
 from package import ARCHIVE, ROOT, Specialisation  # and makes the others known
+from stages import STAGES
 
 # isort: split
 from metal_simulator import Library
@@ -49,10 +51,8 @@ def unspecialised(known: List[Specialisation]) -> Iterator[Job]:
             yield Job("any", Specialisation(source, kernel, (), threads.get((source, kernel), most[source])))
 
 
-def jobs() -> List[Job]:
-    import small
-
-    wanted = [Job("small", s) for s in sorted(small.run_tests("record").specialisations)]
+def jobs(stages: List[str]) -> List[Job]:
+    wanted = [Job(stage, s) for stage in stages for s in sorted(importlib.import_module(stage).specialisations())]
     wanted += unspecialised([job.specialisation for job in wanted])
     return list({job[1:]: job for job in reversed(wanted)}.values())
 
@@ -75,9 +75,10 @@ def complaints(job: Job, resources: Dict[str, int]) -> List[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("stages", nargs="*", metavar="STAGE", default=STAGES, help="only for these stages")
     options = parser.parse_args()
     start = time.time()
-    wanted = jobs()
+    wanted = jobs(options.stages)
     counts = collections.Counter(job.stage for job in wanted)
     print(
         f"{len(wanted)} programs: " + ", ".join(f"{name} {count}" for name, count in sorted(counts.items())), flush=True

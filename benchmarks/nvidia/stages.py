@@ -1,6 +1,6 @@
 """Runs the same .metal kernels on an NVIDIA GPU: python benchmarks/nvidia/stages.py [--json FILE] [STAGE...]
 
-Stages: small. All by default. Needs torch with CUDA and build/nvidia, which build.py made on another machine.
+Stages: small, fuzz. All by default. Needs torch with CUDA and build/nvidia, which build.py made on another machine.
 Prints a table last; exit status 1 when a stage failed, 2 when it could not start.
 
 A truth about correctness at scale. About speed it is only a hint: another machine runs these kernels.
@@ -17,7 +17,12 @@ import sys
 import time
 import traceback
 
-STAGES = ("small",)
+from package import ARCHIVE  # and makes the others known
+
+# isort: split
+from metal_simulator.nvidia.archive import Archive
+
+STAGES = ("small", "fuzz")
 
 
 def machine() -> dict:
@@ -31,10 +36,11 @@ def machine() -> dict:
     }
 
 
-def run(stage: str) -> dict:
+def run(stage: str, archive: Archive) -> dict:
+    """The stage's result: "failed", "rows" of the table, and what else it wants kept."""
     start = time.time()
     try:
-        result = importlib.import_module(stage).run()
+        result = importlib.import_module(stage).run(archive)
     except Exception as error:
         result = {"failed": True, "rows": [("did not run", f"{type(error).__name__}: {error}"[:2000])]}
         traceback.print_exc()
@@ -61,14 +67,17 @@ def main() -> int:
     if unknown:
         parser.error(f"no stage {unknown[0]!r}; there are {', '.join(STAGES)}")
     try:
-        about = machine()
+        about, archive = machine(), Archive(ARCHIVE)
+    except FileNotFoundError as error:
+        print(f"stages: run benchmarks/nvidia/build.py first: {error}", file=sys.stderr)
+        return 2
     except (ImportError, RuntimeError, AssertionError) as error:
         print(f"stages: no CUDA GPU for torch here: {error}", file=sys.stderr)
         return 2
     results = {}
     for stage in options.stages or STAGES:
         print(f"stage {stage} ...", flush=True)
-        results[stage] = run(stage)
+        results[stage] = run(stage, archive)
         for failure in results[stage].get("failures", [])[:20]:
             print("FAILURE", failure)
         if options.json:

@@ -7,7 +7,7 @@ import hashlib
 import re
 import tempfile
 from pathlib import Path
-from typing import Dict, List, Mapping, Optional, Tuple
+from typing import Dict, Mapping, Optional, Tuple
 
 from .. import cache
 from ..compile import THREADGROUP_LIMIT
@@ -78,8 +78,8 @@ def build(
 @functools.lru_cache(maxsize=None)
 def _digest() -> str:
     """Of this back end."""
-    files = sorted(path for path in HERE.iterdir() if path.suffix in (".py", ".c"))
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+    files = ("compile.py", "module.py", "program.py", "runtime.c")
+    return hashlib.sha256(b"".join((HERE / name).read_bytes() for name in files)).hexdigest()
 
 
 def _build(library, assembler: Assembler, host_name, constants, threads, matrix, lines, name: str) -> dict:
@@ -219,17 +219,15 @@ def _assembled(assembler: Assembler, assembly: str, lines: bool, folder: Path) -
 
 
 def _resources(report: str, assembly: str) -> Dict[str, int]:
-    def number(pattern: str) -> int:
-        found = re.findall(pattern, report)
-        return sum(map(int, found))
+    def total(pattern: str) -> int:
+        return sum(map(int, re.findall(pattern, report)))
 
-    spilled: List[str] = re.findall(r"(\d+) bytes spill", report)
+    accesses = re.findall(r"^\s+(?:@\S+\s+)?((?:ld|st|atom|red)\.[\w.:]+)", assembly, re.MULTILINE)
+    spaces = {"global", "shared", "param", "local", "const"}
     return {
-        "registers": number(r"Used (\d+) registers"),
-        "threadgroup_bytes": number(r"(\d+) bytes smem"),
-        "spilled_bytes": sum(map(int, spilled)),
-        "stack_bytes": number(r"(\d+) bytes stack frame"),
-        "generic_accesses": len(
-            re.findall(r"\b(?:ld|st|atom|red)(?:\.(?:volatile|relaxed|v[24]))*\.[bfsu]\d", assembly)
-        ),
+        "registers": total(r"Used (\d+) registers"),
+        "threadgroup_bytes": total(r"(\d+) bytes smem"),
+        "spilled_bytes": total(r"(\d+) bytes spill"),
+        "stack_bytes": total(r"(\d+) bytes stack frame"),
+        "generic_accesses": sum(not spaces & set(access.split(".")) for access in accesses),
     }

@@ -156,12 +156,14 @@ BUILTIN u32 metal_matrix_element(void) { return 2 * my_hardware_lane(); }
 
 #ifndef MATRIX_FAST
 BUILTIN float2 metal_multiply_accumulate(float2 a, float2 b, float2 c) {
-  u32 lane = my_hardware_lane();
-#pragma unroll
-  for (u32 k = 0; k < 8; k++) {
-    float left = as_float(from_hardware(as_bits(k & 1 ? a.y : a.x), (lane & 28) | k / 2));
-    c.x = __builtin_fmaf(left, as_float(from_hardware(as_bits(b.x), 4 * k | (lane & 3))), c.x);
-    c.y = __builtin_fmaf(left, as_float(from_hardware(as_bits(b.y), 4 * k | (lane & 3))), c.y);
+  u32 lane = my_hardware_lane(), row = lane & 28, column = lane & 3;
+#pragma unroll 1  // ptxas would move the shuffles of all products ahead, and run out of registers
+  for (u32 pair = 0; pair < 4; pair++) {
+    float even = as_float(from_hardware(as_bits(a.x), row | pair)), odd = as_float(from_hardware(as_bits(a.y), row | pair));
+    c.x = __builtin_fmaf(even, as_float(from_hardware(as_bits(b.x), 8 * pair | column)), c.x);
+    c.y = __builtin_fmaf(even, as_float(from_hardware(as_bits(b.y), 8 * pair | column)), c.y);
+    c.x = __builtin_fmaf(odd, as_float(from_hardware(as_bits(b.x), 8 * pair + 4 | column)), c.x);
+    c.y = __builtin_fmaf(odd, as_float(from_hardware(as_bits(b.y), 8 * pair + 4 | column)), c.y);
   }
   return c;
 }

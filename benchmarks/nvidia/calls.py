@@ -1,0 +1,90 @@
+"""Calls of the forward operator on any device: the same code plans them on "meta" tensors for the build, and runs them
+on "cuda" tensors."""
+
+from __future__ import annotations
+
+import math
+from typing import List, NamedTuple, Optional, Set, Tuple
+
+import torch
+from package import Specialisation, package, specialisations
+
+SENTINEL = 1234.0  # around outputs
+
+
+class Call(NamedTuple):
+    """What planner.plan_forward takes, after its output and lse. Shapes and meanings are those of operators.py."""
+
+    query: torch.Tensor
+    key: torch.Tensor
+    value: torch.Tensor
+    cu_seqlens_q: Optional[torch.Tensor]
+    cu_seqlens_k: Optional[torch.Tensor]
+    seqused_k: Optional[torch.Tensor]
+    block_table: Optional[torch.Tensor]
+    alibi_slopes: Optional[torch.Tensor]
+    sinks: Optional[torch.Tensor]
+    max_seqlen_q: int
+    max_seqlen_k: int
+    softmax_scale: float
+    window_left: int = -1
+    window_right: int = -1
+    softcap: float = 0.0
+    num_splits: int = 0
+
+
+class Recorder:
+    """A launcher that only notes what plans need."""
+
+    def __init__(self):
+        self.seen: Set[Specialisation] = set()
+
+    def __call__(self, plan, tensors) -> None:
+        self.seen.update(specialisations(plan._replace(then=None)))
+
+
+def launch(launcher, device: Tuple[int, int], output: torch.Tensor, lse: Optional[torch.Tensor], call: Call) -> None:
+    """Plans for an Apple GPU (family, cores) and hands every launch to the launcher, as the operators do."""
+    module = package()
+    target = module.launchers.Target(launcher, module.device.Device(*device))
+    module.operators._launch(target, output, lse, call)
+
+
+def surrounded(tensor: torch.Tensor, value: float, gap: int) -> Tuple[torch.Tensor, torch.Tensor]:
+    """(the same numbers as a view in a larger tensor of one value, that tensor): rows and heads beside them, and `gap`
+    elements after each row."""
+    sizes = [tensor.shape[0] + 2, *(size + 1 for size in tensor.shape[1:-1]), tensor.shape[-1] + gap]
+    storage = torch.full(sizes, value, dtype=tensor.dtype, device=tensor.device)
+    view = storage[(slice(1, 1 + tensor.shape[0]), *(slice(size) for size in tensor.shape[1:]))]
+    return view.copy_(tensor), storage
+
+
+class Outputs(NamedTuple):
+    """Room for a call's results inside sentinels."""
+
+    output: torch.Tensor
+    lse: Optional[torch.Tensor]
+    around: List[Tuple[torch.Tensor, torch.Tensor]]  # what the results lie in, and a copy from before
+
+    @classmethod
+    def of(cls, call: Call, has_lse: bool, gap: int) -> "Outputs":
+        query = call.query
+        shape = (*query.shape[:-1], call.value.shape[-1])
+        empty = torch.full(shape, math.nan, dtype=query.dtype, device=query.device)
+        output, storage = surrounded(empty, SENTINEL, gap)
+        around = [(storage, storage.clone())]
+        if not has_lse:
+            return cls(output, None, around)
+        lse_shape = (*query.shape[:-3], query.shape[-2], query.shape[-3])
+        count = math.prod(lse_shape)
+        room = torch.full((count + 64,), SENTINEL, device=query.device)
+        lse = room[32 : 32 + count].fill_(math.nan).view(lse_shape)
+        return cls(output, lse, [*around, (room, room.clone())])
+
+    def check_around(self) -> None:
+        """Raises AssertionError when anything but the results changed."""
+        for (now, before), result in zip(self.around, (self.output, self.lse)):
+            inside = before.as_strided(result.shape, result.stride(), result.storage_offset())
+            inside.copy_(result)
+            same = torch.equal(now.nan_to_num(7.0), before.nan_to_num(7.0))
+            assert same, "the kernel wrote beside its output"

@@ -1,0 +1,204 @@
+"""Stage `fuzz`: features together at random, against attention in float64 on the GPU, among NaN and sentinels.
+
+Problems come in sets: what decides which program runs is drawn for a set, so that programs are built in minutes; what
+does not (lengths, heads, windows, scales, pages, splits) is drawn for each problem.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from itertools import accumulate
+from typing import Iterator, NamedTuple, Optional, Set, Tuple
+
+import torch
+from calls import Call, Outputs, Recorder, launch, surrounded
+from package import Specialisation
+
+SETS, PROBLEMS = 440, 5
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+HEAD_DIMS = (32, 64, 72, 80, 96, 128, 192, 256)
+DEVICES = ((7, 8), (7, 64), (8, 10), (9, 10), (9, 40), (10, 40))  # Apple GPU family, cores
+WINDOWS = ((-1, -1), (-1, -1), (-1, 0), (-1, 0), (0, 0), (20, 0), (5, 9), (-1, 3), (64, -1), (127, 0), (300, 10))
+
+
+class Problem(NamedTuple):
+    name: str
+    dtype: torch.dtype
+    head_dim: int
+    value_dim: int
+    layout: str
+    alibi: bool
+    sinks: bool
+    seqused: bool
+    has_lse: bool
+    gap: int  # elements between rows
+    device: Tuple[int, int]
+    lengths: Tuple[Tuple[int, int], ...]
+    num_heads_kv: int
+    group_size: int
+    alibi_by_batch: bool
+    page_size: int
+    window: Tuple[int, int]
+    scale: float
+    softcap: float
+    num_splits: int
+    seed: int
+
+
+def problems() -> Iterator[Problem]:
+    for number in range(SETS):
+        choice = random.Random(number)
+        head_dim = choice.choice(HEAD_DIMS + (choice.randint(1, 256),))
+        fixed = {
+            "dtype": choice.choice(DTYPES),
+            "head_dim": head_dim,
+            "value_dim": choice.choice((head_dim, head_dim, head_dim, choice.randint(1, 256))),
+            "layout": choice.choice(("packed", "dense", "packed paged", "dense paged")),
+            "alibi": choice.random() < 0.4,
+            "sinks": choice.random() < 0.4,
+            "seqused": choice.random() < 0.4,
+            "has_lse": choice.random() < 0.6,
+            "gap": choice.choice((0, 0, 3)),
+            "device": choice.choice(DEVICES),
+        }
+        capped = choice.random() < 0.4
+        for member in range(PROBLEMS):
+            yield _problem(f"{number}.{member}", random.Random(number * PROBLEMS + member + 10**6), capped, fixed)
+
+
+def _problem(name: str, choice: random.Random, capped: bool, fixed: dict) -> Problem:
+    lengths = [(_length(choice), _length(choice)) for _ in range(choice.randint(1, 5))]
+    if "dense" in fixed["layout"]:
+        lengths = [lengths[0]] * len(lengths)
+    return Problem(
+        name=name,
+        lengths=tuple(lengths),
+        num_heads_kv=choice.randint(1, 3),
+        group_size=choice.choice((1, 2, 3, 4, 8)),
+        alibi_by_batch=choice.random() < 0.5,
+        page_size=choice.choice((16, 32, 48, 256)),
+        window=choice.choice(WINDOWS),
+        scale=choice.choice((1.0, 1.0, 1.0, 2.0, -1.5, 0.0)),
+        softcap=choice.choice((1.0, 5.0, 30.0, 50.0)) if capped else 0.0,
+        num_splits=choice.choice((0, 0, 0, 1, 2, 5, 13)),
+        seed=choice.randint(0, 2**31),
+        **fixed,
+    )
+
+
+def _length(choice: random.Random) -> int:
+    edges = (1, 1, 1, 7, 8, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257)
+    return choice.choice((choice.randint(1, 90), choice.randint(1, 400), choice.choice(edges)))
+
+
+def make(problem: Problem, device: str) -> Tuple[Call, dict]:
+    """(the call, keyword arguments of the reference), on tensors among NaN."""
+    generator = None if device == "meta" else torch.Generator(device).manual_seed(problem.seed)
+
+    def numbers(*shape, dtype=torch.float32):
+        return torch.randn(*shape, generator=generator, device=device).to(dtype)
+
+    def integers(values):
+        return torch.tensor(values, dtype=torch.int32, device=device)
+
+    batch, heads_kv, dtype = len(problem.lengths), problem.num_heads_kv, problem.dtype
+    heads = heads_kv * problem.group_size
+    total_q, total_k = (sum(pair[side] for pair in problem.lengths) for side in (0, 1))
+    bounds_q, bounds_k = ([0, *accumulate(pair[side] for pair in problem.lengths)] for side in (0, 1))
+    query = numbers(total_q, heads, problem.head_dim, dtype=dtype)
+    key = numbers(total_k, heads_kv, problem.head_dim, dtype=dtype)
+    value = numbers(total_k, heads_kv, problem.value_dim, dtype=dtype)
+    cu_q, cu_k, used, table = integers(bounds_q), integers(bounds_k), None, None
+    if problem.seqused or problem.layout == "dense paged":
+        used = integers([min(k, (2 * k + b) // 3) for b, (_, k) in enumerate(problem.lengths)])
+    if "paged" in problem.layout:
+        table = _table(problem)
+        key, value = (_paged(t, bounds_k, table, problem.page_size) for t in (key, value))
+        table = integers(table)
+    elif "dense" in problem.layout:
+        key, value = (t.view(batch, -1, *t.shape[1:]) for t in (key, value))
+    if "dense" in problem.layout:
+        query, cu_q, cu_k = query.view(batch, -1, *query.shape[1:]), None, None
+    slopes = numbers(*([batch] if problem.alibi_by_batch else []), heads).abs() / 8 if problem.alibi else None
+    sinks = numbers(heads) * 3 if problem.sinks else None
+    views = [surrounded(tensor, math.nan, problem.gap)[0] for tensor in (query, key, value)]
+    longest = (max(pair[side] for pair in problem.lengths) for side in (0, 1))
+    scale = problem.scale * problem.head_dim**-0.5
+    rest = (scale, *problem.window, problem.softcap, problem.num_splits)
+    call = Call(*views, cu_q, cu_k, used, table, slopes, sinks, *longest, *rest)
+    features = {"softcap": problem.softcap, "alibi_slopes": slopes, "sinks": sinks, "seqused_k": used}
+    return call, {**features, "block_table": table}
+
+
+def _table(problem: Problem) -> list:
+    """Pages of every sequence, in any order, some to spare."""
+    width = max(-(-k // problem.page_size) for _, k in problem.lengths) + 1
+    pages = list(range(width * len(problem.lengths) + 2))
+    random.Random(problem.seed).shuffle(pages)
+    return [pages[width * b : width * (b + 1)] for b in range(len(problem.lengths))]
+
+
+def _paged(tensor: torch.Tensor, bounds: list, table: list, page_size: int) -> torch.Tensor:
+    """The cache that holds sequences [total, heads, dim] in pages; free places are NaN."""
+    num_pages = len(table) * len(table[0]) + 2
+    cache = tensor.new_full((num_pages, page_size, *tensor.shape[1:]), math.nan)
+    for begin, end, pages in zip(bounds, bounds[1:], table):
+        for first in range(begin, end, page_size):
+            rows = tensor[first : min(first + page_size, end)]
+            cache[pages[(first - begin) // page_size], : len(rows)] = rows
+    return cache
+
+
+def check(problem: Problem, launcher) -> None:
+    """On the GPU. Raises AssertionError."""
+    from reference import assert_lse, assert_output, attention
+
+    call, features = make(problem, "cuda")
+    bounds = (call.cu_seqlens_q, call.cu_seqlens_k)
+    with torch.device("cuda"):
+        expected, expected_lse = attention(*call[:3], *bounds, call.softmax_scale, problem.window, **features)
+    first: Optional[Outputs] = None
+    for _ in range(2):
+        results = Outputs.of(call, problem.has_lse, problem.gap)
+        launch(launcher, problem.device, results.output, results.lse, call)
+        results.check_around()
+        assert_output(results.output, expected, call.value.nan_to_num())
+        if results.lse is not None:
+            assert_lse(results.lse, expected_lse)
+        assert first is None or torch.equal(first.output, results.output), "another run, other bits"
+        first = results
+
+
+def specialisations() -> Set[Specialisation]:
+    """What the problems will launch."""
+    recorder = Recorder()
+    for problem in problems():
+        call, _ = make(problem, "meta")
+        results = Outputs.of(call, problem.has_lse, problem.gap)
+        launch(recorder, problem.device, results.output, results.lse, call)
+    return recorder.seen
+
+
+def run(archive) -> dict:
+    """On the GPU."""
+    from nvidia_launcher import NvidiaLauncher
+
+    launcher, failures, count = NvidiaLauncher(archive), [], 0
+    for problem in problems():
+        count += 1
+        try:
+            check(problem, launcher)
+        except AssertionError as error:
+            failures.append((str(problem), str(error)[:300]))
+    return {
+        "failed": bool(failures),
+        "rows": [
+            ("problems", count),
+            ("sets of features", SETS),
+            ("failures", len(failures)),
+            ("launches", launcher.launches),
+            ("of them with constants set after loading", launcher.unspecialised),
+        ],
+        "failures": failures,
+    }

@@ -1,0 +1,151 @@
+"""The back end for NVIDIA GPUs, as far as a machine without one can tell: kernels become cubins, and what is in them.
+
+Level: assembled for sm_90; nothing here runs on a GPU. Skipped where there is no ptxas.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+import pytest
+from metal_simulator import CompileError, Library, LaunchError, ToolchainError
+from metal_simulator.nvidia import archive
+from metal_simulator.nvidia.compile import build
+from metal_simulator.nvidia.tools import find_assembler
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+TEACHING = sorted((ROOT / "tests" / "simulator" / "kernels").glob("**/*.metal"))
+
+
+def missing() -> str:
+    try:
+        find_assembler()
+    except ToolchainError as error:
+        return str(error)
+    return ""
+
+
+needs_ptxas = pytest.mark.skipif(bool(missing()), reason=missing())
+
+
+@needs_ptxas
+@pytest.mark.parametrize("path", TEACHING, ids=lambda path: path.stem)
+def test_teaching_kernels(path):
+    library = Library(path, [path.parent])
+    for name in library.kernels:
+        resources = build(library, name, threads=256).description["resources"]
+        assert resources["spilled_bytes"] == resources["generic_accesses"] == 0, (name, resources)
+
+
+@needs_ptxas
+@pytest.mark.parametrize("matrix", ["exact", "fast"])
+@pytest.mark.parametrize("source", ["attention_forward.metal", "attention_combine.metal"])
+def test_attention(source, matrix):
+    """The first and the last kernel of the file, with constants set after loading: all features at once."""
+    folder = ROOT / "flash_sdpa"
+    library = Library(folder / source, [folder])
+    for name in (library.kernels[0], library.kernels[-1]):
+        description = build(library, name, threads=128, matrix=matrix).description
+        assert description["resources"]["generic_accesses"] == 0
+        assert description["resources"]["threadgroup_bytes"] == library_bytes(library, name, description["unset"])
+
+
+def library_bytes(library: Library, name: str, constants) -> int:
+    """Threadgroup memory by the back end of this machine."""
+    return library.kernel(name, dict.fromkeys(constants, False)).threadgroup_bytes
+
+
+@needs_ptxas
+def test_constants_are_compiled_in_or_left_to_the_host(library):
+    variants = library("variants")
+    whole = build(variants, "affine", {"scale": 2, "has_bias": True, "offset": 1.0})
+    assert whole.description["unset"] == []
+    left = build(variants, "affine", {"scale": 2, "offset": 1.0})
+    assert left.description["unset"] == ["has_bias"]
+    assert b"metal_unset_has_bias" in left.cubin and b"metal_unset" not in whole.cubin
+
+
+@needs_ptxas
+def test_matrix_modes_differ(library):
+    exact, fast = (build(library("matmul"), "matmul_half", matrix=matrix).cubin for matrix in ("exact", "fast"))
+    assert exact != fast
+    with pytest.raises(CompileError, match="matrix is one of exact, fast, not 'quick'"):
+        build(library("matmul"), "matmul_half", matrix="quick")
+
+
+@needs_ptxas
+def test_stacks_are_counted(written):
+    text = """
+kernel void f(device float* x [[buffer(0)]], device const int* n [[buffer(1)]], uint i [[thread_position_in_grid]]) {
+  float own[8];
+  for (int k = 0; k < 8; k++) own[n[k] & 7] = x[k];
+  x[i] = own[n[i] & 7];
+}
+"""
+    resources = build(written(text), "f").description["resources"]
+    assert resources["stack_bytes"] > 0 and resources["generic_accesses"] == 0
+
+
+@needs_ptxas
+def test_generic_accesses_are_counted(written):
+    text = """
+kernel void f(device float* x [[buffer(0)]], device const ulong* n [[buffer(1)]], uint i [[thread_position_in_grid]]) {
+  x[i] = *(thread float*)n[i];
+}
+"""
+    assert build(written(text), "f").description["resources"]["generic_accesses"] == 1
+
+
+@needs_ptxas
+def test_too_much_threadgroup_memory(written):
+    text = """
+kernel void f(device float* x [[buffer(0)]], uint i [[thread_position_in_grid]]) {
+  threadgroup float big[8200];
+  big[i % 8200] = x[i];
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  x[i] = big[(i + 1) % 8200];
+}
+"""
+    with pytest.raises(CompileError, match="32800 bytes of threadgroup memory; the limit is 32768"):
+        build(written(text), "f")
+
+
+@needs_ptxas
+def test_unknown_kernel(library):
+    with pytest.raises(CompileError, match="no kernel 'row_summ'"):
+        build(library("row_sum"), "row_summ")
+
+
+def test_missing_ptxas(monkeypatch):
+    monkeypatch.setenv("METAL_SIMULATOR_PTXAS", "/no/such/ptxas")
+    with pytest.raises(ToolchainError, match="METAL_SIMULATOR_PTXAS names '/no/such/ptxas'"):
+        find_assembler()
+
+
+def test_something_else_as_ptxas(monkeypatch):
+    monkeypatch.setenv("METAL_SIMULATOR_PTXAS", "true")
+    with pytest.raises(ToolchainError, match="is not ptxas"):
+        find_assembler()
+
+
+@needs_ptxas
+def test_archive(library, tmp_path):
+    program = build(library("row_sum"), "row_sum_float")
+    keys = [
+        archive.Key.of("row_sum.metal", "row_sum_float", constants, "exact") for constants in ({}, {"b": 1, "a": 2})
+    ]
+    archive.write(tmp_path / "programs.zip", [(key, program) for key in keys])
+    read = archive.Archive(tmp_path / "programs.zip")
+    assert read.keys == tuple(keys) and keys[1].constants == (("a", 2), ("b", 1))
+    assert read.get(keys[1]) == program
+    assert read.get(keys[0]._replace(matrix="fast")) is None
+
+
+@pytest.mark.skipif(os.path.exists("/dev/nvidia0"), reason="has an NVIDIA GPU")
+@needs_ptxas
+def test_no_driver(library):
+    from metal_simulator.nvidia.driver import LoadedProgram
+
+    with pytest.raises((ToolchainError, LaunchError)):
+        LoadedProgram(build(library("row_sum"), "row_sum_float"), {})
