@@ -9,7 +9,7 @@ import os
 import pathlib
 
 import pytest
-from metal_simulator import CompileError, Library, LaunchError, ToolchainError
+from metal_simulator import CompileError, LaunchError, Library, ToolchainError
 from metal_simulator.nvidia import archive
 from metal_simulator.nvidia.compile import build
 from metal_simulator.nvidia.tools import find_assembler
