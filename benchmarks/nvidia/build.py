@@ -17,10 +17,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Dict, Iterator, List, NamedTuple, Tuple
 
-from package import ARCHIVE, ROOT, Specialisation  # and makes the others known
+from package import ARCHIVE, ROOT, Specialisation, source_digests  # and makes the others known
 from stages import STAGES
 
 # isort: split
+import timing
 from metal_simulator import Library
 from metal_simulator.errors import SimulatorError
 from metal_simulator.nvidia import archive
@@ -37,6 +38,10 @@ class Job(NamedTuple):
 
 @functools.lru_cache(maxsize=None)
 def library(source: str) -> Library:
+    if source == timing.PEER:
+        import pytorch_attention
+
+        return Library(pytorch_attention.SOURCE, [pytorch_attention.INCLUDE])
     return Library(KERNELS / source, [KERNELS])
 
 
@@ -51,10 +56,19 @@ def unspecialised(known: List[Specialisation]) -> Iterator[Job]:
             yield Job("any", Specialisation(source, kernel, (), threads.get((source, kernel), most[source])))
 
 
-def jobs(stages: List[str]) -> List[Job]:
-    wanted = [Job(stage, s) for stage in stages for s in sorted(importlib.import_module(stage).specialisations())]
+def jobs(stages: List[str]) -> Tuple[List[Job], dict]:
+    """What to build, and what the stages must be told."""
+    wanted, notes = [], {"sources": source_digests()}
+    for stage in stages:
+        module = importlib.import_module(stage)
+        modes = getattr(module, "MODES", ("exact",))
+        wanted += [Job(stage, s, matrix) for s in sorted(module.specialisations()) for matrix in modes]
     wanted += unspecialised([job.specialisation for job in wanted])
-    return list({job[1:]: job for job in reversed(wanted)}.values())
+    if timing.__name__ in stages:
+        notes["peers"] = timing.peers()
+        theirs = sorted(timing.peer_specialisations(notes["peers"]))
+        wanted += [Job("PyTorch", s, matrix) for s in theirs for matrix in timing.MODES]
+    return list({job[1:]: job for job in reversed(wanted)}.values()), notes
 
 
 def compiled(job: Job) -> Tuple[archive.Key, object]:
@@ -78,7 +92,7 @@ def main() -> int:
     parser.add_argument("stages", nargs="*", metavar="STAGE", default=STAGES, help="only for these stages")
     options = parser.parse_args()
     start = time.time()
-    wanted = jobs(options.stages)
+    wanted, notes = jobs(options.stages)
     counts = collections.Counter(job.stage for job in wanted)
     print(
         f"{len(wanted)} programs: " + ", ".join(f"{name} {count}" for name, count in sorted(counts.items())), flush=True
@@ -87,7 +101,7 @@ def main() -> int:
         library(source).kernels  # noqa: B018  read once, before the threads
     with ThreadPoolExecutor(options.jobs) as pool:
         programs = list(pool.map(compiled, wanted))
-    archive.write(ARCHIVE, programs)
+    archive.write(ARCHIVE, programs, notes)
     found = [
         text
         for job, (_, program) in zip(wanted, programs)

@@ -39,7 +39,9 @@ CASES = (
     Case("1,048,576 tokens, window of 1,024", ((2**20, 2**20),), 4, 2, 128, torch.float16, (1023, 0)),
     Case("1,048,576 tokens, causal", ((2**20, 2**20),), 1, 1, 64, torch.bfloat16),
     Case("262,144 tokens packed, causal", ragged(2**18, 16384, 1), 8, 2, 128, torch.float16),
-    Case("262,144 tokens packed, fp32, window, sinks", ragged(2**18, 9000, 2), 4, 2, 64, torch.float32, (2047, 0), True),
+    Case(
+        "262,144 tokens packed, fp32, window, sinks", ragged(2**18, 9000, 2), 4, 2, 64, torch.float32, (2047, 0), True
+    ),
     Case("262,144 tokens packed, M3 plan", ragged(2**18, 16384, 3), 8, 2, 128, torch.bfloat16, device=M3_MAX),
     Case("decode, 16 sequences, 1,048,576 keys", ((1, 2**20),) * 16, 8, 1, 128, torch.float16, device=M3_MAX),
 )

@@ -6,13 +6,21 @@ import functools
 import importlib.util
 import pathlib
 import sys
-from typing import Iterator, NamedTuple, Tuple
+from typing import Dict, Iterator, NamedTuple, Tuple
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT / folder) for folder in ("simulator", "tools", "tests", "benchmarks")]
 
 BUILT = ROOT / "build" / "nvidia"  # all that the GPU machine needs besides the repository
 ARCHIVE = BUILT / "programs.zip"
+
+
+def source_digests() -> Dict[str, str]:
+    """Hash of each .metal file with all that it includes: programs are of no use for other sources."""
+    from metal_simulator.source import read_source
+
+    folder = ROOT / "flash_sdpa"
+    return {path.name: read_source(path, [folder]).digest() for path in sorted(folder.glob("*.metal"))}
 
 
 class Specialisation(NamedTuple):

@@ -1,6 +1,6 @@
 """Runs the same .metal kernels on an NVIDIA GPU: python benchmarks/nvidia/stages.py [--json FILE] [STAGE...]
 
-Stages: small, fuzz, long, huge. All by default. Needs torch with CUDA and build/nvidia, which build.py made on another machine.
+Stages: small, fuzz, long, huge, timing; all by default. Needs torch with CUDA, and build/nvidia, which build.py made.
 Prints a table last; exit status 1 when a stage failed, 2 when it could not start.
 
 A truth about correctness at scale. About speed it is only a hint: another machine runs these kernels.
@@ -17,12 +17,12 @@ import sys
 import time
 import traceback
 
-from package import ARCHIVE  # and makes the others known
+from package import ARCHIVE, source_digests  # and makes the others known
 
 # isort: split
 from metal_simulator.nvidia.archive import Archive
 
-STAGES = ("small", "fuzz", "long", "huge")
+STAGES = ("small", "fuzz", "long", "huge", "timing")
 
 
 def machine() -> dict:
@@ -73,6 +73,9 @@ def main() -> int:
         return 2
     except (ImportError, RuntimeError, AssertionError) as error:
         print(f"stages: no CUDA GPU for torch here: {error}", file=sys.stderr)
+        return 2
+    if archive.notes["sources"] != source_digests():
+        print(f"stages: {ARCHIVE} was built from other .metal files: build it again", file=sys.stderr)
         return 2
     results = {}
     for stage in options.stages or STAGES:

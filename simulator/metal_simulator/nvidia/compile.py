@@ -196,7 +196,9 @@ def _optimised(clang: Clang, assembler: Assembler, module: Edited, threads: int,
     done = run([clang.path, "-x", "ir", *TARGET, "-O3", "-w", *link, "-S", str(written), "-o", str(built)])
     if done.returncode:
         raise CompileError(f"clang cannot make PTX of the kernel:\n{done.stderr[:2000]}")
-    return re.sub(rf"(\.entry {ENTRY}\([^)]*\)\s*)\{{", rf"\1.maxntid {threads}, 1, 1\n{{", built.read_text())
+    return re.sub(
+        rf"(\.entry {ENTRY}\([^)]*\)\s*)\{{", rf"\1.maxntid {threads}, 1, 1\n.minnctapersm 1\n{{", built.read_text()
+    )
 
 
 def _assembled(assembler: Assembler, assembly: str, lines: bool, folder: Path) -> Tuple[bytes, Dict[str, int]]:

@@ -46,9 +46,9 @@ class LoadedProgram:
         _call("cuModuleGetFunction", ctypes.byref(self._function), self._module, ENTRY.encode())
         for name in self.description["unset"]:
             self._set(name, constants)
-        self._buffers, arguments = slots((p["kind"], p["index"]) for p in self.description["parameters"])
-        if arguments > 1:
-            raise LaunchError("more than one threadgroup argument")
+        self._buffers, self._arguments = slots((p["kind"], p["index"]) for p in self.description["parameters"])
+        if self._arguments > 1:
+            raise LaunchError("kernels with more than one threadgroup argument are not supported on NVIDIA GPUs")
 
     def _set(self, name: str, constants: Mapping[str, bool]) -> None:
         if not isinstance(constants.get(name), bool):
@@ -79,7 +79,7 @@ class LoadedProgram:
         if 0 in grid:
             return
         values = list(addresses)[: self._buffers]
-        values += [0] * (self._buffers - len(values)) + [0] * (threadgroup_memory > 0)
+        values += [0] * (self._buffers - len(values) + self._arguments)
         parameters = [ctypes.c_uint64(value) for value in values]
         table = (ctypes.c_void_p * len(parameters))(*(ctypes.addressof(p) for p in parameters))
         sizes = (*map(ctypes.c_uint, grid), *map(ctypes.c_uint, threads), ctypes.c_uint(threadgroup_memory))
