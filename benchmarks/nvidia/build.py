@@ -12,7 +12,10 @@ import collections
 import functools
 import importlib
 import os
+import pathlib
+import shutil
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Dict, Iterator, List, NamedTuple, Tuple
@@ -21,6 +24,8 @@ from package import ARCHIVE, ROOT, Specialisation, source_digests  # and makes t
 from stages import STAGES
 
 # isort: split
+import race_target
+import races
 import timing
 from metal_simulator import Library
 from metal_simulator.errors import SimulatorError
@@ -34,15 +39,34 @@ class Job(NamedTuple):
     stage: str
     specialisation: Specialisation
     matrix: str = "exact"
+    variant: str = ""  # name of a mutant
 
 
 @functools.lru_cache(maxsize=None)
-def library(source: str) -> Library:
+def library(source: str, variant: str = "") -> Library:
     if source == timing.PEER:
         import pytorch_attention
 
         return Library(pytorch_attention.SOURCE, [pytorch_attention.INCLUDE])
-    return Library(KERNELS / source, [KERNELS])
+    folder = KERNELS if (KERNELS / source).exists() else ROOT / "tests" / "simulator" / "kernels"
+    if not variant:
+        return Library(folder / source, [folder])
+    mutant = next(mutant for mutant in races.mutants() if mutant.name == variant)
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = pathlib.Path(scratch) / "kernels"
+        shutil.copytree(folder, copy)
+        (copy / mutant.file).write_text(mutant.apply((copy / mutant.file).read_text()))
+        made = Library(copy / source, [copy])
+        made.kernels  # noqa: B018  read while the folder exists
+        made._declarations  # noqa: B018
+        return made
+
+
+def of_mutants() -> Iterator[Job]:
+    targets = {mutant.file: () for mutant in races.mutants()}
+    for file in targets:
+        targets[file] = sorted(race_target.target_specialisations(file))
+    return (Job("mutants", s, "exact", m.name) for m in races.mutants() for s in targets[m.file])
 
 
 def unspecialised(known: List[Specialisation]) -> Iterator[Job]:
@@ -64,6 +88,8 @@ def jobs(stages: List[str]) -> Tuple[List[Job], dict]:
         modes = getattr(module, "MODES", ("exact",))
         wanted += [Job(stage, s, matrix) for s in sorted(module.specialisations()) for matrix in modes]
     wanted += unspecialised([job.specialisation for job in wanted])
+    if races.__name__ in stages:
+        wanted += of_mutants()
     if timing.__name__ in stages:
         notes["peers"] = timing.peers()
         theirs = sorted(timing.peer_specialisations(notes["peers"]))
@@ -73,8 +99,10 @@ def jobs(stages: List[str]) -> Tuple[List[Job], dict]:
 
 def compiled(job: Job) -> Tuple[archive.Key, object]:
     s = job.specialisation
-    program = build(library(s.source), s.kernel, dict(s.constants), s.threads, job.matrix)
-    return archive.Key.of(s.source, s.kernel, dict(s.constants), job.matrix), program
+    program = build(
+        library(s.source, job.variant), s.kernel, dict(s.constants), s.threads, job.matrix, bool(job.variant)
+    )
+    return archive.Key.of(s.source, s.kernel, dict(s.constants), job.matrix, job.variant), program
 
 
 def complaints(job: Job, resources: Dict[str, int]) -> List[str]:
@@ -97,8 +125,8 @@ def main() -> int:
     print(
         f"{len(wanted)} programs: " + ", ".join(f"{name} {count}" for name, count in sorted(counts.items())), flush=True
     )
-    for source in {job.specialisation.source for job in wanted}:
-        library(source).kernels  # noqa: B018  read once, before the threads
+    for source, variant in {(job.specialisation.source, job.variant) for job in wanted}:
+        library(source, variant)._declarations  # noqa: B018  read once, before the threads
     with ThreadPoolExecutor(options.jobs) as pool:
         programs = list(pool.map(compiled, wanted))
     archive.write(ARCHIVE, programs, notes)

@@ -41,16 +41,23 @@ def specialisations(plan) -> Iterator[Specialisation]:
 
 
 def load_variant(folder: pathlib.Path):
-    """The module of a staged variant, or of the torch-cpu variant of a staged build."""
+    """The module of a staged variant, or of the torch-cpu variant of a staged build; equal variants are loaded once."""
     folder = pathlib.Path(folder)
-    variant = folder / "torch-cpu" if (folder / "torch-cpu").is_dir() else folder
-    name = f"staged_{abs(hash(str(variant)))}"
-    spec = importlib.util.spec_from_file_location(
-        name, variant / "__init__.py", submodule_search_locations=[str(variant)]
-    )
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return _loaded(*[f for f in (folder / "torch-cpu", folder) if (f / "_ops.py").exists()][:1])
+
+
+_modules = {}  # by what the builds call themselves
+
+
+def _loaded(variant: pathlib.Path):
+    identifier = (variant / "_ops.py").read_text()
+    if identifier not in _modules:
+        name = f"staged_{len(_modules)}"
+        places = [str(variant)]
+        spec = importlib.util.spec_from_file_location(name, variant / "__init__.py", submodule_search_locations=places)
+        _modules[identifier] = sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return _modules[identifier]
 
 
 @functools.lru_cache(maxsize=1)

@@ -1,6 +1,6 @@
 """Runs the same .metal kernels on an NVIDIA GPU: python benchmarks/nvidia/stages.py [--json FILE] [STAGE...]
 
-Stages: small, fuzz, long, huge, timing; all by default. Needs torch with CUDA, and build/nvidia, which build.py made.
+Stages: small, fuzz, long, huge, races, timing; all by default. Needs torch with CUDA, and build/nvidia by build.py.
 Prints a table last; exit status 1 when a stage failed, 2 when it could not start.
 
 A truth about correctness at scale. About speed it is only a hint: another machine runs these kernels.
@@ -22,7 +22,7 @@ from package import ARCHIVE, source_digests  # and makes the others known
 # isort: split
 from metal_simulator.nvidia.archive import Archive
 
-STAGES = ("small", "fuzz", "long", "huge", "timing")
+STAGES = ("small", "fuzz", "long", "huge", "races", "timing")
 
 
 def machine() -> dict:

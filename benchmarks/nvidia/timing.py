@@ -1,8 +1,8 @@
 """Stage `timing`: our kernels beside PyTorch's own Metal kernels, all through this back end, on equal work.
 
-Only a hint: the GPU is another. Two nearly equal programs differ by up to 7 % here from the compiler's noise, and matrix
-products cost much more ("exact") or less ("fast") beside everything else than on an Apple GPU. What both modes agree on
-means something.
+Only a hint: the GPU is another. Two nearly equal programs differ by up to 7 % here from the compiler's noise, and
+matrix products cost much more ("exact") or less ("fast") beside everything else than on an Apple GPU. What both modes
+agree on means something.
 """
 
 from __future__ import annotations

@@ -1,0 +1,142 @@
+"""What NVIDIA's checkers watch: python race_target.py every | mutant NAME. races.py runs it under them.
+
+every: each kernel of the archive that plans can reach, on small inputs. mutant: what the harness runs its mutant on.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import sys
+import types
+from typing import Iterator, NamedTuple, Set, Tuple
+
+import torch
+from calls import Call, Recorder, launch
+from package import ARCHIVE, Specialisation, load_variant
+
+# isort: split
+from metal_simulator.nvidia.archive import Archive, Key
+from metal_simulator.nvidia.driver import LoadedProgram
+from nvidia_launcher import NvidiaLauncher
+
+LENGTHS = ((33, 40), (40, 33), (75, 75), (1, 130), (5, 0))
+HEAD_DIMS = ((32, 32), (64, 64), (72, 72), (80, 80), (96, 96), (128, 128), (192, 128), (256, 256))
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+DEVICES = ((7, 8), (8, 10), (9, 40), (10, 40))  # Apple GPU family, cores
+
+
+class Case(NamedTuple):
+    head_dims: Tuple[int, int]
+    dtype: torch.dtype
+    device: Tuple[int, int]
+    gap: int  # elements between rows
+    num_splits: int
+
+
+def cases() -> Iterator[Case]:
+    """Aligned and unaligned, whole and split."""
+    for dims, dtype, device in itertools.product(HEAD_DIMS, DTYPES, DEVICES):
+        yield Case(dims, dtype, device, 0, 1)
+        yield Case(dims, dtype, device, 1, 2)
+
+
+def run_case(case: Case, launcher, place: str) -> None:
+    """Tensors end where their last element does, so that nothing outside goes unseen."""
+    totals = [sum(pair[side] for pair in LENGTHS) for side in (0, 1)]
+    bounds = [[0, *itertools.accumulate(pair[side] for pair in LENGTHS)] for side in (0, 1)]
+    cu_q, cu_k = (torch.tensor(b, dtype=torch.int32, device=place) for b in bounds)
+
+    def rows(total: int, heads: int, dim: int) -> torch.Tensor:
+        storage = torch.zeros(total * heads * (dim + case.gap) - case.gap, dtype=case.dtype, device=place)
+        return storage.as_strided((total, heads, dim), (heads * (dim + case.gap), dim + case.gap, 1))
+
+    head_dim, value_dim = case.head_dims
+    query, output = rows(totals[0], 4, head_dim), rows(totals[0], 4, value_dim)
+    lse = torch.zeros(4, totals[0], device=place)
+    longest = (max(pair[side] for pair in LENGTHS) for side in (0, 1))
+    tensors = query, rows(totals[1], 2, head_dim), rows(totals[1], 2, value_dim), cu_q, cu_k
+    call = Call(*tensors, None, None, None, None, *longest, head_dim**-0.5, 20, 0, 0.0, case.num_splits)
+    launch(launcher, case.device, output, lse, call)
+
+
+def specialisations() -> Set[Specialisation]:
+    recorder = Recorder()
+    for case in cases():
+        run_case(case, recorder, "meta")
+    return recorder.seen
+
+
+class NvidiaLibrary:
+    """In the place of metal_simulator.Library: the teaching kernels of an archive."""
+
+    def __init__(self, archive: Archive, source: str, variant: str):
+        self._archive, self._source, self._variant = archive, source, variant
+
+    def kernel(self, name: str) -> "NvidiaLibrary":
+        self._program = LoadedProgram(self._archive.get(Key.of(self._source, name, {}, "exact", self._variant)), {})
+        return self
+
+    def launch(self, buffers, grid, threads, threadgroup_memory=(0,), **_settings):
+        contents = [bytearray(b if isinstance(b, bytes) else b.tobytes()) for b in buffers]
+        moved = [torch.frombuffer(content, dtype=torch.uint8).cuda() for content in contents]
+        stream = torch.cuda.current_stream().cuda_stream
+        self._program.launch([m.data_ptr() for m in moved], grid, threads, stream, sum(threadgroup_memory))
+        torch.cuda.synchronize()
+        return types.SimpleNamespace(findings=())
+
+
+class RecordingLibrary:
+    """In the same place on the machine that builds."""
+
+    def __init__(self, source: str, recorder: Recorder):
+        self._source, self._recorder = source, recorder
+
+    def kernel(self, name: str) -> "RecordingLibrary":
+        self._name = name
+        return self
+
+    def launch(self, buffers, grid, threads, **_settings):
+        self._recorder.seen.add(Specialisation(self._source, self._name, (), math.prod(threads)))
+        return types.SimpleNamespace(findings=())
+
+
+def run_target(file: str, launcher, library) -> None:
+    """What the harness runs mutants of a file on. launcher: for plans; library: of a teaching file, by its name."""
+    kernels = types.ModuleType("kernels")
+    kernels.get_local_kernel = load_variant
+    sys.modules.setdefault("kernels", kernels)
+    from mutants import targets
+
+    targets.SimulatedLauncher = lambda **_settings: launcher
+    targets.Library = lambda path: library(path.name)
+    targets.run(file, targets.folder_of(file), check=True)
+
+
+def target_specialisations(file: str) -> Set[Specialisation]:
+    """What that needs; of the .metal files, constants set after loading."""
+    recorder = Recorder()
+    run_target(file, recorder, lambda source: RecordingLibrary(source, recorder))
+    return {s._replace(constants=()) for s in recorder.seen}
+
+
+def run_mutant(name: str, archive: Archive) -> None:
+    from mutants import MUTANTS
+
+    file = next(mutant.file for mutant in MUTANTS if mutant.name == name)
+    run_target(file, NvidiaLauncher(archive, variant=name), lambda source: NvidiaLibrary(archive, source, name))
+
+
+def main() -> None:
+    archive = Archive(ARCHIVE)
+    if sys.argv[1] == "mutant":
+        run_mutant(sys.argv[2], archive)
+    else:
+        launcher = NvidiaLauncher(archive)
+        for case in cases():
+            run_case(case, launcher, "cuda")
+    torch.cuda.synchronize()
+
+
+if __name__ == "__main__":
+    main()
