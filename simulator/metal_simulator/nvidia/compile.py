@@ -47,7 +47,8 @@ def build(
     lines: name the .metal file's lines in the cubin, for NVIDIA's checkers (twice the size, the same code).
 
     The description holds parameters (as Kernel.parameters), gates, unset (names of constants not given), threads,
-    architecture, and resources: registers, threadgroup_bytes, spilled_bytes, stack_bytes, generic_accesses.
+    architecture, and resources: registers, threadgroup_bytes, spilled_bytes, stack_bytes, generic_accesses,
+    and the level of ptxas's optimisation.
     Raises CompileError like Library.kernel, and for more threadgroup memory than Metal has; ToolchainError without
     clang or ptxas.
     """
@@ -202,22 +203,18 @@ def _optimised(clang: Clang, assembler: Assembler, module: Edited, threads: int,
 
 
 def _assembled(assembler: Assembler, assembly: str, lines: bool, folder: Path) -> Tuple[bytes, Dict[str, int]]:
+    """The cubin, and what it uses. Where ptxas spills registers it is asked again for less optimisation."""
     written, built = folder / "kernel.ptx", folder / "kernel.cubin"
     written.write_text(assembly)
-    done = run(
-        [
-            assembler.path,
-            f"-arch={ARCHITECTURE}",
-            "-v",
-            *(["-lineinfo"] if lines else []),
-            str(written),
-            "-o",
-            str(built),
-        ]
-    )
-    if done.returncode:
-        raise CompileError(f"ptxas does not assemble the kernel:\n{(done.stdout + done.stderr)[:2000]}")
-    return built.read_bytes(), _resources(done.stdout + done.stderr, assembly)
+    for level in (3, 1):
+        flags = [f"-arch={ARCHITECTURE}", f"-O{level}", "-v", *(["-lineinfo"] if lines else [])]
+        done = run([assembler.path, *flags, str(written), "-o", str(built)])
+        if done.returncode:
+            raise CompileError(f"ptxas does not assemble the kernel:\n{(done.stdout + done.stderr)[:2000]}")
+        resources = _resources(done.stdout + done.stderr, assembly)
+        if not resources["spilled_bytes"]:
+            break
+    return built.read_bytes(), {**resources, "optimisation": level}
 
 
 def _resources(report: str, assembly: str) -> Dict[str, int]:
