@@ -1,5 +1,5 @@
-// Joins the parts of a split forward pass: output = sum of exp(lse_s - lse) * output_s, lse = log(sum of exp(lse_s)), the
-// sinks' exponentials included. One SIMD group a row, a row being one token of one head.
+// Joins the parts of a split forward pass: output = sum of exp(lse_s - lse) * output_s, lse = log(sum of exp(lse_s)),
+// the sinks' exponentials included. One SIMD group a row, a row being one token of one head.
 #include <metal_stdlib>
 #include "constants.h"
 #include "mask.h"
@@ -48,6 +48,8 @@ template <typename T>
   if (writes_lse && lane == 0) lse[lse_index] = sees_keys ? largest + precise::log(sum) : minus_infinity();
 }
 
-template [[host_name("attention_combine_f16")]] [[kernel]] decltype(attention_combine<half>) attention_combine<half>;
-template [[host_name("attention_combine_bf16")]] [[kernel]] decltype(attention_combine<bfloat>) attention_combine<bfloat>;
-template [[host_name("attention_combine_f32")]] [[kernel]] decltype(attention_combine<float>) attention_combine<float>;
+#define INSTANTIATE(name, T) \
+  template [[host_name("attention_combine_" #name)]] [[kernel]] decltype(attention_combine<T>) attention_combine<T>;
+INSTANTIATE(f16, half)
+INSTANTIATE(bf16, bfloat)
+INSTANTIATE(f32, float)

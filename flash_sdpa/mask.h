@@ -3,8 +3,8 @@
 #pragma once
 #include "tile.h"
 
-constant constexpr float kMaskedScore = -2e30f;   // below the floor: exp2 of its distance to any row maximum is 0
-constant constexpr float kRowMaxFloor = -1e30f;   // where a row maximum starts. No infinities: fast math may assume none
+constant constexpr float kMaskedScore = -2e30f;  // below the floor: exp2 of its distance to any row maximum is 0
+constant constexpr float kRowMaxFloor = -1e30f;  // where a row maximum starts; fast math may assume no infinities
 
 struct KeyRange {
   int begin, end;
