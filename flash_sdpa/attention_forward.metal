@@ -21,8 +21,8 @@ using namespace metal;
 
 // Grid: (tiles of query rows, key/value heads, splits). Rows hold params.head_dim (query, key) and params.value_dim
 // (value, output) elements, up to kHeadDim and kValueDim. Output rows of no sequence are written too (0, and lse -inf).
-// With is_split each split writes the result of its own keys, for attention_combine to join: the output in fp32, and lse
-// with kRowMaxFloor for rows that see none of them.
+// With is_split each split writes the result of its own keys, for attention_combine to join: the output in fp32, and
+// lse with kRowMaxFloor for rows that see none of them.
 template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int kRowGroups, int kSlices, int kKeyGroups,
           bool kStaged>
 [[kernel, max_total_threads_per_threadgroup(kRowGroups * kSlices * kKeyGroups * kSimdWidth)]] void attention_forward(

@@ -1,8 +1,8 @@
 // Key or value blocks straight from device memory to the registers of one SIMD group.
 //
 // A lane owns two elements of every 8x8 fragment, but loads a chunk of up to 16 adjacent bytes, and so holds its
-// elements of several fragments. That only permutes the columns: for a product over them (keys) any order will do if the
-// query's columns have it too, and those of the output (values) are put back when it is stored.
+// elements of several fragments. That only permutes the columns: for a product over them (keys) any order will do if
+// the query's columns have it too, and those of the output (values) are put back when it is stored.
 #pragma once
 #include "tile.h"
 

@@ -37,7 +37,7 @@ constexpr int merge_bytes() {
   return kKeyGroups / 2 * kRows / kFragment * (kColumns / kFragment + 1) * kSimdWidth * sizeof(float2);
 }
 
-// kKeyGroups SIMD groups, a power of two, have each seen keys of their own: the first one's result becomes that for all.
+// kKeyGroups SIMD groups, a power of two, have each seen keys of their own: the first's result becomes that for all.
 template <int kKeyGroups, int kRows, int kColumns>
 inline void merge_key_groups(threadgroup float2* memory, thread RegisterTile<float, kRows, kColumns>& accumulator,
                              thread OnlineSoftmax<kRows>& softmax, uint key_group, uint lane_index) {

@@ -34,7 +34,8 @@ struct OnlineSoftmax {
   }
 
   // Turns a block's scores into weights. Returns whether any row of the SIMD group has a new row_max; rescale is then
-  // the factor for everything accumulated before. A maximum may lag behind by kSlack: weights up to 2^kSlack do no harm.
+  // the factor for everything accumulated before. A maximum may lag behind by kSlack: weights up to 2^kSlack do no
+  // harm.
   template <int kKeys>
   bool update(thread RegisterTile<float, kRows, kKeys>& scores, thread RowVector<kRows>& rescale) {
     float block_max[kRows / kFragment];

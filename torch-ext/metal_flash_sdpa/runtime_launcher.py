@@ -59,7 +59,8 @@ def specialised_source(source: str, kernel: str, constants: Tuple[Tuple[str, boo
 def _makes(row: str, kernel: str) -> bool:
     """Whether a row of the kernels' table has the dtype, the numbers and the loader of this host name."""
     dtype, _, *parts = row.split(", ")
-    return f"_{dtype}_" in kernel and re.findall(r"\d+|[a-z]+$", kernel.split(f"_{dtype}_")[-1]) == parts
+    _, found, sizes = f"{kernel}_".partition(f"_{dtype}_")
+    return bool(found) and re.findall(r"\d+|staged|direct", sizes) == parts
 
 
 def _flattened(name: str, seen: set) -> str:
