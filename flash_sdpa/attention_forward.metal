@@ -19,7 +19,7 @@
 #include "tile.h"
 using namespace metal;
 
-// Grid: (tiles of query rows, key/value heads, splits). Rows hold params.head_dim (query, key) and params.value_dim
+// Grid: (key/value heads, tiles of query rows, splits). Rows hold params.head_dim (query, key) and params.value_dim
 // (value, output) elements, up to kHeadDim and kValueDim. Output rows of no sequence are written too (0, and lse -inf).
 // With is_split each split writes the result of its own keys, for attention_combine to join: the output in fp32, and
 // lse with kRowMaxFloor for rows that see none of them.
@@ -57,10 +57,9 @@ template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int k
   constexpr int kMergeBytes = merge_bytes<kRows, kValueDim, kKeyGroups>();
   threadgroup float4 memory[max(max(kBlockBytes, kMergeBytes) / 16, 1)];
 
-  // Threadgroups start in the order of their linear index: the last tiles first, which causal masks make the heaviest,
-  // and all heads of a tile together, so that the light ones are left to fill the cores at the end.
-  const int start_order = group.y * groups.x + group.x;
-  const int head_kv = start_order % groups.y, tile_index = groups.x - 1 - start_order / groups.y;
+  // Threadgroups start in the order of their linear index: all heads of a tile together, and the last tiles first,
+  // which causal masks make the heaviest, so that the light ones are left to fill the cores at the end.
+  const int head_kv = group.x, tile_index = groups.y - 1 - group.y;
 
   // This threadgroup's rows, and the keys they see.
   QueryTile tile;
@@ -100,7 +99,7 @@ template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int k
   const uint thread_index = simdgroup * kSimdWidth + lane_index;
   const int key_group = simdgroup % kKeyGroups, slice = simdgroup % kSlices;
   const int row0 = tile.row0 + simdgroup / (kSlices * kKeyGroups) * kRows;  // of this SIMD group
-  const RowRanges<kRows> visible(mask, row0, group_size, lane);
+  const RowRanges<kRows> visible(mask, row0, rows, group_size, lane);
   threadgroup char* free_memory = (threadgroup char*)memory;
   KeyTile key_tile = {(threadgroup T*)free_memory, slice};
   ValueTile value_tile = {(threadgroup T*)(free_memory + KeyTile::kBytes), slice};
@@ -123,7 +122,8 @@ template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int k
                 row0, score.query_sign, lane);
   zero(accumulator);
 
-  const bool is_idle = kSlices == 1 && row0 >= rows;  // this SIMD group only helps to bring keys and values
+  const int own_begin = simd_min(visible.at[0].begin);  // keys that rows of this SIMD group see
+  const int own_end = row0 < rows ? simd_max(visible.at[kRows / kFragment - 1].end) : 0;
   Rows<T> keys = {key, params.key.token, params.key.batch, 0, tile.key_length, head_dim,
                   {pages.block_table, pages.size, pages.count}};
   Rows<T> values = {value, params.value.token, params.value.batch, 0, tile.key_length, value_dim,
@@ -136,7 +136,7 @@ template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int k
     bring<kThreads>(key_tile, keys, thread_index);
     bring<kThreads>(value_tile, values, thread_index);
     if (kStaged) threadgroup_barrier(mem_flags::mem_threadgroup);  // keys and values are there
-    if (is_idle) continue;
+    if (kSlices == 1 && (key0 + kBlockN <= own_begin || key0 >= own_end)) continue;  // it only helped to bring them
 
     zero(scores);
     multiply_transposed(scores, query_tile, key_tile, lane);  // S = Q K^T

@@ -21,14 +21,14 @@ struct Mask {
   }
 };
 
-// What each row of a lane may see: row i of the array is tile row 8 * i + lane.row.
+// What each row of a lane may see: row i of the array is tile row 8 * i + lane.row. Missing rows are as the last.
 template <int kRows>
 struct RowRanges {
   KeyRange at[kRows / kFragment];
 
-  RowRanges(Mask mask, int row0, int group_size, Lane lane) {
+  RowRanges(Mask mask, int row0, int rows, int group_size, Lane lane) {
     UNROLL for (short i = 0; i < kRows / kFragment; i++)
-      at[i] = mask.visible((row0 + i * kFragment + lane.row) / group_size);
+      at[i] = mask.visible(min(row0 + i * kFragment + lane.row, rows - 1) / group_size);
   }
 };
 

@@ -97,7 +97,7 @@ inline void load(thread RegisterTile<T, kRows, kColumns>& tile, GroupedRows<cons
   UNROLL for (short i = 0; i < kRows / kFragment; i++) {
     const int r = row0 + i * kFragment + lane.row;
     const bool exists = r < rows.count;
-    device const T* source = rows.row(exists ? r : row0);
+    device const T* source = rows.row(min(r, rows.count - 1));
     UNROLL for (short j = 0; j < kColumns / kFragment; j++) {
       const int column = KeyTile::key_column(j, lane.column), next = KeyTile::key_column(j, lane.column + 1);
       vec<T, 2> pair = vec<T, 2>(T(0));

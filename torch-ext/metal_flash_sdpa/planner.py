@@ -19,7 +19,7 @@ UNBOUNDED = 2**30  # a window this wide hides nothing; lengths stay below it, so
 
 SIMDGROUPS_PER_CORE = 16  # at full rate, by published measurements of M1 and M2
 MIN_SPLIT_BLOCKS = 2  # for each SIMD group: a part costs a write and a read of its fp32 output
-MAX_SPLITS = 64  # bounds the scratch: at most 64 times an output that is too small to fill the GPU
+MAX_SPLITS = 64  # attention_combine.metal: kMaxSplits. Bounds the scratch, too: 64 outputs that do not fill the GPU
 
 
 class _Layout(NamedTuple):
@@ -78,9 +78,9 @@ def plan_forward(
     Packed `[total, heads, head_dim]` with both cu_seqlens `[batch + 1]`, or dense `[batch, seqlen, heads, head_dim]`
     with neither; key and value paged, `[num_pages, page_size, heads, head_dim]`, with block_table `[batch, max_pages]`.
     seqused_k `[batch]`, alibi_slopes `[num_heads]` or `[batch, num_heads]`, sinks `[num_heads]`; windows in keys, -1 =
-    unbounded; softcap 0.0 = none. num_splits is the number of parts in which the keys of a tile are divided, 0 = as
-    many as fill the GPU; the max_seqlens only help to choose it. Tensors are only asked for shape, strides, offset and
-    dtype.
+    unbounded; softcap 0.0 = none. num_splits is the number of parts in which the keys of a tile are divided, at most
+    MAX_SPLITS, 0 = as many as fill the GPU; the max_seqlens only help to choose the kernel. Tensors are only asked for
+    shape, strides, offset and dtype.
 
     Raises NotImplementedError, with the reason, for what no kernel can do.
     """
@@ -122,7 +122,7 @@ def _plan_forward(problem: _Problem) -> Plan:
         problem.is_decode,
         threadgroups=lambda block_m: _query_tiles(params, packed, block_m) * problem.key.shape[-2],
     )
-    num_splits = problem.num_splits or _num_splits(problem, params, tile)
+    num_splits = min(problem.num_splits or _num_splits(problem, params, tile), MAX_SPLITS)
     if num_splits == 1:
         return _forward_plan(problem, params, tile)
     return _split_plan(problem, params, tile, num_splits)
@@ -159,7 +159,7 @@ def _forward_plan(problem: _Problem, params: ForwardParams, tile: Tile) -> Plan:
         arguments=(params.pack(), ScoreParams.of(problem.softmax_scale, problem.softcap).pack())
         + ("query", "key", "value", "partial_output" if is_split else "output")
         + tuple(name if constants[constant] else None for name, constant in optional.items()),
-        grid=(_query_tiles(params, packed, tile.block_m), problem.key.shape[-2], params.num_splits),
+        grid=(problem.key.shape[-2], _query_tiles(params, packed, tile.block_m), params.num_splits),
         threads=(tile.simdgroups * 32, 1, 1),
         reason=f"{tile.block_m} rows a threadgroup on {problem.device}, keys in {params.num_splits} part(s)",
     )
@@ -187,8 +187,8 @@ def _split_plan(problem: _Problem, params: ForwardParams, tile: Tile, num_splits
         arguments=(combine_params.pack(), "partial_output", "partial_lse", "output")
         + ("lse" if problem.has_lse else None, "sinks" if problem.has_sinks else None),
         grid=(rows, 1, 1),
-        threads=(32, 1, 1),
-        reason="one SIMD group a row",
+        threads=(-(-params.value_dim // 32) * 32, 1, 1),
+        reason="one thread a column, one threadgroup a row",
     )
     params = params._replace(
         output=(params.query_length * token_stride if problem.batch is None else 0, token_stride, params.value_dim),
@@ -213,7 +213,7 @@ def _num_splits(problem: _Problem, params: ForwardParams, tile: Tile) -> int:
     span = params.window_left + params.window_right + tile.block_m  # keys that a tile of rows sees, at most
     keys = min(problem.longest_key, params.key_length, span)
     room = problem.device.cores * SIMDGROUPS_PER_CORE // tile.simdgroups // max(1, tiles * problem.key.shape[-2])
-    return max(1, min(room, keys // (tile.block_n * tile.key_groups * MIN_SPLIT_BLOCKS), MAX_SPLITS))
+    return max(1, min(room, keys // (tile.block_n * tile.key_groups * MIN_SPLIT_BLOCKS)))
 
 
 def _forward_params(problem: _Problem) -> ForwardParams:

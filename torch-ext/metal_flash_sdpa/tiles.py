@@ -1,4 +1,4 @@
-"""Which kernel serves which call: the tiles that attention_forward.metal is instantiated for, and the choice among them.
+"""Which kernel serves which call: the tiles that attention_forward.metal is instantiated for, and the choice.
 
 The figures beside each row are counters of the simulator (python benchmarks/tiles.py prints them, for the rows and for
 others): estimated live registers of a lane, and the share of matrix products in the clocks of a 512 x 512 prefill, on
