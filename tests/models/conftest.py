@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 from transformers import modeling_flash_attention_utils as flash_attention
 
 from .instrument import Instrument
@@ -21,3 +22,12 @@ def instrument(kernel: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     flash_attention._loaded_implementation = None  # transformers keeps the functions that it loaded last
     yield Instrument(kernel, monkeypatch)
     flash_attention._loaded_implementation = None
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """The models are too small for more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -38,7 +38,7 @@ REASONS = {
     "g": "an encoder does not generate",
     "h": "transformers' paged cache takes one head_dim for keys and values; the heads of latent attention differ",
     "w": "transformers keeps the cache of a layer with a window without pages: as continuous batching",
-    "P": "transformers gives position_ids to the rotary embedding only: the row is one sequence, in eager attention too",
+    "P": "transformers gives position_ids to the rotary embedding only: to eager attention, too, it is one sequence",
 }
 
 
@@ -54,13 +54,10 @@ class Cell:
 
 def marks() -> dict[tuple[str, str], str]:
     """The table by (model, situation)."""
-    header, *rows = TABLE.strip("\n").splitlines()
-    models = header.split()
-    found = {}
-    for row in rows:
-        *name, row_marks = row.split(maxsplit=len(row.split()) - len(models))[: -len(models)], row.split()[-len(models) :]
-        found |= {(model, " ".join(row.split()[: -len(models)])): mark for model, mark in zip(models, row_marks)}
-    return found
+    header, *rows = [line.split() for line in TABLE.strip().splitlines()]
+    return {
+        (model, " ".join(row[: -len(header)])): mark for row in rows for model, mark in zip(header, row[-len(header) :])
+    }
 
 
 def cells() -> list[Cell]:

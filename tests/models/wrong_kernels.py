@@ -14,43 +14,31 @@ from .instrument import Arguments
 from .situations import DENSE, PACKED
 from .table import Cell
 
+Spoil = Callable[[str, Arguments], Arguments]  # of the function's name and its arguments
+
 
 @dataclass(frozen=True)
 class WrongKernel:
     """`ought_to_notice` is what we expect of a cell, from what its model asks and its situation passes."""
 
     name: str
-    spoil: Callable[[str, Arguments], Arguments]
+    spoil: Spoil
     ought_to_notice: Callable[[Cell], bool]
 
 
-def window(arguments: Arguments) -> tuple[int, int]:
-    return arguments.get("window_size", (-1, -1))
-
-
-def without_window(name: str, arguments: Arguments) -> Arguments:
-    return {**arguments, "window_size": (-1, -1)}
+def without(argument: str) -> Spoil:
+    return lambda name, arguments: {key: value for key, value in arguments.items() if key != argument}
 
 
 def wider_window(name: str, arguments: Arguments) -> Arguments:
-    return {**arguments, "window_size": tuple(side + 1 if side >= 0 else -1 for side in window(arguments))}
+    if "window_size" not in arguments:
+        return arguments
+    return {**arguments, "window_size": tuple(side + 1 for side in arguments["window_size"])}
 
 
 def window_to_the_right(name: str, arguments: Arguments) -> Arguments:
     """The window's right side holds although the call is causal."""
-    return arguments if window(arguments)[1] < 0 else {**arguments, "causal": False}
-
-
-def without_softcap(name: str, arguments: Arguments) -> Arguments:
-    return {**arguments, "softcap": 0.0}
-
-
-def without_sinks(name: str, arguments: Arguments) -> Arguments:
-    return {**arguments, "s_aux": None}
-
-
-def without_scale(name: str, arguments: Arguments) -> Arguments:
-    return {**arguments, "softmax_scale": None}
+    return {**arguments, "causal": False} if "window_size" in arguments else arguments
 
 
 def top_left(name: str, arguments: Arguments) -> Arguments:
@@ -87,27 +75,36 @@ def _as_contiguous(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.as_strided(tensor.shape, strides)
 
 
-def has(feature: str) -> Callable[[Cell], bool]:
-    return lambda cell: feature in cell.model.features
+def has(*features: str) -> Callable[[Cell], bool]:
+    return lambda cell: cell.model.features.issuperset(features)
 
 
-def is_aligned(cell: Cell) -> bool:
+def has_more_keys(cell: Cell) -> bool:
     """Causal, with fewer queries than keys."""
-    return has("causal")(cell) and cell.situation.name in (
+    return "causal" in cell.model.features and cell.situation.name in (
         "dynamic cache", "static cache", "padded prompts", "chunked prefill", "continuous batching", "paged decode",
     )  # fmt: skip
 
 
+def is_strided(cell: Cell) -> bool:
+    """Tokens that were not gathered: those of dense calls and of ready cu_seqlens. BERT's heads are contiguous, and
+    continuous batching copies keys out of the cache, but gpt-oss's values."""
+    if cell.model.name == "BERT":
+        return False
+    if cell.situation.forwards is None:
+        return cell.model.name == "gpt-oss"
+    calls = cell.situation.calls(cell.model)
+    return DENSE in calls or cell.mark == "P" or cell.situation.name == "packed by cu_seqlens"
+
+
 WRONG_KERNELS = (
-    WrongKernel("window ignored", without_window, has("window")),
+    WrongKernel("window ignored", without("window_size"), has("window")),
     WrongKernel("window off by one", wider_window, has("window")),
-    WrongKernel(
-        "right side not capped by causal", window_to_the_right, lambda cell: {"causal", "window"} <= cell.model.features
-    ),
-    WrongKernel("softcap ignored", without_softcap, has("softcap")),
-    WrongKernel("sinks ignored", without_sinks, has("sinks")),
-    WrongKernel("top-left causal", top_left, is_aligned),
+    WrongKernel("right side not capped by causal", window_to_the_right, has("window", "causal")),
+    WrongKernel("softcap ignored", without("softcap"), has("softcap")),
+    WrongKernel("sinks ignored", without("s_aux"), has("sinks")),
+    WrongKernel("top-left causal", top_left, has_more_keys),
     WrongKernel("wrong order of grouped heads", heads_in_turn, has("groups")),
-    WrongKernel("scale ignored", without_scale, has("scale")),
-    WrongKernel("contiguity assumed", as_contiguous, lambda cell: False),
+    WrongKernel("scale ignored", without("softmax_scale"), has("scale")),
+    WrongKernel("contiguity assumed", as_contiguous, is_strided),
 )

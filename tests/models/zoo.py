@@ -113,7 +113,7 @@ def gemma3() -> PreTrainedConfig:
 
 def gpt_oss() -> PreTrainedConfig:
     return GptOssConfig(
-        **GROUPS, **TOKENS, sliding_window=WINDOW, layer_types=ALTERNATING, num_local_experts=2, num_experts_per_tok=1
+        **GROUPS, **TOKENS, sliding_window=WINDOW, layer_types=ALTERNATING, num_local_experts=2, num_experts_per_tok=2
     )
 
 
