@@ -17,6 +17,12 @@ from .situations import DENSE, PACKED, PAGED
 Arguments = dict[str, Any]
 
 
+def recordable(arguments: Arguments) -> Arguments:
+    """Continuous batching writes the next lengths into the same tensors: copies, one for each tensor."""
+    copies = {id(value): value.clone() for key, value in arguments.items() if key.startswith("cu_seqlens")}
+    return {key: copies.get(id(value), value) for key, value in arguments.items()}
+
+
 class Instrument:
     """While it is in place, the functions of `kernel` that transformers takes lead through here.
 
@@ -48,7 +54,7 @@ class Instrument:
         def called(*args, **kwargs):
             arguments = dict(signature.bind(*args, **kwargs).arguments)
             self.calls[name] += 1
-            self.recorded.append((name, dict(arguments)))
+            self.recorded.append((name, recordable(arguments)))
             if self.spoil is not None:
                 arguments = self.spoil(name, arguments)
             with self._launching():

@@ -87,8 +87,8 @@ def has_more_keys(cell: Cell) -> bool:
 
 
 def is_strided(cell: Cell) -> bool:
-    """Tokens that were not gathered: those of dense calls and of ready cu_seqlens. BERT's heads are contiguous, and
-    continuous batching copies keys out of the cache, but gpt-oss's values."""
+    """Tokens that nothing gathered: those of dense calls, but BERT's, and those of ready cu_seqlens. In continuous
+    batching the cache gathers keys and values; of the models here, only gpt-oss then has head-major queries."""
     if cell.model.name == "BERT":
         return False
     if cell.situation.forwards is None:
