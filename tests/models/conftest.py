@@ -1,4 +1,4 @@
-"""The kernel as transformers loads it, with an instrument in between."""
+"""The kernel as transformers loads it, alone or with an instrument in between."""
 
 from __future__ import annotations
 
@@ -15,13 +15,19 @@ from .zoo import LISTED_REPOSITORY, REPOSITORY
 
 
 @pytest.fixture
-def instrument(kernel: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[Instrument]:
-    """Both repository names lead to the staged build, and its functions through the instrument."""
+def loaded(kernel: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """The kernel; both repository names lead to its build."""
     build = Path(kernel.__file__).parent.parent
     monkeypatch.setenv("LOCAL_KERNELS", f"{REPOSITORY}={build}:{LISTED_REPOSITORY}={build}")
     flash_attention._loaded_implementation = None  # transformers keeps the functions that it loaded last
-    yield Instrument(kernel, monkeypatch)
+    yield kernel
     flash_attention._loaded_implementation = None
+
+
+@pytest.fixture
+def instrument(loaded: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Instrument:
+    """In front of the kernel's functions."""
+    return Instrument(loaded, monkeypatch)
 
 
 @pytest.fixture(autouse=True)

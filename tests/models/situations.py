@@ -113,10 +113,17 @@ def sequences() -> tuple[torch.Tensor, ...]:
     return tokens(sum(LENGTHS)).split(LENGTHS)
 
 
-def packed_inputs() -> dict[str, torch.Tensor]:
-    """The sequences end to end in one row; positions start again with each."""
-    positions = torch.cat([torch.arange(length) for length in LENGTHS])
-    return {"input_ids": torch.cat(sequences())[None], "position_ids": positions[None]}
+def packed_inputs(lengths: tuple[int, ...] = LENGTHS) -> dict[str, torch.Tensor]:
+    """Sequences end to end in one row; positions start again with each."""
+    positions = torch.cat([torch.arange(length) for length in lengths])
+    return {"input_ids": tokens(sum(lengths))[None], "position_ids": positions[None]}
+
+
+def ready_inputs(lengths: tuple[int, ...] = LENGTHS) -> dict[str, torch.Tensor | int]:
+    """As data collators give them: also where each sequence begins."""
+    bounds = torch.nn.functional.pad(torch.tensor(lengths).cumsum(0), (1, 0)).int()
+    longest = {"max_length_q": max(lengths), "max_length_k": max(lengths)}
+    return {**packed_inputs(lengths), "cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds, **longest}
 
 
 def packed_by_position_ids(model: Model, module: PreTrainedModel) -> Result:
@@ -125,11 +132,8 @@ def packed_by_position_ids(model: Model, module: PreTrainedModel) -> Result:
 
 
 def packed_by_cu_seqlens(model: Model, module: PreTrainedModel) -> Result:
-    bounds = torch.nn.functional.pad(torch.tensor(LENGTHS).cumsum(0), (1, 0)).int()
-    lengths = {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds}
-    longest = {"max_length_q": max(LENGTHS), "max_length_k": max(LENGTHS)}
     with torch.inference_mode():
-        return {"output": module(**packed_inputs(), **lengths, **longest)[0][0]}
+        return {"output": module(**ready_inputs())[0][0]}
 
 
 def one_by_one(model: Model, module: PreTrainedModel) -> Result:
