@@ -217,19 +217,32 @@ def generated_one_by_one(model: Model, module: PreTrainedModel) -> Result:
 # Training.
 
 
-def training_step(model: Model, module: PreTrainedModel) -> Result:
-    """The gradients of a loss, by layer, and the output after a step against them."""
+def trained(module: PreTrainedModel, compute: Callable[[PreTrainedModel], torch.Tensor]) -> Result:
+    """The gradients of a loss, by layer, and what `compute` [tokens, features] gives after a step against them."""
     module = copy.deepcopy(module).train()
-    ids = tokens(len(LENGTHS), max(LENGTHS))
-    output = module(**inputs(model, ids))[0]
-    torch.nn.functional.cross_entropy(output.flatten(0, 1), ids.flatten() % output.shape[-1]).backward()
+    output = compute(module)
+    torch.nn.functional.cross_entropy(output, tokens(len(output)) % output.shape[1]).backward()
     gradients = {}
     for name, parameter in module.named_parameters():
         if parameter.grad is not None:
             layer = name.rpartition(".")[0]  # a key's bias has no gradient: only with its weight is there a size
             gradients.setdefault(f"gradient of {layer}", []).append(parameter.grad.flatten())
     torch.optim.SGD(module.parameters(), lr=0.1).step()
-    return {**{name: torch.cat(parts) for name, parts in gradients.items()}, "output": forward(model, module)}
+    with torch.inference_mode():
+        return {**{name: torch.cat(parts) for name, parts in gradients.items()}, "output": compute(module)}
+
+
+def training_step(model: Model, module: PreTrainedModel) -> Result:
+    ids = tokens(len(LENGTHS), max(LENGTHS))
+    return trained(module, lambda module: module(**inputs(model, ids))[0].flatten(0, 1))
+
+
+def packed_training_step(model: Model, module: PreTrainedModel) -> Result:
+    return trained(module, lambda module: module(**ready_inputs())[0][0])
+
+
+def training_step_one_by_one(model: Model, module: PreTrainedModel) -> Result:
+    return trained(module, lambda module: torch.cat([module(input_ids=ids[None])[0][0] for ids in sequences()]))
 
 
 SITUATIONS = {
@@ -250,5 +263,6 @@ SITUATIONS = {
         Situation("continuous batching", batched_continuously, None, expect=generated_one_by_one),
         Situation("paged decode", decoded_in_pages, None, expect=generated_one_by_one),
         Situation("training step", training_step, 2, encoded=2),
+        Situation("packed training step", packed_training_step, 2, (2, 2), expect=training_step_one_by_one),
     )
 }

@@ -31,6 +31,7 @@ chunked prefill         x     x     x       x      x      x       x        g    
 continuous batching     x     x     x       x      x      x       h        g    g          b
 paged decode            x     x     w       w      w      w       h        g    g          b
 training step           x     x     x       x      x      x       x        x    x          x
+packed training step    x     x     x       x      x      x       x        x    x          a
 """
 REASONS = {
     "a": "every packed sequence would need its own audio, and the encoder's output is not packed",

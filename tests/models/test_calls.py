@@ -122,6 +122,12 @@ def test_attention_to_the_audio_is_not_causal(calls) -> None:
     assert kinds == {(False, True), (True, True), (False, False)}
 
 
+def test_autocast_decides_the_dtype(calls) -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        _, arguments = calls("Llama", "prefill")[0]
+    assert {arguments[tensor].dtype for tensor in "qkv"} == {torch.bfloat16}
+
+
 def test_every_argument_is_found(instrument: Instrument) -> None:
     """transformers looks for them in the signature, and leaves out without a word what it does not find."""
     supports = flash_attention._lazy_define_process_function(instrument.kernel.flash_attn_varlen_func).keywords

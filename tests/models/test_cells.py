@@ -11,7 +11,7 @@ from .situations import PACKED, SITUATIONS, batched_continuously, decoded_in_pag
 from .table import REASONS, TOLERANCE, cells, difference, expected, marks, with_kernel
 from .zoo import DECODER, ENCODER, MODELS, SEQ2SEQ, Model, eager
 
-PACKING = {"packed by position_ids", "packed by cu_seqlens"}
+PACKING = {"packed by position_ids", "packed by cu_seqlens", "packed training step"}
 BATCHING = {"continuous batching", "paged decode"}
 GENERATION = BATCHING | {"dynamic cache", "static cache", "padded prompts", "chunked prefill"}
 

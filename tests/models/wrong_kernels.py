@@ -93,8 +93,9 @@ def is_strided(cell: Cell) -> bool:
         return False
     if cell.situation.forwards is None:
         return cell.model.name == "gpt-oss"
-    calls = cell.situation.calls(cell.model)
-    return DENSE in calls or cell.mark == "P" or cell.situation.name == "packed by cu_seqlens"
+    if cell.situation.name in ("packed by cu_seqlens", "packed training step"):
+        return True
+    return DENSE in cell.situation.calls(cell.model) or cell.mark == "P"
 
 
 WRONG_KERNELS = (

@@ -126,7 +126,7 @@ def deepseek() -> PreTrainedConfig:
 
 
 def bert() -> PreTrainedConfig:
-    """Dropout is not implemented: none while training."""
+    """Without its dropout, which is random."""
     return BertConfig(**SIZES, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
 
 
