@@ -1,7 +1,8 @@
 """A checking build: LLVM IR, edited after clang's thread sanitizer pass has seen the true alignments.
 
-The alignments go (a misaligned access is reported, and then made), accesses wider than the sanitizer knows get its
-hooks, and on request every floating-point result is watched for the first NaN.
+The alignments go (a misaligned access is reported, and then made), accesses wider than the sanitizer knows and copies of
+objects get hooks, threadgroup variables get address space of their own, and on request every floating-point result is
+watched for the first NaN.
 """
 
 from __future__ import annotations
@@ -10,9 +11,13 @@ import itertools
 import re
 from typing import Iterator, List, Optional, Tuple
 
+from .ir import split
+from .slots import separated
+
 FLAGS = [
     *("-Xclang", "-fsanitize=thread"),  # only the instrumentation: the hooks are in the runtime
     *("-mllvm", "-tsan-instrument-read-before-write"),
+    *("-mllvm", "-tsan-instrument-memintrinsics=0"),  # its hooks do not tell the alignment
     "-fno-vectorize",
     "-fno-slp-vectorize",
 ]
@@ -22,6 +27,12 @@ _ALIGN = re.compile(r", align \d+")
 _WIDE = re.compile(
     r"^  (?:%\S+ = (load)|(store)) (?:volatile )?<4 x (?:i64|double)>.*?, ptr ([%@][\w.$-]+), align (\d+)"
 )
+_HOOK = re.compile(r"^  call void @__tsan_(?:unaligned_)?read\d+\(ptr (\S+)\)")
+_COPIED = re.compile(r"^  %\S+ = load i(16|32|64), ptr (\S+), align (\d+)(?!.*!tbaa)")
+_UNALIGNED = re.compile(r"^  call void @__tsan_unaligned_(?:read|write)(\d+)\(ptr (\S+)\)")
+_ALIGNED = re.compile(r"^  (?:%\S+ = )?(?:load|store) (?!atomic).*?, ptr (\S+), align ([2-9]|\d\d)\b")
+_BLOCK = re.compile(r"^  (?:tail )?call void @llvm\.mem(cpy|move|set)\b[^(]*\((.*), i1 (?:true|false)\)")
+_POINTER = re.compile(r"^ptr (?:(.*) )?([%@][\w.$-]+)$")
 _FLAGS = r"(?:(?:tail|notail|musttail|contract|nsz|arcp|afn|reassoc|ninf|noundef) )*"
 _FLOAT = r"half|bfloat|float|<\d+ x (?:half|bfloat|float)>"
 _VALUE = r"(?:%[\w.$-]+|[-+.\w]+|<[^>]*>|splat \([^)]*\))"
@@ -46,15 +57,19 @@ def edited(text: str, nan: bool) -> str:
     """The text of a module. nan: with calls of metal_nan_made and metal_nan_written."""
     lines: List[str] = []
     numbers = itertools.count()
-    for line in text.split("\n"):
-        lines += _wide_access(line)
+    for line in separated(text.split("\n")):
+        if _is_copied(lines, line):
+            lines.pop()
+        lines += _alignment(lines, line) + _wide_access(line) + _copy(line)
         if nan:
             lines += _written(line, numbers)
-        lines.append(_ALIGN.sub(", align 1", line) if _ACCESS.match(line) else line)
+        lines.append(_without_alignment(line))
         if nan:
             lines += _made(line, numbers)
     hooks = [f"__tsan_{kind}{access}32" for kind in ("", "unaligned_") for access in ("read", "write")]
     lines += [f"declare void @{hook}(ptr)" for hook in hooks]
+    lines += ["declare void @__tsan_alignment(ptr, i32, i32)"]
+    lines += [f"declare void @__tsan_memory_{kind}(ptr, i64, i32)" for kind in ("read", "write")]
     lines += ["declare void @metal_nan_made(i32)", "declare void @metal_nan_written(ptr, i32, i32)"] if nan else []
     return "\n".join(lines) + "\n"
 
@@ -62,6 +77,50 @@ def edited(text: str, nan: bool) -> str:
 def _debug(line: str) -> str:
     found = _DEBUG.search(line)
     return found.group() if found else ""
+
+
+def _without_alignment(line: str) -> str:
+    if _BLOCK.match(line):
+        return re.sub(r"\balign \d+ ", "", line)
+    return _ALIGN.sub(", align 1", line) if _ACCESS.match(line) else line
+
+
+def _is_copied(lines: List[str], line: str) -> bool:
+    """Whether a load is a part of an object that is copied, padding included, and has the hook of an ordinary one."""
+    hook, load = _HOOK.match(lines[-1]) if lines else None, _COPIED.match(line)
+    return bool(hook and load) and hook.group(1) == load.group(2)
+
+
+def _alignment(lines: List[str], line: str) -> List[str]:
+    """A hook for what the type promises of an address, if that is less than the size of the access, but not nothing."""
+    hook, access = _UNALIGNED.match(lines[-1]) if lines else None, _ALIGNED.match(line)
+    if not hook or not access or hook.group(2) != access.group(1):
+        return []
+    size, pointer, alignment = hook.group(1), *access.groups()
+    return [f"  call void @__tsan_alignment(ptr {pointer}, i32 {size}, i32 {alignment}){_debug(line)}"]
+
+
+def _copy(line: str) -> List[str]:
+    """Hooks of an instruction that copies or fills an object."""
+    load = _COPIED.match(line)
+    if load:
+        return [_memory_hook("read", load.group(2), str(int(load.group(1)) // 8), load.group(3), line)]
+    match = _BLOCK.match(line)
+    if not match:
+        return []
+    kind, arguments = match.group(1), split(match.group(2))
+    size = arguments[2].split()[-1]
+    pointers = [("write", arguments[0])] if kind == "set" else [("read", arguments[1]), ("write", arguments[0])]
+    hooks = []
+    for access, argument in pointers:
+        attributes, pointer = _POINTER.match(argument.strip()).groups()
+        alignment = re.search(r"align (\d+)", attributes or "")
+        hooks.append(_memory_hook(access, pointer, size, alignment.group(1) if alignment else "1", line))
+    return hooks
+
+
+def _memory_hook(access: str, pointer: str, size: str, alignment: str, line: str) -> str:
+    return f"  call void @__tsan_memory_{access}(ptr {pointer}, i64 {size}, i32 {alignment}){_debug(line)}"
 
 
 def _wide_access(line: str) -> List[str]:
