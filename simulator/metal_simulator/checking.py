@@ -1,8 +1,8 @@
 """A checking build: LLVM IR, edited after clang's thread sanitizer pass has seen the true alignments.
 
-The alignments go (a misaligned access is reported, and then made), accesses wider than the sanitizer knows and copies of
-objects get hooks, threadgroup variables get address space of their own, and on request every floating-point result is
-watched for the first NaN.
+The alignments go (a misaligned access is reported, and then made), accesses wider than the sanitizer knows and copies
+of objects get hooks, threadgroup variables get address space of their own, and on request every floating-point result
+is watched for the first NaN.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ FLAGS = [
     "-fno-slp-vectorize",
 ]
 
+_HOST = ("metal_element_bytes", "metal_static_bytes", "metal_threadgroup_start")  # called by no thread of the GPU
 _ACCESS = re.compile(r"^  (?:%\S+ = )?(?:load|store) (?!atomic)")
 _ALIGN = re.compile(r", align \d+")
 _WIDE = re.compile(
@@ -57,10 +58,14 @@ def edited(text: str, nan: bool) -> str:
     """The text of a module. nan: with calls of metal_nan_made and metal_nan_written."""
     lines: List[str] = []
     numbers = itertools.count()
+    host = False
     for line in separated(text.split("\n")):
+        if line.startswith("define "):
+            host = any(f"@{name}(" in line for name in _HOST)
         if _is_copied(lines, line):
             lines.pop()
-        lines += _alignment(lines, line) + _wide_access(line) + _copy(line)
+        if not host:
+            lines += _alignment(lines, line) + _wide_access(line) + _copy(line)
         if nan:
             lines += _written(line, numbers)
         lines.append(_without_alignment(line))

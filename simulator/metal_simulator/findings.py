@@ -25,6 +25,7 @@ KINDS = {
     9: "write to a const buffer",
     10: "NaN made from numbers",
     11: "NaN written",
+    12: "collective in divergent control flow",
 }
 UNWRITTEN = "element never written"
 MAX_BUFFERS = 31  # from this number on, a record's buffer is a slot of threadgroup memory
@@ -92,7 +93,7 @@ def read(request, records, memories, program: Program, grid) -> Tuple[Finding, .
     used = [records[i] for i in range(request.finding_count)]
     lines = resolve(program, sorted({s for r in used for s in (r.site, r.other_site) if s}))
     merged: Dict[tuple, Finding] = {}
-    for record in sorted(used, key=lambda r: (r.group, r.kind, r.buffer, r.site, r.other_site)):
+    for record in sorted(used, key=lambda r: (r.group, r.offset, r.thread, r.kind, r.buffer, r.site, r.other_site)):
         finding = _finding(record, memories, program, request.granule, grid, lines)
         key = finding.kind, finding.buffer, finding.memory, finding.places or (record.site, record.other_site)
         first = merged.get(key)
@@ -149,7 +150,8 @@ def _memory(record: Record, memories, program: Program) -> Tuple[str, Optional[i
     if record.buffer >= 0:
         name = _buffer_name(record.buffer, program.description, memories)
         return name, _element(record.offset, _pointed_bytes(record.buffer, program)), record.offset
-    return "value" if record.kind == 10 else "memory of no buffer", None, record.offset
+    names = {10: "value", 12: f"SIMD group {record.offset}"}
+    return names.get(record.kind, "memory of no buffer"), None, record.offset
 
 
 def _element(offset: int, size: int) -> Optional[int]:

@@ -159,6 +159,7 @@ def _request(name: str, kernel, memories, writable, grid, threads, settings: Set
     request.workers = _worker_count(settings.workers, grid[0] * grid[1] * grid[2])
     if mode != "run" and _calls(path, b"metal_atomic_"):
         request.workers = 1  # what atomic operations return depends on who runs at the same time
+        request.fences = _calls(path, b"metal_fence")
     odd = any(memory.low % 2 for memory in memories)
     request.granule = 1 if description["byte_accesses"] or odd else 2
     request.static_bytes = description["static_bytes"]

@@ -1,9 +1,9 @@
-"""Threadgroup memory of a checking build: every variable and every [[threadgroup(n)]] argument lies in a slot of address
-space of its own, so that an index past one of them is in no other.
+"""Threadgroup memory of a checking build: every variable and every [[threadgroup(n)]] argument lies in a slot of
+address space of its own, so that an index past one of them is in no other.
 
 In the other builds variables lie side by side in a section of the shared object, and code adds a variable's place there
-to the address of the threadgroup's memory. Here the text of the module gets the slot's place instead, and a table of the
-variables for the launch.
+to the address of the threadgroup's memory. Here the text of the module gets the slot's place instead, and a table of
+the variables for the launch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _SECTION = "metal_threadgroup"
 _START = f"@__start_{_SECTION}"
 _VARIABLE = re.compile(rf'^(@[\w.$]+) = .*? global (\S+|%"[^"]*") \S+, section "{_SECTION}".*, align (\d+)')
 _TYPE = re.compile(r'^(%\S+|%"[^"]*") = type \{ \[(\d+) x i8\] \}')
-_NAME = re.compile(r"__threadgroup_variableI(A[\d_A]*)?.*?Li(\d+)ELi\d+EE")
+_NAME = re.compile(r"__threadgroup_variableI((?:A\d+_)*).*?Li(\d+)ELi\d+EE")
 _TABLE = "metal_threadgroup_variables"
 
 
@@ -55,7 +55,7 @@ def _numbers(symbol: str, size: int) -> List[int]:
     """Number of a variable among the file's, its bytes, and bytes of one element."""
     match = _NAME.search(symbol)
     count = 1
-    for extent in re.findall(r"\d+", match.group(1) or ""):
+    for extent in re.findall(r"\d+", match.group(1)):
         count *= int(extent)
     return [int(match.group(2)), size, size // max(1, count)]
 

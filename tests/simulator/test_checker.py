@@ -274,6 +274,122 @@ def test_divergence_names_both_lines(written):
         launch(written(text), [X, zeros()])
 
 
+@pytest.mark.parametrize(
+    "body, line, threads",
+    [
+        ("float y = 0;\nif (i >= 48)\ny = simd_sum(x[i]);\nout[i] = y;", 6, (48, 32)),
+        ("float y = x[i];\nif (i == 40) return;\nout[i] = simd_shuffle_xor(y, 1);", 6, (32, 40)),
+        ("for (uint k = 0; k < min(i, 5u); k++)\nif (simd_any(k == 9))\nout[i] = 1;", 5, (1, 0)),
+    ],
+)
+@pytest.mark.parametrize("order", ["forward", "reverse"])
+def test_collectives_that_some_lanes_never_reach(written, body, line, threads, order):
+    library = written(kernel(body))
+    found = findings(library, [X, zeros()], order=order)
+    assert kinds(found) == {"collective in divergent control flow"}
+    assert found[0].threads == threads and found[0].places == (f"{library.source.path}:{line}",)
+    assert not launch(library, [X, zeros()]).findings
+
+
+def test_a_partial_simdgroup_does_not_diverge(written):
+    assert not findings(written(kernel("out[i] = simd_sum(x[i]);")), [X, zeros()], threads=40)
+
+
+def test_races_through_overlapping_buffers(written):
+    text = kernel("out[i] = x[(i + 1) % 64];")
+    both = X.copy()
+    found = findings(written(text), [both, both])
+    assert kinds(found) == {"race: read and write"}
+    assert {f.memory for f in found} == {
+        "buffer 0 (x), which overlaps buffer 1 (out)",
+        "buffer 1 (out), which overlaps buffer 0 (x)",
+    }
+    (one,) = findings(written(text), [both[:64], both[63:]], threads=2)
+    assert one.memory.startswith("buffer 1 (out)") and one.kind == "write out of bounds"
+
+
+def test_races_between_threadgroups_through_overlapping_buffers(written):
+    text = kernel("out[i] = x[i];", "device const float* x, device float* out, uint g [[thread_position_in_grid]]")
+    both = zeros(192)
+    text = text.replace("out[i] = x[i]", "out[g] = x[g]")
+    (race,) = findings(written(text), [both[64:], both[:128]], groups=2)
+    assert race.kind == "race between threadgroups: read and write" and race.count == 64
+    assert (race.buffer, race.element, race.threadgroups) == (0, 0, ((1, 0, 0), (0, 0, 0)))
+
+
+def test_what_overlapping_buffers_hold(written):
+    """A value that is written through one is read through the other, and each ends where it ends."""
+    both = np.arange(128, dtype=np.float32)
+    text = kernel("out[i] = x[i] + 1;\nif (i == 63) out[i] += x[i + 1];")
+    (found,) = findings(written(text), [both[:64], both[:96]])
+    assert (found.kind, found.element) == ("read out of bounds", 64)
+    assert both[:64].tolist() == [*range(1, 64), 128] and both[64:].tolist() == list(range(64, 128))
+
+
+@pytest.mark.parametrize("order", ["forward", "reverse", 5])
+def test_an_atomic_access_hides_no_plain_one_of_its_thread(written, order):
+    body = """threadgroup atomic_uint count;
+if (i == 0) atomic_store_explicit(&count, 0, memory_order_relaxed);
+threadgroup_barrier(mem_flags::mem_threadgroup);
+atomic_fetch_add_explicit(&count, 1, memory_order_relaxed);
+if (i == 0) out[0] = *(threadgroup uint*)&count;"""
+    found = findings(written(kernel(body)), [X, zeros()], order=order)
+    assert kinds(found) == {"race: read and write"}
+
+
+@pytest.mark.parametrize("type", ["Half", "Flag"])
+def test_copies_may_read_padding(written, type):
+    text = (
+        "struct Half { half h; float f; };\nstruct Flag { float3 f; bool h; };\n"
+        f"kernel void f(device {type}* out, uint i [[thread_index_in_threadgroup]]) {{\nthreadgroup {type} a[64];\n"
+        "a[i].h = 1;\na[i].f = 2;\nthreadgroup_barrier(mem_flags::mem_threadgroup);\nout[i] = a[63 - i];\n}"
+    )
+    room = np.zeros(64 * 32, np.uint8)
+    assert not findings(written(text), [room])
+    (found,) = findings(
+        written(text.replace("a[i].h", "if (i != 5) a[i].h").replace("a[i].f", "if (i != 5) a[i].f")), [room]
+    )
+    assert (found.kind, found.element) == ("read of threadgroup memory never written", 5)
+
+
+@pytest.mark.parametrize(
+    "body, element",
+    [
+        ("device Big* big = (device Big*)out;\nbig[i] = *(device const Big*)(x + 2);", 2),
+        ("device Big* big = (device Big*)(out + 1);\nbig[i] = *(device const Big*)x;", 1),
+        ("device Pair* pair = (device Pair*)((device half*)out + 1);\npair[i] = *(device const Pair*)x;", 0),
+    ],
+)
+def test_misaligned_structs(written, body, element):
+    text = "struct Big { float4 a, b, c; };\nstruct Pair { uint a, b; };\n" + kernel(body)
+    room = np.zeros(2048, np.float32)
+    x, out = (room[start : start + 512] for start in (-room.ctypes.data % 64 // 4, -room.ctypes.data % 64 // 4 + 1024))
+    found = findings(written(text), [x, out], threads=2)
+    assert "misaligned vector access" in kinds(found) and found[0].element == element
+    assert found[0].places[0].endswith("written.metal:7")
+
+
+def test_reports_do_not_depend_on_cores_when_threadgroups_race(written):
+    """What a threadgroup reads of another depends on who ran first, and so would what it does then."""
+    body = "if (out[0] == 0) out[i + 64] = 1;\nout[0] = 1;"
+    library = written(kernel(body))
+    reports = [findings(library, [X, zeros()], groups=64, workers=w) for w in (1, 2, 4, 1, 4)]
+    assert reports[0] and all(r == reports[0] for r in reports)
+
+
+def test_findings_of_a_failed_launch_do_not_depend_on_cores(written):
+    text = (
+        "kernel void f(device float* out, uint i [[thread_index_in_threadgroup]], uint g [[threadgroup_position_in_grid]])"
+        " {\nout[i / 2] = 1;\nif (g == 5 && i == 3) return;\nthreadgroup_barrier(mem_flags::mem_device);\n}"
+    )
+    library, failures = written(text), set()
+    for workers in (1, 2, 4, 7):
+        with pytest.raises(LaunchError, match="63 of 64 threads wait") as error:
+            findings(library, [zeros()], groups=40, workers=workers)
+        failures.add((str(error.value), error.value.findings))
+    assert len(failures) == 1
+
+
 @pytest.mark.parametrize("check", [False, True])
 @pytest.mark.parametrize(
     "body, line",

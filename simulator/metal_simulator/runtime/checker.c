@@ -53,7 +53,10 @@ static void check_buffer(Worker* w, uintptr_t address, uint32_t size, int kind, 
   uint32_t granule = launch->request->granule;
   if (kind & WRITES) memset(launch->written[root] + at / granule, 1, (at + size - 1) / granule - at / granule + 1);
   metal_check_cells(w, w->shadow->buffers[root], w->shadow->atomics[root], at, size, kind, now, place);
-  note_for_groups(w, root, at, size, kind, now);
+  if (launch->fences)
+    metal_fences_access(w, root, at, size, kind, now, place);
+  else
+    note_for_groups(w, root, at, size, kind, now);
 }
 
 static int in_slots(const Worker* w, uintptr_t address) {
@@ -113,6 +116,16 @@ void metal_check_aligned(const void* pointer, uint32_t size, uint32_t alignment,
   Worker* w = metal_current->worker;
   if (!w->shadow || in_stacks(w, (uintptr_t)pointer)) return;
   report_one(w, MISALIGNED, any_place(w, (uintptr_t)pointer), size, code_offset(w->launch, site));
+}
+
+// A collective that some lanes of the SIMD group have not come to: they have left the kernel, past it or before it.
+void metal_check_divergence(const Simdgroup* s) {
+  Worker* w = s->threads[0].worker;
+  uint32_t first = s->threads[0].context.thread_index;
+  Finding found = {.kind = DIVERGENT, .buffer = NO_BUFFER, .offset = first / LANES, .count = 1, .group = w->group,
+                   .other_group = w->group, .thread = first + __builtin_ctz(s->arrived),
+                   .other_thread = first + __builtin_ctz(s->all & ~s->arrived), .site = code_offset(w->launch, s->site)};
+  metal_report(w->launch, w, found);
 }
 
 // The first NaN of a thread; those that follow are made of it.

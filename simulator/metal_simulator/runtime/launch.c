@@ -228,13 +228,15 @@ static int run(Launch* launch, int again) {
   launch->failed_ordinal = UINT64_MAX;
   launch->next = launch->stop = 0;
   if (request->check && metal_copies_open(launch)) return 1;
+  if (request->check && request->fences && metal_fences_open(launch)) return 1;
   Worker* workers[256];
   pthread_t handles[256];
   metal_faults_acquire();
   int count = start_workers(launch, workers, handles);
   join_workers(launch, workers, handles, count);
   metal_faults_release();
-  if (request->check) metal_find_races_between_groups(launch, workers, count);
+  if (request->check && !launch->fences) metal_find_races_between_groups(launch, workers, count);
+  metal_fences_close(launch);
   for (int i = 0; i < count; i++) finish_worker(request, workers[i]);
   int repeat = again && request->check && count > 1 && is_unsettled(request);
   if (request->check) metal_copies_close(launch, !repeat);

@@ -151,7 +151,7 @@ struct Launch {
 enum { MAX_FINDINGS = 4096 };
 // Kept equal to KINDS in findings.py.
 enum { RACE_WRITE_WRITE = 1, RACE_READ_WRITE, OUT_OF_BOUNDS_READ, OUT_OF_BOUNDS_WRITE, NEVER_WRITTEN, GROUPS_WRITE_WRITE,
-       GROUPS_READ_WRITE, MISALIGNED, WRITE_TO_CONST, NAN_MADE, NAN_WRITTEN };
+       GROUPS_READ_WRITE, MISALIGNED, WRITE_TO_CONST, NAN_MADE, NAN_WRITTEN, DIVERGENT };
 enum { NO_BUFFER = -1 };
 
 typedef struct Finding {
@@ -179,6 +179,8 @@ uint64_t metal_unbound_address(int buffer);
 
 int metal_copies_open(Launch* launch);
 void metal_copies_close(Launch* launch, int keep);
+int metal_fences_open(Launch* launch);
+void metal_fences_close(Launch* launch);
 int metal_shadow_open(Worker* worker);
 void metal_shadow_close(Worker* worker);
 void metal_shadow_reset(Worker* worker);
@@ -186,6 +188,7 @@ enum { READS = 1, WRITES = 2, ATOMIC = 4, COPIES = 8 };  // kinds of accesses; C
 void metal_check_access(const void* address, uint32_t size, int kind, const void* site);
 void metal_check_aligned(const void* address, uint32_t size, uint32_t alignment, const void* site);
 void metal_check_products(Simdgroup* simdgroup);
+void metal_check_divergence(const Simdgroup* simdgroup);
 void metal_find_races_between_groups(Launch* launch, Worker** workers, int count);
 void metal_report(Launch* launch, Worker* worker, Finding found);
 int metal_counters_open(Worker* worker);

@@ -33,6 +33,7 @@ struct Shadow {
 
 void metal_check_cells(Worker* worker, Cell* cells, AtomicCell* atomics, uint64_t at, uint32_t size, int kind, Record now,
                        Place place);
+void metal_fences_access(Worker* worker, int root, uint64_t at, uint32_t size, int kind, Record now, Place place);
 void metal_report_here(Worker* worker, Finding found);
 
 static inline uint64_t region_bytes(const Region* r) { return r->high - r->low; }
