@@ -379,8 +379,9 @@ def test_reports_do_not_depend_on_cores_when_threadgroups_race(written):
 
 def test_findings_of_a_failed_launch_do_not_depend_on_cores(written):
     text = (
-        "kernel void f(device float* out, uint i [[thread_index_in_threadgroup]], uint g [[threadgroup_position_in_grid]])"
-        " {\nout[i / 2] = 1;\nif (g == 5 && i == 3) return;\nthreadgroup_barrier(mem_flags::mem_device);\n}"
+        "kernel void f(device float* out, uint i [[thread_index_in_threadgroup]],\n"
+        "uint g [[threadgroup_position_in_grid]]) {\nout[i / 2] = 1;\nif (g == 5 && i == 3) return;\n"
+        "threadgroup_barrier(mem_flags::mem_device);\n}"
     )
     library, failures = written(text), set()
     for workers in (1, 2, 4, 7):
