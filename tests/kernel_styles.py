@@ -1,7 +1,8 @@
 """Kernels in the styles of public ones, right as they stand, and bugs seeded into them: what the checker must say.
 
 A bug replaces text of a kernel that occurs once. The finding that it must lead to: kind, memory, element (None for
-any), and a piece of each line that it names; then the two threads, where the schedule does not matter.
+any), and a piece of each line that it names; then the two threads, where the schedule does not matter. Of a launch that
+fails, kind is ERROR and memory what the error says.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class Style(NamedTuple):
     threads: int
     bugs: Tuple[Bug, ...]
     threadgroup_memory: Tuple[int, ...] = ()
+    all_checks: bool = False
 
 
 def f32(n, value=0.0):
@@ -44,6 +46,8 @@ def u32(n, value=0):
 RACE, TWO = "race: read and write", "race: two writes"
 GROUPS_RACE, GROUPS_TWO = "race between threadgroups: read and write", "race between threadgroups: two writes"
 READ, WRITE = "read out of bounds", "write out of bounds"
+ERROR, UNWRITTEN, CONST = "error", "element never written", "write to a const buffer"
+MADE, WRITTEN, DIVERGENT = "NaN made from numbers", "NaN written", "collective in divergent control flow"
 NEVER, MISALIGNED = "read of threadgroup memory never written", "misaligned vector access"
 BARRIER = "threadgroup_barrier(mem_flags::mem_threadgroup);"
 
@@ -72,8 +76,16 @@ REDUCTION = Style(
         Bug("if (i < s) sums[i]", "sums[i]", RACE, "threadgroup memory (sums)", None, ("+= sums[i + s]",)),
         Bug("sums[i] = own;", "if (i != 70) sums[i] = own;", NEVER, "threadgroup memory (sums)", 70,
             ("+= sums[i + s]",), (6,)),
-        Bug("k < count; k += 128", "k <= count; k += 128", READ, "buffer 0 (x)", 600, ("x[group * count + k]",), (72,)),
+        Bug("k < count; k += 128", "k <= count; k += 128", READ, "buffer 0 (x)", 600,
+            ("x[group * count + k]",), (72,)),
         Bug("if (i == 0) out[group]", "if (i < 2) out[group]", TWO, "buffer 1 (out)", 0, ("out[group]",)),
+        Bug(f"if (i < s) sums[i] += sums[i + s];\n    {BARRIER}", f"if (i < s) {{\nsums[i] += sums[i + s];\n{BARRIER} }}",
+            ERROR, "deadlock at threadgroup_barrier: 64 of 128 threads wait, 64 have left", None, (BARRIER,)),
+        Bug("sums[i] = own;", "if (i == 100) return; sums[i] = own;", ERROR,
+            r"deadlock at threadgroup_barrier: 127 of 128 threads wait, 1 have left the kernel \(thread 100", None,
+            ("// first",)),
+        Bug(f"{BARRIER} // first", f"if (i < 64) {BARRIER} // low\n  else {BARRIER} // high", ERROR,
+            "threads at different barriers: thread .* reached another", None, ("// low", "// high")),
         Bug("out[group] = sums[0]", "out[group / 2] = sums[0]", GROUPS_TWO, "buffer 1 (out)", 0, ("out[group / 2]",),
             (0, 0)),
     ),
@@ -372,4 +384,55 @@ SPLIT_K = Style(
     ),
 )  # fmt: skip
 
-STYLES = (REDUCTION, MATMUL, HISTOGRAM, LAST_BLOCK, TURNS, TRANSPOSE, SCAN, STRUCTS, VECTORS, SPLIT_K)
+SOFTMAX = Style(
+    "softmax",
+    """kernel void f(device const float* x, device float* out, constant uint& width,
+              uint row [[threadgroup_position_in_grid]], uint lane [[thread_index_in_simdgroup]]) {
+  float most = -INFINITY;
+  for (uint k = lane; k < width; k += 32) most = max(most, x[row * width + k]);
+  most = simd_max(most);
+  float sum = 0;
+  for (uint k = lane; k < width; k += 32) sum += exp(x[row * width + k] - most);
+  sum = simd_sum(sum);
+  for (uint k = lane; k < width; k += 32)
+    out[row * width + k] = exp(x[row * width + k] - most) / sum;
+}""",
+    lambda: [np.linspace(-2, 3, 300, dtype=np.float32), f32(300), u32(1, 100)],
+    3,
+    32,
+    (
+        Bug("k += 32)\n    out", "k += 33)\n    out", UNWRITTEN, "buffer 1 (out)", 32, ()),
+        Bug("k < width; k += 32)\n", "k + 1 < width; k += 32)\n", UNWRITTEN, "buffer 1 (out)", 99, ()),
+        Bug("out[row * width + k]", "out[min(row, 1u) * width + k]", UNWRITTEN, "buffer 1 (out)", 200, ()),
+        Bug("out[row * width + k]", "((device float*)x)[row * width + k]", CONST, "buffer 0 (x)", 0, (" = exp",), (0,)),
+        Bug("most = simd_max(most);", "most = simd_max(most);\n*((device float4*)x + 3) = most;", CONST, "buffer 0 (x)",
+            12, ("float4*",), (0,)),
+        Bug("sum = simd_sum(sum);", "sum = simd_sum(sum);\natomic_store_explicit((device atomic_float*)x + lane, sum,"
+            " memory_order_relaxed);", CONST, "buffer 0 (x)", 0, ("atomic_store",), (0,)),
+        Bug("most = max(most, x[row * width + k])", "most = max(most, -INFINITY)", MADE, "value", None, ("/ sum",), (0,)),
+        Bug("float sum = 0;", "float sum;", MADE, "value", None, ("/ sum",), (0,)),  # the compiler drops the loop
+        Bug("exp(x[row * width + k] - most) / sum", "log(x[row * width + k] - most - 1) / sum", MADE, "value", None,
+            ("/ sum",), (0,)),
+        Bug("exp(x[row * width + k] - most) / sum", "NAN", WRITTEN, "buffer 1 (out)", 0, ("NAN",), (0,)),
+        Bug("exp(x[row * width + k] - most) / sum", "lane == 7 ? as_type<float>(0x7fc00000u) : 1.0f",
+            WRITTEN, "buffer 1 (out)", 7, ("0x7fc",), (7,)),
+        Bug("exp(x[row * width + k] - most) / sum", "isinf(most) ? 1.0f : NAN", WRITTEN, "buffer 1 (out)", 0,
+            ("isinf",), (0,)),
+        Bug("sum = simd_sum(sum);", "if (lane < 31) sum = simd_sum(sum);", DIVERGENT, "SIMD group 0", None,
+            ("if (lane < 31)",), (0, 31)),
+        Bug("most = simd_max(most);", "if (lane == 5) return;\nmost = simd_max(most);", DIVERGENT, "SIMD group 0",
+            None, ("most = simd_max",), (0, 5)),
+        Bug("sum = simd_sum(sum);\n  for (uint k = lane; k < width; k += 32)\n", "for (uint k = lane; k < width; k += 32)"
+            " sum = simd_broadcast_first(sum);\n  for (uint k = lane; k < width; k += 32)\n", DIVERGENT, "SIMD group 0",
+            None, ("simd_broadcast_first",), (0, 4)),
+        Bug("most = simd_max(most);", "if (lane < 20) most = simd_max(most);", ERROR, "simd_max while lane .* simd_sum|"
+            "simd_sum while lane .* simd_max", None, ("if (lane < 20)", "sum = simd_sum")),
+        Bug("sum = simd_sum(sum);", "if (lane % 2) sum = simd_sum(sum);\nelse sum = simd_sum(sum);", ERROR,
+            "another simd_sum", None, ("if (lane % 2)", "else")),
+        Bug("most = simd_max(most);", "if (lane < 3) simdgroup_barrier(mem_flags::mem_none);\nmost = simd_max(most);",
+            ERROR, "simdgroup_barrier", None, ("if (lane < 3)",)),
+    ),
+    all_checks=True,
+)  # fmt: skip
+
+STYLES = (SOFTMAX, REDUCTION, MATMUL, HISTOGRAM, LAST_BLOCK, TURNS, TRANSPOSE, SCAN, STRUCTS, VECTORS, SPLIT_K)
