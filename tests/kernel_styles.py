@@ -76,10 +76,10 @@ REDUCTION = Style(
         Bug("if (i < s) sums[i]", "sums[i]", RACE, "threadgroup memory (sums)", None, ("+= sums[i + s]",)),
         Bug("sums[i] = own;", "if (i != 70) sums[i] = own;", NEVER, "threadgroup memory (sums)", 70,
             ("+= sums[i + s]",), (6,)),
-        Bug("k < count; k += 128", "k <= count; k += 128", READ, "buffer 0 (x)", 600,
-            ("x[group * count + k]",), (72,)),
+        Bug("k < count; k += 128", "k <= count; k += 128", READ, "buffer 0 (x)", 600, ("x[group * count + k]",), (72,)),
         Bug("if (i == 0) out[group]", "if (i < 2) out[group]", TWO, "buffer 1 (out)", 0, ("out[group]",)),
-        Bug(f"if (i < s) sums[i] += sums[i + s];\n    {BARRIER}", f"if (i < s) {{\nsums[i] += sums[i + s];\n{BARRIER} }}",
+        Bug(f"if (i < s) sums[i] += sums[i + s];\n    {BARRIER}",
+            f"if (i < s) {{\nsums[i] += sums[i + s];\n{BARRIER} }}",
             ERROR, "deadlock at threadgroup_barrier: 64 of 128 threads wait, 64 have left", None, (BARRIER,)),
         Bug("sums[i] = own;", "if (i == 100) return; sums[i] = own;", ERROR,
             r"deadlock at threadgroup_barrier: 127 of 128 threads wait, 1 have left the kernel \(thread 100", None,
@@ -409,7 +409,8 @@ SOFTMAX = Style(
             12, ("float4*",), (0,)),
         Bug("sum = simd_sum(sum);", "sum = simd_sum(sum);\natomic_store_explicit((device atomic_float*)x + lane, sum,"
             " memory_order_relaxed);", CONST, "buffer 0 (x)", 0, ("atomic_store",), (0,)),
-        Bug("most = max(most, x[row * width + k])", "most = max(most, -INFINITY)", MADE, "value", None, ("/ sum",), (0,)),
+        Bug("most = max(most, x[row * width + k])", "most = max(most, -INFINITY)", MADE, "value", None,
+            ("/ sum",), (0,)),
         Bug("float sum = 0;", "float sum;", MADE, "value", None, ("/ sum",), (0,)),  # the compiler drops the loop
         Bug("exp(x[row * width + k] - most) / sum", "log(x[row * width + k] - most - 1) / sum", MADE, "value", None,
             ("/ sum",), (0,)),
@@ -422,8 +423,8 @@ SOFTMAX = Style(
             ("if (lane < 31)",), (0, 31)),
         Bug("most = simd_max(most);", "if (lane == 5) return;\nmost = simd_max(most);", DIVERGENT, "SIMD group 0",
             None, ("most = simd_max",), (0, 5)),
-        Bug("sum = simd_sum(sum);\n  for (uint k = lane; k < width; k += 32)\n", "for (uint k = lane; k < width; k += 32)"
-            " sum = simd_broadcast_first(sum);\n  for (uint k = lane; k < width; k += 32)\n", DIVERGENT, "SIMD group 0",
+        Bug("sum = simd_sum(sum);\n  for (uint k = lane; k < width; k += 32)\n",
+            "for (uint k = lane; k < width; k += 32) sum = simd_broadcast_first(sum);\n  for (uint k = lane; k < width; k += 32)\n", DIVERGENT, "SIMD group 0",
             None, ("simd_broadcast_first",), (0, 4)),
         Bug("most = simd_max(most);", "if (lane < 20) most = simd_max(most);", ERROR, "simd_max while lane .* simd_sum|"
             "simd_sum while lane .* simd_max", None, ("if (lane < 20)", "sum = simd_sum")),

@@ -135,7 +135,7 @@ def chip(name):
 ])  # fmt: skip
 def test_published_share_of_the_peak(name, head_dim, share):
     """Metal FlashAttention's forward kernel, fp16: its share of the multiply-add peak, with the least instructions
-    that it can have: 64 scores take 2 head_dim / 8 products and, per lane, two times an fma, a maximum, an exp2 and a sum."""
+    that it can have: 64 scores take 2 head_dim / 8 products and, per lane, twice an fma, a maximum, an exp2, a sum."""
     scores, groups = 4096, chip(name).cores * 64
     row = {"mma_half": scores * head_dim // 4, "simple": scores * 6, "exponential": scores * 2}
     found = predict(profile(row, groups=groups, threads=128), chip(name))
