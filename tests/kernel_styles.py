@@ -424,7 +424,8 @@ SOFTMAX = Style(
         Bug("most = simd_max(most);", "if (lane == 5) return;\nmost = simd_max(most);", DIVERGENT, "SIMD group 0",
             None, ("most = simd_max",), (0, 5)),
         Bug("sum = simd_sum(sum);\n  for (uint k = lane; k < width; k += 32)\n",
-            "for (uint k = lane; k < width; k += 32) sum = simd_broadcast_first(sum);\n  for (uint k = lane; k < width; k += 32)\n", DIVERGENT, "SIMD group 0",
+            "for (uint k = lane; k < width; k += 32) sum = simd_broadcast_first(sum);\n"
+            "  for (uint k = lane; k < width; k += 32)\n", DIVERGENT, "SIMD group 0",
             None, ("simd_broadcast_first",), (0, 4)),
         Bug("most = simd_max(most);", "if (lane < 20) most = simd_max(most);", ERROR, "simd_max while lane .* simd_sum|"
             "simd_sum while lane .* simd_max", None, ("if (lane < 20)", "sum = simd_sum")),
