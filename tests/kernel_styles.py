@@ -234,6 +234,46 @@ TURNS = Style(
     ),
 )  # fmt: skip
 
+# A prefix sum over threadgroups in one pass: each publishes its sum, then looks back at those before it.
+LOOKBACK = Style(
+    "decoupled look-back",
+    f"""kernel void f(device const uint* x, device uint* out, device atomic_uint* tickets, device atomic_uint* flags,
+              device uint* sums, uint i [[thread_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]]) {{
+  threadgroup uint number, before;
+  if (i == 0) number = atomic_fetch_add_explicit(tickets, 1, memory_order_relaxed);
+  {BARRIER} // number
+  const uint own = x[number * 32 + i], total = simd_sum(own);
+  if (i == 0) {{
+    uint sum = 0;
+    if (number > 0) {{
+      while (atomic_load_explicit(&flags[number - 1], memory_order_relaxed) == 0) {{}}
+      atomic_thread_fence(mem_flags::mem_device, memory_order_acquire, thread_scope_device);
+      sum = sums[number - 1];
+    }}
+    sums[number] = sum + total;
+    atomic_thread_fence(mem_flags::mem_device, memory_order_release, thread_scope_device);
+    atomic_store_explicit(&flags[number], 1, memory_order_relaxed);
+    before = sum;
+  }}
+  {BARRIER} // before
+  out[number * 32 + i] = before + simd_prefix_inclusive_sum(own);
+}}""",
+    lambda: [np.ones(160, np.uint32), u32(160), u32(1), u32(5), u32(5)],
+    5,
+    32,
+    (
+        Bug("atomic_thread_fence(mem_flags::mem_device, memory_order_acquire, thread_scope_device);", "", GROUPS_RACE,
+            "buffer 4 (sums)", 0, ("sums[number] =", "sum = sums[number - 1]"), (0, 0)),
+        Bug("atomic_thread_fence(mem_flags::mem_device, memory_order_release, thread_scope_device);", "", GROUPS_RACE,
+            "buffer 4 (sums)", 0, ("sums[number] =", "sum = sums[number - 1]"), (0, 0)),
+        Bug("    sums[number] = sum + total;\n", "", UNWRITTEN, "buffer 4 (sums)", 0, ()),
+        Bug("atomic_store_explicit(&flags[number], 1", "atomic_store_explicit(&flags[number + 1], 1", ERROR,
+            "stopped after .* the threadgroup does not end", None, ("while (atomic_load",)),
+        Bug(f"{BARRIER} // number", "", RACE, "threadgroup memory (number)", 0, ("number = atomic", "own = x[number")),
+    ),
+    all_checks=True,
+)  # fmt: skip
+
 TRANSPOSE = Style(
     "transpose",
     f"""kernel void f(device const half* x, device half* out, constant uint2& shape,
@@ -437,4 +477,17 @@ SOFTMAX = Style(
     all_checks=True,
 )  # fmt: skip
 
-STYLES = (SOFTMAX, REDUCTION, MATMUL, HISTOGRAM, LAST_BLOCK, TURNS, TRANSPOSE, SCAN, STRUCTS, VECTORS, SPLIT_K)
+STYLES = (
+    SOFTMAX,
+    REDUCTION,
+    MATMUL,
+    HISTOGRAM,
+    LAST_BLOCK,
+    TURNS,
+    LOOKBACK,
+    TRANSPOSE,
+    SCAN,
+    STRUCTS,
+    VECTORS,
+    SPLIT_K,
+)

@@ -216,6 +216,14 @@ def test_misaligned_vectors(written, body, misaligned):
     assert kinds(found) == ({"misaligned vector access"} if misaligned else set())
 
 
+@pytest.mark.parametrize("type", ["half", "float", "float4"])
+def test_unsigned_differences_below_0_name_their_variable(written, type):
+    body = f"threadgroup {type} a[64], b[64], c[64];\nb[i - 1] = 1;\na[i] = c[i] = {type}(b[i] + 1);"
+    found = findings(written(kernel(body)), [X, zeros()])
+    (one,) = [f for f in found if f.kind == "write out of bounds"]
+    assert (one.memory, one.element, one.threads) == ("threadgroup memory (b)", 2**32 - 1, (0,))
+
+
 def test_far_indices_name_their_buffer(written):
     text = kernel("out[i] = x[ulong(i + 1) << 35];")
     (found,) = findings(written(text), [X, zeros()], threads=4)

@@ -15,7 +15,7 @@ def three(sizes):
 
 def launch(library, style, order="forward"):
     """Findings, and what the error of the launch says."""
-    options = {"check": True, "timeout": 10, "order": order, "threadgroup_memory": style.threadgroup_memory or None}
+    options = {"check": True, "timeout": 2, "order": order, "threadgroup_memory": style.threadgroup_memory or None}
     if style.all_checks:
         options.update(check_written=True, check_nan=True)
     try:

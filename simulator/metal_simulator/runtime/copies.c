@@ -169,7 +169,7 @@ static int open_slots(Worker* w) {
   if (!shadow->threadgroup || !shadow->threadgroup_atomics) return 1;
   if (!q->slot_count) return 0;
   if (!(shadow->slots = reserve((uint64_t)q->slot_count << SLOT_SHIFT))) return 1;
-  w->arena = shadow->slots + (1ull << (SLOT_SHIFT - 1));
+  w->arena = shadow->slots + (1ull << (SLOT_SHIFT - 3));  // most far indices are differences below 0, taken as unsigned
   for (uint32_t i = 0; i < q->slot_count; i++) {
     char* start = w->arena + ((uint64_t)i << SLOT_SHIFT);
     memset(start - SLOT_POISON, 0xFF, 2 * SLOT_POISON + q->slots[i].alignment + q->slots[i].bytes);

@@ -78,8 +78,8 @@ struct Worker {
 
 typedef void (*Entry)(const Context*);
 
-// A threadgroup variable or [[threadgroup(n)]] argument of a checking launch. It begins `alignment` bytes after the middle
-// of its address space: at no more than what its type promises.
+// A threadgroup variable or [[threadgroup(n)]] argument of a checking launch. It begins `alignment` bytes after a round
+// address: at no more than what its type promises.
 typedef struct { uint64_t bytes, alignment; } Slot;
 
 // What the kernel gets, the bytes [low, high) behind it, and whether it promised not to write there.
