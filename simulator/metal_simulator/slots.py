@@ -70,7 +70,7 @@ def slots(code: ctypes.CDLL, description: dict, dynamic: Sequence[int]) -> List[
     """Slots of a loaded checking build: its variables, then its arguments, of these sizes."""
     count = ctypes.c_uint32.in_dll(code, _TABLE).value
     numbers = list((ctypes.c_uint32 * (1 + 4 * count)).in_dll(code, _TABLE))[1:]
-    names = description["threadgroup_variables"]
+    names = [name.removeprefix("__metal_name_") for name in description["threadgroup_variables"]]
     found = []
     for i in range(0, len(numbers), 4):
         number, size, element, alignment = numbers[i : i + 4]

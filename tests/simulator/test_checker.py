@@ -367,6 +367,65 @@ def test_copies_may_read_padding(written, type):
     assert (found.kind, found.element) == ("read of threadgroup memory never written", 5)
 
 
+FILLED = """threadgroup float3 three[64];
+threadgroup float4 four[64];
+three[i].x = i;
+three[i].y = 1;
+three[i].z = 2;
+four[i].y = 3;
+threadgroup_barrier(mem_flags::mem_threadgroup);
+if (i % 2) four[i - 1].z = 1;
+const float3 v = three[63 - i];
+out[i] = v.x + v.z + four[63 - i].y;"""
+
+
+def test_components_of_vectors(written):
+    """What is not used is not read: neither the fourth of three, nor components that nobody or another has written."""
+    assert not findings(written(kernel(FILLED)), [X, zeros()])
+
+
+@pytest.mark.parametrize(
+    "old, new, kind, memory, line",
+    [
+        ("three[i].z = 2;", "", "read of threadgroup memory never written", "three", 6),  # reads all to write two
+        ("+ four[63 - i].y", "+ four[63 - i].w", "read of threadgroup memory never written", "four", 13),
+        ("+ four[63 - i].y", "+ four[62 - (i & 62)].z", "race: read and write", "four", 13),
+        ("three[63 - i]", "three[64 - i]", "read out of bounds", "three", 12),
+        ("three[i].x = i;\nthree[i].y = 1;\nthree[i].z = 2;", "three[i + 1] = i;", "write out of bounds", "three", 6),
+        ("three[i].y = 1;", "three[i / 2].y = 1;", "race: two writes", "three", 7),
+    ],
+)
+def test_seeded_bugs_in_components(written, old, new, kind, memory, line):
+    assert old in FILLED
+    found = findings(written(kernel(FILLED.replace(old, new))), [X, zeros()])
+    places = {
+        place for f in found if (f.kind, f.memory) == (kind, f"threadgroup memory ({memory})") for place in f.places
+    }
+    assert any(place.endswith(f"written.metal:{line}") for place in places), found
+
+
+@pytest.mark.parametrize("type", ["half3", "float3", "ulong3", "ulong4", "packed_half3", "char3"])
+def test_accesses_of_every_size(written, type):
+    """Vectors of three, and of more than 16 bytes: within bounds, then one past the end, twice the same, misaligned."""
+    text = (
+        f"kernel void f(device const {type}* x, device {type}* out, uint i [[thread_index_in_threadgroup]]) {{\n"
+        "out[SCALE + OFFSET] = x[i];\n}"
+    )
+    size = {"half3": 8, "float3": 16, "ulong3": 32, "ulong4": 32, "packed_half3": 6, "char3": 4}[type]
+    room = np.zeros(2 * 64 * size + 32, np.uint8)
+    start = -room.ctypes.data % 32
+
+    def run(scale, offset):
+        library = written(text.replace("SCALE", scale).replace("OFFSET", offset))
+        return findings(library, [room[start:][: 64 * size], room[start + 64 * size :][: 64 * size]])
+
+    assert not run("i", "0")
+    (found,) = run("i", "1")
+    assert (found.kind, found.element, found.threads) == ("write out of bounds", 64, (63,))
+    (found,) = run("i / 2", "0")
+    assert (found.kind, found.element, found.count) == ("race: two writes", 0, 32)
+
+
 @pytest.mark.parametrize(
     "body, element",
     [

@@ -19,23 +19,24 @@ HOOKS(2)
 HOOKS(4)
 HOOKS(8)
 HOOKS(16)
-HOOKS(32)  // not of the sanitizer: checking.py inserts them, and those that follow
 
 void __tsan_init(void) {}
 void __tsan_func_entry(void* site) {}
 void __tsan_func_exit(void) {}
 void __tsan_vptr_update(void** pointer, void* value) {}
 
+// Those that follow are not of the sanitizer: checking.py inserts them.
 void __tsan_alignment(void* p, uint32_t bytes, uint32_t alignment) {
   if ((uintptr_t)p % alignment) metal_check_aligned(p, bytes, alignment, SITE);
 }
 
-void __tsan_memory_read(void* p, uint64_t bytes, uint32_t alignment) {
-  if ((uintptr_t)p % alignment) metal_check_aligned(p, bytes, alignment, SITE);
-  metal_check_access(p, bytes, READS | COPIES, SITE);
-}
-
-void __tsan_memory_write(void* p, uint64_t bytes, uint32_t alignment) {
-  if ((uintptr_t)p % alignment) metal_check_aligned(p, bytes, alignment, SITE);
-  metal_check_access(p, bytes, WRITES | COPIES, SITE);
-}
+#define SIZED_HOOK(name, kind)                                                           \
+  void name(void* p, uint64_t bytes, uint32_t alignment) {                               \
+    if ((uintptr_t)p % alignment) metal_check_aligned(p, bytes, alignment, SITE);        \
+    metal_check_access(p, bytes, kind, SITE);                                            \
+  }
+SIZED_HOOK(__tsan_sized_read, READS)
+SIZED_HOOK(__tsan_sized_write, WRITES)
+SIZED_HOOK(__tsan_memory_read, READS | COPIES)
+SIZED_HOOK(__tsan_memory_write, WRITES | COPIES)
+SIZED_HOOK(__tsan_vector_read, READS | THREE)

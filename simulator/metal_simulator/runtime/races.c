@@ -49,6 +49,7 @@ void metal_check_cells(Worker* w, Cell* cell, AtomicCell* atomics, uint64_t at, 
                        Place place) {
   uint32_t granule = w->launch->request->granule, unset = 0, needed = 1;
   int raced = 0, reads = place.buffer >= MAX_BUFFERS && kind & READS;
+  uint64_t end = at + (kind & THREE ? size - size / 4 : size);  // bytes that somebody must have written
   if (kind & COPIES) needed = (size < PADDING ? size : PADDING) / granule;
   if (kind & ATOMIC) w->shadow->atomics_met = 1;
   for (uint64_t i = at / granule; i <= (at + size - 1) / granule; i++) {
@@ -60,7 +61,7 @@ void metal_check_cells(Worker* w, Cell* cell, AtomicCell* atomics, uint64_t at, 
       metal_report_here(w, (Finding){.kind = writes ? RACE_WRITE_WRITE : RACE_READ_WRITE, .buffer = place.buffer,
                                      .offset = place.offset + (i * granule > at ? i * granule - at : 0), .size = size,
                                      .site = now.site, .other_thread = other->thread, .other_site = other->site});
-    if (reads && !raced) {
+    if (reads && !raced && i * granule < end) {
       unset = written(w, c, a) ? 0 : unset + 1;
       if (unset == needed) {
         metal_report_here(w, (Finding){.kind = NEVER_WRITTEN, .buffer = place.buffer, .offset = place.offset, .size = size,

@@ -184,7 +184,7 @@ void metal_fences_close(Launch* launch);
 int metal_shadow_open(Worker* worker);
 void metal_shadow_close(Worker* worker);
 void metal_shadow_reset(Worker* worker);
-enum { READS = 1, WRITES = 2, ATOMIC = 4, COPIES = 8 };  // kinds of accesses; COPIES: of an object, padding included
+enum { READS = 1, WRITES = 2, ATOMIC = 4, COPIES = 8, THREE = 16 };  // COPIES: of an object, padding included; THREE: of 3 or 4 elements
 void metal_check_access(const void* address, uint32_t size, int kind, const void* site);
 void metal_check_aligned(const void* address, uint32_t size, uint32_t alignment, const void* site);
 void metal_check_products(Simdgroup* simdgroup);
