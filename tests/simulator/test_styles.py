@@ -4,9 +4,10 @@ import collections
 import re
 
 import pytest
-from kernel_styles import ERROR, STYLES, UNWRITTEN
+from kernel_styles import STYLES
 from metal_simulator import LaunchError
 from metal_simulator.findings import KINDS
+from seeded_bugs import ERROR, UNWRITTEN
 
 
 def three(sizes):
