@@ -4,7 +4,8 @@ Works through the batch sequence by sequence and through a long sequence in chun
 all scores is ever held; the keys of a paged cache are gathered for one chunk at a time. A chunk that needs neither the
 log-sum-exp nor anything else that PyTorch's own fused attention lacks goes there; otherwise, and for the gradients, its
 weights are formed. All arithmetic is fp32: on fp16 and bf16 PyTorch's fused attention would round the weights, and be
-no faster.
+no faster. Dropout draws its mask anew for each chunk, in the forward and again in the backward, which go through the
+same chunks in the same order.
 
 Inside, tensors are [batch, heads, seqlen, head_dim] (a paged cache [pages, heads, page_size, head_dim]) and lse is
 [batch, heads, seqlen_q].
@@ -23,6 +24,18 @@ MAX_SCORES = 2**24  # of a chunk, even with fewer rows: bounds the memory
 UNBOUNDED = 2**62  # a window this wide hides nothing
 
 
+class _Dropout:
+    """Masks of the chunks, the same for the same seed when chunks ask in the same order."""
+
+    def __init__(self, probability: float, seed: torch.Tensor):
+        self.kept = 1 - probability
+        self.generator = torch.Generator().manual_seed(int(seed))
+
+    def mask(self, weights: torch.Tensor) -> torch.Tensor:
+        """Factors of the weights: 0 where dropped, else 1 / kept."""
+        return torch.empty_like(weights).bernoulli_(self.kept, generator=self.generator).div_(self.kept)
+
+
 class _Scoring(NamedTuple):
     """What makes weights of the products of queries and keys."""
 
@@ -30,9 +43,17 @@ class _Scoring(NamedTuple):
     softcap: float  # 0.0 = none
     alibi_slopes: Optional[torch.Tensor]  # [heads] or [batch, heads]
     sinks: Optional[torch.Tensor]  # [heads]
+    dropout: Optional[_Dropout]
 
     def slopes(self, sequence: int) -> torch.Tensor:
         return self.alibi_slopes if self.alibi_slopes.dim() == 1 else self.alibi_slopes[sequence]
+
+
+def _scoring(softmax_scale, softcap, alibi_slopes, sinks, dropout_p, dropout_seed) -> _Scoring:
+    if sinks is not None:
+        sinks = sinks.clamp(max=torch.finfo(torch.float32).max)  # the difference of two infinities is NaN
+    dropout = _Dropout(dropout_p, dropout_seed) if dropout_p > 0 else None
+    return _Scoring(softmax_scale, softcap, alibi_slopes, sinks, dropout)
 
 
 _EVERYTHING = slice(None)
@@ -77,12 +98,15 @@ def attention_forward(
     window_left: int,
     window_right: int,
     softcap: float,
+    dropout_p: float = 0.0,
+    dropout_seed: Optional[torch.Tensor] = None,
 ) -> None:
     """Fills every row of `output`, and of `lse` unless it is None. Arguments as of operators.attention_forward."""
     output, query, key, value = map(_heads_first, (output, query, key, value))
     lse = lse[None] if lse is not None and lse.dim() == 2 else lse
-    scoring = _Scoring(softmax_scale, softcap, alibi_slopes, sinks)
-    fused = lse is None and alibi_slopes is None and sinks is None and softcap == 0 and query.shape[3] == value.shape[3]
+    scoring = _scoring(softmax_scale, softcap, alibi_slopes, sinks, dropout_p, dropout_seed)
+    plain = alibi_slopes is None and sinks is None and softcap == 0 and dropout_p == 0
+    fused = lse is None and plain and query.shape[3] == value.shape[3]
     num_heads, enable_gqa = query.shape[1], query.shape[1] != key.shape[1]
     lengths = (cu_seqlens_q, cu_seqlens_k, seqused_k, block_table)
     for sequence in _sequences(query, key, *lengths, whole_batch=fused):
@@ -102,6 +126,8 @@ def attention_forward(
                 )
                 continue
             weights, chunk_lse, _ = _weights(q, k, chunk, scoring, sequence.index)
+            if scoring.dropout is not None:
+                weights.mul_(scoring.dropout.mask(weights))
             output[rows] = torch.matmul(weights, v).view(*q.shape[:3], -1)
             if lse is not None:
                 lse[rows] = chunk_lse
@@ -123,14 +149,16 @@ def attention_backward(
     window_left: int,
     window_right: int,
     softcap: float,
+    dropout_p: float = 0.0,
+    dropout_seed: Optional[torch.Tensor] = None,
 ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients of query, key, value and sinks ([0] without), from those of the output and (unless None) of lse."""
-    grads = [torch.zeros(tensor.shape, dtype=torch.float32) for tensor in (query, key, value)]
-    grad_sinks = torch.zeros(0 if sinks is None else sinks.shape[0])
+    grads = [tensor.new_zeros(tensor.shape, dtype=torch.float32) for tensor in (query, key, value)]
+    grad_sinks = grads[0].new_zeros(0 if sinks is None else sinks.shape[0])
     tensors = (grad_output, query, key, value, *grads)
     grad_output, query, key, value, grad_query, grad_key, grad_value = map(_heads_first, tensors)
     grad_lse = grad_lse[None] if grad_lse is not None and grad_lse.dim() == 2 else grad_lse
-    scoring = _Scoring(softmax_scale, softcap, alibi_slopes, sinks)
+    scoring = _scoring(softmax_scale, softcap, alibi_slopes, sinks, dropout_p, dropout_seed)
     num_heads = query.shape[1]
     lengths = (cu_seqlens_q, cu_seqlens_k, seqused_k, block_table)
     for sequence in _sequences(query, key, *lengths, whole_batch=False):
@@ -156,6 +184,10 @@ def attention_backward(
     return (*(grad.to(query.dtype) for grad in grads), grad_sinks)
 
 
+def _integers(bounds: slice) -> torch.Tensor:
+    return torch.arange(bounds.start, bounds.stop, device="cpu")  # whatever the user's default device is
+
+
 def _heads_first(tensor: torch.Tensor) -> torch.Tensor:
     return (tensor[None] if tensor.dim() == 3 else tensor).transpose(1, 2)
 
@@ -179,8 +211,8 @@ def _weights(
         scores = tanh * scoring.softcap
     by_head = scores.view(batch, num_heads_kv, -1, rows, keys)
     if scoring.alibi_slopes is not None:
-        position = torch.arange(chunk.rows.start, chunk.rows.stop).unsqueeze(1) + chunk.diagonal
-        distance = (position - torch.arange(chunk.keys.start, chunk.keys.stop)).abs_()
+        position = _integers(chunk.rows).unsqueeze(1) + chunk.diagonal
+        distance = (position - _integers(chunk.keys)).abs_()
         by_head.addcmul_(scoring.slopes(sequence).view(num_heads_kv, -1, 1, 1), distance.float(), value=-1)
     if chunk.mask is not None:
         by_head.masked_fill_(~chunk.mask, -torch.inf)
@@ -204,13 +236,19 @@ def _stacked_sinks(sinks: torch.Tensor, num_heads_kv: int, rows: int) -> torch.T
 def _chunk_backward(grad_output, grad_lse, q, k, v, chunk, scoring, sequence):
     """Gradients of a chunk's q, k, v and of the sinks (None without).
 
-    With P the weights: dS = P * (dP - rowsum(P * dP) + dlse); a sink is a score whose dP is 0.
+    With P the weights: dS = P * (dP - rowsum(P * dP) + dlse); a sink is a score whose dP is 0. With dropout, the
+    output is made of mask * P, and dP takes the same mask.
     """
     weights, lse, tanh = _weights(q, k, chunk, scoring, sequence)
     stacked = (*k.shape[:2], -1)  # query heads that share a key/value head, as rows
     grad_out = grad_output.reshape(*stacked, v.shape[-1])
-    grad_v = torch.matmul(weights.transpose(2, 3), grad_out)
     grad_weights = torch.matmul(grad_out, v.transpose(2, 3))
+    if scoring.dropout is None:
+        grad_v = torch.matmul(weights.transpose(2, 3), grad_out)
+    else:
+        mask = scoring.dropout.mask(weights)
+        grad_weights.mul_(mask)
+        grad_v = torch.matmul(mask.mul_(weights).transpose(2, 3), grad_out)
     offset = torch.linalg.vecdot(weights, grad_weights).unsqueeze(-1)
     if grad_lse is not None:
         offset = offset - grad_lse.reshape(*stacked, 1)
@@ -292,9 +330,12 @@ def _read(tensor: torch.Tensor, sequence: _Sequence, keys: slice) -> torch.Tenso
         return tensor[sequence.batch, :, start + begin : start + end].float()
     page_size = tensor.shape[2]
     first = begin // page_size
-    pages = sequence.pages[first : -(-end // page_size)].clamp(0, tensor.shape[0] - 1)
+    begin, end = begin - first * page_size, end - first * page_size
+    pages = sequence.pages[first : first - (-end // page_size)].clamp(0, tensor.shape[0] - 1)
+    if pages.shape[0] == 1:  # nothing to put together
+        return tensor[int(pages)][None, :, begin:end].float()
     tokens = tensor.transpose(1, 2).index_select(0, pages).flatten(0, 1)
-    return tokens[begin - first * page_size : end - first * page_size].transpose(0, 1)[None].float()
+    return tokens[begin:end].transpose(0, 1)[None].float()
 
 
 def _accumulate(grad: torch.Tensor, sequence: _Sequence, keys: slice, chunk_grad: torch.Tensor) -> None:
@@ -304,7 +345,7 @@ def _accumulate(grad: torch.Tensor, sequence: _Sequence, keys: slice, chunk_grad
         grad[sequence.batch, :, start + keys.start : start + keys.stop] += chunk_grad
         return
     num_pages, page_size = grad.shape[0], grad.shape[2]
-    position = torch.arange(keys.start, keys.stop)
+    position = _integers(keys)
     pages = sequence.pages[position // page_size].long().clamp_(0, num_pages - 1)
     tokens = grad.transpose(1, 2).flatten(0, 1)  # a view: the gradient is contiguous
     tokens.index_add_(0, pages * page_size + position % page_size, chunk_grad[0].transpose(0, 1))
@@ -352,7 +393,7 @@ def _chunks(
         first, last = visible(begin), visible(end - 1)
         mask = None
         if first != last:
-            position = torch.arange(begin + diagonal, end + diagonal).unsqueeze(1)
-            keys = torch.arange(first[0], last[1])
+            position = _integers(slice(begin + diagonal, end + diagonal)).unsqueeze(1)
+            keys = _integers(slice(first[0], last[1]))
             mask = (keys >= position - left) & (keys <= position + right)
         yield _Chunk(slice(begin, end), slice(first[0], last[1]), diagonal, mask, False)
