@@ -184,7 +184,8 @@ def _inputs(
     keys, cached_values, table, rows, capacity = cache
     batch = query.shape[0]
     used = None if lengths is None else lengths.to(torch.int32)
-    if leftpad is None and (rows is None or capacity % arguments.PAGE_SIZE_UNIT == 0):
+    in_place = leftpad is None and (rows is None or capacity % arguments.PAGE_SIZE_UNIT == 0)
+    if in_place or capacity == 0:
         if rows is not None:  # a page for each row of the cache
             table = rows.to(torch.int32).unsqueeze(1)
         if table is None:
