@@ -112,22 +112,21 @@ def check_cu_seqlens(
     seqused_k: Optional[torch.Tensor],
     block_table: Optional[torch.Tensor],
     query: torch.Tensor,
-    query_name: str,
+    names: Tuple[str, str, str],
 ) -> Tuple[torch.Tensor, torch.Tensor]:
     """Both cu_seqlens as contiguous int32; one tensor passed twice stays one tensor. With paged keys, cu_seqlens_k
-    gives lengths only, and may be None where seqused_k gives them."""
-    checked_q = _check_cu_seqlens(cu_seqlens_q, "cu_seqlens_q", query, query_name)
+    gives lengths only, and may be None where seqused_k gives them. `names` are the public names of both and of the
+    query."""
+    checked_q = _check_cu_seqlens(cu_seqlens_q, names[0], query, names[2])
     if cu_seqlens_k is cu_seqlens_q:
         return checked_q, checked_q
     if cu_seqlens_k is None and block_table is not None:
         if seqused_k is None:
             raise ValueError("block_table needs the lengths of the sequences: cu_seqlens_k or seqused_k, got neither")
         return checked_q, checked_q  # the operators bind both, and read one
-    checked_k = _check_cu_seqlens(cu_seqlens_k, "cu_seqlens_k", query, query_name)
+    checked_k = _check_cu_seqlens(cu_seqlens_k, names[1], query, names[2])
     if checked_q.shape[0] != checked_k.shape[0]:
-        raise ValueError(
-            f"cu_seqlens_k must be as long as cu_seqlens_q, {checked_q.shape[0]}, got {checked_k.shape[0]}"
-        )
+        raise ValueError(f"{names[1]} must be as long as {names[0]}, {checked_q.shape[0]}, got {checked_k.shape[0]}")
     return checked_q, checked_k
 
 

@@ -20,6 +20,10 @@ class Names(NamedTuple):
     value: str = "v"
     softmax_scale: str = "softmax_scale"
     causal: str = "causal"
+    cu_seqlens_q: str = "cu_seqlens_q"
+    cu_seqlens_k: str = "cu_seqlens_k"
+    max_seqlen_q: str = "max_seqlen_q"
+    max_seqlen_k: str = "max_seqlen_k"
 
 
 def dense(
@@ -124,14 +128,15 @@ def packed_inputs(
 ) -> tuple:
     """The operators' inputs for packed queries, all checked but softcap."""
     arguments.check_query(query, PACKED, names.query)
-    cu_q, cu_k = arguments.check_cu_seqlens(cu_seqlens_q, cu_seqlens_k, seqused_k, block_table, query, names.query)
+    cu_names = (names.cu_seqlens_q, names.cu_seqlens_k, names.query)
+    cu_q, cu_k = arguments.check_cu_seqlens(cu_seqlens_q, cu_seqlens_k, seqused_k, block_table, query, cu_names)
     batch = cu_q.shape[0] - 1
     table = features.check_block_table(block_table, query, batch)
     used = features.check_seqused_k(seqused_k, query, batch)
     arguments.check_key_value(query, key, value, PACKED if table is None else PAGED, names[:3])
     total_k = key.shape[0] if table is None else table.shape[1] * key.shape[1]
-    max_q = arguments.check_max_seqlen(max_seqlen_q, query.shape[0], "max_seqlen_q")
-    max_k = arguments.check_max_seqlen(max_seqlen_k, total_k, "max_seqlen_k")
+    max_q = arguments.check_max_seqlen(max_seqlen_q, query.shape[0], names.max_seqlen_q)
+    max_k = arguments.check_max_seqlen(max_seqlen_k, total_k, names.max_seqlen_k)
     scale = arguments.check_softmax_scale(softmax_scale, query.shape[-1], names.softmax_scale)
     window_left, window_right = arguments.check_window(window_size, causal, names.causal)
     slopes = features.check_alibi_slopes(alibi_slopes, query, batch)

@@ -13,7 +13,15 @@ from . import arguments, calls
 
 _QKV = calls.Names("qkv[:, :, 0]", "qkv[:, :, 1]", "qkv[:, :, 2]")
 _KV = calls.Names("q", "kv[:, :, 0]", "kv[:, :, 1]")
-_VARLEN_QKV = calls.Names("qkv[:, 0]", "qkv[:, 1]", "qkv[:, 2]")
+_VARLEN_QKV = calls.Names(
+    "qkv[:, 0]",
+    "qkv[:, 1]",
+    "qkv[:, 2]",
+    cu_seqlens_q="cu_seqlens",
+    cu_seqlens_k="cu_seqlens",
+    max_seqlen_q="max_seqlen",
+    max_seqlen_k="max_seqlen",
+)
 _VARLEN_KV = calls.Names("q", "kv[:, 0]", "kv[:, 1]")
 
 
