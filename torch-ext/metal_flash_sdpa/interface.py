@@ -45,12 +45,13 @@ def flash_attention_varlen(
 ) -> None:
     """Attention over a packed batch of sequences, written into `out`.
 
-    Arguments as for `flash_attn_varlen_func`, with these differences:
+    Args:
         out: `[total_q, num_heads, value head_dim]`, dtype and device of `query`, any strides; shares no memory with
             the inputs. Every row is written: those that belong to no sequence become 0.
         do_causal: as `causal`.
         scale: as `softmax_scale`.
         softcapping: as `softcap`, but 1.0 means that scores are not capped, and 0.0 is an error.
+        Everything else as for `flash_attn_varlen_func`.
 
     Raises TypeError, ValueError, NotImplementedError as `flash_attn_varlen_func`.
     """

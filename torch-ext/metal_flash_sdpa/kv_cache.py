@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import NamedTuple, Optional, Tuple, Union
 
 import torch
-import torch.nn.functional as F
 
 from . import arguments, calls, features, operators, values
 from .arguments import CACHE, DENSE, PAGED
@@ -219,7 +218,7 @@ def _packed_inputs(
     starts = torch.zeros_like(rows) if leftpad is None else leftpad.long().clamp(0, capacity)
     ends = torch.full_like(rows, capacity) if lengths is None else lengths.long().clamp(0, capacity)
     bounds = torch.stack((starts, ends.maximum(starts)), dim=1) + (rows * step).unsqueeze(1)
-    cu_seqlens_k = F.pad(bounds.flatten(), (0, 1))
+    cu_seqlens_k = torch.cat((bounds.flatten(), rows.new_zeros(1)))
     cu_seqlens_q = (torch.arange(2 * batch + 1, device=query.device) + 1) // 2 * seqlen_q
     if slopes is not None and slopes.dim() == 2:
         slopes = slopes.repeat_interleave(2, dim=0)
