@@ -185,7 +185,7 @@ def attention_backward(
 
 
 def _integers(bounds: slice) -> torch.Tensor:
-    return torch.arange(bounds.start, bounds.stop, device="cpu")  # whatever the user's default device is
+    return torch.arange(bounds.start, bounds.stop)
 
 
 def _heads_first(tensor: torch.Tensor) -> torch.Tensor:
