@@ -208,8 +208,12 @@ def test_forward_mode_derivatives_are_refused(kernel, launcher):
         torch.func.jvp(lambda x: dense(kernel, x, key, value), (query,), (query,))
     with forward_ad.dual_level():
         dense(kernel, query, key, value)  # nothing to derive
+        dual, cu_seqlens = forward_ad.make_dual(key, key), int32(0, 9)
         with pytest.raises(NotImplementedError, match="forward-mode derivatives of attention are not implemented"):
-            dense(kernel, query, forward_ad.make_dual(key, key), value)
+            dense(kernel, query, dual, value)
+        with pytest.raises(NotImplementedError, match="forward-mode derivatives of attention are not implemented"):
+            out = torch.empty_like(query)
+            kernel.flash_attention_varlen(out, query, dual, value, cu_seqlens, cu_seqlens, 9, 9)
 
 
 def test_another_default_device(kernel):

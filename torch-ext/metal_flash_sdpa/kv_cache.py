@@ -111,14 +111,7 @@ def flash_attn_with_kvcache(
     seqlen_new = _check_new(q, k, v, cache)
     if k is not None and cache_seqlens is None:
         raise ValueError("cache_seqlens must say where k and v are appended, got None")
-    longest = cache.capacity
-    lengths = None
-    if isinstance(cache_seqlens, torch.Tensor):
-        lengths = features.check_per_sequence(cache_seqlens, "cache_seqlens", q, batch, _INTEGERS)
-    elif cache_seqlens is not None:
-        cache_seqlens = arguments.check_index(cache_seqlens, "cache_seqlens", cache.capacity - seqlen_new)
-        longest = cache_seqlens + seqlen_new
-        lengths = torch.full((batch,), cache_seqlens, dtype=torch.int32, device=q.device)
+    lengths, longest = _check_cache_seqlens(cache_seqlens, q, cache.capacity, seqlen_new)
     rotary = check_rotary(rotary_cos, rotary_sin, rotary_interleaved, q, cache.capacity)
     if rotary is not None and k is None:
         raise ValueError("rotary_cos and rotary_sin need new keys to rotate: k and v must be given, got None")
@@ -137,8 +130,9 @@ def flash_attn_with_kvcache(
         if rotary is not None:
             first = lengths.long().unsqueeze(1)
             k = rotary.rotate(k, first + torch.arange(seqlen_new, device=q.device))
-            moves = window != (-1, -1)
-            query = rotary.rotate(q, first + torch.arange(seqlen_q, device=q.device) if moves else first)
+            if window != (-1, -1):  # else all queries stand where the first one does
+                first = first + torch.arange(seqlen_q, device=q.device)
+            query = rotary.rotate(q, first)
         if k is not None:
             _append(cache, k, v, lengths)
             lengths = lengths + seqlen_new
@@ -155,7 +149,7 @@ def flash_attn_with_kvcache(
     return (output, lse) if return_softmax_lse else output
 
 
-def _append(cache: _Cache, k: torch.Tensor, v: torch.Tensor, lengths: Optional[torch.Tensor]) -> None:
+def _append(cache: _Cache, k: torch.Tensor, v: torch.Tensor, lengths: torch.Tensor) -> None:
     """Writes k and v [batch, tokens, heads, head_dim] behind the lengths; tokens without a place stay out."""
     if k.numel() == 0 or cache.keys.numel() == 0 or cache.capacity == 0:
         return
@@ -266,6 +260,19 @@ def _check_cache(
         )
     capacity = k_cache.shape[1] if table is None else table.shape[1] * k_cache.shape[1]
     return _Cache(k_cache, v_cache, table, rows, capacity)
+
+
+def _check_cache_seqlens(
+    cache_seqlens: Optional[Union[int, torch.Tensor]], query: torch.Tensor, capacity: int, seqlen_new: int
+) -> Tuple[Optional[torch.Tensor], int]:
+    """(the lengths before the call [batch], or None for all that the cache can hold; a bound of those after it)."""
+    batch = query.shape[0]
+    if cache_seqlens is None:
+        return None, capacity
+    if isinstance(cache_seqlens, torch.Tensor):
+        return features.check_per_sequence(cache_seqlens, "cache_seqlens", query, batch, _INTEGERS), capacity
+    length = arguments.check_index(cache_seqlens, "cache_seqlens", capacity - seqlen_new)
+    return torch.full((batch,), length, dtype=torch.int32, device=query.device), length + seqlen_new
 
 
 def _check_new(query: torch.Tensor, k: Optional[torch.Tensor], v: Optional[torch.Tensor], cache: _Cache) -> int:

@@ -169,8 +169,8 @@ class _AttentionBackward(torch.autograd.Function):
 
 def _refuse_tangents(inputs) -> None:
     """Forward-mode derivatives, which autograd would otherwise leave out."""
-    for tensor in inputs[:9]:
-        if tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None:
+    for tensor in inputs:
+        if isinstance(tensor, torch.Tensor) and forward_ad.unpack_dual(tensor).tangent is not None:
             raise NotImplementedError("forward-mode derivatives of attention are not implemented")
 
 
@@ -204,6 +204,14 @@ def _forward_autograd(*inputs):
         return attention_forward(*inputs)
 
 
+def _forward_out_autograd(*inputs):
+    """Without gradients: the interface calls attention_forward where they are wanted."""
+    if forward_ad._current_level >= 0:
+        _refuse_tangents(inputs)
+    with torch._C._AutoDispatchBelowAutograd():
+        attention_forward_out(*inputs)
+
+
 def _forward_fake(*inputs):
     return _new_outputs(inputs[0], inputs[2], inputs[_NUM_INPUTS])
 
@@ -227,6 +235,7 @@ _library.impl("attention_forward", _forward, "MPS")
 _library.impl("attention_forward", _forward_autograd, "Autograd")
 _library.impl("attention_forward_out", _forward_out, "CPU")
 _library.impl("attention_forward_out", _forward_out, "MPS")
+_library.impl("attention_forward_out", _forward_out_autograd, "Autograd")
 _library.impl("attention_backward", _backward_cpu, "CPU")
 _library.impl("attention_backward", _backward_mps, "MPS")
 _library.impl("attention_backward", _AttentionBackward.apply, "Autograd")
