@@ -1,11 +1,13 @@
 """Our forward kernel beside PyTorch's own Metal attention, on equal work: python benchmarks/peers.py
 
 Both run unmodified on the simulator, PyTorch's kernels from the headers of the installed wheel; both results are
-compared with float64. Counters are those of the optimised code; times are predictions of the cost model for each chip,
-not measurements. fp16, tensors contiguous in each library's own layout. What repeats is simulated once: prefill is one
-head, counted as 8; decode is one key/value head with its 8 query heads, counted as 1 and as 8.
+compared with float64. Ours is planned for each chip. Counters are those of the optimised code; times are predictions
+of the cost model for each chip, not measurements. fp16, tensors contiguous in each library's own layout. PyTorch's
+heads are alike: one is simulated and counted as often as there are.
 
-PyTorch decodes long caches in two passes; both kernels are counted. ratio: PyTorch's time over ours, above 1 is faster.
+PyTorch decodes long caches in two passes; both kernels are counted, as is our combine kernel. ratio: PyTorch's time
+over ours, above 1 is faster. clocks: those that instructions are issued for, PyTorch's over ours. floor: our time over
+that of reading the keys and values once at the memory's reachable rate, a launch included.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from __future__ import annotations
 import argparse
 import pathlib
 import sys
-from typing import List, NamedTuple, Sequence
+from typing import Callable, Mapping, NamedTuple, Sequence
 
 import kernels
 import torch
@@ -29,6 +31,7 @@ from metal_simulator.report import chip_named, simdgroup_clocks  # noqa: E402
 
 KERNELS = ROOT / "flash_sdpa"
 CHIPS = ("M1 Max", "M3 Max")
+DECODE_CHIPS = ("M1", "M1 Max", "M3 Max", "M4", "M4 Max")
 HEADS = 8
 PASSES = 32  # parts of the keys in PyTorch's two-pass decoding
 TOLERANCE = 4e-3  # against float64, for values of about 1
@@ -51,23 +54,30 @@ class Side(NamedTuple):
         """Prediction of the launch that takes longest."""
         return max((cost_model.predict(profile, chip) for profile in self.profiles), key=lambda p: p.seconds)
 
+    def clocks(self, chip: cost_model.Chip) -> float:
+        """That instructions are issued for, summed over all SIMD groups."""
+        rows = [profile.rows[index] for profile in self.profiles for index in profile.order]
+        return sum(cost_model.clocks(row.classes, chip.family) for row in rows)
+
     def total(self, *classes: str) -> int:
         return sum(profile.classes.get(name, 0) for profile in self.profiles for name in classes)
 
 
 class Case(NamedTuple):
     name: str
-    ours: Side
+    ours: Mapping[cost_model.Chip, Side]
     theirs: Side
+    floor_bytes: int = 0  # that must come from memory
 
 
 class Profiler:
     """A launcher that profiles each plan on the simulator."""
 
     def __init__(self):
-        self.profiles: List[Profile] = []
+        self.plans, self.profiles = [], []
 
     def __call__(self, plan, tensors) -> None:
+        self.plans.append(plan)
         kernel = Library(KERNELS / plan.source, include=[KERNELS]).kernel(plan.kernel, dict(plan.constants))
         buffers = [tensors[a] if isinstance(a, str) else a and a.data for a in plan.arguments]
         self.profiles.append(kernel.profile(buffers, plan.grid, plan.threads))
@@ -90,12 +100,15 @@ def verify(output: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(output.double(), expected, atol=TOLERANCE, rtol=0)
 
 
-def ours(build, tensors, causal: bool) -> Side:
-    profiler = Profiler()
-    with build.launchers.use_launcher(profiler):
-        output = build.flash_attn_func(*(t.transpose(1, 2).contiguous() for t in tensors), causal=causal)
-    verify(output.transpose(1, 2), exact(*tensors, causal))
-    return Side(profiler.profiles)
+def ours(build, chips: Sequence[cost_model.Chip], call: Callable[[], torch.Tensor], expected: torch.Tensor):
+    """Our side of a call, for each chip."""
+    sides = {}
+    for chip in chips:
+        profiler = Profiler()
+        with build.launchers.use_launcher(profiler, build.device.Device(chip.family, chip.cores)):
+            verify(call(), expected)
+        sides[chip] = Side(profiler.profiles)
+    return sides
 
 
 def theirs(dispatches, tensors, causal: bool) -> Side:
@@ -123,36 +136,89 @@ def two_pass_decode(query, key, value, softmax_scale: float):
     ]
 
 
-def prefill_cases(build, head_dims: Sequence[int], seqlen: int):
+def prefill_cases(build, chips, head_dims: Sequence[int], seqlen: int):
     for head_dim in head_dims:
         for causal in (False, True):
-            tensors = inputs(1, 1, seqlen, seqlen, head_dim)
-            dispatch = pytorch_attention.prefill(*tensors, head_dim**-0.5, causal)
-            sides = ours(build, tensors, causal), theirs([dispatch], tensors, causal)
-            name = f"prefill {seqlen} x {seqlen} d{head_dim}{' causal' if causal else ''}"
-            yield Case(name, *(side.repeated(HEADS) for side in sides))
+            one = inputs(1, 1, seqlen, seqlen, head_dim)
+            dispatch = pytorch_attention.prefill(*one, head_dim**-0.5, causal)
+            other = theirs([dispatch], one, causal).repeated(HEADS)
+            tensors = inputs(HEADS, HEADS, seqlen, seqlen, head_dim)
+            name = f"prefill {seqlen}{' causal' if causal else ''} d{head_dim}"
+            yield Case(name, dense(build, chips, tensors, causal), other)
 
 
-def decode_cases(build, seqlen: int):
-    tensors = inputs(8, 1, 1, seqlen, 128)
-    sides = ours(build, tensors, False), theirs(two_pass_decode(*tensors, 128**-0.5), tensors, False)
+def dense(build, chips, tensors, causal: bool):
+    def call():
+        return build.flash_attn_func(*(t.transpose(1, 2).contiguous() for t in tensors), causal=causal).transpose(1, 2)
+
+    return ours(build, chips, call, exact(*tensors, causal))
+
+
+def decode_cases(build, chips, seqlen: int):
+    one = inputs(8, 1, 1, seqlen, 128)
+    other = theirs(two_pass_decode(*one, 128**-0.5), one, False)
     for heads_kv in (1, 8):
-        yield Case(f"decode {seqlen} keys, {8 * heads_kv}/{heads_kv} heads", *(s.repeated(heads_kv) for s in sides))
+        tensors = inputs(8 * heads_kv, heads_kv, 1, seqlen, 128)
+        name = f"decode {seqlen} keys {8 * heads_kv}/{heads_kv} heads"
+        read = sum(tensor.nbytes for tensor in tensors)
+        yield Case(name, dense(build, chips, tensors, False), other.repeated(heads_kv), read)
 
 
-def print_times(case: Case, chips: Sequence[cost_model.Chip]) -> None:
-    line = f"{case.name:32}"
-    for chip in chips:
-        line += f" | {case.theirs.seconds(chip) / case.ours.seconds(chip):5.2f}"
-        for side in (case.ours, case.theirs):
-            longest = side.longest(chip)
-            microseconds, share = side.seconds(chip) * 1e6, 100 * longest.matrix_share
-            line += f" {microseconds:9.1f} {share:4.0f}% {longest.bound[:11]:11}"
-    print(line, flush=True)
+def window_cost(build, chip: cost_model.Chip, seqlen: int, window: int) -> str:
+    """One head with a window: keys that each SIMD group multiplies and each threadgroup loads, beside what they see."""
+    head_dim, (query, key, value) = 64, inputs(1, 1, seqlen, seqlen, 64)
+    profiler = Profiler()
+    with build.launchers.use_launcher(profiler, build.device.Device(chip.family, chip.cores)):
+        build.flash_attn_func(*(t.transpose(1, 2) for t in (query, key, value)), window_size=(window - 1, 0))
+    (profile,), (plan,) = profiler.profiles, profiler.plans
+    products = profile.classes["mma_half"] / (profile.simdgroups * plan.grid[1]) / (head_dim / 8) * 8
+    loaded = next(t for t in profile.traffic if t.name == "key").read / plan.grid[1] / (2 * head_dim)
+    rows = seqlen / plan.grid[1]
+    return (
+        f"{chip.name}: {products:.0f} keys multiplied by a SIMD group whose 8 rows see {window + 7}, "
+        f"{loaded:.0f} loaded by a threadgroup whose {rows:.0f} rows see {window + rows - 1:.0f}; {plan.kernel}"
+    )
+
+
+def ragged_cost(build, chip: cost_model.Chip, sequences: int) -> str:
+    """A causal batch of sequences of 16 to 4096 tokens, beside each of them alone."""
+    steps = torch.arange(sequences) / (sequences - 1)
+    lengths = (16 * 256**steps).round().int()[torch.randperm(sequences, generator=torch.Generator().manual_seed(0))]
+    query, key, value = (t[0].transpose(0, 1) for t in inputs(1, 1, int(lengths.sum()), int(lengths.sum()), 64))
+    bounds = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).int()
+    together, alone = Profiler(), Profiler()
+    device = build.device.Device(chip.family, chip.cores)
+    with build.launchers.use_launcher(together, device):
+        longest = int(lengths.max())
+        build.flash_attn_varlen_func(query, key, value, bounds, bounds, longest, longest, causal=True)
+    with build.launchers.use_launcher(alone, device):
+        for begin, end in zip(bounds.tolist(), bounds.tolist()[1:]):
+            build.flash_attn_func(*(t[None, begin:end] for t in (query, key, value)), causal=True)
+    (plan,) = together.plans
+    block_m = plan.threads[0] // 32 * 8
+    needed = sum(-(-length // block_m) for length in lengths.tolist())
+    ratio = Side(together.profiles).clocks(chip) / Side(alone.profiles).clocks(chip)
+    return (
+        f"{chip.name}: {ratio:.3f} times the clocks of the {sequences} sequences alone, "
+        f"{plan.grid[1] - needed} surplus threadgroups of {plan.grid[1]}"
+    )
+
+
+def print_times(case: Case) -> None:
+    for chip, side in case.ours.items():
+        ratio, clocks = case.theirs.seconds(chip) / side.seconds(chip), case.theirs.clocks(chip) / side.clocks(chip)
+        line = f"{case.name:32} {chip.name:8} {ratio:5.2f} {clocks:6.2f}"
+        for each in (side, case.theirs):
+            longest = each.longest(chip)
+            line += f" {each.seconds(chip) * 1e6:9.1f} {100 * longest.matrix_share:3.0f}% {longest.bound:17}"
+        if case.floor_bytes:
+            floor = case.floor_bytes / (cost_model.BANDWIDTH_REACHED * chip.bandwidth * 1e9) + cost_model.LAUNCH_SECONDS
+            line += f" {side.seconds(chip) / floor:5.2f}"
+        print(line, flush=True)
 
 
 def print_counters(case: Case) -> None:
-    for who, side in (("ours", case.ours), ("PyTorch", case.theirs)):
+    for who, side in (*((f"{chip.name}", side) for chip, side in case.ours.items()), ("PyTorch", case.theirs)):
         traffic = [t for profile in side.profiles for t in profile.traffic]
         device = [t for t in traffic if t.space == "device"]
         values = [
@@ -176,29 +242,43 @@ def print_counters(case: Case) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--chip", action="append", type=chip_named, help=f"default: {', '.join(CHIPS)}")
-    parser.add_argument("--head-dim", action="append", type=int, help="of the prefill cases; default: 64, 128, 256")
+    parser.add_argument("--head-dim", type=int, nargs="*", default=(64, 128, 256), help="of the prefill cases")
     parser.add_argument("--length", type=int, default=1024, help="of the prefill cases (default: 1024)")
-    parser.add_argument("--plot", metavar="FILE.png", help="draw where the clocks of M1 and M2 go; needs matplotlib")
+    parser.add_argument(
+        "--plot", metavar="FILE.png", help="draw where the clocks of the first chip go; needs matplotlib"
+    )
     options = parser.parse_args()
     chips = options.chip or [chip_named(name) for name in CHIPS]
+    decode_chips = options.chip or [chip_named(name) for name in DECODE_CHIPS]
     build = kernels.get_local_kernel(ROOT / "build")
     print(__doc__.split("\n\n", 1)[1])
     print(f"torch {torch.__version__}. {cost_model.LABEL}")
     print("times in us, with the share of matrix products among the clocks, and the bound\n")
-    print(f"{'':32}" + "".join(f" | {chip.name:8}{'ours':22}{'PyTorch':29}" for chip in chips))
+    print(f"{'':32} {'chip':8} ratio clocks {'ours':>9}{'':23} {'PyTorch':>9}{'':23} floor")
     cases = []
-    for group in (prefill_cases(build, options.head_dim or (64, 128, 256), options.length), decode_cases(build, 8192)):
+    prefill = prefill_cases(build, chips, options.head_dim, options.length)
+    for group in (prefill, decode_cases(build, decode_chips, 8192)):
         for case in group:
-            print_times(case, chips)
+            print_times(case)
             cases.append(case)
+    print("\nwindow of 256 in 8192 keys, head_dim 64")
+    for chip in chips:
+        print(window_cost(build, chip, 8192, 256), flush=True)
+    print("\n64 sequences of 16 to 4096 tokens, causal, head_dim 64")
+    for chip in chips:
+        print(ragged_cost(build, chip, 64), flush=True)
     names = ("products", "fp32 prod.", "simple", "exp2", "complex", "shuffles", "reductions", "barriers", "KB moved")
     names += ("KB first", "lines", "conflicts", "registers")
     print(f"\ncounters, executions by SIMD groups\n{'':41}" + "".join(f"{name:>11}" for name in names))
     for case in cases:
         print_counters(case)
     if options.plot:
-        sides = [(f"{case.name} {who}", side) for case in cases for who, side in zip(("ours", "PyTorch"), case[1:])]
-        bars = [(name, simdgroup_clocks(side.profiles[0], 7)) for name, side in sides]
+        sides = [
+            (f"{c.name} {who}", side)
+            for c in cases
+            for who, side in (("ours", c.ours[chips[0]]), ("PyTorch", c.theirs))
+        ]
+        bars = [(name, simdgroup_clocks(side.profiles[0], chips[0].family)) for name, side in sides]
         plot(options.plot, bars, "our forward kernel and PyTorch's, the first launch of each")
 
 

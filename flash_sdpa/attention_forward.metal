@@ -1,31 +1,36 @@
 // Forward attention (FlashAttention-2, Dao 2023): softmax(scale * Q K^T) V in one pass over the keys.
 //
-// A threadgroup owns kBlockM rows of one sequence and one key/value head; a row is one token of one of the query heads
-// that share it (row r: token r / group_size, head r % group_size of the group). Each SIMD group owns
-// kBlockM / kSimdgroups of the rows.
+// A threadgroup owns rows of one sequence and one key/value head; a row is one token of one of the query heads that
+// share it (row r: token r / group_size, head r % group_size of the group). Its SIMD groups divide the rows among them
+// (kRowGroups, of kRows rows each), and may divide the columns of a row (kSlices) or the keys (kKeyGroups).
 //   for each block of kBlockN keys:  S = Q K^T;  P = exp2(scale_log2 S - row_max);  O = rescale O + P V
 //   O = O / row_sum
 #include <metal_stdlib>
 #include "constants.h"
+#include "direct.h"
 #include "mask.h"
 #include "pages.h"
 #include "params.h"
+#include "partial.h"
 #include "score.h"
 #include "sequence.h"
 #include "softmax.h"
+#include "staged.h"
 #include "tile.h"
 using namespace metal;
 
-// Grid: (tiles of query rows, key/value heads, splits). Rows hold params.head_dim (query, key) and params.value_dim
-// (value, output) elements, up to kHeadDim and kValueDim. Output rows that belong to no sequence are written too (0, and
-// lse -inf). With is_split each split writes the result of its own keys, for attention_combine to join: the output in
-// fp32, and lse with kRowMaxFloor for rows that see none of them.
-template <typename T, int kHeadDim, int kValueDim, int kBlockM, int kBlockN, int kSimdgroups>
-[[kernel, max_total_threads_per_threadgroup(kSimdgroups * kSimdWidth)]] void attention_forward(
+// Grid: (key/value heads, tiles of query rows, splits). Rows hold params.head_dim (query, key) and params.value_dim
+// (value, output) elements, up to kHeadDim and kValueDim. Output rows of no sequence are written too (0, and lse -inf).
+// With is_split each split writes the result of its own keys, for attention_combine to join: the output in fp32, and
+// lse with kRowMaxFloor for rows that see none of them.
+template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int kRowGroups, int kSlices, int kKeyGroups,
+          bool kStaged>
+[[kernel, max_total_threads_per_threadgroup(kRowGroups * kSlices * kKeyGroups * kSimdWidth)]] void attention_forward(
     constant ForwardParams& params [[buffer(0)]],
     constant ScoreParams& score [[buffer(1)]],
-    device const T* query [[buffer(2)]],  // [batch, query_length, num_heads, head_dim] or [total_q, num_heads, head_dim]
-    device const T* key [[buffer(3)]],    // [batch, key_length, num_heads_kv, head_dim], [total_k, num_heads_kv, head_dim]
+    device const T* query [[buffer(2)]],  // [batch, query_length, num_heads, head_dim], [total_q, num_heads, head_dim]
+    device const T* key [[buffer(3)]],    // [batch, key_length, num_heads_kv, head_dim],
+                                          // [total_k, num_heads_kv, head_dim],
                                           // or [num_pages, page_size, num_heads_kv, head_dim]
     device const T* value [[buffer(4)]],  // as key, [..., value_dim]
     device T* output [[buffer(5)]],       // as query, [..., value_dim]; split: fp32, [num_splits, ..., value_dim]
@@ -41,16 +46,20 @@ template <typename T, int kHeadDim, int kValueDim, int kBlockM, int kBlockN, int
     uint3 groups [[threadgroups_per_grid]],
     uint simdgroup [[simdgroup_index_in_threadgroup]],
     uint lane_index [[thread_index_in_simdgroup]]) {
-  constexpr int kRows = kBlockM / kSimdgroups;
-  constexpr int kThreads = kSimdgroups * kSimdWidth;
-  using KeyTile = SharedTile<T, kBlockN, kHeadDim>;
-  using ValueTile = SharedTile<T, kBlockN, kValueDim>;
-  threadgroup float4 block_memory[(kHeadDim > kValueDim ? KeyTile::kBytes : ValueTile::kBytes) / 16];
+  constexpr int kSimdgroups = kRowGroups * kSlices * kKeyGroups, kThreads = kSimdgroups * kSimdWidth;
+  constexpr int kBlockM = kRowGroups * kRows;
+  static_assert(kKeyGroups == 1 || (kRowGroups == 1 && kSlices == 1 && !kStaged), "no barriers for every block");
+  using KeyTile = conditional_t<kStaged, StagedTile<T, kBlockN, kHeadDim, kSlices>,
+                                DirectTile<T, kBlockN, kHeadDim, kSlices>>;
+  using ValueTile = conditional_t<kStaged, StagedTile<T, kBlockN, kValueDim, kSlices>,
+                                  DirectTile<T, kBlockN, kValueDim, kSlices>>;
+  constexpr int kBlockBytes = KeyTile::kBytes + ValueTile::kBytes + slice_bytes<kRows, kBlockN, kSlices, kSimdgroups>();
+  constexpr int kMergeBytes = merge_bytes<kRows, kValueDim, kKeyGroups>();
+  threadgroup float4 memory[max(max(kBlockBytes, kMergeBytes) / 16, 1)];
 
-  // Threadgroups start in the order of their linear index: the last tiles first, which causal masks make the heaviest,
-  // and all heads of a tile together, so that the light ones are left to fill the cores at the end.
-  const int start_order = group.y * groups.x + group.x;
-  const int head_kv = start_order % groups.y, tile_index = groups.x - 1 - start_order / groups.y;
+  // Threadgroups start in the order of their linear index: all heads of a tile together, and the last tiles first,
+  // which causal masks make the heaviest, so that the light ones are left to fill the cores at the end.
+  const int head_kv = group.x, tile_index = groups.y - 1 - group.y;
 
   // This threadgroup's rows, and the keys they see.
   QueryTile tile;
@@ -88,59 +97,78 @@ template <typename T, int kHeadDim, int kValueDim, int kBlockM, int kBlockN, int
 
   const Lane lane = lane_position(lane_index);
   const uint thread_index = simdgroup * kSimdWidth + lane_index;
-  const int row0 = tile.row0 + simdgroup * kRows;  // of this SIMD group
-  const RowRanges<kRows> visible(mask, row0, group_size, lane);
-  const KeyTile key_tile = {(threadgroup T*)block_memory};  // a block's keys, and in the same place then its values
-  const ValueTile value_tile = {(threadgroup T*)block_memory};
-  RegisterTile<T, kRows, kHeadDim> query_tile;
-  RegisterTile<float, kRows, kBlockN> scores;         // then weights
-  RegisterTile<float, kRows, kValueDim> accumulator;  // the output, before it is divided by row_sum
+  const int key_group = simdgroup % kKeyGroups, slice = simdgroup % kSlices;
+  const int row0 = tile.row0 + simdgroup / (kSlices * kKeyGroups) * kRows;  // of this SIMD group
+  const RowRanges<kRows> visible(mask, row0, rows, group_size, lane);
+  threadgroup char* free_memory = (threadgroup char*)memory;
+  KeyTile key_tile = {(threadgroup T*)free_memory, slice};
+  ValueTile value_tile = {(threadgroup T*)(free_memory + KeyTile::kBytes), slice};
+  threadgroup float2* slices = (threadgroup float2*)(free_memory + KeyTile::kBytes + ValueTile::kBytes);
+  RegisterTile<T, kRows, kHeadDim / kSlices> query_tile;
+  RegisterTile<float, kRows, kBlockN> scores;                   // then weights
+  RegisterTile<float, kRows, kValueDim / kSlices> accumulator;  // the output, before it is divided by row_sum
   OnlineSoftmax<kRows> softmax(score.scale_log2);
-  if (has_sinks) softmax.start_from(sinks + first_head, row0, group_size, lane);
+  if (has_sinks && key_group == 0) softmax.start_from(sinks + first_head, row0, group_size, lane);
   Alibi<kRows> alibi;
   if (has_alibi && tile.key_length > 0)
     alibi.place(alibi_slopes + tile.sequence * params.alibi_batch_stride + first_head, score.scale_log2, row0, rows,
                 group_size, mask.diagonal, lane);
 
   const int head_dim = params.head_dim, value_dim = params.value_dim;
-  load(query_tile, GroupedRows<const T>{query, params.query.token, params.query.head, group_size, rows, head_dim}, row0,
-       score.query_sign, lane);
+  const int first_query_column = slice * (kHeadDim / kSlices), first_value_column = slice * (kValueDim / kSlices);
+  load<KeyTile>(query_tile,
+                GroupedRows<const T>{query + first_query_column, params.query.token, params.query.head, group_size,
+                                     rows, head_dim - first_query_column},
+                row0, score.query_sign, lane);
   zero(accumulator);
 
-  for (int key0 = blocks.begin; key0 < blocks.end; key0 += kBlockN) {
-    const int count = tile.key_length - key0;
-    const Rows<T> keys = {key, params.key.token, params.key.batch, key0, count, head_dim, pages};
-    const Rows<T> values = {value, params.value.token, params.value.batch, key0, count, value_dim, pages};
-    threadgroup_barrier(mem_flags::mem_threadgroup);  // all SIMD groups are done with the previous values
-    stage<kThreads>(key_tile, keys, thread_index);
-    threadgroup_barrier(mem_flags::mem_threadgroup);  // the keys are there
-    zero(scores);
-    multiply_transposed(scores, query_tile, key_tile);  // S = Q K^T
-    threadgroup_barrier(mem_flags::mem_threadgroup);    // all SIMD groups are done with the keys
-    stage<kThreads>(value_tile, values, thread_index);
+  const int own_begin = simd_min(visible.at[0].begin);  // keys that rows of this SIMD group see
+  const int own_end = row0 < rows ? simd_max(visible.at[kRows / kFragment - 1].end) : 0;
+  Rows<T> keys = {key, params.key.token, params.key.batch, 0, tile.key_length, head_dim,
+                  {pages.block_table, pages.size, pages.count}};
+  Rows<T> values = {value, params.value.token, params.value.batch, 0, tile.key_length, value_dim,
+                    {pages.block_table, pages.size, pages.count}};
+  const int begin = blocks.begin + key_group * kBlockN, step = kKeyGroups * kBlockN;
+  keys.advance(begin);
+  values.advance(begin);
+  for (int key0 = begin; key0 < blocks.end; key0 += step, keys.advance(step), values.advance(step)) {
+    if (kStaged || kSlices > 1) threadgroup_barrier(mem_flags::mem_threadgroup);  // all are done with the last block
+    bring<kThreads>(key_tile, keys, thread_index);
+    bring<kThreads>(value_tile, values, thread_index);
+    if (kStaged) threadgroup_barrier(mem_flags::mem_threadgroup);  // keys and values are there
+    if (kSlices == 1 && (key0 + kBlockN <= own_begin || key0 >= own_end)) continue;  // it only helped to bring them
 
+    zero(scores);
+    multiply_transposed(scores, query_tile, key_tile, lane);  // S = Q K^T
+    if (kSlices > 1) add_slices<kSlices>(slices, scores, simdgroup, lane_index);
     if (has_softcap) cap(scores, score.tanh_scale);
     if (has_alibi) add_bias(scores, alibi, key0, lane);
     if (!blocks.is_full(key0, kBlockN)) hide_invisible(scores, visible, key0, lane);
     RowVector<kRows> rescale;
     if (softmax.update(scores, rescale)) scale_rows(accumulator, rescale);  // S -> P
-    threadgroup_barrier(mem_flags::mem_threadgroup);  // the values are there
-    multiply(accumulator, scores, value_tile);        // O += P V
+    multiply(accumulator, scores, value_tile, lane);                        // O += P V
+  }
+  if (kKeyGroups > 1) {
+    merge_key_groups<kKeyGroups>((threadgroup float2*)memory, accumulator, softmax, key_group, lane_index);
+    if (key_group > 0) return;
   }
 
   const RowVector<kRows> inverse_sum = softmax.finish();
   scale_rows(accumulator, inverse_sum);
   if (is_split) {
-    device float* partial = (device float*)output + group.z * params.output_split_stride + output_offset;
-    store(GroupedRows<float>{partial, params.output.token, params.output.head, group_size, rows, value_dim}, accumulator,
-          row0, lane);
+    device float* partial =
+        (device float*)output + group.z * params.output_split_stride + output_offset + first_value_column;
+    store<ValueTile>(GroupedRows<float>{partial, params.output.token, params.output.head, group_size, rows,
+                                        value_dim - first_value_column},
+                     accumulator, row0, lane);
     lse += group.z * params.lse_split_stride;
   } else {
-    device T* whole = output + output_offset;
-    store(GroupedRows<T>{whole, params.output.token, params.output.head, group_size, rows, value_dim}, accumulator, row0,
-          lane);
+    device T* whole = output + output_offset + first_value_column;
+    store<ValueTile>(GroupedRows<T>{whole, params.output.token, params.output.head, group_size, rows,
+                                    value_dim - first_value_column},
+                     accumulator, row0, lane);
   }
-  if (writes_lse && lane.column == 0) {
+  if (writes_lse && lane.column == 0 && slice == 0) {
     const float no_key = is_split ? kRowMaxFloor : minus_infinity();
     UNROLL for (short i = 0; i < kRows / kFragment; i++) {
       const int row = row0 + i * kFragment + lane.row;
@@ -152,35 +180,104 @@ template <typename T, int kHeadDim, int kValueDim, int kBlockM, int kBlockN, int
   }
 }
 
-#define INSTANTIATE(name, T, head_dim, value_dim, block_m, block_n, simdgroups)                                     \
-  template [[host_name("attention_forward_" #name "_d" #head_dim "_v" #value_dim "_m" #block_m "_n" #block_n       \
-                       "_s" #simdgroups)]] [[kernel]]                                                               \
-  decltype(attention_forward<T, head_dim, value_dim, block_m, block_n, simdgroups>)                                 \
-      attention_forward<T, head_dim, value_dim, block_m, block_n, simdgroups>;
+constant constexpr bool staged = true, direct = false;
 
-// The planner's tile table (planner.py: TILES) gives the reason of each row. One row a line: the run-time launcher, which
+#define INSTANTIATE(name, T, head_dim, value_dim, rows, block_n, row_groups, slices, key_groups, loader) \
+  template [[host_name("attention_forward_" #name "_d" #head_dim "_v" #value_dim "_r" #rows "_n" #block_n "_g" \
+                       #row_groups "x" #slices "x" #key_groups "_" #loader)]] [[kernel]] decltype(attention_forward< \
+      T, head_dim, value_dim, rows, block_n, row_groups, slices, key_groups, loader>) \
+      attention_forward<T, head_dim, value_dim, rows, block_n, row_groups, slices, key_groups, loader>;
+
+// The planner's tile tables (tiles.py) give the reason of each row. One row a line: the run-time launcher, which
 // compiles one kernel at a time, drops the others.
-INSTANTIATE(f16, half, 32, 32, 32, 64, 4)
-INSTANTIATE(f16, half, 64, 64, 32, 64, 4)
-INSTANTIATE(f16, half, 72, 72, 32, 32, 4)
-INSTANTIATE(f16, half, 80, 80, 32, 32, 4)
-INSTANTIATE(f16, half, 96, 96, 32, 32, 4)
-INSTANTIATE(f16, half, 128, 128, 32, 32, 4)
-INSTANTIATE(f16, half, 192, 128, 32, 16, 4)
-INSTANTIATE(f16, half, 256, 256, 32, 16, 4)
-INSTANTIATE(bf16, bfloat, 32, 32, 32, 64, 4)
-INSTANTIATE(bf16, bfloat, 64, 64, 32, 64, 4)
-INSTANTIATE(bf16, bfloat, 72, 72, 32, 32, 4)
-INSTANTIATE(bf16, bfloat, 80, 80, 32, 32, 4)
-INSTANTIATE(bf16, bfloat, 96, 96, 32, 32, 4)
-INSTANTIATE(bf16, bfloat, 128, 128, 32, 32, 4)
-INSTANTIATE(bf16, bfloat, 192, 128, 32, 16, 4)
-INSTANTIATE(bf16, bfloat, 256, 256, 32, 16, 4)
-INSTANTIATE(f32, float, 32, 32, 32, 64, 4)
-INSTANTIATE(f32, float, 64, 64, 32, 32, 4)
-INSTANTIATE(f32, float, 72, 72, 32, 32, 4)
-INSTANTIATE(f32, float, 80, 80, 32, 32, 4)
-INSTANTIATE(f32, float, 96, 96, 32, 16, 4)
-INSTANTIATE(f32, float, 128, 128, 32, 16, 4)
-INSTANTIATE(f32, float, 192, 128, 32, 8, 4)
-INSTANTIATE(f32, float, 256, 256, 32, 8, 4)
+INSTANTIATE(f16, half, 32, 32, 8, 64, 8, 1, 1, staged)
+INSTANTIATE(f16, half, 64, 64, 8, 32, 8, 1, 1, staged)
+INSTANTIATE(f16, half, 72, 72, 8, 32, 8, 1, 1, staged)
+INSTANTIATE(f16, half, 80, 80, 8, 32, 8, 1, 1, staged)
+INSTANTIATE(f16, half, 96, 96, 8, 32, 8, 1, 1, staged)
+INSTANTIATE(f16, half, 128, 128, 8, 32, 8, 1, 1, staged)
+INSTANTIATE(f16, half, 192, 128, 8, 32, 8, 1, 1, staged)
+INSTANTIATE(f16, half, 256, 256, 8, 16, 4, 2, 1, staged)
+INSTANTIATE(f16, half, 32, 32, 8, 64, 4, 1, 1, staged)
+INSTANTIATE(f16, half, 64, 64, 8, 32, 4, 1, 1, staged)
+INSTANTIATE(f16, half, 72, 72, 8, 32, 4, 1, 1, staged)
+INSTANTIATE(f16, half, 80, 80, 8, 32, 4, 1, 1, staged)
+INSTANTIATE(f16, half, 96, 96, 8, 32, 4, 1, 1, staged)
+INSTANTIATE(f16, half, 128, 128, 8, 16, 4, 1, 1, staged)
+INSTANTIATE(f16, half, 192, 128, 8, 16, 4, 1, 1, staged)
+INSTANTIATE(f16, half, 32, 32, 8, 32, 4, 1, 1, direct)
+INSTANTIATE(f16, half, 64, 64, 8, 32, 4, 1, 1, direct)
+INSTANTIATE(f16, half, 72, 72, 8, 32, 4, 1, 1, direct)
+INSTANTIATE(f16, half, 80, 80, 8, 32, 4, 1, 1, direct)
+INSTANTIATE(f16, half, 96, 96, 8, 32, 4, 1, 1, direct)
+INSTANTIATE(f16, half, 128, 128, 8, 16, 4, 1, 1, direct)
+INSTANTIATE(f16, half, 192, 128, 8, 8, 4, 1, 1, direct)
+INSTANTIATE(f16, half, 256, 256, 8, 16, 4, 2, 1, direct)
+INSTANTIATE(f16, half, 32, 32, 8, 32, 1, 1, 4, direct)
+INSTANTIATE(f16, half, 64, 64, 8, 16, 1, 1, 4, direct)
+INSTANTIATE(f16, half, 72, 72, 8, 16, 1, 1, 4, direct)
+INSTANTIATE(f16, half, 80, 80, 8, 16, 1, 1, 4, direct)
+INSTANTIATE(f16, half, 96, 96, 8, 16, 1, 1, 4, direct)
+INSTANTIATE(f16, half, 128, 128, 8, 16, 1, 1, 4, direct)
+INSTANTIATE(f16, half, 192, 128, 8, 8, 1, 1, 4, direct)
+INSTANTIATE(f16, half, 256, 256, 8, 16, 1, 4, 1, direct)
+INSTANTIATE(bf16, bfloat, 32, 32, 8, 64, 8, 1, 1, staged)
+INSTANTIATE(bf16, bfloat, 64, 64, 8, 32, 8, 1, 1, staged)
+INSTANTIATE(bf16, bfloat, 72, 72, 8, 32, 8, 1, 1, staged)
+INSTANTIATE(bf16, bfloat, 80, 80, 8, 32, 8, 1, 1, staged)
+INSTANTIATE(bf16, bfloat, 96, 96, 8, 32, 8, 1, 1, staged)
+INSTANTIATE(bf16, bfloat, 128, 128, 8, 32, 8, 1, 1, staged)
+INSTANTIATE(bf16, bfloat, 192, 128, 8, 32, 8, 1, 1, staged)
+INSTANTIATE(bf16, bfloat, 256, 256, 8, 16, 4, 2, 1, staged)
+INSTANTIATE(bf16, bfloat, 32, 32, 8, 64, 4, 1, 1, staged)
+INSTANTIATE(bf16, bfloat, 64, 64, 8, 32, 4, 1, 1, staged)
+INSTANTIATE(bf16, bfloat, 72, 72, 8, 32, 4, 1, 1, staged)
+INSTANTIATE(bf16, bfloat, 80, 80, 8, 32, 4, 1, 1, staged)
+INSTANTIATE(bf16, bfloat, 96, 96, 8, 32, 4, 1, 1, staged)
+INSTANTIATE(bf16, bfloat, 128, 128, 8, 16, 4, 1, 1, staged)
+INSTANTIATE(bf16, bfloat, 192, 128, 8, 16, 4, 1, 1, staged)
+INSTANTIATE(bf16, bfloat, 32, 32, 8, 32, 4, 1, 1, direct)
+INSTANTIATE(bf16, bfloat, 64, 64, 8, 32, 4, 1, 1, direct)
+INSTANTIATE(bf16, bfloat, 72, 72, 8, 32, 4, 1, 1, direct)
+INSTANTIATE(bf16, bfloat, 80, 80, 8, 32, 4, 1, 1, direct)
+INSTANTIATE(bf16, bfloat, 96, 96, 8, 32, 4, 1, 1, direct)
+INSTANTIATE(bf16, bfloat, 128, 128, 8, 16, 4, 1, 1, direct)
+INSTANTIATE(bf16, bfloat, 192, 128, 8, 8, 4, 1, 1, direct)
+INSTANTIATE(bf16, bfloat, 256, 256, 8, 16, 4, 2, 1, direct)
+INSTANTIATE(bf16, bfloat, 32, 32, 8, 32, 1, 1, 4, direct)
+INSTANTIATE(bf16, bfloat, 64, 64, 8, 16, 1, 1, 4, direct)
+INSTANTIATE(bf16, bfloat, 72, 72, 8, 16, 1, 1, 4, direct)
+INSTANTIATE(bf16, bfloat, 80, 80, 8, 16, 1, 1, 4, direct)
+INSTANTIATE(bf16, bfloat, 96, 96, 8, 16, 1, 1, 4, direct)
+INSTANTIATE(bf16, bfloat, 128, 128, 8, 16, 1, 1, 4, direct)
+INSTANTIATE(bf16, bfloat, 192, 128, 8, 8, 1, 1, 4, direct)
+INSTANTIATE(bf16, bfloat, 256, 256, 8, 16, 1, 4, 1, direct)
+INSTANTIATE(f32, float, 32, 32, 8, 64, 8, 1, 1, staged)
+INSTANTIATE(f32, float, 64, 64, 8, 32, 8, 1, 1, staged)
+INSTANTIATE(f32, float, 72, 72, 8, 32, 8, 1, 1, staged)
+INSTANTIATE(f32, float, 80, 80, 8, 32, 8, 1, 1, staged)
+INSTANTIATE(f32, float, 96, 96, 8, 32, 8, 1, 1, staged)
+INSTANTIATE(f32, float, 128, 128, 8, 16, 4, 2, 1, staged)
+INSTANTIATE(f32, float, 192, 128, 8, 16, 4, 2, 1, staged)
+INSTANTIATE(f32, float, 256, 256, 8, 8, 2, 4, 1, staged)
+INSTANTIATE(f32, float, 32, 32, 8, 32, 4, 1, 1, staged)
+INSTANTIATE(f32, float, 64, 64, 8, 16, 4, 1, 1, staged)
+INSTANTIATE(f32, float, 72, 72, 8, 16, 4, 1, 1, staged)
+INSTANTIATE(f32, float, 80, 80, 8, 16, 4, 1, 1, staged)
+INSTANTIATE(f32, float, 96, 96, 8, 16, 4, 1, 1, staged)
+INSTANTIATE(f32, float, 32, 32, 8, 32, 4, 1, 1, direct)
+INSTANTIATE(f32, float, 64, 64, 8, 32, 4, 1, 1, direct)
+INSTANTIATE(f32, float, 72, 72, 8, 32, 4, 1, 1, direct)
+INSTANTIATE(f32, float, 80, 80, 8, 32, 4, 1, 1, direct)
+INSTANTIATE(f32, float, 96, 96, 8, 16, 4, 1, 1, direct)
+INSTANTIATE(f32, float, 128, 128, 8, 32, 4, 2, 1, direct)
+INSTANTIATE(f32, float, 192, 128, 8, 16, 4, 2, 1, direct)
+INSTANTIATE(f32, float, 256, 256, 8, 16, 4, 4, 1, direct)
+INSTANTIATE(f32, float, 32, 32, 8, 32, 1, 1, 4, direct)
+INSTANTIATE(f32, float, 64, 64, 8, 16, 1, 1, 4, direct)
+INSTANTIATE(f32, float, 72, 72, 8, 16, 1, 1, 4, direct)
+INSTANTIATE(f32, float, 80, 80, 8, 16, 1, 1, 4, direct)
+INSTANTIATE(f32, float, 96, 96, 8, 16, 1, 1, 4, direct)
+INSTANTIATE(f32, float, 128, 128, 8, 16, 1, 2, 1, direct)
+INSTANTIATE(f32, float, 192, 128, 8, 16, 1, 2, 1, direct)
+INSTANTIATE(f32, float, 256, 256, 8, 16, 1, 4, 1, direct)

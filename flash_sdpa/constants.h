@@ -6,7 +6,7 @@
 constant bool is_packed [[function_constant(0)]];      // sequences lie end to end, bounded by cu_seqlens
 constant bool is_paged [[function_constant(1)]];       // keys and values lie in pages, found through block_table
 constant bool is_aligned [[function_constant(2)]];     // every query/key/value/output row starts on a 16-byte boundary
-constant bool is_padded [[function_constant(3)]];      // rows are shorter than the kernel's: head_dim has no kernel of its own
+constant bool is_padded [[function_constant(3)]];      // rows are shorter than the kernel's
 constant bool has_seqused_k [[function_constant(4)]];  // sequences use only their first seqused_k keys
 constant bool has_softcap [[function_constant(5)]];    // scores are capped
 constant bool has_alibi [[function_constant(6)]];      // scores fall with the distance of query and key

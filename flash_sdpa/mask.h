@@ -3,8 +3,8 @@
 #pragma once
 #include "tile.h"
 
-constant constexpr float kMaskedScore = -2e30f;   // below the floor: exp2 of its distance to any row maximum is 0
-constant constexpr float kRowMaxFloor = -1e30f;   // where a row maximum starts. No infinities: fast math may assume none
+constant constexpr float kMaskedScore = -2e30f;  // below the floor: exp2 of its distance to any row maximum is 0
+constant constexpr float kRowMaxFloor = -1e30f;  // where a row maximum starts; fast math may assume no infinities
 
 struct KeyRange {
   int begin, end;
@@ -21,14 +21,14 @@ struct Mask {
   }
 };
 
-// What each row of a lane may see: row i of the array is tile row 8 * i + lane.row.
+// What each row of a lane may see: row i of the array is tile row 8 * i + lane.row. Missing rows are as the last.
 template <int kRows>
 struct RowRanges {
   KeyRange at[kRows / kFragment];
 
-  RowRanges(Mask mask, int row0, int group_size, Lane lane) {
+  RowRanges(Mask mask, int row0, int rows, int group_size, Lane lane) {
     UNROLL for (short i = 0; i < kRows / kFragment; i++)
-      at[i] = mask.visible((row0 + i * kFragment + lane.row) / group_size);
+      at[i] = mask.visible(min(row0 + i * kFragment + lane.row, rows - 1) / group_size);
   }
 };
 

@@ -8,6 +8,8 @@
 // By its bits: fast math may assume that there are no infinities.
 inline float minus_infinity() { return as_type<float>(0xff800000u); }
 
+constant constexpr float kSlack = 8;  // in powers of two; few blocks after the first exceed it
+
 template <int kRows>
 struct OnlineSoftmax {
   float scale_log2;
@@ -31,36 +33,51 @@ struct OnlineSoftmax {
     }
   }
 
-  // Turns a block's scores into weights. rescale: the factor for everything accumulated before. Returns whether any
-  // row of the SIMD group has a factor other than 1.
+  // Turns a block's scores into weights. Returns whether any row of the SIMD group has a new row_max; rescale is then
+  // the factor for everything accumulated before. A maximum may lag behind by kSlack: weights up to 2^kSlack do no
+  // harm.
   template <int kKeys>
   bool update(thread RegisterTile<float, kRows, kKeys>& scores, thread RowVector<kRows>& rescale) {
+    float block_max[kRows / kFragment];
     bool grew = false;
     UNROLL for (short i = 0; i < kRows / kFragment; i++) {
-      float block_max = kRowMaxFloor;
+      float largest = kRowMaxFloor;
       UNROLL for (short j = 0; j < kKeys / kFragment; j++) {
         const float2 pair = elements(scores.fragment[i][j]);
-        block_max = max(block_max, max(pair[0], pair[1]));
+        largest = max(largest, max(pair[0], pair[1]));
       }
-      block_max = max(block_max, simd_shuffle_xor(block_max, 1));  // a row's four lanes differ in bits 0 and 3
-      block_max = max(block_max, simd_shuffle_xor(block_max, 8));
-
-      const float previous = row_max.at[i];
-      row_max.at[i] = max(previous, block_max * scale_log2);
-      rescale.at[i] = fast::exp2(previous - row_max.at[i]);
-      grew = grew || row_max.at[i] > previous;
-
-      float block_sum = 0;
+      largest = max(largest, simd_shuffle_xor(largest, 1));  // a row's four lanes differ in bits 0 and 3
+      largest = max(largest, simd_shuffle_xor(largest, 8));
+      block_max[i] = largest * scale_log2;
+      grew = grew || block_max[i] > row_max.at[i] + kSlack;
+    }
+    grew = simd_any(grew);
+    if (grew) {
+      UNROLL for (short i = 0; i < kRows / kFragment; i++) {
+        const float previous = row_max.at[i];
+        row_max.at[i] = max(previous, block_max[i]);
+        rescale.at[i] = fast::exp2(previous - row_max.at[i]);
+        row_sum.at[i] *= rescale.at[i];
+      }
+    }
+    UNROLL for (short i = 0; i < kRows / kFragment; i++)
       UNROLL for (short j = 0; j < kKeys / kFragment; j++) {
         const float2 pair = elements(scores.fragment[i][j]);
         const float2 weight = float2{fast::exp2(fma(pair[0], scale_log2, -row_max.at[i])),
                                      fast::exp2(fma(pair[1], scale_log2, -row_max.at[i]))};
         elements(scores.fragment[i][j]) = weight;
-        block_sum += weight[0] + weight[1];
+        row_sum.at[i] += weight[0] + weight[1];
       }
-      row_sum.at[i] = row_sum.at[i] * rescale.at[i] + block_sum;
-    }
-    return simd_any(grew);
+    return grew;
+  }
+
+  // Takes in row i of another softmax, over other keys. Returns the factors for what each has accumulated.
+  float2 join(short i, float other_max, float other_sum) {
+    const float joint = max(row_max.at[i], other_max);
+    const float2 factor = float2{fast::exp2(row_max.at[i] - joint), fast::exp2(other_max - joint)};
+    row_max.at[i] = joint;
+    row_sum.at[i] = factor[0] * row_sum.at[i] + factor[1] * other_sum;
+    return factor;
   }
 
   // Adds up the lanes' shares of row_sum. Returns 1 / row_sum, 0 for a row that saw no key.

@@ -16,6 +16,15 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one test process a core: threads on t
     torch.set_num_threads(1)
 
 
+def pytest_addoption(parser):
+    parser.addoption("--shards", type=int, default=1, help="sets of 200 random problems in tests/test_features.py")
+
+
+def pytest_generate_tests(metafunc):
+    if "shard" in metafunc.fixturenames:
+        metafunc.parametrize("shard", range(metafunc.config.getoption("shards")))
+
+
 @pytest.fixture(scope="session")
 def build(tmp_path_factory) -> pathlib.Path:
     """A staged build: the folder that holds torch-cpu/ and torch-metal/."""

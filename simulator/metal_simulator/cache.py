@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Optional
 
+from .errors import ToolchainError
 from .toolchain import INCLUDE, PACKAGE, RUNTIME
 
 
@@ -61,11 +62,17 @@ def write(name: str, value: dict) -> None:
 
 
 def put(name: str, data: bytes) -> Path:
-    """Stores a file under its final name at once, so that concurrent processes see all of it or nothing."""
+    """Stores a file under its final name at once, so that concurrent processes see all of it or nothing.
+
+    Raises ToolchainError when it cannot."""
     target = folder() / name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=target.parent)
-    with os.fdopen(handle, "wb") as file:
-        file.write(data)
-    os.replace(temporary, target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=target.parent)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.replace(temporary, target)
+    except OSError as error:
+        place = "METAL_SIMULATOR_CACHE names another folder"
+        raise ToolchainError(f"cannot write compiled kernels to {target.parent}: {error.strerror}; {place}") from None
     return target

@@ -1,7 +1,8 @@
 """A checking build: LLVM IR, edited after clang's thread sanitizer pass has seen the true alignments.
 
-The alignments go (a misaligned access is reported, and then made), accesses wider than the sanitizer knows get its
-hooks, and on request every floating-point result is watched for the first NaN.
+The alignments go (a misaligned access is reported, and then made), accesses of sizes that the sanitizer does not know
+and copies of objects get hooks, threadgroup variables get address space of their own, and on request every
+floating-point result is watched for the first NaN.
 """
 
 from __future__ import annotations
@@ -10,18 +11,30 @@ import itertools
 import re
 from typing import Iterator, List, Optional, Tuple
 
+from .ir import bits, split
+from .slots import separated
+from .vectors import Vectors
+
 FLAGS = [
     *("-Xclang", "-fsanitize=thread"),  # only the instrumentation: the hooks are in the runtime
     *("-mllvm", "-tsan-instrument-read-before-write"),
+    *("-mllvm", "-tsan-instrument-memintrinsics=0"),  # its hooks do not tell the alignment
     "-fno-vectorize",
     "-fno-slp-vectorize",
 ]
 
+_HOST = ("metal_element_bytes", "metal_static_bytes", "metal_threadgroup_start")  # called by no thread of the GPU
 _ACCESS = re.compile(r"^  (?:%\S+ = )?(?:load|store) (?!atomic)")
 _ALIGN = re.compile(r", align \d+")
-_WIDE = re.compile(
-    r"^  (?:%\S+ = (load)|(store)) (?:volatile )?<4 x (?:i64|double)>.*?, ptr ([%@][\w.$-]+), align (\d+)"
+_HOOK = re.compile(r"^  call void @__tsan_(?:unaligned_)?read\d+\(ptr (\S+)\)")
+_COPIED = re.compile(r"^  %\S+ = load i(16|32|64), ptr (\S+), align (\d+)(?!.*!tbaa)")
+_UNALIGNED = re.compile(r"^  call void @__tsan_unaligned_(?:read|write)(\d+)\(ptr (\S+)\)")
+_ALIGNED = re.compile(r"^  (?:%\S+ = )?(?:load|store) (?!atomic).*?, ptr (\S+), align ([2-9]|\d\d)\b")
+_SIZED = re.compile(
+    r"^  (?:%\S+ = )?(load|store) (?:volatile )?(<\d+ x \w+>|i\d+)[ ,].*?\bptr ([%@][\w.$-]+), align (\d+)"
 )
+_BLOCK = re.compile(r"^  (?:tail )?call void @llvm\.mem(cpy|move|set)\b[^(]*\((.*), i1 (?:true|false)\)")
+_POINTER = re.compile(r"^ptr (?:(.*) )?([%@][\w.$-]+)$")
 _FLAGS = r"(?:(?:tail|notail|musttail|contract|nsz|arcp|afn|reassoc|ninf|noundef) )*"
 _FLOAT = r"half|bfloat|float|<\d+ x (?:half|bfloat|float)>"
 _VALUE = r"(?:%[\w.$-]+|[-+.\w]+|<[^>]*>|splat \([^)]*\))"
@@ -46,15 +59,26 @@ def edited(text: str, nan: bool) -> str:
     """The text of a module. nan: with calls of metal_nan_made and metal_nan_written."""
     lines: List[str] = []
     numbers = itertools.count()
-    for line in text.split("\n"):
-        lines += _wide_access(line)
+    host, vectors = False, Vectors(text)
+    for line in separated(text.split("\n")):
+        if line.startswith("define "):
+            host = any(f"@{name}(" in line for name in _HOST)
+            vectors.enter()
+        if _is_copied(lines, line):
+            lines.pop()
+        part = vectors.hooks(line, _debug(line)) if lines and _HOOK.match(lines[-1]) else []
+        if part:
+            lines[-1:] = part
+        elif not host:
+            lines += _alignment(lines, line) + _copy(line) + _sized(line)
         if nan:
             lines += _written(line, numbers)
-        lines.append(_ALIGN.sub(", align 1", line) if _ACCESS.match(line) else line)
+        lines.append(_without_alignment(line))
         if nan:
             lines += _made(line, numbers)
-    hooks = [f"__tsan_{kind}{access}32" for kind in ("", "unaligned_") for access in ("read", "write")]
-    lines += [f"declare void @{hook}(ptr)" for hook in hooks]
+    lines += ["declare void @__tsan_alignment(ptr, i32, i32)"]
+    hooks = [f"__tsan_{kind}_{access}" for kind in ("memory", "sized") for access in ("read", "write")]
+    lines += [f"declare void @{hook}(ptr, i64, i32)" for hook in (*hooks, "__tsan_vector_read")]
     lines += ["declare void @metal_nan_made(i32)", "declare void @metal_nan_written(ptr, i32, i32)"] if nan else []
     return "\n".join(lines) + "\n"
 
@@ -64,13 +88,58 @@ def _debug(line: str) -> str:
     return found.group() if found else ""
 
 
-def _wide_access(line: str) -> List[str]:
-    match = _WIDE.match(line)
+def _without_alignment(line: str) -> str:
+    if _BLOCK.match(line):
+        return re.sub(r"\balign \d+ ", "", line)
+    return _ALIGN.sub(", align 1", line) if _ACCESS.match(line) else line
+
+
+def _is_copied(lines: List[str], line: str) -> bool:
+    """Whether a load is a part of an object that is copied, padding included, and has the hook of an ordinary one."""
+    hook, load = _HOOK.match(lines[-1]) if lines else None, _COPIED.match(line)
+    return bool(hook and load) and hook.group(1) == load.group(2)
+
+
+def _alignment(lines: List[str], line: str) -> List[str]:
+    """A hook for what the type promises of an address, if that is less than the size of the access, but not nothing."""
+    hook, access = _UNALIGNED.match(lines[-1]) if lines else None, _ALIGNED.match(line)
+    if not hook or not access or hook.group(2) != access.group(1):
+        return []
+    size, pointer, alignment = hook.group(1), *access.groups()
+    return [f"  call void @__tsan_alignment(ptr {pointer}, i32 {size}, i32 {alignment}){_debug(line)}"]
+
+
+def _sized(line: str) -> List[str]:
+    """A hook for an access of a size that the sanitizer does not know: of three elements, or of more than 16 bytes."""
+    match = _SIZED.match(line)
+    if not match or bits(match.group(2)) // 8 in (1, 2, 4, 8, 16) or bits(match.group(2)) % 8:
+        return []
+    access = "read" if match.group(1) == "load" else "write"
+    pointer, size, alignment = match.group(3), bits(match.group(2)) // 8, match.group(4)
+    return [f"  call void @__tsan_sized_{access}(ptr {pointer}, i64 {size}, i32 {alignment}){_debug(line)}"]
+
+
+def _copy(line: str) -> List[str]:
+    """Hooks of an instruction that copies or fills an object."""
+    load = _COPIED.match(line)
+    if load:
+        return [_memory_hook("read", load.group(2), str(int(load.group(1)) // 8), load.group(3), line)]
+    match = _BLOCK.match(line)
     if not match:
         return []
-    load, _, pointer, alignment = match.groups()
-    hook = ("__tsan_" if int(alignment) >= 32 else "__tsan_unaligned_") + ("read32" if load else "write32")
-    return [f"  call void @{hook}(ptr {pointer}){_debug(line)}"]
+    kind, arguments = match.group(1), split(match.group(2))
+    size = arguments[2].split()[-1]
+    pointers = [("write", arguments[0])] if kind == "set" else [("read", arguments[1]), ("write", arguments[0])]
+    hooks = []
+    for access, argument in pointers:
+        attributes, pointer = _POINTER.match(argument.strip()).groups()
+        alignment = re.search(r"align (\d+)", attributes or "")
+        hooks.append(_memory_hook(access, pointer, size, alignment.group(1) if alignment else "1", line))
+    return hooks
+
+
+def _memory_hook(access: str, pointer: str, size: str, alignment: str, line: str) -> str:
+    return f"  call void @__tsan_memory_{access}(ptr {pointer}, i64 {size}, i32 {alignment}){_debug(line)}"
 
 
 def _result(line: str) -> Optional[Tuple[str, str, List[str]]]:

@@ -28,6 +28,9 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     except SimulatorError as error:
         print(f"metal_simulator: {error}", file=sys.stderr)
         return 2
+    except MemoryError as error:
+        print(f"metal_simulator: not enough memory: {error}", file=sys.stderr)
+        return 2
     except BrokenPipeError:
         return 2
 
@@ -74,12 +77,17 @@ def _add_run(commands) -> None:
     parser = specification.launch_parser(commands, "run", "run a kernel, with the checker")
     parser.add_argument("--order", default="forward", help="forward, reverse or a seed")
     parser.add_argument("--no-check", action="store_true", help="without the checker")
+    parser.add_argument("--check-written", action="store_true", help="findings for elements that nobody writes")
+    parser.add_argument("--check-nan", action="store_true", help="findings for NaN made of numbers")
+    parser.add_argument("--timeout", type=float, default=60, help="seconds for one threadgroup (60)")
     parser.add_argument("--output", "-o", action="append", default=[], metavar="NAME=FILE.npy", help="write a buffer")
     parser.add_argument("--print", action="append", default=[], metavar="NAME", help="print a buffer")
     parser.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
+    if options.no_check and (options.check_written or options.check_nan):
+        raise LaunchError("--no-check goes with neither --check-written nor --check-nan")
     kernel = Library(options.file, options.include).kernel(options.kernel, specification.constants(options.constant))
     buffers = specification.buffers(kernel.parameters, options.buffers)
     indices = {p["name"]: p["index"] for p in kernel.parameters if p["kind"] == "buffer"}
@@ -91,6 +99,9 @@ def _run(options: argparse.Namespace) -> int:
         specification.three("--threads", options.threads),
         order=_order(options.order),
         check=not options.no_check,
+        check_written=options.check_written,
+        check_nan=options.check_nan,
+        timeout=options.timeout,
         threadgroup_memory=options.threadgroup_memory or None,
     )
     for index, path in outputs:

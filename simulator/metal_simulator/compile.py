@@ -157,7 +157,7 @@ def _element_bytes(kernel: Tuple[Function, Instantiation]) -> str:
     name = f"::{function.qualified}" + (f"<{instantiation.arguments}>" if instantiation else "")
     return (
         'extern "C" __attribute__((no_sanitize("thread")))\n'  # the host calls it
-        f'uint metal_element_bytes(uint i) {{ return metal::__parameters<decltype({name})>::bytes(i); }}\n'
+        f"uint metal_element_bytes(uint i) {{ return metal::__parameters<decltype({name})>::bytes(i); }}\n"
         'extern "C" ulong metal_threadgroup_start(void) { return (ulong)metal::__start_metal_threadgroup; }\n'
     )
 

@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
+from .slots import Slot
 from .toolchain import run
 
 KINDS = {
@@ -24,9 +25,10 @@ KINDS = {
     9: "write to a const buffer",
     10: "NaN made from numbers",
     11: "NaN written",
+    12: "collective in divergent control flow",
 }
 UNWRITTEN = "element never written"
-THREADGROUP, NOWHERE = -1, -2
+MAX_BUFFERS = 31  # from this number on, a record's buffer is a slot of threadgroup memory
 LIMIT = 256  # findings of one launch
 
 
@@ -83,8 +85,7 @@ class Program(NamedTuple):
     path: Path  # of the shared object
     code: ctypes.CDLL
     description: dict
-    base: int  # where it is loaded
-    dynamic: Tuple[int, ...]  # bytes of the [[threadgroup(n)]] arguments
+    slots: Tuple[Slot, ...]  # of threadgroup memory, in a checking build
 
 
 def read(request, records, memories, program: Program, grid) -> Tuple[Finding, ...]:
@@ -92,7 +93,7 @@ def read(request, records, memories, program: Program, grid) -> Tuple[Finding, .
     used = [records[i] for i in range(request.finding_count)]
     lines = resolve(program, sorted({s for r in used for s in (r.site, r.other_site) if s}))
     merged: Dict[tuple, Finding] = {}
-    for record in sorted(used, key=lambda r: (r.group, r.kind, r.buffer, r.site, r.other_site)):
+    for record in sorted(used, key=lambda r: (r.group, r.offset, r.thread, r.kind, r.buffer, r.site, r.other_site)):
         finding = _finding(record, memories, program, request.granule, grid, lines)
         key = finding.kind, finding.buffer, finding.memory, finding.places or (record.site, record.other_site)
         first = merged.get(key)
@@ -132,7 +133,7 @@ def _finding(record: Record, memories, program: Program, granule: int, grid, lin
     if record.kind in (6, 7):  # counted in cells
         size = max(size, _pointed_bytes(record.buffer, program))
         count = -(-count * granule // size)
-    buffer = record.buffer if record.buffer >= 0 else None
+    buffer = record.buffer if 0 <= record.buffer < MAX_BUFFERS else None
     return Finding(KINDS[record.kind], memory, buffer, element, offset, size, groups, threads, places, count)
 
 
@@ -142,12 +143,15 @@ def _position(group: int, grid) -> Tuple[int, int, int]:
 
 def _memory(record: Record, memories, program: Program) -> Tuple[str, Optional[int], int]:
     """Name of the memory, element, and byte offset from its start."""
+    if record.buffer >= MAX_BUFFERS:
+        slot = program.slots[record.buffer - MAX_BUFFERS]
+        name = f"threadgroup memory ({slot.name})" if slot.name else "threadgroup memory"
+        return name, _element(record.offset, slot.element), record.offset
     if record.buffer >= 0:
         name = _buffer_name(record.buffer, program.description, memories)
         return name, _element(record.offset, _pointed_bytes(record.buffer, program)), record.offset
-    if record.buffer == THREADGROUP:
-        return _threadgroup_memory(record.offset, program)
-    return "value" if record.kind == 10 else "memory of no buffer", None, record.offset
+    names = {10: "value", 12: f"SIMD group {record.offset}"}
+    return names.get(record.kind, "memory of no buffer"), None, record.offset
 
 
 def _element(offset: int, size: int) -> Optional[int]:
@@ -162,42 +166,16 @@ def _pointed_bytes(buffer: int, program: Program) -> int:
 
 
 def _buffer_name(buffer: int, description: dict, memories) -> str:
-    names = [p["name"] for p in description["parameters"] if p["kind"] == "buffer" and p["index"] == buffer]
-    bound = not memories or (buffer < len(memories) and memories[buffer].address)
-    return f"buffer {buffer}" + (f" ({names[0]})" if names else "") + ("" if bound else ", which is not bound")
-
-
-def _threadgroup_memory(offset: int, program: Program) -> Tuple[str, Optional[int], int]:
-    """The threadgroup variable or argument at an offset of the threadgroup's memory."""
-    start = (program.description["static_bytes"] + 15) & ~15
-    if offset < program.description["static_bytes"]:
-        name, low, size = _variable(offset, program)
-        if name:
-            return f"threadgroup memory ({name})", (offset - low) // size, offset - low
-    for index, size in enumerate(program.dynamic):
-        if 0 <= offset - start < size:
-            for number, parameter in enumerate(program.description["parameters"]):
-                if parameter["kind"] == "threadgroup" and parameter["index"] == index:
-                    element = _element(offset - start, program.code.metal_element_bytes(number))
-                    return f"threadgroup memory ({parameter['name']})", element, offset - start
-        start += (size + 15) & ~15
-    return "threadgroup memory", None, offset
-
-
-def _variable(offset: int, program: Program) -> Tuple[str, int, int]:
-    """Name, first byte and bytes per element of the threadgroup variable at an offset; "" when it is not known."""
-    section = program.code.metal_threadgroup_start() - program.base
-    answers = _symbolize(program.path, [f"DATA {hex(section + offset)}"])
-    data = answers[0].get("Data", {}) if answers else {}
-    match = re.search(r"__threadgroup_variableI(A[\d_A]*)?.*?Li(\d+)ELi\d+EE", data.get("Name", ""))
-    names = program.description["threadgroup_variables"]
-    if not match or int(match.group(2)) >= len(names):
-        return "", 0, 1
-    count = 1
-    for extent in re.findall(r"\d+", match.group(1) or ""):
-        count *= int(extent)
-    size = max(1, int(data["Size"], 0) // count)
-    return names[int(match.group(2))], int(data["Start"], 0) - section, size
+    names = {p["index"]: f" ({p['name']})" for p in description["parameters"] if p["kind"] == "buffer"}
+    name = f"buffer {buffer}{names.get(buffer, '')}"
+    if not memories:
+        return name
+    if buffer >= len(memories) or not memories[buffer].address:
+        return f"{name}, which is not bound"
+    own = memories[buffer]
+    others = [i for i, m in enumerate(memories) if i != buffer and m.low < own.high and own.low < m.high]
+    shared = " and ".join(f"buffer {i}{names.get(i, '')}" for i in others)
+    return f"{name}, which overlaps {shared}" if shared else name
 
 
 @functools.lru_cache(maxsize=None)

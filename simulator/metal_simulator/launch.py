@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import operator
 import os
-from typing import NamedTuple, Optional, Sequence, Tuple, Union
+from pathlib import Path
+from typing import List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from . import findings
 from .buffers import UNBOUND, bind
 from .counters import Counting, Profile
 from .errors import LaunchError
 from .findings import Finding
+from .slots import Slot, slots
 
 MAX_BUFFERS, MAX_THREADS, MAX_FINDINGS, MAX_WORKERS = 31, 1024, 4096, 256
 THREADGROUP_LIMIT = 32768
@@ -59,6 +62,10 @@ class _Region(ctypes.Structure):
     _fields_ = [(name, ctypes.c_uint64) for name in ("address", "low", "high", "read_only")]
 
 
+class _Slot(ctypes.Structure):
+    _fields_ = [("bytes", ctypes.c_uint64), ("alignment", ctypes.c_uint64)]
+
+
 class _Request(ctypes.Structure):
     """Kept equal to Request in runtime/runtime.h."""
 
@@ -71,7 +78,9 @@ class _Request(ctypes.Structure):
         ("check", ctypes.c_uint32),
         ("granule", ctypes.c_uint32),
         ("nan", ctypes.c_uint32),
-        ("reserved", ctypes.c_uint32),
+        ("fences", ctypes.c_uint32),
+        ("slot_count", ctypes.c_uint32),
+        ("variable_count", ctypes.c_uint32),
         ("seed", ctypes.c_uint64),
         ("timeout", ctypes.c_double),
         ("static_bytes", ctypes.c_uint64),
@@ -83,9 +92,12 @@ class _Request(ctypes.Structure):
         ("finding_count", ctypes.c_uint32),
         ("failed", ctypes.c_uint32),
         ("failed_group", ctypes.c_uint64),
+        ("stopped", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint32),
         ("sites", ctypes.c_uint32 * 2),
         ("code", ctypes.c_uint64),
         ("written", ctypes.c_void_p * MAX_BUFFERS),
+        ("slots", ctypes.POINTER(_Slot)),
         ("findings", ctypes.POINTER(findings.Record)),
         ("counters", ctypes.c_void_p),
         ("message", ctypes.c_char * 1024),
@@ -112,6 +124,12 @@ def _order(kernel: str, order: object) -> Tuple[int, int]:
     return 2, operator.index(order) % 2**64
 
 
+@functools.lru_cache(maxsize=None)
+def _calls(path: Path, function: bytes) -> bool:
+    """Whether a compiled kernel calls a function of the runtime whose name begins so."""
+    return b"\0" + function in path.read_bytes()
+
+
 def _worker_count(workers: Optional[int], groups: int) -> int:
     if workers is None:
         workers = len(os.sched_getaffinity(0))
@@ -134,12 +152,16 @@ def _threadgroup_arguments(kernel: str, description: dict, sizes: Optional[Seque
 
 def _request(name: str, kernel, memories, writable, grid, threads, settings: Settings, mode: str) -> _Request:
     """Everything but what the checker fills."""
-    _, code, _, description = kernel
+    _, code, path, description = kernel
     request = _Request(entry=ctypes.cast(code.metal_entry, ctypes.c_void_p), grid=grid, threads=threads)
     request.check, request.nan = mode in ("check", "nan"), mode == "nan"
     request.order, request.seed = _order(name, settings.order)
     request.workers = _worker_count(settings.workers, grid[0] * grid[1] * grid[2])
-    request.granule = 1 if description["byte_accesses"] else 2
+    if mode != "run" and _calls(path, b"metal_atomic_"):
+        request.workers = 1  # what atomic operations return depends on who runs at the same time
+        request.fences = _calls(path, b"metal_fence")
+    odd = any(memory.low % 2 for memory in memories)
+    request.granule = 1 if description["byte_accesses"] or odd else 2
     request.static_bytes = description["static_bytes"]
     request.timeout = settings.timeout or 0
     for i in range(MAX_BUFFERS):
@@ -172,6 +194,9 @@ def launch(name, kernel, buffers, grid, threads, settings: Settings) -> LaunchRe
     request = _request(name, kernel, memories, writable, grid, threads, settings, mode)
     for i, size in enumerate(dynamic):
         request.dynamic_bytes[i] = size
+    slotted: List[Slot] = slots(code, description, dynamic) if request.check else []
+    request.slots = (_Slot * len(slotted))(*((slot.bytes, slot.alignment) for slot in slotted))
+    request.slot_count, request.variable_count = len(slotted), len(slotted) - len(dynamic)
     records, cells = (findings.Record * (MAX_FINDINGS if request.check else 0))(), {}
     request.findings = records
     for i in _to_be_written(name, settings, writable, memories):
@@ -182,7 +207,7 @@ def launch(name, kernel, buffers, grid, threads, settings: Settings) -> LaunchRe
     request.counters = counting and counting.address
     if groups and runtime.metal_launch(ctypes.byref(request)):
         raise LaunchError(f"kernel {name}: the machine has no memory or threads left for the simulation")
-    program = findings.Program(path, code, description, request.code, tuple(dynamic))
+    program = findings.Program(path, code, description, tuple(slotted))
     found = findings.read(request, records, memories, program, grid)
     if request.failed:
         raise LaunchError(f"kernel {name}, {_failure(request, program)}" + "".join(f"\n{f}" for f in found[:5]), found)

@@ -4,8 +4,8 @@ Method: classical liveness over the optimised code. Every value that an instruct
 registers per lane from its definition to its last use: half, bfloat, 16-bit integers and truth values half a register,
 64-bit integers and device pointers two, threadgroup pointers one; hence an 8x8 fragment two in fp32, one in 16 bits.
 Values that an instruction only renames or takes apart (casts, widened halves, vector elements, constant offsets of
-addresses) are their source's registers. Buffer addresses, launch constants and threadgroup positions take none: the GPU
-keeps them apart. The estimate is the largest sum over all program points. LLVM orders the code, not Apple's compiler,
+addresses) are their source's registers. Buffer addresses, launch constants, threadgroup positions and what is
+computed from those alone take none: the GPU keeps them apart, once for all lanes. The estimate is the largest sum over all program points. LLVM orders the code, not Apple's compiler,
 which may recompute or reorder: take it as a guide, not as what a pipeline reports.
 """
 
@@ -18,6 +18,7 @@ from .dataflow import THREADGROUP, Dataflow
 
 _RENAMES = frozenset("bitcast trunc zext sext inttoptr ptrtoint addrspacecast freeze fpext fneg extractelement".split())
 _GATHERS = frozenset(["insertelement", "shufflevector"])
+_ARITHMETIC = frozenset("add sub mul sdiv udiv srem urem shl lshr ashr and or xor icmp select sext zext trunc".split())
 
 
 class Registers(NamedTuple):
@@ -63,6 +64,8 @@ class _Liveness:
             return self.parts(self.flow.address(value))
         if made.opcode in _GATHERS:
             return self.parts(made.operands[0]) | self.parts(made.operands[1])
+        if made.opcode in _ARITHMETIC and not any(map(self.parts, made.operands)):
+            return frozenset()
         if made.opcode == "load" and self.flow.is_constant_address(made):
             return frozenset()
         return frozenset([value])

@@ -118,6 +118,9 @@ def add_command(subparsers) -> None:
 def run(options: argparse.Namespace) -> int:
     """The `report` command. Raises SimulatorError."""
     chips = [chip_named(name) for name in options.chip] or cost_model.CHIPS
+    for path in (options.json, options.plot):
+        if path and not Path(path).parent.is_dir():
+            raise SimulatorError(f"cannot write {path}: no folder {Path(path).parent}")
     kernel = Library(options.file, options.include).kernel(options.kernel, specification.constants(options.constant))
     profile = kernel.profile(
         specification.buffers(kernel.parameters, options.buffers),

@@ -301,3 +301,12 @@ def test_no_pages_at_all(kernel):
     cu_q, table = torch.tensor([0, 2, 6], dtype=torch.int32), torch.zeros(2, 3, dtype=torch.int32)
     output = kernel.flash_attn_varlen_func(query, cache, cache, cu_q, cu_q, 4, 4, block_table=table)
     assert torch.equal(output, torch.zeros_like(query))
+
+
+@pytest.mark.parametrize("sink", [1e30, torch.finfo(torch.float32).max, torch.inf])
+def test_a_sink_that_takes_all_the_weight(kernel, sink):
+    """No NaN, also not from the difference of two infinities."""
+    inputs = [tensor.requires_grad_() for tensor in dense(1, 5, 9, 2, 2, 16, torch.float32)]
+    output, lse, _ = kernel.flash_attn_func(*inputs, s_aux=torch.full((2,), sink), return_attn_probs=True)
+    assert not output.any() and (lse > 1e29).all()
+    assert not any(grad.any() for grad in torch.autograd.grad(output.sum(), inputs))

@@ -45,7 +45,6 @@ ERRORS = [
     (VARLEN, {"dropout_p": None}, TypeError, "dropout_p must be a float, got NoneType"),
     (VARLEN, {"dropout_p": -0.1}, ValueError, "dropout_p must be 0.0 or more and less than 1.0, got -0.1"),
     (DENSE, {"dropout_p": 1.0}, ValueError, "dropout_p must be 0.0 or more and less than 1.0, got 1.0"),
-    (VARLEN, {"dropout_p": 0.1}, NotImplementedError, "dropout is not implemented: dropout_p must be 0.0, got 0.1"),
     (VARLEN, {"softcap": "30"}, TypeError, "softcap must be a float, got str"),
     (VARLEN, {"softcap": -1.0}, ValueError, "softcap must be 0.0 (none) or 1e-08 to 1e+08, got -1.0"),
     (DENSE, {"softcap": math.inf}, ValueError, "softcap must be 0.0 (none) or 1e-08 to 1e+08, got inf"),

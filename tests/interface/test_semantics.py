@@ -33,7 +33,7 @@ def recorded(kernel, monkeypatch) -> list:
         calls.append(inputs)
         return operator(*inputs)
 
-    monkeypatch.setattr(kernel.interface, "operators", types.SimpleNamespace(attention_forward=record))
+    monkeypatch.setattr(kernel.calls, "operators", types.SimpleNamespace(attention_forward=record))
     return calls
 
 

@@ -7,6 +7,12 @@ import types
 
 import pytest
 
+# What the packed functions of flash-attn 2 take beside their tensors and lengths.
+SCORING = (
+    "dropout_p=0.0, softmax_scale=None, causal=False, window_size=(-1, -1), softcap=0.0, alibi_slopes=None, "
+    "deterministic=False, return_attn_probs=False"
+)
+
 SIGNATURES = {
     "flash_attention_varlen": (
         "out, query, key, value, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, do_causal=False, scale=None, "
@@ -22,6 +28,20 @@ SIGNATURES = {
         "alibi_slopes=None, deterministic=False, return_attn_probs=False, *, s_aux=None, learnable_sink=None, "
         "block_table=None"
     ),
+    "flash_attn_qkvpacked_func": f"qkv, {SCORING}",
+    "flash_attn_kvpacked_func": f"q, kv, {SCORING}",
+    "flash_attn_varlen_qkvpacked_func": f"qkv, cu_seqlens, max_seqlen, {SCORING}",
+    "flash_attn_varlen_kvpacked_func": (f"q, kv, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, {SCORING}"),
+    "flash_attn_with_kvcache": (
+        "q, k_cache, v_cache, k=None, v=None, rotary_cos=None, rotary_sin=None, cache_seqlens=None, "
+        "cache_batch_idx=None, cache_leftpad=None, block_table=None, softmax_scale=None, causal=False, "
+        "window_size=(-1, -1), softcap=0.0, rotary_interleaved=True, alibi_slopes=None, num_splits=0, "
+        "return_softmax_lse=False, *, s_aux=None, learnable_sink=None"
+    ),
+    "merge_attention_states": "outputs, softmax_lses",
+    "unpad_input": "hidden_states, attention_mask, unused_mask=None",
+    "pad_input": "hidden_states, indices, batch, seqlen",
+    "index_first_axis": "input, indices",
 }
 
 

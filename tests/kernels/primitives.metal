@@ -1,14 +1,17 @@
 // Small kernels around the headers of flash_sdpa/, one for each thing that test_primitives.py checks by itself.
 #include <metal_stdlib>
+#include "direct.h"
 #include "mask.h"
+#include "partial.h"
 #include "sequence.h"
 #include "softmax.h"
+#include "staged.h"
 #include "tile.h"
 using namespace metal;
 
-// One SIMD group, rows of up to K columns: a[16, columns] (grouped, group of 2), b[24, columns];
+// One SIMD group for each of kSlices slices of up to kK columns: a[16, columns] (grouped, group of 2), b[24, columns];
 // products[16, 24] = a b^T, weighted[16, columns] = products b.
-template <typename T, int kK>
+template <typename T, int kK, int kSlices, bool kStaged>
 [[kernel]] void tile_products(
     device const T* a [[buffer(0)]],
     device const T* b [[buffer(1)]],
@@ -18,27 +21,78 @@ template <typename T, int kK>
     constant int& count_b [[buffer(5)]],
     constant float& sign [[buffer(6)]],
     constant int& columns [[buffer(7)]],
+    uint simdgroup [[simdgroup_index_in_threadgroup]],
     uint lane_index [[thread_index_in_simdgroup]]) {
-  using Shared = SharedTile<T, 24, kK>;
-  threadgroup float4 memory[Shared::kBytes / 16];
-  const Shared b_tile = {(threadgroup T*)memory};
+  using Tile = conditional_t<kStaged, StagedTile<T, 24, kK, kSlices>, DirectTile<T, 24, kK, kSlices>>;
+  constexpr int kSums = slice_bytes<16, 24, kSlices, kSlices>();
+  threadgroup float4 memory[(Tile::kBytes + kSums) / 16 + 1];
+  threadgroup float2* sums = (threadgroup float2*)((threadgroup char*)memory + Tile::kBytes);
+  Tile b_tile = {(threadgroup T*)memory, int(simdgroup)};
+  const int first = simdgroup * (kK / kSlices), rest = columns - first;
   const Lane lane = lane_position(lane_index);
-  RegisterTile<T, 16, kK> a_tile;
+  RegisterTile<T, 16, kK / kSlices> a_tile;
   RegisterTile<float, 16, 24> product;
-  RegisterTile<float, 16, kK> weight;
-  load(a_tile, GroupedRows<const T>{a, 2 * columns, columns, 2, count_a, columns}, 0, sign, lane);
-  stage<32>(b_tile, Rows<T>{b, columns, 0, 0, count_b, columns, Pages()}, lane_index);
+  RegisterTile<float, 16, kK / kSlices> weight;
+  load<Tile>(a_tile, GroupedRows<const T>{a + first, 2 * columns, columns, 2, count_a, rest}, 0, sign, lane);
+  bring<32 * kSlices>(b_tile, Rows<T>{b, columns, 0, 0, count_b, columns, Pages()}, simdgroup * 32 + lane_index);
   threadgroup_barrier(mem_flags::mem_threadgroup);
   zero(product);
-  multiply_transposed(product, a_tile, b_tile);
+  multiply_transposed(product, a_tile, b_tile, lane);
+  if (kSlices > 1) add_slices<kSlices>(sums, product, simdgroup, lane_index);
   zero(weight);
-  multiply(weight, product, b_tile);
-  store(GroupedRows<float>{products, 2 * 24, 24, 2, count_a, 24}, product, 0, lane);
-  store(GroupedRows<float>{weighted, 2 * columns, columns, 2, count_a, columns}, weight, 0, lane);
+  multiply(weight, product, b_tile, lane);
+  using Plain = StagedTile<float, 24, 24, 1>;  // columns in their own order
+  if (simdgroup == 0) store<Plain>(GroupedRows<float>{products, 2 * 24, 24, 2, count_a, 24}, product, 0, lane);
+  store<Tile>(GroupedRows<float>{weighted + first, 2 * columns, columns, 2, count_a, rest}, weight, 0, lane);
 }
-template [[host_name("tile_products_f16")]] [[kernel]] decltype(tile_products<half, 40>) tile_products<half, 40>;
-template [[host_name("tile_products_bf16")]] [[kernel]] decltype(tile_products<bfloat, 40>) tile_products<bfloat, 40>;
-template [[host_name("tile_products_f32")]] [[kernel]] decltype(tile_products<float, 40>) tile_products<float, 40>;
+#define INSTANTIATE(name, T, loader, kStaged)                                                                     \
+  template [[host_name("tile_products_" #name "_" #loader)]] [[kernel]] decltype(tile_products<T, 40, 1, kStaged>)  \
+      tile_products<T, 40, 1, kStaged>;                                                                           \
+  template [[host_name("slice_products_" #name "_" #loader)]] [[kernel]] decltype(tile_products<T, 80, 2, kStaged>) \
+      tile_products<T, 80, 2, kStaged>;
+INSTANTIATE(f16, half, staged, true)
+INSTANTIATE(bf16, bfloat, staged, true)
+INSTANTIATE(f32, float, staged, true)
+INSTANTIATE(f16, half, direct, false)
+INSTANTIATE(bf16, bfloat, direct, false)
+INSTANTIATE(f32, float, direct, false)
+
+// kKeyGroups SIMD groups, each with blocks / kKeyGroups of scores[blocks, 8, 16] and of values[blocks, 8, 16], the
+// accumulated products of each block: output[8, 16] and lse[8] of all blocks together.
+template <int kKeyGroups>
+[[kernel]] void merged_groups(
+    device const float* scores [[buffer(0)]],
+    device const float* values [[buffer(1)]],
+    device float* output [[buffer(2)]],
+    device float* lse [[buffer(3)]],
+    constant int& blocks [[buffer(4)]],
+    uint key_group [[simdgroup_index_in_threadgroup]],
+    uint lane_index [[thread_index_in_simdgroup]]) {
+  using Plain = StagedTile<float, 8, 16, 1>;
+  threadgroup float2 memory[merge_bytes<8, 16, kKeyGroups>() / 8];
+  const Lane lane = lane_position(lane_index);
+  OnlineSoftmax<8> softmax(1);
+  RegisterTile<float, 8, 16> accumulator;
+  zero(accumulator);
+  for (int block = key_group; block < blocks; block += kKeyGroups) {
+    RegisterTile<float, 8, 16> tile, block_values;
+    RowVector<8> rescale;
+    load<Plain>(tile, GroupedRows<const float>{scores + block * 128, 16, 16, 1, 8, 16}, 0, 1, lane);
+    load<Plain>(block_values, GroupedRows<const float>{values + block * 128, 16, 16, 1, 8, 16}, 0, 1, lane);
+    if (softmax.update(tile, rescale)) scale_rows(accumulator, rescale);
+    UNROLL for (short j = 0; j < 2; j++)
+      elements(accumulator.fragment[0][j]) += elements(tile.fragment[0][j]) * elements(block_values.fragment[0][j]);
+  }
+  merge_key_groups<kKeyGroups>(memory, accumulator, softmax, key_group, lane_index);
+  if (key_group > 0) return;
+  const RowVector<8> inverse_sum = softmax.finish();
+  scale_rows(accumulator, inverse_sum);
+  store<Plain>(GroupedRows<float>{output, 16, 16, 1, 8, 16}, accumulator, 0, lane);
+  if (lane.column == 0) lse[lane.row] = softmax.log_sum_exp(0);
+}
+template [[host_name("merged_groups_1")]] [[kernel]] decltype(merged_groups<1>) merged_groups<1>;
+template [[host_name("merged_groups_2")]] [[kernel]] decltype(merged_groups<2>) merged_groups<2>;
+template [[host_name("merged_groups_4")]] [[kernel]] decltype(merged_groups<4>) merged_groups<4>;
 
 // One thread a case. cases[n, 9]: query_length, key_length, window_left, window_right, first and last token, block,
 // split, num_splits. results[n, 6]: the fields of KeyBlocks, then begin and end of the split.
@@ -85,14 +139,15 @@ template [[host_name("tile_products_f32")]] [[kernel]] decltype(tile_products<fl
     constant float& scale_log2 [[buffer(6)]],
     uint lane_index [[thread_index_in_simdgroup]]) {
   const Lane lane = lane_position(lane_index);
+  using Plain = StagedTile<float, 8, 16, 1>;  // columns in their own order
   OnlineSoftmax<8> softmax(scale_log2);
   for (int block = 0; block < blocks; block++) {
     RegisterTile<float, 8, 16> tile;
     RowVector<8> rescale;
-    load(tile, GroupedRows<const float>{scores + block * 128, 16, 16, 1, 8, 16}, 0, 1, lane);
-    softmax.update(tile, rescale);
-    store(GroupedRows<float>{weights + block * 128, 16, 16, 1, 8, 16}, tile, 0, lane);
-    if (lane.column == 0) rescales[block * 8 + lane.row] = rescale.at[0];
+    load<Plain>(tile, GroupedRows<const float>{scores + block * 128, 16, 16, 1, 8, 16}, 0, 1, lane);
+    const bool grew = softmax.update(tile, rescale);
+    store<Plain>(GroupedRows<float>{weights + block * 128, 16, 16, 1, 8, 16}, tile, 0, lane);
+    if (lane.column == 0) rescales[block * 8 + lane.row] = grew ? rescale.at[0] : 1;
   }
   const RowVector<8> factor = softmax.finish();
   if (lane.column == 0) {

@@ -30,19 +30,41 @@ def packed(value):
     return struct.pack("<f" if isinstance(value, float) else "<i", value)
 
 
-@pytest.mark.parametrize("columns, aligned", [(40, True), (40, False), (24, True), (37, False), (1, False)])
-@pytest.mark.parametrize("sign", [1.0, -1.0, 0.0])
-@pytest.mark.parametrize("count_a, count_b", [(16, 24), (11, 24), (16, 17), (1, 1)])
+@pytest.mark.parametrize("loader", ["staged", "direct"])
+@pytest.mark.parametrize("kernel, size", [("tile_products", 40), ("slice_products", 80)])
+@pytest.mark.parametrize("missing, aligned", [(0, True), (0, False), (16, True), (3, False), (39, False)])
+@pytest.mark.parametrize("count_a, count_b, sign", [(16, 24, 1.0), (11, 24, -1.0), (16, 17, 0.0), (1, 1, 1.0)])
 @pytest.mark.parametrize("name, dtype", [("f16", torch.float16), ("bf16", torch.bfloat16), ("f32", torch.float32)])
-def test_products(library, name, dtype, count_a, count_b, sign, columns, aligned):
+def test_products(library, name, dtype, count_a, count_b, sign, missing, aligned, kernel, size, loader):
+    columns = size - missing
     a, b = torch.randn(count_a, columns).to(dtype), torch.randn(count_b, columns).to(dtype)
     products, weighted = torch.full((count_a, 24), torch.nan), torch.full((count_a, columns), torch.nan)
     buffers = [a, b, products, weighted, packed(count_a), packed(count_b), packed(sign), packed(columns)]
-    run(library, f"tile_products_{name}", buffers, aligned=aligned, padded=columns < 40)
-    expected = torch.zeros(count_a, 24, dtype=torch.float64)  # missing rows of b count as 0
-    expected[:, :count_b] = sign * a.double() @ b.double().T
-    torch.testing.assert_close(products.double(), expected, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(weighted.double(), expected[:, :count_b] @ b.double(), rtol=1e-4, atol=1e-4)
+    threads = (size // 40 * 32, 1, 1)
+    run(library, f"{kernel}_{name}_{loader}", buffers, threads=threads, aligned=aligned, padded=missing > 0)
+    expected = sign * a.double() @ b.double().T
+    torch.testing.assert_close(products[:, :count_b].double(), expected, rtol=1e-5, atol=1e-5)
+    if count_b == 24 or loader == "staged":  # rows of b that do not exist count as 0; direct loads repeat another,
+        assert not products[:, count_b:].any()  # which is masked before the second product
+        torch.testing.assert_close(weighted.double(), expected @ b.double(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("key_groups", [1, 2, 4])
+@pytest.mark.parametrize("blocks", [1, 3, 8])
+def test_groups_of_keys_are_merged(library, key_groups, blocks):
+    rng = np.random.default_rng(blocks)
+    scores = rng.normal(0, 20, (blocks, 8, 16)).astype(np.float32)
+    scores[blocks // 2, 3] = -2e30  # hidden keys
+    values = rng.normal(0, 1, (blocks, 8, 16)).astype(np.float32)
+    output, lse = np.full((8, 16), np.nan, np.float32), np.full(8, np.nan, np.float32)
+    buffers = [scores, values, output, lse, packed(blocks)]
+    run(library, f"merged_groups_{key_groups}", buffers, threads=(32 * key_groups, 1, 1))
+    exact = np.exp2(scores.astype(np.float64))
+    total = exact.sum(axis=(0, 2))
+    seen = total > 0
+    expected = (exact * values).sum(axis=0) / np.where(seen, total, 1)[:, None]
+    np.testing.assert_allclose(output, expected, atol=2e-6)
+    np.testing.assert_allclose(lse[seen], np.log(total[seen]), rtol=2e-6)
 
 
 def visible_keys(query_length, key_length, left, right, token):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import faulthandler
+import functools
 import multiprocessing
 import pathlib
+import re
 import shutil
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from typing import Iterable, Iterator, NamedTuple
+from typing import Iterable, Iterator, NamedTuple, Tuple
 
 from metal_simulator import LaunchError
 
@@ -30,6 +32,12 @@ class Outcome(NamedTuple):
     def found(self) -> bool:
         return bool(self.checker or self.numbers)
 
+    @property
+    def as_expected(self) -> bool:
+        """Whether it was found by what its entry says: the checker, whatever the numbers, or the numbers alone."""
+        by = "checker" if self.checker else "numbers" if self.numbers else "equivalent"
+        return not self.broken and by == self.mutant.expected
+
 
 def run_all(mutants: Iterable[Mutant], jobs: int) -> Iterator[Outcome]:
     """Outcomes in the order of the mutants."""
@@ -38,17 +46,40 @@ def run_all(mutants: Iterable[Mutant], jobs: int) -> Iterator[Outcome]:
         yield from pool.map(run, mutants)
 
 
+@functools.lru_cache(maxsize=None)
+def blame(file: str) -> str:
+    """What is found in a file without any mutation; "" if it is clean, else nothing that is found proves anything."""
+    checker, numbers = _runs(file, targets.folder_of(file))
+    return f"found without a mutation: {checker or numbers}" if checker or numbers else ""
+
+
 def run(mutant: Mutant) -> Outcome:
-    """Both runs of one mutant."""
+    """Both runs of one mutant. It is broken, not found, if it cannot be made, does not compile, changes nothing but
+    comments and white space, or if its file is not clean without it."""
     with tempfile.TemporaryDirectory(prefix="mutant-") as scratch:
         folder = pathlib.Path(scratch) / "kernels"
         shutil.copytree(targets.folder_of(mutant.file), folder)
         try:
-            (folder / mutant.file).write_text(mutant.apply((folder / mutant.file).read_text()))
-            checker, numbers = (_in_process(mutant.file, folder, check) for check in (True, False))
+            text = (folder / mutant.file).read_text()
+            mutated = mutant.apply(text)
+            if _code(mutated) == _code(text):
+                return Outcome(mutant, "", "", "the mutation changes no code")
+            (folder / mutant.file).write_text(mutated)
+            checker, numbers = _runs(mutant.file, folder)
+            blamed = blame(mutant.file)
         except (ValueError, RuntimeError) as error:
             return Outcome(mutant, "", "", str(error))
-    return Outcome(mutant, checker, numbers)
+    return Outcome(mutant, "", "", blamed) if blamed else Outcome(mutant, checker, numbers)
+
+
+def _code(text: str) -> str:
+    """Text without comments and white space."""
+    return re.sub(r"//[^\n]*|/\*.*?\*/|\s+", "", text, flags=re.DOTALL)
+
+
+def _runs(file: str, folder: pathlib.Path) -> Tuple[str, str]:
+    """What the checker and what the numbers find. Raises RuntimeError for a kernel that cannot be run."""
+    return _in_process(file, folder, True), _in_process(file, folder, False)
 
 
 def _in_process(file: str, folder: pathlib.Path, check: bool) -> str:
@@ -74,6 +105,9 @@ def _work(sender, file: str, folder: pathlib.Path, check: bool) -> None:
         targets.run(file, folder, check)
         sender.send(("clean", ""))
     except (targets.Found, LaunchError) as error:
+        if isinstance(error, LaunchError) and ", threadgroup (" not in str(error):
+            sender.send(("broken", f"the launch is refused: {error}"))
+            return
         lines = str(error).splitlines()
         sender.send(("found", lines[0] if check else f"launch: {lines[0]}"))
     except AssertionError as error:

@@ -104,7 +104,7 @@ MUTANTS = [
         "collectives.metal",
         f"memory_order_relaxed);\n  {BARRIER}\n  atomic_fetch_add_explicit(&local",
         "memory_order_relaxed);\n  atomic_fetch_add_explicit(&local",
-        "numbers",
+        "checker",
     ),
     Mutant(
         "histogram: not zeroed",

@@ -22,7 +22,8 @@ def plan_forward(kernel, *inputs, device=None):
 def plan_dense(kernel, query, key, scale=0.125, window=(-1, -1), lse=False):
     lse = query.new_empty(0) if lse else None
     output = query.new_empty(query.shape)
-    return plan_forward(kernel, output, lse, query, key, key, *[None] * 6, 1, 1, scale, *window, 0.0, 0)
+    lengths = query.shape[1], key.shape[1]
+    return plan_forward(kernel, output, lse, query, key, key, *[None] * 6, *lengths, scale, *window, 0.0, 0)
 
 
 def fields(kernel, plan):
@@ -31,14 +32,46 @@ def fields(kernel, plan):
 
 
 def test_planned_kernels_are_the_kernels_that_exist(kernel):
-    planner = kernel.planner
-    planned = set()
-    for dtype, head_dim, value_dim in itertools.product(planner.DTYPES, range(8, 257, 8), range(8, 257, 8)):
-        query = torch.empty(1, 4, 1, head_dim, dtype=dtype, device="meta")
-        value = torch.empty(1, 4, 1, value_dim, dtype=dtype, device="meta")
-        plan = plan_forward(kernel, value, None, query, query, value, *[None] * 6, 1, 1, 0.1, -1, -1, 0.0, 0)
-        planned.add(plan.kernel)
+    tiles, planned = kernel.tiles, set()
+    devices = [kernel.device.Device(*facts) for facts in [(7, 1), (7, 64), (9, 10)]]
+    lengths = [(4, 4), (64, 2000)]  # for a decode tile; for large tiles on few cores, small ones on many
+    sizes = [(tile.head_dim, tile.value_dim) for tile in tiles.LARGE[2]] + [(8, 8), (256, 8), (8, 256), (160, 160)]
+    for dtype, (head_dim, value_dim), device in itertools.product(tiles.DTYPES, sizes, devices):
+        for seqlen_q, seqlen_k in lengths:
+            query = torch.empty(1, seqlen_q, 1, head_dim, dtype=dtype, device="meta")
+            key, value = query.new_empty(1, seqlen_k, 1, head_dim), query.new_empty(1, seqlen_k, 1, value_dim)
+            inputs = query.new_empty(1, seqlen_q, 1, value_dim), None, query, key, value, *[None] * 6
+            settings = seqlen_q, seqlen_k, 0.1, -1, -1, 0.0, 0
+            planned.add(plan_forward(kernel, *inputs, *settings, device=device).kernel)
     assert planned == set(Library(KERNELS / "attention_forward.metal", include=[KERNELS]).kernels)
+
+
+@pytest.mark.parametrize(
+    "family, cores, rows, expected",
+    [
+        (7, 8, 8, "_r8_n16_g1x1x4_direct"),  # one fragment of rows: all SIMD groups on their own keys
+        (7, 8, 9, "_r8_n32_g4x1x1_staged"),
+        (7, 8, 8 * 64, "_r8_n32_g8x1x1_staged"),  # a tile of 64 rows for every core
+        (7, 8, 8 * 64 + 1, "_r8_n32_g4x1x1_staged"),  # a ninth would be alone in a second round
+        (7, 16, 8 * 64, "_r8_n32_g4x1x1_staged"),  # of 64 rows there are 8 tiles only
+        (8, 8, 8 * 64, "_r8_n32_g8x1x1_staged"),
+        (9, 8, 8 * 64, "_r8_n32_g4x1x1_direct"),
+        (10, 8, 8 * 64, "_r8_n32_g4x1x1_direct"),
+        (10, 8, 1, "_r8_n16_g1x1x4_direct"),
+    ],
+)
+def test_tile_of_rows_and_device(kernel, family, cores, rows, expected):
+    query = torch.empty(1, rows, 1, 64, dtype=torch.float16, device="meta")
+    inputs = query, None, query, query, query, *[None] * 6, rows, rows, 0.1, -1, -1, 0.0, 0
+    assert plan_forward(kernel, *inputs, device=kernel.device.Device(family, cores)).kernel.endswith(expected)
+
+
+def test_every_tile_fits_a_threadgroup_and_its_launch(kernel):
+    """By the kernels' own text: threadgroup memory within 32 KB is the simulator's check, threads within 1024."""
+    for table in (kernel.tiles.LARGE, kernel.tiles.SMALL, kernel.tiles.DIRECT, kernel.tiles.DECODE):
+        for tile in (*table[2], *table[4]):
+            assert tile.simdgroups * 32 <= 1024 and tile.rows % 8 == 0 and tile.block_n % 8 == 0
+            assert tile.head_dim % (8 * tile.slices) == tile.value_dim % (8 * tile.slices) == 0
 
 
 def metal_struct(name):
@@ -68,7 +101,7 @@ def test_packed_plan(kernel):
     assert params[:12] == (0, 512, 64, 0, 128, 64, 0, 128, 64, 0, 512, 64)
     assert params[12:] == (0, 100, 3, 100, 90, 64, 64, 4, 2**30, 0, 0, 0, 0, 0, 1, 0, 0)
     assert score == pytest.approx((1.0, 0.125 * 1.4426950408889634, 1.0))
-    assert plan.grid == (100 * 4 // 32 + 3 + 2, 2, 1) and plan.threads == (128, 1, 1)
+    assert plan.grid == (2, 100 * 4 // 32 + 3 + 2, 1) and plan.threads == (128, 1, 1)
     assert {name for name, value in plan.constants if value} == {"is_packed", "is_aligned"}
     assert plan.arguments[2:] == ("query", "key", "value", "output", None, "cu_seqlens_q", "cu_seqlens_k", *[None] * 4)
 
@@ -78,7 +111,7 @@ def test_dense_plan(kernel):
     plan = plan_dense(kernel, query, key, window=(5, 7), lse=True)
     params, _ = fields(kernel, plan)
     assert params[12:] == (8 * 40, 40, 3, 40, 50, 64, 64, 1, 5, 7, 0, 0, 0, 0, 1, 0, 0)
-    assert plan.grid == (2 * 3, 8, 1)
+    assert plan.grid == (8, 3, 1)
     assert plan.arguments[6:] == ("lse", *[None] * 6)
 
 
@@ -103,7 +136,8 @@ def test_paged_plan(kernel):
 
 def plan_decode(kernel, keys, num_heads=8, batch=1, num_splits=0, device=None):
     """One token a sequence, 2 key/value heads."""
-    query, key = torch.empty(batch, 1, num_heads, 128), torch.empty(batch, keys, 2, 128)
+    query = torch.empty(batch, 1, num_heads, 128, dtype=torch.float16)
+    key = torch.empty(batch, keys, 2, 128, dtype=torch.float16)
     lse = torch.empty(batch, num_heads, 1)
     inputs = query, lse, query, key, key, *[None] * 5, torch.empty(num_heads)
     return plan_forward(kernel, *inputs, 1, keys, 0.1, -1, 0, 0.0, num_splits, device=device)
@@ -112,7 +146,7 @@ def plan_decode(kernel, keys, num_heads=8, batch=1, num_splits=0, device=None):
 def test_split_plan(kernel):
     plan = plan_decode(kernel, 4096, num_splits=5)
     params, _ = fields(kernel, plan)
-    assert plan.grid == (1, 2, 5)
+    assert plan.grid == (2, 1, 5)
     assert params[9:14] == (8 * 128, 8 * 128, 128, 8, 1)  # of the partial output, and of lse
     assert params[-3:] == (5, 8 * 128, 8)
     assert plan.scratch == (("partial_output", (5, 8, 128)), ("partial_lse", (5, 8)))
@@ -130,9 +164,10 @@ def test_splits_fill_the_gpu_and_no_more(kernel):
 
     assert splits(2**17) == 16  # 32 threadgroups of 4 SIMD groups fill 8 cores; 2 key/value heads
     assert splits(2**17, batch=16) == 1
-    assert splits(100) == 1  # fewer than 4 blocks of 16 keys for each of two parts
-    assert splits(130) == 2
+    assert splits(255) == 1  # fewer than 2 blocks of 16 keys for each of two SIMD groups of two parts
+    assert splits(256) == 2
     assert splits(2**17, num_splits=3) == 3
+    assert splits(2**17, num_splits=1000) == kernel.planner.MAX_SPLITS
     assert splits(2**17, batch=16, device=kernel.device.Device(family=9, cores=40)) == 5
 
 
@@ -191,8 +226,10 @@ def test_every_row_has_its_tile(kernel, lengths, group, start):
     total = bounds[-1]
     query, key = torch.empty(total, group, 64, device="meta"), torch.empty(1, 1, 64, device="meta")
     cu = torch.empty(len(lengths) + 1, dtype=torch.int32, device="meta")
-    plan = plan_forward(kernel, query, None, query, key, key, cu, cu, *[None] * 4, 1, 1, 1.0, -1, -1, 0.0, 0)
-    first = [bound * group // 32 + segment for segment, bound in enumerate(bounds[:-1])] + [plan.grid[0]]
+    lengths = max([1, *lengths]), 1
+    plan = plan_forward(kernel, query, None, query, key, key, cu, cu, *[None] * 4, *lengths, 1.0, -1, -1, 0.0, 0)
+    block_m = 8 * int(re.search(r"_r8_n\d+_g(\d+)x", plan.kernel).group(1))
+    first = [bound * group // block_m + segment for segment, bound in enumerate(bounds[:-1])] + [plan.grid[1]]
     for segment, (begin, end) in enumerate(zip(bounds, bounds[1:])):
-        needed = -(-(end - begin) * group // 32)
+        needed = -(-(end - begin) * group // block_m)
         assert needed <= first[segment + 1] - first[segment] <= needed + 1

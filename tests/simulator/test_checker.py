@@ -4,6 +4,7 @@ import time
 
 import numpy as np
 import pytest
+from checked_launch import X, findings, kernel, kinds, launch, zeros
 from metal_simulator import LaunchError
 
 SUM = """kernel void f(device const float* x, device float* out, uint i [[thread_index_in_threadgroup]]) {
@@ -12,19 +13,6 @@ SUM = """kernel void f(device const float* x, device float* out, uint i [[thread
   BARRIER
   out[i] = a[(i + 1) % 64];
 }"""
-X = np.arange(64, dtype=np.float32)
-
-
-def kernel(body, arguments="device const float* x, device float* out"):
-    return f"kernel void f({arguments}, uint i [[thread_index_in_threadgroup]]) {{\n{body}\n}}"
-
-
-def findings(library, buffers, threads=64, groups=1, **keywords):
-    return library.kernel("f").launch(buffers, (groups, 1, 1), (threads, 1, 1), check=True, **keywords).findings
-
-
-def kinds(found):
-    return {f.kind for f in found}
 
 
 def test_clean(written):
@@ -134,14 +122,6 @@ def test_same_findings_on_every_number_of_cores(written):
     assert reports[0] and all(r == reports[0] for r in reports)
 
 
-def launch(library, buffers, threads=64, groups=1, **keywords):
-    return library.kernel("f").launch(buffers, (groups, 1, 1), (threads, 1, 1), **keywords)
-
-
-def zeros(count=64):
-    return np.zeros(count, np.float32)
-
-
 @pytest.mark.parametrize("order", ["forward", "reverse", 3])
 def test_race_between_threadgroups(written, order):
     text = kernel("out[i] = x[i];")
@@ -216,6 +196,14 @@ def test_misaligned_vectors(written, body, misaligned):
     assert kinds(found) == ({"misaligned vector access"} if misaligned else set())
 
 
+@pytest.mark.parametrize("type", ["half", "float", "float4"])
+def test_unsigned_differences_below_0_name_their_variable(written, type):
+    body = f"threadgroup {type} a[64], b[64], c[64];\nb[i - 1] = 1;\na[i] = c[i] = {type}(b[i] + 1);"
+    found = findings(written(kernel(body)), [X, zeros()])
+    (one,) = [f for f in found if f.kind == "write out of bounds"]
+    assert (one.memory, one.element, one.threads) == ("threadgroup memory (b)", 2**32 - 1, (0,))
+
+
 def test_far_indices_name_their_buffer(written):
     text = kernel("out[i] = x[ulong(i + 1) << 35];")
     (found,) = findings(written(text), [X, zeros()], threads=4)
@@ -272,6 +260,76 @@ def test_divergence_names_both_lines(written):
     text = kernel("if (i % 2)\nout[i] = simd_sum(x[i]);\nelse\nout[i] = simd_sum(x[i] + 1);")
     with pytest.raises(LaunchError, match=r"another simd_sum, at .*written.metal:[57] and .*written.metal:[57]"):
         launch(written(text), [X, zeros()])
+
+
+@pytest.mark.parametrize(
+    "body, line, threads",
+    [
+        ("float y = 0;\nif (i >= 48)\ny = simd_sum(x[i]);\nout[i] = y;", 6, (48, 32)),
+        ("float y = x[i];\nif (i == 40) return;\nout[i] = simd_shuffle_xor(y, 1);", 6, (32, 40)),
+        ("for (uint k = 0; k < min(i, 5u); k++)\nif (simd_any(k == 9))\nout[i] = 1;", 5, (1, 0)),
+    ],
+)
+@pytest.mark.parametrize("order", ["forward", "reverse"])
+def test_collectives_that_some_lanes_never_reach(written, body, line, threads, order):
+    library = written(kernel(body))
+    found = findings(library, [X, zeros()], order=order)
+    assert kinds(found) == {"collective in divergent control flow"}
+    assert found[0].threads == threads and found[0].places == (f"{library.source.path}:{line}",)
+    assert not launch(library, [X, zeros()]).findings
+
+
+def test_a_partial_simdgroup_does_not_diverge(written):
+    assert not findings(written(kernel("out[i] = simd_sum(x[i]);")), [X, zeros()], threads=40)
+
+
+@pytest.mark.parametrize("order", ["forward", "reverse"])
+@pytest.mark.parametrize("thread", [0, 31, 62, 63])
+def test_an_atomic_access_hides_no_plain_one_of_its_thread(written, order, thread):
+    """Whichever thread comes last: its own atomic access was the last before its plain one."""
+    atomics = [
+        ("atomic_fetch_add_explicit(&count, 1, memory_order_relaxed);", "out[0] = *(threadgroup uint*)&count;"),
+        ("out[i] = atomic_load_explicit(&count, memory_order_relaxed);", "*(threadgroup uint*)&count = 1;"),
+    ]
+    for atomic, plain in atomics:
+        body = f"""threadgroup atomic_uint count;
+if (i == 0) atomic_store_explicit(&count, 0, memory_order_relaxed);
+threadgroup_barrier(mem_flags::mem_threadgroup);
+{atomic}
+if (i == {thread}) {plain}"""
+        found = findings(written(kernel(body)), [X, zeros()], order=order)
+        assert kinds(found) == {"race: read and write"}
+
+
+# Long enough for other threadgroups to begin.
+SLOW = "float y = x[0] + 1; if (i == 3) for (uint k = 0; k < 3000000; k++) y = fma(y, 0.999f, 1.0f);"
+
+
+def test_reports_do_not_depend_on_cores_when_threadgroups_race(written):
+    """What a threadgroup reads of another depends on who ran first, and so would what it does then."""
+    body = f"""if (g == 0) {{ {SLOW} out[1] = y; }}
+threadgroup_barrier(mem_flags::mem_none);
+if (out[0] == 0) out[i + 64] = 1;
+out[0] = 1;"""
+    text = kernel(body, "device const float* x, device float* out, uint g [[threadgroup_position_in_grid]]")
+    library = written(text)
+    reports = [findings(library, [X, zeros()], groups=24, workers=w) for w in (1, 2, 4)]
+    assert reports[0] and all(r == reports[0] for r in reports)
+
+
+def test_findings_of_a_failed_launch_do_not_depend_on_cores(written):
+    text = (
+        "kernel void f(device float* out, uint i [[thread_index_in_threadgroup]],\n"
+        "uint g [[threadgroup_position_in_grid]]) {\nout[i / 2] = 1;\n"
+        f"if (g == 5 && i == 3) {{ device const float* x = out; {SLOW} out[0] = y; return; }}\n"
+        "threadgroup_barrier(mem_flags::mem_device);\n}"
+    )
+    library, failures = written(text), set()
+    for workers in (1, 2, 4, 7):
+        with pytest.raises(LaunchError, match="63 of 64 threads wait") as error:
+            findings(library, [zeros()], groups=40, workers=workers)
+        failures.add((str(error.value), error.value.findings))
+    assert len(failures) == 1
 
 
 @pytest.mark.parametrize("check", [False, True])

@@ -82,6 +82,12 @@ def test_run_reports_findings(command):
         ([*GOOD, *SIZES, *CONSTANT, "--order", "sideways"], "--order is forward, reverse or a number"),
         ([*GOOD, *SIZES, *CONSTANT, "--output", "nothing=x.npy"], "no buffer 'nothing'"),
         ([*GOOD[:3], "x:float[64]=sometimes", *SIZES, *CONSTANT], "sometimes"),
+        ([*GOOD[:3], "x:float[99999999999999]=zeros", *GOOD[4:], *SIZES, *CONSTANT], "not enough memory"),
+        ([*GOOD, *SIZES, *CONSTANT, "--timeout", "0"], "timeout is a number of seconds above 0"),
+        ([*GOOD, *SIZES, *CONSTANT, "--timeout", "soon"], "--timeout"),
+        ([*GOOD, *SIZES, *CONSTANT, "--no-check", "--check-nan"], "--no-check goes with neither"),
+        (["report", *GOOD[1:], *SIZES, *CONSTANT, "--chip", "M0"], "no chip 'M0'; known are M1,"),
+        (["report", *GOOD[1:], *SIZES, *CONSTANT, "--json", "absent/x.json"], "cannot write absent/x.json"),
         ([], "a command is needed"),
     ],
 )
@@ -94,6 +100,32 @@ def test_compile_error(command):
     (command.folder / "bad.metal").write_text(KERNEL.replace("x[i] *", "y[i] *"))
     status, _, errors = command("run", "bad.metal", *GOOD[2:], *SIZES, *CONSTANT)
     assert status == 2 and re.search(r"bad.metal:6:27: error: use of undeclared identifier 'y'", errors)
+
+
+def test_optional_checks(command):
+    short = [*GOOD[:5], "count:uint=60", *CONSTANT, *SIZES]
+    assert command(*short)[0] == 0
+    status, output, _ = command(*short, "--check-written")
+    assert status == 1 and "element never written: buffer 1 (out), element 60" in output
+    (command.folder / "root.metal").write_text(KERNEL.replace("x[i] * factor", "sqrt(x[i])"))
+    line = ["run", "root.metal", "scale", "x:float[64]=-1", *GOOD[4:], *SIZES]
+    assert command(*line)[0] == 0
+    status, output, _ = command(*line, "--check-nan")
+    assert status == 1 and "NaN made from numbers" in output and "root.metal:6" in output
+
+
+def test_endless_kernels_are_stopped(command):
+    text = "#include <metal_stdlib>\nkernel void f(device float* x) {\n  while (true) {}\n}\n"
+    (command.folder / "endless.metal").write_text(text)
+    line = ["run", "endless.metal", "f", "x:float=0", "--grid", "1", "--threads", "1", "--timeout", "0.2"]
+    status, _, errors = command(*line)
+    assert status == 2 and "stopped after 0.2 seconds" in errors and "endless.metal:3" in errors
+
+
+def test_cache_that_cannot_be_written(command, monkeypatch):
+    monkeypatch.setenv("METAL_SIMULATOR_CACHE", "/proc/nowhere")
+    status, output, errors = command(*GOOD, *SIZES, *CONSTANT)
+    assert status == 2 and output == "" and "cannot write compiled kernels to /proc/nowhere" in errors
 
 
 def test_missing_clang(command, monkeypatch):

@@ -126,6 +126,41 @@ def test_published_forward_kernel():
     assert found.seconds == pytest.approx(11.7e-3, rel=0.08)
 
 
+def chip(name):
+    return next(c for c in cost_model.CHIPS if c.name == name)
+
+
+@pytest.mark.parametrize(("name", "head_dim", "share"), [
+    ("M1 Max", 64, 0.89), ("M1 Max", 128, 0.87), ("M1 Max", 256, 0.87), ("M4", 64, 0.92), ("M4", 128, 0.88),
+])  # fmt: skip
+def test_published_share_of_the_peak(name, head_dim, share):
+    """Metal FlashAttention's forward kernel, fp16: its share of the multiply-add peak, with the least instructions
+    that it can have: 64 scores take 2 head_dim / 8 products and, per lane, twice an fma, a maximum, an exp2, a sum."""
+    scores, groups = 4096, chip(name).cores * 64
+    row = {"mma_half": scores * head_dim // 4, "simple": scores * 6, "exponential": scores * 2}
+    found = predict(profile(row, groups=groups, threads=128), chip(name))
+    peak = groups * scores * (head_dim // 4) * 16 / 4 / chip(name).cores / (chip(name).gigahertz * 1e9)
+    assert peak / found.seconds == pytest.approx(share, rel=0.06)
+
+
+@pytest.mark.parametrize(("name", "milliseconds"), [("M1 Max", 14.2), ("M3 Max", 10.5), ("M4 Max", 9.2)])
+def test_floor_of_a_causal_prefill(name, milliseconds):
+    """32 heads, 4096 tokens, head_dim 128: the products alone, half of them with one fp32 input."""
+    products, groups = 4096 * 4096 * 128 // 512, 128
+    row = {"mma_half": products // groups // 2, "mma_mixed": products // groups // 2}
+    found = predict(profile(row, groups=groups * 32, threads=128), chip(name), efficiency=1)
+    assert found.seconds == pytest.approx(milliseconds * 1e-3, rel=0.02)
+
+
+@pytest.mark.parametrize(("name", "microseconds"), [("M1 Max", 372), ("M4 Max", 279), ("M5", 993), ("M5 Max", 248)])
+def test_floor_of_a_decoding_step(name, microseconds):
+    """8 key and value heads of 32768 tokens, head_dim 128, fp16, each read once."""
+    traffic = [Traffic("key", "device", lines_read=2 * 8 * 32768 * 128 * 2 // 128)]
+    found = predict(profile({"simple": 1}, traffic=traffic), chip(name))
+    assert found.bound == "DRAM"
+    assert found.seconds - cost_model.LAUNCH_SECONDS == pytest.approx(microseconds * 1e-6, rel=0.03)
+
+
 def test_the_table_names_each_chip_once():
     names = [chip.name for chip in cost_model.CHIPS]
     assert len(set(names)) == len(names) == 12

@@ -1,8 +1,9 @@
 """The checker proves itself on seeded bugs; all of them: python -m mutants."""
 
 import pytest
-from mutants import MUTANTS
+from mutants import MUTANTS, harness
 from mutants.harness import run
+from mutants.mutant import Mutant
 from mutants.targets import folder_of
 
 FAST = [
@@ -17,9 +18,44 @@ FAST = [
 @pytest.mark.parametrize("mutant", [m for m in MUTANTS if m.name in FAST], ids=lambda m: m.name)
 def test_mutant(mutant):
     outcome = run(mutant)
-    assert not outcome.broken
-    found = {"checker": bool(outcome.checker), "numbers": bool(outcome.numbers), "equivalent": not outcome.found}
-    assert found[mutant.expected]
+    assert outcome.as_expected, outcome
+
+
+def seeded(old, new, expected="checker"):
+    return Mutant("a seeded bug", "row_sum.metal", old, new, expected)
+
+
+@pytest.mark.parametrize(
+    ("mutant", "why"),
+    [
+        (seeded("if (lane == 0) {", "if (lane == nothing) {"), "use of undeclared identifier 'nothing'"),
+        (seeded("no such text", ""), "row_sum.metal has 0 times 'no such text'"),
+        (seeded("if (lane == 0) {", "if (lane == 0) { // only one"), "changes no code"),
+        (seeded("[[buffer(1)]]", "[[buffer(2)]]"), "takes out at buffer 2, but only 2 were given"),
+    ],
+)
+def test_what_cannot_run_is_not_found(mutant, why):
+    outcome = run(mutant)
+    assert why in outcome.broken and not outcome.found and not outcome.as_expected
+
+
+def test_a_target_that_is_not_clean_proves_nothing(monkeypatch):
+    """Were the kernel found without a mutation, so would every mutant be."""
+    runs = harness._runs
+    clean = harness.targets.folder_of("row_sum.metal")
+    harness.blame.cache_clear()
+    monkeypatch.setattr(harness, "_runs", lambda file, at: ("a false alarm", "") if at == clean else runs(file, at))
+    outcome = run(seeded("if (lane == 0) {", "if (lane < 2) {"))
+    harness.blame.cache_clear()
+    assert outcome.broken == "found without a mutation: a false alarm" and not outcome.found
+
+
+def test_what_an_entry_expects():
+    mutant = seeded("a", "b")
+    assert harness.Outcome(mutant, "race", "error 3").as_expected
+    assert not harness.Outcome(mutant, "", "error 3").as_expected
+    assert not harness.Outcome(mutant._replace(expected="numbers"), "race", "error 3").as_expected
+    assert harness.Outcome(mutant._replace(expected="equivalent"), "", "").as_expected
 
 
 def test_every_mutant_can_be_made_and_is_named_once():

@@ -17,7 +17,8 @@ CHECK_VALUES = os.environ.get("METAL_FLASH_SDPA_CHECK_VALUES") == "1"
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 PACKED, DENSE = "[total, heads, head_dim]", "[batch, seqlen, heads, head_dim]"
 PAGED = "[num_pages, page_size, heads, head_dim]"
-RANKS = {PACKED: 3, DENSE: 4, PAGED: 4}
+CACHE = "[batch_cache, seqlen_cache, heads, head_dim]"
+RANKS = {PACKED: 3, DENSE: 4, PAGED: 4, CACHE: 4}
 PAGE_SIZE_UNIT = 16  # so that a kernel's blocks of keys end where pages do
 MAX_HEAD_DIM = 256
 MAX_SCALE = 1e8  # keeps the kernel's score of a masked key, -2e30, finite in fp32 after scaling
@@ -85,28 +86,47 @@ def _check_layout(tensor: torch.Tensor, layout: str, name: str) -> None:
         raise ValueError(f"{name} must have {RANKS[layout]} dimensions {layout}, got shape {tuple(tensor.shape)}")
 
 
+def check_stacked(tensor: torch.Tensor, name: str, layout: str) -> None:
+    """Queries, keys and values, or keys and values, in one tensor; `layout` tells where and how many."""
+    check_tensor(tensor, name, layout)
+    axes = layout.strip("[]").split(", ")
+    if tensor.dim() != len(axes) or str(tensor.shape[-3]) != axes[-3]:
+        raise ValueError(f"{name} must have shape {layout}, got shape {tuple(tensor.shape)}")
+
+
+def check_tensor(
+    tensor: torch.Tensor, name: str, layout: str, at_least: int = 0, dtypes: Tuple[torch.dtype, ...] = ()
+) -> None:
+    """A tensor of at least that many dimensions and one of the dtypes, if there are any."""
+    if not isinstance(tensor, torch.Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
+    if dtypes and tensor.dtype not in dtypes:
+        raise TypeError(f"{name} must be one of {list_of(dtypes)}, got {tensor.dtype}")
+    if tensor.dim() < at_least:
+        raise ValueError(f"{name} must have the dimensions {layout}, got shape {tuple(tensor.shape)}")
+
+
 def check_cu_seqlens(
     cu_seqlens_q: torch.Tensor,
     cu_seqlens_k: Optional[torch.Tensor],
     seqused_k: Optional[torch.Tensor],
     block_table: Optional[torch.Tensor],
     query: torch.Tensor,
-    query_name: str,
+    names: Tuple[str, str, str],
 ) -> Tuple[torch.Tensor, torch.Tensor]:
     """Both cu_seqlens as contiguous int32; one tensor passed twice stays one tensor. With paged keys, cu_seqlens_k
-    gives lengths only, and may be None where seqused_k gives them."""
-    checked_q = _check_cu_seqlens(cu_seqlens_q, "cu_seqlens_q", query, query_name)
+    gives lengths only, and may be None where seqused_k gives them. `names` are the public names of both and of the
+    query."""
+    checked_q = _check_cu_seqlens(cu_seqlens_q, names[0], query, names[2])
     if cu_seqlens_k is cu_seqlens_q:
         return checked_q, checked_q
     if cu_seqlens_k is None and block_table is not None:
         if seqused_k is None:
             raise ValueError("block_table needs the lengths of the sequences: cu_seqlens_k or seqused_k, got neither")
         return checked_q, checked_q  # the operators bind both, and read one
-    checked_k = _check_cu_seqlens(cu_seqlens_k, "cu_seqlens_k", query, query_name)
+    checked_k = _check_cu_seqlens(cu_seqlens_k, names[1], query, names[2])
     if checked_q.shape[0] != checked_k.shape[0]:
-        raise ValueError(
-            f"cu_seqlens_k must be as long as cu_seqlens_q, {checked_q.shape[0]}, got {checked_k.shape[0]}"
-        )
+        raise ValueError(f"{names[1]} must be as long as {names[0]}, {checked_q.shape[0]}, got {checked_k.shape[0]}")
     return checked_q, checked_k
 
 
@@ -133,12 +153,7 @@ def check_max_seqlen(max_seqlen: Union[int, torch.Tensor], total: int, name: str
                 f"got {max_seqlen.dtype} of shape {tuple(max_seqlen.shape)}"
             )
         return total
-    if not isinstance(max_seqlen, (int, torch.SymInt)):
-        max_seqlen = _index(max_seqlen, name)
-    # While compiling, the value may be unknown until run time.
-    if not torch.compiler.is_compiling() and not 0 <= max_seqlen <= MAX_LENGTH:
-        raise ValueError(f"{name} must be 0 to {MAX_LENGTH}, got {max_seqlen}")
-    return max_seqlen
+    return check_index(max_seqlen, name)
 
 
 def check_window(window_size: Tuple[int, int], causal: bool, causal_name: str) -> Tuple[int, int]:
@@ -205,6 +220,15 @@ def check_flag(flag: bool, name: str) -> None:
 def check_number(number: float, name: str) -> None:
     if not isinstance(number, (float, int)):
         raise TypeError(f"{name} must be a float, got {type(number).__name__}")
+
+
+def check_index(number: int, name: str, largest: int = MAX_LENGTH) -> int:
+    if not isinstance(number, (int, torch.SymInt)):
+        number = _index(number, name)
+    # While compiling, the value may be unknown until run time.
+    if not torch.compiler.is_compiling() and not 0 <= number <= largest:
+        raise ValueError(f"{name} must be 0 to {largest}, got {number}")
+    return number
 
 
 def _index(number: object, name: str) -> int:

@@ -4,7 +4,8 @@ Works through the batch sequence by sequence and through a long sequence in chun
 all scores is ever held; the keys of a paged cache are gathered for one chunk at a time. A chunk that needs neither the
 log-sum-exp nor anything else that PyTorch's own fused attention lacks goes there; otherwise, and for the gradients, its
 weights are formed. All arithmetic is fp32: on fp16 and bf16 PyTorch's fused attention would round the weights, and be
-no faster.
+no faster. Dropout draws its mask anew for each chunk, in the forward and again in the backward, which go through the
+same chunks in the same order.
 
 Inside, tensors are [batch, heads, seqlen, head_dim] (a paged cache [pages, heads, page_size, head_dim]) and lse is
 [batch, heads, seqlen_q].
@@ -17,23 +18,12 @@ from typing import Iterator, List, NamedTuple, Optional, Tuple
 import torch
 import torch.nn.functional as F
 
+from .cpu_weights import Chunk, chunk_backward, integers, make_scoring, softmax_weights
+
 CHUNK_SCORES = 2**20  # scores (or elements of a mask) of a chunk: with more of them they leave the caches
 MIN_ROWS = 64  # of a chunk, even with more scores: with fewer, products of matrices become as slow as of vectors
 MAX_SCORES = 2**24  # of a chunk, even with fewer rows: bounds the memory
 UNBOUNDED = 2**62  # a window this wide hides nothing
-
-
-class _Scoring(NamedTuple):
-    """What makes weights of the products of queries and keys."""
-
-    softmax_scale: float
-    softcap: float  # 0.0 = none
-    alibi_slopes: Optional[torch.Tensor]  # [heads] or [batch, heads]
-    sinks: Optional[torch.Tensor]  # [heads]
-
-    def slopes(self, sequence: int) -> torch.Tensor:
-        return self.alibi_slopes if self.alibi_slopes.dim() == 1 else self.alibi_slopes[sequence]
-
 
 _EVERYTHING = slice(None)
 
@@ -53,14 +43,6 @@ class _Sequence(NamedTuple):
         return self.batch, _EVERYTHING, slice(self.queries.start + rows.start, self.queries.start + rows.stop)
 
 
-class _Chunk(NamedTuple):
-    rows: slice
-    keys: slice  # all that the rows see
-    diagonal: int  # row r stands at the position of key r + diagonal
-    mask: Optional[torch.Tensor]  # [rows, keys], True where seen; None if every row sees every key
-    is_causal: bool  # instead of a mask: row r sees the keys up to r
-
-
 def attention_forward(
     output: torch.Tensor,
     lse: Optional[torch.Tensor],
@@ -77,12 +59,15 @@ def attention_forward(
     window_left: int,
     window_right: int,
     softcap: float,
+    dropout_p: float = 0.0,
+    dropout_seed: Optional[torch.Tensor] = None,
 ) -> None:
     """Fills every row of `output`, and of `lse` unless it is None. Arguments as of operators.attention_forward."""
     output, query, key, value = map(_heads_first, (output, query, key, value))
     lse = lse[None] if lse is not None and lse.dim() == 2 else lse
-    scoring = _Scoring(softmax_scale, softcap, alibi_slopes, sinks)
-    fused = lse is None and alibi_slopes is None and sinks is None and softcap == 0 and query.shape[3] == value.shape[3]
+    scoring = make_scoring(softmax_scale, softcap, alibi_slopes, sinks, dropout_p, dropout_seed)
+    plain = alibi_slopes is None and sinks is None and softcap == 0 and dropout_p == 0
+    fused = lse is None and plain and query.shape[3] == value.shape[3]
     num_heads, enable_gqa = query.shape[1], query.shape[1] != key.shape[1]
     lengths = (cu_seqlens_q, cu_seqlens_k, seqused_k, block_table)
     for sequence in _sequences(query, key, *lengths, whole_batch=fused):
@@ -101,7 +86,9 @@ def attention_forward(
                     q, k, v, chunk.mask, is_causal=chunk.is_causal, scale=softmax_scale, enable_gqa=enable_gqa
                 )
                 continue
-            weights, chunk_lse, _ = _weights(q, k, chunk, scoring, sequence.index)
+            weights, chunk_lse, _ = softmax_weights(q, k, chunk, scoring, sequence.index)
+            if scoring.dropout is not None:
+                weights.mul_(scoring.dropout.mask(weights))
             output[rows] = torch.matmul(weights, v).view(*q.shape[:3], -1)
             if lse is not None:
                 lse[rows] = chunk_lse
@@ -123,14 +110,16 @@ def attention_backward(
     window_left: int,
     window_right: int,
     softcap: float,
+    dropout_p: float = 0.0,
+    dropout_seed: Optional[torch.Tensor] = None,
 ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients of query, key, value and sinks ([0] without), from those of the output and (unless None) of lse."""
-    grads = [torch.zeros(tensor.shape, dtype=torch.float32) for tensor in (query, key, value)]
-    grad_sinks = torch.zeros(0 if sinks is None else sinks.shape[0])
+    grads = [tensor.new_zeros(tensor.shape, dtype=torch.float32) for tensor in (query, key, value)]
+    grad_sinks = grads[0].new_zeros(0 if sinks is None else sinks.shape[0])
     tensors = (grad_output, query, key, value, *grads)
     grad_output, query, key, value, grad_query, grad_key, grad_value = map(_heads_first, tensors)
     grad_lse = grad_lse[None] if grad_lse is not None and grad_lse.dim() == 2 else grad_lse
-    scoring = _Scoring(softmax_scale, softcap, alibi_slopes, sinks)
+    scoring = make_scoring(softmax_scale, softcap, alibi_slopes, sinks, dropout_p, dropout_seed)
     num_heads = query.shape[1]
     lengths = (cu_seqlens_q, cu_seqlens_k, seqused_k, block_table)
     for sequence in _sequences(query, key, *lengths, whole_batch=False):
@@ -138,7 +127,7 @@ def attention_backward(
         blind = _blind_rows(seqlen_q, seqlen_k, window_right)
         for chunk in _chunks(seqlen_q, seqlen_k, num_heads, softmax_scale, window_left, window_right, blind, False):
             rows = sequence.rows(chunk.rows)
-            chunk_grads = _chunk_backward(
+            chunk_grads = chunk_backward(
                 grad_output[rows].float(),
                 None if grad_lse is None else grad_lse[rows],
                 query[rows].float(),
@@ -158,72 +147,6 @@ def attention_backward(
 
 def _heads_first(tensor: torch.Tensor) -> torch.Tensor:
     return (tensor[None] if tensor.dim() == 3 else tensor).transpose(1, 2)
-
-
-def _weights(
-    q: torch.Tensor, k: torch.Tensor, chunk: _Chunk, scoring: _Scoring, sequence: int
-) -> Tuple[torch.Tensor, torch.Tensor, Optional[torch.Tensor]]:
-    """Softmax weights [batch, heads_kv, group * rows, keys], lse [batch, heads, rows], and with a softcap the tanh of
-    the scores, shaped like the weights; every row sees a key.
-
-    The query heads that share a key/value head are stacked as rows, so that keys are not repeated.
-    """
-    batch, num_heads, rows, head_dim = q.shape
-    num_heads_kv, keys = k.shape[1:3]
-    scores = torch.matmul(q.reshape(batch, num_heads_kv, -1, head_dim), k.transpose(2, 3))
-    tanh = None
-    if scoring.softcap == 0:
-        scores.mul_(scoring.softmax_scale)
-    else:
-        tanh = scores.mul_(scoring.softmax_scale / scoring.softcap).tanh_()
-        scores = tanh * scoring.softcap
-    by_head = scores.view(batch, num_heads_kv, -1, rows, keys)
-    if scoring.alibi_slopes is not None:
-        position = torch.arange(chunk.rows.start, chunk.rows.stop).unsqueeze(1) + chunk.diagonal
-        distance = (position - torch.arange(chunk.keys.start, chunk.keys.stop)).abs_()
-        by_head.addcmul_(scoring.slopes(sequence).view(num_heads_kv, -1, 1, 1), distance.float(), value=-1)
-    if chunk.mask is not None:
-        by_head.masked_fill_(~chunk.mask, -torch.inf)
-    row_max = scores.amax(dim=-1, keepdim=True)
-    if scoring.sinks is None:
-        weights = scores.sub_(row_max).exp_()
-        row_sum = weights.sum(dim=-1, keepdim=True)
-    else:  # one more key for every row, without a value
-        sinks = _stacked_sinks(scoring.sinks, num_heads_kv, rows)
-        row_max = torch.maximum(row_max, sinks)
-        weights = scores.sub_(row_max).exp_()
-        row_sum = weights.sum(dim=-1, keepdim=True).add_(torch.exp(sinks - row_max))
-    return weights.div_(row_sum), row_sum.log_().add_(row_max).view(batch, num_heads, rows), tanh
-
-
-def _stacked_sinks(sinks: torch.Tensor, num_heads_kv: int, rows: int) -> torch.Tensor:
-    """[heads_kv, group * rows, 1]"""
-    return sinks.view(num_heads_kv, -1, 1).expand(-1, -1, rows).reshape(num_heads_kv, -1, 1)
-
-
-def _chunk_backward(grad_output, grad_lse, q, k, v, chunk, scoring, sequence):
-    """Gradients of a chunk's q, k, v and of the sinks (None without).
-
-    With P the weights: dS = P * (dP - rowsum(P * dP) + dlse); a sink is a score whose dP is 0.
-    """
-    weights, lse, tanh = _weights(q, k, chunk, scoring, sequence)
-    stacked = (*k.shape[:2], -1)  # query heads that share a key/value head, as rows
-    grad_out = grad_output.reshape(*stacked, v.shape[-1])
-    grad_v = torch.matmul(weights.transpose(2, 3), grad_out)
-    grad_weights = torch.matmul(grad_out, v.transpose(2, 3))
-    offset = torch.linalg.vecdot(weights, grad_weights).unsqueeze(-1)
-    if grad_lse is not None:
-        offset = offset - grad_lse.reshape(*stacked, 1)
-    grad_scores = grad_weights.sub_(offset).mul_(weights).mul_(scoring.softmax_scale)
-    if tanh is not None:  # the derivative of softcap * tanh(x / softcap)
-        grad_scores.mul_(tanh.square_().neg_().add_(1))
-    grad_q = torch.matmul(grad_scores, k).view(q.shape)
-    grad_k = torch.matmul(grad_scores.transpose(2, 3), q.reshape(*stacked, q.shape[-1]))
-    grad_sinks = None
-    if scoring.sinks is not None:
-        sink_weights = torch.exp(scoring.sinks.unsqueeze(-1) - lse)
-        grad_sinks = -(sink_weights * offset.view(lse.shape)).sum(dim=(0, 2))
-    return grad_q, grad_k, grad_v, grad_sinks
 
 
 def _sequences(
@@ -292,9 +215,12 @@ def _read(tensor: torch.Tensor, sequence: _Sequence, keys: slice) -> torch.Tenso
         return tensor[sequence.batch, :, start + begin : start + end].float()
     page_size = tensor.shape[2]
     first = begin // page_size
-    pages = sequence.pages[first : -(-end // page_size)].clamp(0, tensor.shape[0] - 1)
+    begin, end = begin - first * page_size, end - first * page_size
+    pages = sequence.pages[first : first - (-end // page_size)].clamp(0, tensor.shape[0] - 1)
+    if pages.shape[0] == 1:  # nothing to put together
+        return tensor[int(pages)][None, :, begin:end].float()
     tokens = tensor.transpose(1, 2).index_select(0, pages).flatten(0, 1)
-    return tokens[begin - first * page_size : end - first * page_size].transpose(0, 1)[None].float()
+    return tokens[begin:end].transpose(0, 1)[None].float()
 
 
 def _accumulate(grad: torch.Tensor, sequence: _Sequence, keys: slice, chunk_grad: torch.Tensor) -> None:
@@ -304,7 +230,7 @@ def _accumulate(grad: torch.Tensor, sequence: _Sequence, keys: slice, chunk_grad
         grad[sequence.batch, :, start + keys.start : start + keys.stop] += chunk_grad
         return
     num_pages, page_size = grad.shape[0], grad.shape[2]
-    position = torch.arange(keys.start, keys.stop)
+    position = integers(keys)
     pages = sequence.pages[position // page_size].long().clamp_(0, num_pages - 1)
     tokens = grad.transpose(1, 2).flatten(0, 1)  # a view: the gradient is contiguous
     tokens.index_add_(0, pages * page_size + position % page_size, chunk_grad[0].transpose(0, 1))
@@ -326,7 +252,7 @@ def _chunks(
     window_right: int,
     first_row: int,
     fused: bool,
-) -> Iterator[_Chunk]:
+) -> Iterator[Chunk]:
     """The rows of a sequence from first_row on, in chunks of bounded size."""
     if first_row == seqlen_q:
         return
@@ -341,7 +267,7 @@ def _chunks(
     # PyTorch masks the causal scores before it scales them: right for positive scales only.
     is_causal = last[0] == 0 and right == 0 and seqlen_q - first_row == seqlen_k > 1 and softmax_scale > 0
     if fused and (first == last or is_causal):
-        yield _Chunk(slice(first_row, seqlen_q), slice(first[0], last[1]), diagonal, None, is_causal)
+        yield Chunk(slice(first_row, seqlen_q), slice(first[0], last[1]), diagonal, None, is_causal)
         return
     window = min(seqlen_k, left + right + 1)
     rows = max(window, MIN_ROWS)  # of the keys of a chunk under a window, every row sees about half
@@ -352,7 +278,7 @@ def _chunks(
         first, last = visible(begin), visible(end - 1)
         mask = None
         if first != last:
-            position = torch.arange(begin + diagonal, end + diagonal).unsqueeze(1)
-            keys = torch.arange(first[0], last[1])
+            position = integers(slice(begin + diagonal, end + diagonal)).unsqueeze(1)
+            keys = integers(slice(first[0], last[1]))
             mask = (keys >= position - left) & (keys <= position + right)
-        yield _Chunk(slice(begin, end), slice(first[0], last[1]), diagonal, mask, False)
+        yield Chunk(slice(begin, end), slice(first[0], last[1]), diagonal, mask, False)

@@ -17,8 +17,6 @@ def check_dropout(dropout_p: float) -> None:
     check_number(dropout_p, "dropout_p")
     if not 0.0 <= dropout_p < 1.0:
         raise ValueError(f"dropout_p must be 0.0 or more and less than 1.0, got {dropout_p}")
-    if dropout_p > 0.0:
-        raise NotImplementedError(f"dropout is not implemented: dropout_p must be 0.0, got {dropout_p}")
 
 
 def check_softcap(softcap: float) -> float:
@@ -87,12 +85,17 @@ def check_block_table(block_table: Optional[torch.Tensor], query: torch.Tensor, 
 
 def check_seqused_k(seqused_k: Optional[torch.Tensor], query: torch.Tensor, batch: int) -> Optional[torch.Tensor]:
     """Contiguous."""
-    if seqused_k is None:
-        return None
-    _check_tensor(seqused_k, "seqused_k", (torch.int32,), query)
-    if seqused_k.shape != (batch,):
-        raise ValueError(f"seqused_k must have shape [batch] = {(batch,)}, got shape {tuple(seqused_k.shape)}")
-    return seqused_k.contiguous()
+    return None if seqused_k is None else check_per_sequence(seqused_k, "seqused_k", query, batch, (torch.int32,))
+
+
+def check_per_sequence(
+    tensor: torch.Tensor, name: str, query: torch.Tensor, batch: int, dtypes: Tuple[torch.dtype, ...]
+) -> torch.Tensor:
+    """An integer for each sequence; contiguous."""
+    _check_tensor(tensor, name, dtypes, query)
+    if tensor.shape != (batch,):
+        raise ValueError(f"{name} must have shape [batch] = {(batch,)}, got shape {tuple(tensor.shape)}")
+    return tensor.contiguous()
 
 
 def _check_tensor(tensor: torch.Tensor, name: str, dtypes: Tuple[torch.dtype, ...], query: torch.Tensor) -> None:

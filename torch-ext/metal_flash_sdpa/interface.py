@@ -14,26 +14,14 @@ h // (num_heads // num_heads_kv).
 
 from __future__ import annotations
 
-from typing import NamedTuple, Optional, Tuple, Union
+from typing import Optional, Tuple, Union
 
 import torch
 
-from . import arguments, features, operators, values
-from .arguments import DENSE, PACKED, PAGED
+from . import arguments, calls, features, operators
 
-
-class _Names(NamedTuple):
-    """What a public function calls its arguments."""
-
-    query: str
-    key: str
-    value: str
-    softmax_scale: str
-    causal: str
-
-
-_SHORT = _Names("q", "k", "v", "softmax_scale", "causal")
-_LONG = _Names("query", "key", "value", "scale", "do_causal")
+_NAMES = calls.Names()
+_LONG_NAMES = calls.Names("query", "key", "value", "scale", "do_causal")
 
 
 def flash_attention_varlen(
@@ -57,17 +45,18 @@ def flash_attention_varlen(
 ) -> None:
     """Attention over a packed batch of sequences, written into `out`.
 
-    Arguments as for `flash_attn_varlen_func`, with these differences:
+    Args:
         out: `[total_q, num_heads, value head_dim]`, dtype and device of `query`, any strides; shares no memory with
             the inputs. Every row is written: those that belong to no sequence become 0.
         do_causal: as `causal`.
         scale: as `softmax_scale`.
         softcapping: as `softcap`, but 1.0 means that scores are not capped, and 0.0 is an error.
+        Everything else as for `flash_attn_varlen_func`.
 
     Raises TypeError, ValueError, NotImplementedError as `flash_attn_varlen_func`.
     """
-    inputs = _packed_inputs(
-        _LONG,
+    inputs = calls.packed_inputs(
+        _LONG_NAMES,
         query,
         key,
         value,
@@ -129,7 +118,8 @@ def flash_attn_varlen_func(
             block_table, the differences of cu_seqlens_k are the lengths of the sequences, unless seqused_k gives
             them; it may then be None.
         max_seqlen_q, max_seqlen_k: tokens of the longest sequence, int or 0-dim tensor.
-        dropout_p: 0.0; more is not implemented.
+        dropout_p: probability, less than 1.0, that a weight is dropped; the others grow by 1 / (1 - dropout_p), and the
+            log-sum-exp does not change. Torch's CPU generator chooses. On CPU tensors only.
         softmax_scale: factor of the scores, at most 1e8 in size; None is head_dim ** -0.5.
         causal: a query sees no key after its own position; caps the right side of `window_size` at 0.
         window_size: (left, right), keys that a query sees before and after its own position, -1 = all.
@@ -155,11 +145,8 @@ def flash_attn_varlen_func(
         TypeError, ValueError: an argument of a wrong type; of a wrong value or shape.
         NotImplementedError: a feature that this version lacks.
     """
-    features.check_dropout(dropout_p)
-    arguments.check_flag(deterministic, "deterministic")
-    arguments.check_flag(return_attn_probs, "return_attn_probs")
-    inputs = _packed_inputs(
-        _SHORT,
+    return calls.packed(
+        _NAMES,
         q,
         k,
         v,
@@ -167,18 +154,19 @@ def flash_attn_varlen_func(
         cu_seqlens_k,
         max_seqlen_q,
         max_seqlen_k,
+        dropout_p,
         softmax_scale,
         causal,
         window_size,
-        features.check_softcap(softcap),
+        softcap,
         alibi_slopes,
+        deterministic,
+        return_attn_probs,
         s_aux,
         learnable_sink,
         block_table,
         seqused_k,
     )
-    output, lse = operators.attention_forward(*inputs, return_attn_probs)
-    return (output, lse, None) if return_attn_probs else output
 
 
 def flash_attn_func(
@@ -212,67 +200,24 @@ def flash_attn_func(
 
     Raises TypeError, ValueError, NotImplementedError as `flash_attn_varlen_func`.
     """
-    arguments.check_query(q, DENSE, "q")
     if block_table is not None:
         raise ValueError(
             "block_table must be None: keys and values of flash_attn_func are dense; "
             "flash_attn_varlen_func takes paged ones"
         )
-    arguments.check_key_value(q, k, v, DENSE, _SHORT[:3])
-    features.check_dropout(dropout_p)
-    scale = arguments.check_softmax_scale(softmax_scale, q.shape[-1], "softmax_scale")
-    window_left, window_right = arguments.check_window(window_size, causal, "causal")
-    softcap = features.check_softcap(softcap)
-    slopes = features.check_alibi_slopes(alibi_slopes, q, q.shape[0])
-    sinks = features.check_sinks(s_aux, learnable_sink, q)
-    arguments.check_flag(deterministic, "deterministic")
-    arguments.check_flag(return_attn_probs, "return_attn_probs")
-    tensors = _contiguous_rows(q), _contiguous_rows(k), _contiguous_rows(v), None, None, None, None, slopes, sinks
-    settings = scale, window_left, window_right, softcap, 0, return_attn_probs
-    output, lse = operators.attention_forward(*tensors, q.shape[1], k.shape[1], *settings)
-    return (output, lse, None) if return_attn_probs else output
-
-
-def _packed_inputs(
-    names: _Names,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    cu_seqlens_q: torch.Tensor,
-    cu_seqlens_k: Optional[torch.Tensor],
-    max_seqlen_q: Union[int, torch.Tensor],
-    max_seqlen_k: Union[int, torch.Tensor],
-    softmax_scale: Optional[float],
-    causal: bool,
-    window_size: Tuple[int, int],
-    softcap: float,
-    alibi_slopes: Optional[torch.Tensor],
-    s_aux: Optional[torch.Tensor],
-    learnable_sink: Optional[torch.Tensor],
-    block_table: Optional[torch.Tensor],
-    seqused_k: Optional[torch.Tensor],
-) -> tuple:
-    """The operators' inputs for packed queries, all checked but softcap."""
-    arguments.check_query(query, PACKED, names.query)
-    cu_q, cu_k = arguments.check_cu_seqlens(cu_seqlens_q, cu_seqlens_k, seqused_k, block_table, query, names.query)
-    batch = cu_q.shape[0] - 1
-    table = features.check_block_table(block_table, query, batch)
-    used = features.check_seqused_k(seqused_k, query, batch)
-    arguments.check_key_value(query, key, value, PACKED if table is None else PAGED, names[:3])
-    total_k = key.shape[0] if table is None else table.shape[1] * key.shape[1]
-    max_q = arguments.check_max_seqlen(max_seqlen_q, query.shape[0], "max_seqlen_q")
-    max_k = arguments.check_max_seqlen(max_seqlen_k, total_k, "max_seqlen_k")
-    scale = arguments.check_softmax_scale(softmax_scale, query.shape[-1], names.softmax_scale)
-    window_left, window_right = arguments.check_window(window_size, causal, names.causal)
-    slopes = features.check_alibi_slopes(alibi_slopes, query, batch)
-    sinks = features.check_sinks(s_aux, learnable_sink, query)
-    if arguments.CHECK_VALUES:
-        values.check_query_values(cu_q, max_seqlen_q, query.shape[0])
-        values.check_key_values(cu_k, max_seqlen_k, used, table, key)
-    tensors = _contiguous_rows(query), _contiguous_rows(key), _contiguous_rows(value), cu_q, cu_k, used, table
-    return (*tensors, slopes, sinks, max_q, max_k, scale, window_left, window_right, softcap, 0)
-
-
-def _contiguous_rows(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor itself unless its last dimension is strided."""
-    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+    return calls.dense(
+        _NAMES,
+        q,
+        k,
+        v,
+        dropout_p,
+        softmax_scale,
+        causal,
+        window_size,
+        softcap,
+        alibi_slopes,
+        deterministic,
+        return_attn_probs,
+        s_aux,
+        learnable_sink,
+    )

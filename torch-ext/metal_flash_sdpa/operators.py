@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Optional, Sequence, Tuple
 
 import torch
+from torch.autograd import forward_ad
 
 from . import cpu, launchers, planner
 from ._ops import add_op_namespace_prefix, ops
@@ -15,7 +16,8 @@ from ._ops import add_op_namespace_prefix, ops
 # Unless paged, seqused_k [batch] shortens sequences. All these are int32 and contiguous, as are alibi_slopes ([heads]
 # or [batch, heads]) and sinks ([heads]) in fp32. Lengths are in tokens; windows in keys, -1 = unbounded;
 # softcap 0.0 = none; num_splits: parts in which a GPU divides the keys, 0 = as many as fill it. Lengths are SymInts:
-# new ones compile nothing anew.
+# new ones compile nothing anew. With dropout_p > 0, dropout_seed is int64 [1] on the CPU: the same seed drops the same
+# weights, in the forward and in the backward.
 _TENSORS = (
     "Tensor query, Tensor key, Tensor value, Tensor? cu_seqlens_q, Tensor? cu_seqlens_k, Tensor? seqused_k, "
     "Tensor? block_table, Tensor? alibi_slopes, Tensor? sinks"
@@ -23,6 +25,8 @@ _TENSORS = (
 _LENGTHS = "SymInt max_seqlen_q, SymInt max_seqlen_k"
 _SETTINGS = "float softmax_scale, SymInt window_left, SymInt window_right, float softcap, int num_splits"
 _INPUTS = f"{_TENSORS}, {_LENGTHS}, {_SETTINGS}"
+_DROPOUT = "float dropout_p=0.0, Tensor? dropout_seed=None"
+_NUM_INPUTS = len(_INPUTS.split(", "))
 _NAMES = tuple(declaration.split()[-1] for declaration in _TENSORS.split(", "))
 _NO_BACKWARD = (
     "the backward of attention is not implemented on Metal: run the forward under torch.no_grad(), or on CPU tensors"
@@ -30,21 +34,24 @@ _NO_BACKWARD = (
 
 _library = torch.library.Library(add_op_namespace_prefix("").rstrip(":"), "FRAGMENT")
 for _schema in (
-    f"attention_forward({_INPUTS}, bool return_lse) -> (Tensor, Tensor)",
+    f"attention_forward({_INPUTS}, bool return_lse, {_DROPOUT}) -> (Tensor, Tensor)",
     f"attention_forward_out(Tensor(a!) output, {_INPUTS}) -> ()",
-    f"attention_backward(Tensor grad_output, Tensor? grad_lse, {_INPUTS}) -> (Tensor, Tensor, Tensor, Tensor)",
+    f"attention_backward(Tensor grad_output, Tensor? grad_lse, {_INPUTS}, {_DROPOUT}) "
+    "-> (Tensor, Tensor, Tensor, Tensor)",
+    "refuse_backward(Tensor grad, SymInt[] shape) -> Tensor",
 ):
     _library.define(_schema, tags=torch.Tag.pt2_compliant_tag)
 
 attention_forward = ops.attention_forward.default
 attention_forward_out = ops.attention_forward_out.default
 attention_backward = ops.attention_backward.default
+refuse_backward = ops.refuse_backward.default
 
 
 def _forward(*inputs) -> Tuple[torch.Tensor, torch.Tensor]:
-    *inputs, return_lse = inputs
+    inputs, return_lse, dropout = inputs[:_NUM_INPUTS], inputs[_NUM_INPUTS], inputs[_NUM_INPUTS + 1 :]
     output, lse = _new_outputs(inputs[0], inputs[2], return_lse)
-    _compute(output, lse if return_lse else None, inputs)
+    _compute(output, lse if return_lse else None, inputs, *dropout)
     return output, lse
 
 
@@ -65,11 +72,20 @@ def _new_outputs(query: torch.Tensor, value: torch.Tensor, return_lse: bool) -> 
     return output, query.new_empty(lse_shape, dtype=torch.float32)
 
 
-def _compute(output: torch.Tensor, lse: Optional[torch.Tensor], inputs: Sequence) -> None:
+def _compute(
+    output: torch.Tensor,
+    lse: Optional[torch.Tensor],
+    inputs: Sequence,
+    dropout_p: float = 0.0,
+    dropout_seed: Optional[torch.Tensor] = None,
+) -> None:
     """Fills output, and lse unless None, by the implementation for the tensors' device."""
     target = launchers.current() if output.device.type == "cpu" else launchers.metal()
     if target is None:
-        cpu.attention_forward(output, lse, *_for_cpu(inputs))
+        with torch._C._DisableAutocast():  # or it would round within
+            cpu.attention_forward(output, lse, *_for_cpu(inputs), dropout_p, dropout_seed)
+    elif dropout_p > 0:
+        raise NotImplementedError(f"dropout is not implemented on Metal: dropout_p must be 0.0, got {dropout_p}")
     elif any(tensor is not None and tensor.numel() == 0 for tensor in inputs[:9]):
         # Nothing to see: no queries, no keys, no pages or no sequences. An empty tensor may have no memory to bind.
         output.zero_()
@@ -95,11 +111,20 @@ def _launch(target: launchers.Target, output: torch.Tensor, lse: Optional[torch.
 
 
 def _backward_cpu(grad_output: torch.Tensor, grad_lse: Optional[torch.Tensor], *inputs) -> Tuple[torch.Tensor, ...]:
-    return cpu.attention_backward(grad_output, grad_lse, *_for_cpu(inputs))
+    with torch._C._DisableAutocast():
+        return cpu.attention_backward(grad_output, grad_lse, *_for_cpu(inputs), *inputs[_NUM_INPUTS:])
 
 
 def _backward_mps(*_inputs):
     raise NotImplementedError(_NO_BACKWARD)
+
+
+def _refuse_backward(_grad, _shape):
+    raise NotImplementedError("flash_attn_with_kvcache has no gradient: run it under torch.no_grad()")
+
+
+def _refuse_vmap(*_inputs):
+    raise NotImplementedError("attention does not support torch.vmap: it takes a batch of sequences as it is")
 
 
 class _Attention(torch.autograd.Function):
@@ -107,8 +132,9 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, *inputs):
+        ctx.dropout = inputs[_NUM_INPUTS + 1 :]
         ctx.save_for_backward(*inputs[:9])
-        ctx.settings = inputs[9:16]
+        ctx.settings = inputs[9:_NUM_INPUTS]
         ctx.launched = launchers.current() is not None
         ctx.set_materialize_grads(False)
         with torch._C._AutoDispatchBelowAutograd():
@@ -124,8 +150,8 @@ class _Attention(torch.autograd.Function):
         query, value, sinks = ctx.saved_tensors[0], ctx.saved_tensors[2], ctx.saved_tensors[8]
         if grad_output is None:
             grad_output = query.new_zeros((*query.shape[:-1], value.shape[-1]))
-        *grads, grad_sinks = attention_backward(grad_output, grad_lse, *ctx.saved_tensors, *ctx.settings)
-        return (*grads, *(None,) * 5, None if sinks is None else grad_sinks, *(None,) * 8)
+        *grads, grad_sinks = attention_backward(grad_output, grad_lse, *ctx.saved_tensors, *ctx.settings, *ctx.dropout)
+        return (*grads, *(None,) * 5, None if sinks is None else grad_sinks, *(None,) * (8 + len(ctx.dropout)))
 
 
 class _AttentionBackward(torch.autograd.Function):
@@ -141,8 +167,35 @@ class _AttentionBackward(torch.autograd.Function):
         raise NotImplementedError("second derivatives of attention are not implemented")
 
 
+def _refuse_tangents(inputs) -> None:
+    """Forward-mode derivatives, which autograd would otherwise leave out."""
+    for tensor in inputs:
+        if isinstance(tensor, torch.Tensor) and forward_ad.unpack_dual(tensor).tangent is not None:
+            raise NotImplementedError("forward-mode derivatives of attention are not implemented")
+
+
+class _WithoutBackward(torch.autograd.Function):
+    """Ties results to what they came from, for a backward that is refused: without, autograd would leave it out."""
+
+    @staticmethod
+    def forward(ctx, output, lse, *tensors):
+        ctx.set_materialize_grads(False)
+        ctx.shapes = [tensor.shape for tensor in tensors]
+        return output.view_as(output), lse.view_as(lse)
+
+    @staticmethod
+    def backward(ctx, grad_output, grad_lse):
+        grad = grad_lse if grad_output is None else grad_output
+        return None, None, *(refuse_backward(grad, shape) for shape in ctx.shapes)
+
+
+without_backward = _WithoutBackward.apply
+
+
 def _forward_autograd(*inputs):
     # By hand, as torch.library.register_autograd costs three times as much per call.
+    if forward_ad._current_level >= 0:
+        _refuse_tangents(inputs)
     if torch.is_grad_enabled():
         query, key, value, sinks = inputs[0], inputs[1], inputs[2], inputs[8]
         if query.requires_grad or key.requires_grad or value.requires_grad or sinks is not None and sinks.requires_grad:
@@ -151,8 +204,16 @@ def _forward_autograd(*inputs):
         return attention_forward(*inputs)
 
 
-def _forward_fake(query, key, value, *settings):
-    return _new_outputs(query, value, settings[-1])
+def _forward_out_autograd(*inputs):
+    """Without gradients: the interface calls attention_forward where they are wanted."""
+    if forward_ad._current_level >= 0:
+        _refuse_tangents(inputs)
+    with torch._C._AutoDispatchBelowAutograd():
+        attention_forward_out(*inputs)
+
+
+def _forward_fake(*inputs):
+    return _new_outputs(inputs[0], inputs[2], inputs[_NUM_INPUTS])
 
 
 def _forward_out_fake(output, *_inputs):
@@ -165,14 +226,24 @@ def _backward_fake(grad_output, grad_lse, query, key, value, *inputs):
     return (*(tensor.new_empty(tensor.shape) for tensor in (query, key, value)), grad_sinks)
 
 
+def _refuse_backward_fake(grad, shape):
+    return grad.new_empty(shape)
+
+
 _library.impl("attention_forward", _forward, "CPU")
 _library.impl("attention_forward", _forward, "MPS")
 _library.impl("attention_forward", _forward_autograd, "Autograd")
 _library.impl("attention_forward_out", _forward_out, "CPU")
 _library.impl("attention_forward_out", _forward_out, "MPS")
+_library.impl("attention_forward_out", _forward_out_autograd, "Autograd")
 _library.impl("attention_backward", _backward_cpu, "CPU")
 _library.impl("attention_backward", _backward_mps, "MPS")
 _library.impl("attention_backward", _AttentionBackward.apply, "Autograd")
+_library.impl("refuse_backward", _refuse_backward, "CPU")
+_library.impl("refuse_backward", _refuse_backward, "MPS")
+for _name in ("attention_forward", "attention_forward_out", "attention_backward"):
+    _library.impl(_name, _refuse_vmap, "FuncTorchBatched")
 torch.library.register_fake(add_op_namespace_prefix("attention_forward"), _forward_fake, lib=_library)
 torch.library.register_fake(add_op_namespace_prefix("attention_forward_out"), _forward_out_fake, lib=_library)
 torch.library.register_fake(add_op_namespace_prefix("attention_backward"), _backward_fake, lib=_library)
+torch.library.register_fake(add_op_namespace_prefix("refuse_backward"), _refuse_backward_fake, lib=_library)

@@ -12,60 +12,14 @@ import torch
 
 from .device import Device
 from .plan import CombineParams, ForwardParams, Plan, ScoreParams, Scratch
+from .tiles import DECODE_ROWS, DTYPES, Tile, choose
 
 UNBOUNDED = 2**30  # a window this wide hides nothing; lengths stay below it, so that row arithmetic fits 32 bits
 
 
-class Tile(NamedTuple):
-    """A kernel's registers and threadgroup memory: rows of head_dim and value_dim elements, block_m of them divided
-    among the SIMD groups, keys in blocks of block_n."""
-
-    head_dim: int
-    value_dim: int
-    block_m: int
-    block_n: int
-    simdgroups: int
-
-    def threadgroup_bytes(self, itemsize: int) -> int:
-        return self.block_n * (max(self.head_dim, self.value_dim) * itemsize + 16)  # tile.h: SharedTile::kBytes
-
-    def live_registers(self, itemsize: int) -> int:
-        """32-bit registers a lane needs for the query, output and score fragments (two values each per 8x8)."""
-        values = self.block_m // self.simdgroups // 8 * 2
-        return values * (self.head_dim * itemsize // 4 + self.value_dim + self.block_n) // 8
-
-
-# By bytes of an element; the first row that holds a head_dim and value_dim serves them. Four SIMD groups of 8 rows, as
-# published kernels for M1 and M2 have them; keys in the longest blocks of 64, 32, 16, 8 for which a core still holds 20
-# SIMD groups (threadgroup memory up to 12 KiB of about 60) and the fragments take up to 64 registers. head_dim 72..96
-# keep to 32 keys: 64 would leave fewer than 24 SIMD groups. head_dim 256, and from 128 on in fp32, do not fit 64
-# registers with any block.
-TILES = {
-    2: (
-        Tile(32, 32, 32, 64, 4),
-        Tile(64, 64, 32, 64, 4),
-        Tile(72, 72, 32, 32, 4),
-        Tile(80, 80, 32, 32, 4),
-        Tile(96, 96, 32, 32, 4),
-        Tile(128, 128, 32, 32, 4),
-        Tile(192, 128, 32, 16, 4),
-        Tile(256, 256, 32, 16, 4),
-    ),
-    4: (
-        Tile(32, 32, 32, 64, 4),
-        Tile(64, 64, 32, 32, 4),
-        Tile(72, 72, 32, 32, 4),
-        Tile(80, 80, 32, 32, 4),
-        Tile(96, 96, 32, 16, 4),
-        Tile(128, 128, 32, 16, 4),
-        Tile(192, 128, 32, 8, 4),
-        Tile(256, 256, 32, 8, 4),
-    ),
-}
 SIMDGROUPS_PER_CORE = 16  # at full rate, by published measurements of M1 and M2
-MIN_SPLIT_BLOCKS = 4  # a guess, unmeasured: a part costs a write and a read of its fp32 output
-MAX_SPLITS = 64  # bounds the scratch: at most 64 times an output that is too small to fill the GPU
-DTYPES = {torch.float16: "f16", torch.bfloat16: "bf16", torch.float32: "f32"}
+MIN_SPLIT_BLOCKS = 2  # for each SIMD group: a part costs a write and a read of its fp32 output
+MAX_SPLITS = 64  # attention_combine.metal: kMaxSplits. Bounds the scratch, too: 64 outputs that do not fill the GPU
 
 
 class _Layout(NamedTuple):
@@ -93,6 +47,7 @@ class _Problem(NamedTuple):
     window_left: int
     window_right: int
     softcap: float
+    is_decode: bool  # no sequence has more rows than a decode tile
     longest_key: int  # bound of max_seqlen_k, rounded up to a power of two
     num_splits: int  # 0 = the planner's choice
 
@@ -123,9 +78,9 @@ def plan_forward(
     Packed `[total, heads, head_dim]` with both cu_seqlens `[batch + 1]`, or dense `[batch, seqlen, heads, head_dim]`
     with neither; key and value paged, `[num_pages, page_size, heads, head_dim]`, with block_table `[batch, max_pages]`.
     seqused_k `[batch]`, alibi_slopes `[num_heads]` or `[batch, num_heads]`, sinks `[num_heads]`; windows in keys, -1 =
-    unbounded; softcap 0.0 = none. num_splits is the number of parts in which the keys of a tile are divided, 0 = as
-    many as fill the GPU; the max_seqlens only help to choose it. Tensors are only asked for shape, strides, offset and
-    dtype.
+    unbounded; softcap 0.0 = none. num_splits is the number of parts in which the keys of a tile are divided, at most
+    MAX_SPLITS, 0 = as many as fill the GPU; the max_seqlens only help to choose the kernel. Tensors are only asked for
+    shape, strides, offset and dtype.
 
     Raises NotImplementedError, with the reason, for what no kernel can do.
     """
@@ -147,6 +102,7 @@ def plan_forward(
             window_left,
             window_right,
             softcap,
+            min(max_seqlen_q, query.shape[-3]) * query.shape[-2] <= DECODE_ROWS * key.shape[-2],
             1 << max(0, max_seqlen_k - 1).bit_length(),
             num_splits,
         )
@@ -157,15 +113,23 @@ def plan_forward(
 def _plan_forward(problem: _Problem) -> Plan:
     params = _forward_params(problem)
     _refuse_too_many_rows(params)
-    tile = _tile(problem.dtype, params.head_dim, params.value_dim)
-    num_splits = problem.num_splits or _num_splits(problem, params, tile)
+    packed = problem.batch is not None
+    tile = choose(
+        problem.device,
+        problem.dtype,
+        params.head_dim,
+        params.value_dim,
+        problem.is_decode,
+        threadgroups=lambda block_m: _query_tiles(params, packed, block_m) * problem.key.shape[-2],
+    )
+    num_splits = min(problem.num_splits or _num_splits(problem, params, tile), MAX_SPLITS)
     if num_splits == 1:
         return _forward_plan(problem, params, tile)
     return _split_plan(problem, params, tile, num_splits)
 
 
 def _forward_plan(problem: _Problem, params: ForwardParams, tile: Tile) -> Plan:
-    packed, itemsize = problem.batch is not None, problem.dtype.itemsize
+    packed = problem.batch is not None
     is_split = params.num_splits > 1
     constants = {
         "is_packed": packed,
@@ -190,16 +154,14 @@ def _forward_plan(problem: _Problem, params: ForwardParams, tile: Tile) -> Plan:
     }
     return Plan(
         source="attention_forward.metal",
-        kernel=f"attention_forward_{DTYPES[problem.dtype]}_d{tile.head_dim}_v{tile.value_dim}_m{tile.block_m}"
-        f"_n{tile.block_n}_s{tile.simdgroups}",
+        kernel=tile.kernel(problem.dtype),
         constants=tuple(constants.items()),
         arguments=(params.pack(), ScoreParams.of(problem.softmax_scale, problem.softcap).pack())
         + ("query", "key", "value", "partial_output" if is_split else "output")
         + tuple(name if constants[constant] else None for name, constant in optional.items()),
-        grid=(_query_tiles(params, packed, tile.block_m), problem.key.shape[-2], params.num_splits),
+        grid=(problem.key.shape[-2], _query_tiles(params, packed, tile.block_m), params.num_splits),
         threads=(tile.simdgroups * 32, 1, 1),
-        reason=f"{tile.threadgroup_bytes(itemsize)} bytes of threadgroup memory, about {tile.live_registers(itemsize)} "
-        f"registers a lane for fragments, keys in {params.num_splits} part(s)",
+        reason=f"{tile.block_m} rows a threadgroup on {problem.device}, keys in {params.num_splits} part(s)",
     )
 
 
@@ -225,8 +187,8 @@ def _split_plan(problem: _Problem, params: ForwardParams, tile: Tile, num_splits
         arguments=(combine_params.pack(), "partial_output", "partial_lse", "output")
         + ("lse" if problem.has_lse else None, "sinks" if problem.has_sinks else None),
         grid=(rows, 1, 1),
-        threads=(32, 1, 1),
-        reason="one SIMD group a row",
+        threads=(-(-params.value_dim // 32) * 32, 1, 1),
+        reason="one thread a column, one threadgroup a row",
     )
     params = params._replace(
         output=(params.query_length * token_stride if problem.batch is None else 0, token_stride, params.value_dim),
@@ -251,18 +213,7 @@ def _num_splits(problem: _Problem, params: ForwardParams, tile: Tile) -> int:
     span = params.window_left + params.window_right + tile.block_m  # keys that a tile of rows sees, at most
     keys = min(problem.longest_key, params.key_length, span)
     room = problem.device.cores * SIMDGROUPS_PER_CORE // tile.simdgroups // max(1, tiles * problem.key.shape[-2])
-    return max(1, min(room, keys // (tile.block_n * MIN_SPLIT_BLOCKS), MAX_SPLITS))
-
-
-def _tile(dtype: torch.dtype, head_dim: int, value_dim: int) -> Tile:
-    if dtype in DTYPES:
-        for tile in TILES[dtype.itemsize]:
-            if head_dim <= tile.head_dim and value_dim <= tile.value_dim:
-                return tile
-    raise NotImplementedError(
-        f"no Metal kernel for head_dim {head_dim} and value head_dim {value_dim} in {dtype}; there are kernels for up "
-        f"to {TILES[2][-1].head_dim} in {', '.join(map(str, DTYPES))}"
-    )
+    return max(1, min(room, keys // (tile.block_n * tile.key_groups * MIN_SPLIT_BLOCKS)))
 
 
 def _forward_params(problem: _Problem) -> ForwardParams:

@@ -15,7 +15,6 @@ import torch
 from .plan import Parameters, Plan
 
 _KERNELS = pathlib.Path(__file__).parent / "flash_sdpa"
-_METAL_TYPES = {"f16": "half", "bf16": "bfloat", "f32": "float"}
 
 
 class RuntimeLauncher:
@@ -54,12 +53,14 @@ def specialised_source(source: str, kernel: str, constants: Tuple[Tuple[str, boo
         declaration = rf"constant (\w+) {name} \[\[function_constant\(\d+\)\]\];"
         text = re.sub(declaration, rf"constant constexpr \1 {name} = {str(value).lower()};", text)
     text = re.sub(r", function_constant\(\w+\)", "", text)
-    name = re.fullmatch(r"\w+?_(f16|bf16|f32)_d(\d+)_v(\d+)_m(\d+)_n(\d+)_s(\d+)", kernel)
-    if name is None:  # a small kernel, instantiated without a table
-        return text
-    dtype, *sizes = name.groups()
-    wanted = f"INSTANTIATE({dtype}, {_METAL_TYPES[dtype]}, {', '.join(sizes)})"
-    return re.sub(r"(?m)^INSTANTIATE\(.*\)$", lambda row: wanted if row.group() == wanted else "", text)
+    return re.sub(r"(?m)^INSTANTIATE\((.*)\)$", lambda row: row.group() if _makes(row.group(1), kernel) else "", text)
+
+
+def _makes(row: str, kernel: str) -> bool:
+    """Whether a row of the kernels' table has the dtype, the numbers and the loader of this host name."""
+    dtype, _, *parts = row.split(", ")
+    _, found, sizes = f"{kernel}_".partition(f"_{dtype}_")
+    return bool(found) and re.findall(r"\d+|staged|direct", sizes) == parts
 
 
 def _flattened(name: str, seen: set) -> str:

@@ -37,6 +37,40 @@ def check_key_values(
     _check_longest(lengths, max_seqlen_k, "max_seqlen_k")
 
 
+def check_cache_values(
+    cache_seqlens: Optional[torch.Tensor],
+    seqlen_new: int,
+    capacity: int,
+    cache_batch_idx: Optional[torch.Tensor],
+    cache_leftpad: Optional[torch.Tensor],
+    block_table: Optional[torch.Tensor],
+    k_cache: torch.Tensor,
+) -> None:
+    """Of a cache that can hold `capacity` tokens for each sequence, to which seqlen_new are appended."""
+    lengths = None if cache_seqlens is None else cache_seqlens.tolist()
+    for index, length in enumerate(lengths or ()):
+        if not 0 <= length <= capacity - seqlen_new:
+            raise ValueError(
+                f"cache_seqlens must be 0 to {capacity - seqlen_new}, what the cache can hold beside the new tokens, "
+                f"got {length} at index {index}"
+            )
+    for index, row in enumerate([] if cache_batch_idx is None else cache_batch_idx.tolist()):
+        if not 0 <= row < k_cache.shape[0]:
+            raise ValueError(
+                f"cache_batch_idx must hold numbers of the cache's {k_cache.shape[0]} rows, from 0, "
+                f"got {row} at index {index}"
+            )
+    for index, start in enumerate([] if cache_leftpad is None else cache_leftpad.tolist()):
+        length = capacity if lengths is None else lengths[index]
+        if not 0 <= start <= length:
+            raise ValueError(
+                f"cache_leftpad must be 0 to the sequence's cache_seqlens, {length}, got {start} at index {index}"
+            )
+    if block_table is not None:
+        lengths = [capacity] * block_table.shape[0] if lengths is None else [length + seqlen_new for length in lengths]
+        _check_pages(block_table, lengths, k_cache.shape[0], k_cache.shape[1])
+
+
 def _packed_lengths(cu_seqlens: torch.Tensor, name: str, total: int) -> List[int]:
     values = cu_seqlens.tolist()
     if values[0] < 0:

@@ -8,8 +8,8 @@ enum { LOAD, STORE, EXCHANGE, ADD, SUBTRACT, MINIMUM, MAXIMUM, AND, OR, XOR };
 
 static void check(void* address, uint32_t size, int operation, const void* site) {
   if (!metal_current->worker->shadow) return;
-  if (operation != STORE) metal_check_access(address, size, 0, 1, site);
-  if (operation != LOAD) metal_check_access(address, size, 1, 1, site);
+  if ((uintptr_t)address % size) metal_check_aligned(address, size, size, site);
+  metal_check_access(address, size, ATOMIC | (operation != STORE ? READS : 0) | (operation != LOAD ? WRITES : 0), site);
 }
 
 #define INTEGER(name, type, bits)                                                                                  \

@@ -137,6 +137,7 @@ void metal_complete(Simdgroup* s) {
   if (s->threads[0].worker->counters) metal_counters_meet(s);
   uint32_t kind = s->operation & 0xFF, type = s->operation >> 8, active = s->arrived;
   if (kind == PRODUCT_8X8 || kind == SIMD_BARRIER) require_all(s, kind);
+  if (active != s->all && s->threads[0].worker->shadow) metal_check_divergence(s);
   if (kind == SIMD_BARRIER) {
     uint32_t flags = s->parameter[__builtin_ctz(active)];
     if (flags & BARRIER_DEVICE) s->barrier_epoch[0]++;

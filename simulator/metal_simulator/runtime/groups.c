@@ -29,17 +29,27 @@ static int different(const Access a[2], const Access b[2], Access* first, Access
   return 0;
 }
 
-static void check_cell(Launch* launch, Worker** workers, int count, int buffer, uint64_t cell) {
+// The buffer, of those that share a memory, that a byte is named after.
+static int named_after(const Launch* launch, int root, uint64_t address) {
+  for (int i = 0; i < MAX_BUFFERS; i++) {
+    const Region* r = &launch->request->buffers[i];
+    if (launch->root[i] == root && address >= r->low && address < r->high) return i;
+  }
+  return root;
+}
+
+static void check_cell(Launch* launch, Worker** workers, int count, int root, uint64_t cell) {
   static const int racing[][2] = {{PLAIN_WRITE, PLAIN_WRITE}, {PLAIN_WRITE, ATOMIC_WRITE}, {PLAIN_WRITE, PLAIN_READ},
                                   {PLAIN_WRITE, ATOMIC_READ}, {ATOMIC_WRITE, PLAIN_READ}};
-  const Region* r = &launch->request->buffers[buffer];
   Access pairs[CATEGORIES][2], first, second;
-  for (int c = 0; c < CATEGORIES; c++) merge(pairs[c], workers, count, c, buffer, cell);
+  for (int c = 0; c < CATEGORIES; c++) merge(pairs[c], workers, count, c, root, cell);
   for (int i = 0; i < (int)(sizeof racing / sizeof *racing); i++) {
     if (!different(pairs[racing[i][0]], pairs[racing[i][1]], &first, &second)) continue;
+    uint64_t address = launch->low[root] + cell * launch->request->granule;
+    int buffer = named_after(launch, root, address);
     Finding found = {.kind = i < 2 ? GROUPS_WRITE_WRITE : GROUPS_READ_WRITE, .buffer = buffer,
                      .size = launch->request->granule, .count = 1,
-                     .offset = (int64_t)(cell * launch->request->granule) - (int64_t)(r->address - r->low),
+                     .offset = (int64_t)(address - launch->request->buffers[buffer].address),
                      .group = first.group - 1, .other_group = second.group - 1, .thread = first.thread,
                      .other_thread = second.thread, .site = first.site, .other_site = second.site};
     metal_report(launch, NULL, found);
@@ -48,10 +58,9 @@ static void check_cell(Launch* launch, Worker** workers, int count, int buffer, 
 }
 
 void metal_find_races_between_groups(Launch* launch, Worker** workers, int count) {
-  const Request* q = launch->request;
   for (int i = 0; i < MAX_BUFFERS && launch->group_count > 1; i++) {
-    if (q->buffers[i].read_only) continue;
-    for (uint64_t cell = 0; cell * q->granule < region_bytes(&q->buffers[i]); cell++)
+    if (launch->root[i] != i || !launch->writable[i]) continue;
+    for (uint64_t cell = 0; cell * launch->request->granule < memory_bytes(launch, i); cell++)
       if (launch->written[i][cell]) check_cell(launch, workers, count, i, cell);
   }
 }

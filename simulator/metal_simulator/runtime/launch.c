@@ -29,11 +29,11 @@ static Worker* take_worker(void) {
   w = reserve(sizeof *w);
   if (!w) return NULL;
   w->stacks = reserve((size_t)STACK_BYTES * MAX_THREADS);
-  w->arena = reserve(ARENA_BYTES + 2 * ARENA_GUARD);
+  w->plain_arena = reserve(ARENA_BYTES + 2 * ARENA_GUARD);
   w->signal_stack = reserve(65536);
-  if (!w->stacks || !w->arena || !w->signal_stack) return NULL;
-  memset(w->arena, 0xFF, ARENA_BYTES + 2 * ARENA_GUARD);
-  w->arena += ARENA_GUARD;
+  if (!w->stacks || !w->plain_arena || !w->signal_stack) return NULL;
+  memset(w->plain_arena, 0xFF, ARENA_BYTES + 2 * ARENA_GUARD);
+  w->plain_arena += ARENA_GUARD;
   return w;
 }
 
@@ -52,6 +52,7 @@ _Noreturn void metal_fail(Worker* w, const char* format, ...) {
   if (w->ordinal < launch->failed_ordinal) {
     launch->failed_ordinal = w->ordinal;
     request->failed = 1;
+    request->stopped = w->fault_signal == STOP_SIGNAL;
     request->failed_group = w->group;
     for (int i = 0; i < 2; i++) request->sites[i] = w->sites[i] ? (uintptr_t)w->sites[i] - launch->code_low : 0;
     int used = snprintf(request->message, sizeof request->message, "threadgroup (%u, %u, %u): ", w->shape[0], w->shape[1],
@@ -68,10 +69,13 @@ _Noreturn void metal_fail(Worker* w, const char* format, ...) {
 }
 
 static void place_threadgroup_arguments(Worker* w) {
-  uint64_t offset = (w->launch->request->static_bytes + 15) & ~15ull;
-  for (int i = 0; i < MAX_BUFFERS; i++) {
+  const Request* q = w->launch->request;
+  uint64_t offset = (q->static_bytes + 15) & ~15ull;
+  for (uint32_t i = 0; i < MAX_BUFFERS; i++) {
+    uint32_t slot = q->variable_count + i;
+    if (q->check) offset = slot < q->slot_count ? ((uint64_t)slot << SLOT_SHIFT) + q->slots[slot].alignment : 0;
     w->threadgroup_arguments[i] = (uint64_t)w->arena + offset;
-    offset += (w->launch->request->dynamic_bytes[i] + 15) & ~15ull;
+    offset += (q->dynamic_bytes[i] + 15) & ~15ull;
   }
 }
 
@@ -154,6 +158,7 @@ static int start_workers(Launch* launch, Worker** workers, pthread_t* handles) {
     w->launch = launch;
     w->barriers = w->products = w->collectives = 0;
     w->counters = NULL;
+    w->arena = w->plain_arena;
     if ((request->check && metal_shadow_open(w)) || (request->counters && metal_counters_open(w)) || pthread_create(&handles[count], NULL, work, w)) {
       give_worker(w);
       break;
@@ -208,23 +213,47 @@ static void finish_worker(Request* request, Worker* w) {
   give_worker(w);
 }
 
-// Returns 0 when the launch ran (or failed with request->failed set), 1 when memory or threads could not be had.
+// Whether what was found may depend on which threadgroups ran at the same time.
+static int is_unsettled(const Request* q) {
+  if (q->failed) return !q->stopped;
+  for (uint32_t i = 0; i < q->finding_count; i++)
+    if (q->findings[i].kind == GROUPS_WRITE_WRITE || q->findings[i].kind == GROUPS_READ_WRITE) return 1;
+  return 0;
+}
+
+static int run(Launch* launch, int again) {
+  Request* request = launch->request;
+  request->barriers = request->products = request->collectives = 0;
+  request->finding_count = request->failed = request->stopped = 0;
+  launch->failed_ordinal = UINT64_MAX;
+  launch->next = launch->stop = 0;
+  if (request->check && metal_copies_open(launch)) return 1;
+  if (request->check && request->fences && metal_fences_open(launch)) return 1;
+  Worker* workers[256];
+  pthread_t handles[256];
+  metal_faults_acquire();
+  int count = start_workers(launch, workers, handles);
+  join_workers(launch, workers, handles, count);
+  metal_faults_release();
+  if (request->check && !launch->fences) metal_find_races_between_groups(launch, workers, count);
+  metal_fences_close(launch);
+  for (int i = 0; i < count; i++) finish_worker(request, workers[i]);
+  int repeat = again && request->check && count > 1 && is_unsettled(request);
+  if (request->check) metal_copies_close(launch, !repeat);
+  if (!repeat) return count == 0;
+  request->workers = 1;
+  return run(launch, 0);
+}
+
+// Returns 0 when the launch ran (or failed with request->failed set), 1 when memory or threads could not be had. A checking
+// launch whose findings may depend on the number of workers runs again with one, from the same buffers.
 int metal_launch(Request* request) {
-  Launch launch = {.request = request, .failed_ordinal = UINT64_MAX, .lock = PTHREAD_MUTEX_INITIALIZER};
+  Launch launch = {.request = request, .lock = PTHREAD_MUTEX_INITIALIZER};
   launch.group_count = (uint64_t)request->grid[0] * request->grid[1] * request->grid[2];
   if (request->order == 2 && !(launch.permutation = permute(launch.group_count, request->seed))) return 1;
   dl_iterate_phdr(find_code, &launch);
   bind(&launch);
-  if (request->check && metal_copies_open(&launch)) return free(launch.permutation), 1;
-  Worker* workers[256];
-  pthread_t handles[256];
-  metal_faults_acquire();
-  int count = start_workers(&launch, workers, handles);
-  join_workers(&launch, workers, handles, count);
-  metal_faults_release();
-  if (request->check) metal_find_races_between_groups(&launch, workers, count);
-  for (int i = 0; i < count; i++) finish_worker(request, workers[i]);
-  if (request->check) metal_copies_close(&launch);
+  int status = run(&launch, 1);
   free(launch.permutation);
-  return count == 0;
+  return status;
 }

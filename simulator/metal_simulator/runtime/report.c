@@ -23,14 +23,21 @@ static uint32_t lower_bound(const Request* q, const Finding* found) {
   return low;
 }
 
-// The example of an entry is that of the first threadgroup, whoever runs first. When the table is full, its last entry
-// goes: it would go in any order.
+// The example of an entry: the first threadgroup's, there the lowest bytes', whoever ran first.
+static int is_better(const Finding* a, const Finding* b) {
+  if (a->group != b->group) return a->group < b->group;
+  if (a->offset != b->offset) return a->offset < b->offset;
+  if (a->thread != b->thread) return a->thread < b->thread;
+  return a->other_group != b->other_group ? a->other_group < b->other_group : a->other_thread < b->other_thread;
+}
+
+// When the table is full, its last entry goes: it would go in any order.
 static void insert(Request* q, Finding found) {
   uint32_t at = lower_bound(q, &found);
   Finding* f = &q->findings[at];
   if (at < q->finding_count && !compare(f, &found)) {
     uint64_t count = f->count + found.count;
-    if (found.group < f->group) *f = found;
+    if (is_better(&found, f)) *f = found;
     f->count = count;
     return;
   }

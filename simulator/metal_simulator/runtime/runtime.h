@@ -9,6 +9,7 @@
 
 enum { LANES = 32, MAX_THREADS = 1024, MAX_SIMDGROUPS = MAX_THREADS / LANES, MAX_BUFFERS = 31 };
 enum { STACK_BYTES = 256 * 1024, ARENA_BYTES = 32768, ARENA_GUARD = 65536 };
+enum { SLOT_SHIFT = 37 };  // log2 of the address space of a threadgroup variable in a checking launch, as in slots.py
 enum { BARRIER_DEVICE = 1, BARRIER_THREADGROUP = 2 };  // mem_flags, as metal_stdlib spells them
 
 // What a kernel's entry point reads. The same struct is declared in include/metal_simulator/entry.h.
@@ -67,6 +68,7 @@ struct Worker {
   const void* sites[2];     // return addresses of the calls that metal_fail is about
   uint32_t guarded_stacks;
   char *stacks, *arena, *signal_stack;
+  char* plain_arena;  // the arena of launches without the checker, which has slots instead
   uint64_t threadgroup_arguments[MAX_BUFFERS];
   uint32_t shape[12];
   struct Shadow* shadow;    // checker state, only in checking launches
@@ -75,6 +77,10 @@ struct Worker {
 };
 
 typedef void (*Entry)(const Context*);
+
+// A threadgroup variable or [[threadgroup(n)]] argument of a checking launch. It begins `alignment` bytes after a round
+// address: at no more than what its type promises.
+typedef struct { uint64_t bytes, alignment; } Slot;
 
 // What the kernel gets, the bytes [low, high) behind it, and whether it promised not to write there.
 typedef struct { uint64_t address, low, high, read_only; } Region;
@@ -101,7 +107,8 @@ typedef struct {
   Entry entry;
   uint32_t grid[3], threads[3];
   uint32_t workers, order, check, granule;  // order 0 forward, 1 reverse, 2 seeded; granule: bytes per shadow cell
-  uint32_t nan, reserved;
+  uint32_t nan, fences;                     // fences: the kernel has fences of device scope
+  uint32_t slot_count, variable_count;      // slots of threadgroup memory; those of variables come first
   uint64_t seed;
   double timeout;         // seconds of processor time that a threadgroup may take, 0 for any
   uint64_t static_bytes;  // of threadgroup variables
@@ -110,9 +117,11 @@ typedef struct {
   uint64_t barriers, products, collectives;  // out
   uint32_t finding_count, failed;            // out
   uint64_t failed_group;                     // out
+  uint32_t stopped, reserved;                // out: failed because of the timeout
   uint32_t sites[2];                         // out: code offsets of the failure, 0 when unknown
   uint64_t code;                             // out: where the kernel's shared object lies
   unsigned char* written[MAX_BUFFERS];       // out, one byte per granule, where Python gives room for it
+  const Slot* slots;
   struct Finding* findings;                  // out, room for MAX_FINDINGS
   Counters* counters;                        // out, in counting launches
   char message[1024];                        // out
@@ -130,21 +139,26 @@ struct Launch {
   uintptr_t text_low, text_high;  // and its instructions
   char* region;                   // checking launches: copies of the buffers, far apart
   uint32_t slot_shift;            // log2 of the address space of each
-  unsigned char* written[MAX_BUFFERS];
+  // Buffers that overlap are one memory: that of the lowest of them, their root. Indexed by root:
+  uint8_t root[MAX_BUFFERS];
+  uint64_t low[MAX_BUFFERS], high[MAX_BUFFERS];  // the bytes of all of them, from a multiple of 64 on
+  uint8_t writable[MAX_BUFFERS];
+  unsigned char* written[MAX_BUFFERS];  // a byte per granule
+  struct Fences* fences;
   pthread_mutex_t lock;
 };
 
 enum { MAX_FINDINGS = 4096 };
 // Kept equal to KINDS in findings.py.
 enum { RACE_WRITE_WRITE = 1, RACE_READ_WRITE, OUT_OF_BOUNDS_READ, OUT_OF_BOUNDS_WRITE, NEVER_WRITTEN, GROUPS_WRITE_WRITE,
-       GROUPS_READ_WRITE, MISALIGNED, WRITE_TO_CONST, NAN_MADE, NAN_WRITTEN };
-enum { THREADGROUP_MEMORY = -1, NO_BUFFER = -2 };
+       GROUPS_READ_WRITE, MISALIGNED, WRITE_TO_CONST, NAN_MADE, NAN_WRITTEN, DIVERGENT };
+enum { NO_BUFFER = -1 };
 
 typedef struct Finding {
   uint64_t group, other_group, count;
-  int64_t offset;                 // bytes from the start of the buffer (or of threadgroup memory)
+  int64_t offset;                 // bytes from the start of the buffer or slot
   uint32_t kind, size;
-  int32_t buffer;                 // or THREADGROUP_MEMORY, NO_BUFFER
+  int32_t buffer;                 // or MAX_BUFFERS + a slot of threadgroup memory, or NO_BUFFER
   uint32_t thread, other_thread;  // other_thread is UINT32_MAX when there is none
   uint32_t site, other_site;      // code offsets, 0 when unknown
   uint32_t unused;
@@ -164,12 +178,17 @@ void metal_fail_fault(Worker* worker);
 uint64_t metal_unbound_address(int buffer);
 
 int metal_copies_open(Launch* launch);
-void metal_copies_close(Launch* launch);
+void metal_copies_close(Launch* launch, int keep);
+int metal_fences_open(Launch* launch);
+void metal_fences_close(Launch* launch);
 int metal_shadow_open(Worker* worker);
 void metal_shadow_close(Worker* worker);
-void metal_check_access(const void* address, uint32_t size, int write, int atomic, const void* site);
-void metal_check_aligned(const void* address, uint32_t size, const void* site);
+void metal_shadow_reset(Worker* worker);
+enum { READS = 1, WRITES = 2, ATOMIC = 4, COPIES = 8, THREE = 16 };  // COPIES: of an object, padding included; THREE: of 3 or 4 elements
+void metal_check_access(const void* address, uint32_t size, int kind, const void* site);
+void metal_check_aligned(const void* address, uint32_t size, uint32_t alignment, const void* site);
 void metal_check_products(Simdgroup* simdgroup);
+void metal_check_divergence(const Simdgroup* simdgroup);
 void metal_find_races_between_groups(Launch* launch, Worker** workers, int count);
 void metal_report(Launch* launch, Worker* worker, Finding found);
 int metal_counters_open(Worker* worker);

@@ -246,6 +246,7 @@ void metal_run_threadgroup(Worker* w) {
   w->simdgroup_count = (w->thread_count + LANES - 1) / LANES;
   w->finished = w->at_barrier = 0;
   w->sites[0] = w->sites[1] = NULL;
+  w->fault_signal = 0;
   for (int i = 0; i < 3; i++) w->shape[i] = group[i], w->shape[3 + i] = grid[i], w->shape[6 + i] = size[i];
   w->shape[9] = w->simdgroup_count;
   uint32_t epoch = w->device_epoch > w->threadgroup_epoch ? w->device_epoch : w->threadgroup_epoch;
@@ -255,7 +256,10 @@ void metal_run_threadgroup(Worker* w) {
   for (uint32_t i = 0; i < w->simdgroup_count; i++) w->simdgroup_rank[w->simdgroup_order[i]] = i;
   for (uint32_t i = 0; i < w->simdgroup_count; i++) start_simdgroup(w, i, &state);
   for (uint32_t i = 0; i < w->thread_count; i++) start_thread(w, i, group, size);
-  memset(w->arena, 0xFF, ARENA_BYTES);
+  if (request->check)
+    metal_shadow_reset(w);
+  else
+    memset(w->arena, 0xFF, ARENA_BYTES);
   if (w->counters) metal_counters_begin(w);
   Simdgroup* s = &w->simdgroups[w->simdgroup_order[0]];
   resume(&w->stack_pointer, &s->threads[s->first]);

@@ -10,9 +10,12 @@ enum thread_scope { thread_scope_thread, thread_scope_simdgroup, thread_scope_th
 extern "C" {
 __attribute__((convergent, nomerge)) void metal_threadgroup_barrier(uint flags);
 __attribute__((convergent, nomerge)) ulong metal_collective(uint operation, ulong value, ulong fill, uint parameter);
+void metal_fence(uint flags, uint order, uint scope);
 }
 METAL_FUNC void threadgroup_barrier(mem_flags flags) { metal_threadgroup_barrier(uint(flags)); }
 METAL_FUNC void threadgroup_barrier(mem_flags flags, memory_order, thread_scope) { threadgroup_barrier(flags); }
 METAL_FUNC void simdgroup_barrier(mem_flags flags) { metal_collective(1, 0, 0, uint(flags)); }
-METAL_FUNC void atomic_thread_fence(mem_flags, memory_order, thread_scope = thread_scope_device) {}
+METAL_FUNC void atomic_thread_fence(mem_flags flags, memory_order order, thread_scope scope = thread_scope_device) {
+  metal_fence(uint(flags), order, scope);
+}
 }  // namespace metal

@@ -1,0 +1,94 @@
+"""What a public call costs before the GPU gets to work: make build && python benchmarks/overhead.py
+
+Microseconds of processor time from the call of a public function to its return, with a launcher that does nothing and a
+plan that is in the planner's cache; beside it, what a bare torch.library operator costs that only allocates the same
+output. Both run in turns in one process; the figures are medians. Level: Python on this machine. Goal: at most 40.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import statistics
+import sys
+import time
+
+import kernels
+import torch
+
+GOAL = 40.0  # microseconds
+BUILD = pathlib.Path(__file__).resolve().parent.parent / "build"
+
+
+def bare_operator():
+    """An operator of three tensors that allocates its output and does nothing else."""
+    library = torch.library.Library("metal_flash_sdpa_overhead", "FRAGMENT")
+    library.define("bare(Tensor query, Tensor key, Tensor value) -> Tensor")
+    library.impl("bare", lambda query, key, value: query.new_empty(query.shape), "CPU")
+    return library, torch.ops.metal_flash_sdpa_overhead.bare.default  # the library, to keep it alive
+
+
+def cases(kernel) -> dict:
+    """By name: a call of a public function without arguments. None of them computes anything."""
+    cu_seqlens = torch.tensor([0, 300, 1000], dtype=torch.int32)
+    query, key, value = (torch.empty(1000, heads, 64, dtype=torch.float16) for heads in (32, 8, 8))
+    out = torch.empty_like(query)
+    packed = (query, key, value, cu_seqlens, cu_seqlens, 700, 700)
+    dense = [torch.empty(2, 512, heads, 128, dtype=torch.float16) for heads in (32, 8, 8)]
+    trained = [tensor.clone().requires_grad_() for tensor in dense]
+    step, new = torch.empty(2, 1, 32, 128, dtype=torch.float16), torch.empty(2, 1, 8, 128, dtype=torch.float16)
+    lengths = torch.tensor([100, 300], dtype=torch.int32)
+    sinks, slopes = torch.zeros(32), torch.zeros(32)
+    return {
+        "flash_attn_func": lambda: kernel.flash_attn_func(*dense, causal=True),
+        "flash_attn_func, training": lambda: kernel.flash_attn_func(*trained, causal=True),
+        "flash_attn_varlen_func": lambda: kernel.flash_attn_varlen_func(*packed, causal=True),
+        "flash_attn_varlen_func, features": lambda: kernel.flash_attn_varlen_func(
+            *packed, causal=True, window_size=(127, 0), softcap=30.0, s_aux=sinks, alibi_slopes=slopes
+        ),
+        "flash_attention_varlen": lambda: kernel.flash_attention_varlen(out, *packed, True),
+        "flash_attn_with_kvcache": lambda: kernel.flash_attn_with_kvcache(
+            step, *dense[1:], cache_seqlens=lengths, causal=True, num_splits=1
+        ),
+        "flash_attn_with_kvcache, append": lambda: kernel.flash_attn_with_kvcache(
+            step, *dense[1:], new, new, cache_seqlens=lengths, causal=True, num_splits=1
+        ),
+    }
+
+
+def microseconds(call, calls: int) -> float:
+    begin = time.thread_time()
+    for _ in range(calls):
+        call()
+    return (time.thread_time() - begin) / calls * 1e6
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--build", type=pathlib.Path, default=BUILD, help="folder of the staged variants")
+    parser.add_argument("--rounds", type=int, default=15, help="measurements of each side (default: 15)")
+    parser.add_argument("--calls", type=int, default=500, help="calls in a measurement (default: 500)")
+    options = parser.parse_args()
+    kernel = kernels.get_local_kernel(options.build)
+    library, bare = bare_operator()
+    tensors = [torch.empty(2, 512, heads, 128, dtype=torch.float16) for heads in (32, 8, 8)]
+    print(f"torch {torch.__version__}, {options.rounds} rounds of {options.calls} calls; microseconds a call")
+    print(f"{'call':36}{'ours':>8}{'bare operator':>16}")
+    worst = 0.0
+    with kernel.launchers.use_launcher(lambda plan, tensors: None):
+        for name, call in cases(kernel).items():
+            times = [
+                (microseconds(call, options.calls), microseconds(lambda: bare(*tensors), options.calls))
+                for _ in range(options.rounds)
+            ]
+            ours, theirs = (statistics.median(side) for side in zip(*times))
+            print(f"{name:36}{ours:8.1f}{theirs:16.1f}", flush=True)
+            if not name.endswith("append"):  # which composes operators of PyTorch before the attention
+                worst = max(worst, ours)
+    print(f"worst but for the append: {worst:.1f}, goal at most {GOAL:.0f}: {'met' if worst <= GOAL else 'missed'}")
+    del library
+    return int(worst > GOAL)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

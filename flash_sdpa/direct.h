@@ -1,0 +1,110 @@
+// Key or value blocks straight from device memory to the registers of one SIMD group.
+//
+// A lane owns two elements of every 8x8 fragment, but loads a chunk of up to 16 adjacent bytes, and so holds its
+// elements of several fragments. That only permutes the columns: for a product over them (keys) any order will do if
+// the query's columns have it too, and those of the output (values) are put back when it is stored.
+#pragma once
+#include "tile.h"
+
+constexpr int chunk_of(int limit, int columns) {  // largest power of two, at most limit, that divides columns
+  while (columns % limit != 0) limit /= 2;
+  return limit;
+}
+
+// [kRows, kColumns], of which a SIMD group multiplies with one of kSlices slices of the columns.
+template <typename T, int kRows, int kColumns, int kSlices>
+struct DirectTile {
+  static constant constexpr int kBytes = 0;  // of threadgroup memory
+  static constant constexpr int kSliceColumns = kColumns / kSlices;
+  // Elements of a chunk. A fragment of keys has its columns on eight lanes, one of values on four, two each.
+  static constant constexpr int kKeyChunk = chunk_of(16 / sizeof(T), kSliceColumns / 8);
+  static constant constexpr int kValueChunk = chunk_of(16 / sizeof(T), kSliceColumns / 4);
+  threadgroup T* data;  // unused
+  int slice;
+  Rows<T> rows;
+
+  // Column of a slice that is column c of fragment j: kKeyChunk fragments, or kValueChunk / 2, share each chunk.
+  static short key_column(short j, short c) {
+    return j / kKeyChunk * kKeyChunk * 8 + c * kKeyChunk + j % kKeyChunk;
+  }
+  static short value_column(short j, short c) {
+    constexpr short kFragments = kValueChunk / 2;
+    return j / kFragments * kValueChunk * 4 + c / 2 * kValueChunk + j % kFragments * 2 + c % 2;
+  }
+
+  // Start of this SIMD group's slice of row r of the 8 that begin at first, a multiple of 8, as pages do. For rows that
+  // do not exist it is another that does: their weights are 0.
+  device const T* row(short first, short r) const {
+    device const T* start = is_paged ? rows.row(min(int(first), rows.count - 1)) : rows.data + first * rows.stride;
+    device const T* other = is_paged ? start : rows.data;
+    return (first + r < rows.count ? start + r * rows.stride : other) + slice * kSliceColumns;
+  }
+  int columns() const { return rows.columns - slice * kSliceColumns; }
+};
+
+template <int kThreads, typename T, int kRows, int kColumns, int kSlices>
+inline void bring(thread DirectTile<T, kRows, kColumns, kSlices>& tile, Rows<T> rows, uint) {
+  tile.rows = rows;
+}
+
+// chunk = source[0 ... kCount - 1]; elements from columns on do not exist and become 0.
+template <int kCount, typename T>
+inline void load_chunk(thread T* chunk, device const T* source, int columns) {
+  constexpr int kBytes = kCount * sizeof(T);
+  if (is_aligned && kBytes >= 4 && !has_column(columns, 0)) {
+    UNROLL for (short e = 0; e < kCount; e++) chunk[e] = T(0);
+  } else if (is_aligned && kBytes == 16) {
+    *(thread uint4*)chunk = *(device const uint4*)source;
+  } else if (is_aligned && kBytes == 8) {
+    *(thread uint2*)chunk = *(device const uint2*)source;
+  } else if (is_aligned && kBytes == 4) {
+    *(thread uint*)chunk = *(device const uint*)source;
+  } else {
+    UNROLL for (short e = 0; e < kCount; e++) chunk[e] = has_column(columns, e) ? source[e] : T(0);
+  }
+}
+
+// c[kM, kN] += a[kM, kK] * transpose(slice of b[kN, kColumns])
+template <typename T, int kM, int kN, int kK, int kColumns, int kSlices>
+inline void multiply_transposed(thread RegisterTile<float, kM, kN>& c, thread RegisterTile<T, kM, kK>& a,
+                                DirectTile<T, kN, kColumns, kSlices> b, Lane lane) {
+  constexpr short kChunk = DirectTile<T, kN, kColumns, kSlices>::kKeyChunk;
+  simdgroup_matrix<T, kFragment, kFragment> b_fragment;
+  alignas(16) T first[kChunk], second[kChunk];  // of two adjacent keys
+  UNROLL for (short n = 0; n < kN / kFragment; n++) {
+    device const T* first_row = b.row(n * kFragment, lane.column);
+    device const T* second_row = b.row(n * kFragment, lane.column + 1);
+    UNROLL for (short k = 0; k < kK / kFragment; k += kChunk) {
+      const short column = b.key_column(k, lane.row);
+      load_chunk<kChunk>(first, first_row + column, b.columns() - column);
+      load_chunk<kChunk>(second, second_row + column, b.columns() - column);
+      UNROLL for (short e = 0; e < kChunk; e++) {
+        elements(b_fragment) = vec<T, 2>{first[e], second[e]};
+        UNROLL for (short m = 0; m < kM / kFragment; m++)
+          simdgroup_multiply_accumulate(c.fragment[m][n], a.fragment[m][k + e], b_fragment, c.fragment[m][n]);
+      }
+    }
+  }
+}
+
+// c[kM, kN] += a[kM, kK] * slice of b[kK, kColumns]. a stays fp32, whatever b's type: nothing is rounded before the
+// product.
+template <typename T, int kM, int kN, int kK, int kColumns, int kSlices>
+inline void multiply(thread RegisterTile<float, kM, kN>& c, thread RegisterTile<float, kM, kK>& a,
+                     DirectTile<T, kK, kColumns, kSlices> b, Lane lane) {
+  constexpr short kChunk = DirectTile<T, kK, kColumns, kSlices>::kValueChunk;
+  simdgroup_matrix<T, kFragment, kFragment> b_fragment;
+  alignas(16) T pairs[kChunk];
+  UNROLL for (short k = 0; k < kK / kFragment; k++) {
+    device const T* row = b.row(k * kFragment, lane.row);
+    UNROLL for (short n = 0; n < kN / kFragment; n += kChunk / 2) {
+      const short column = b.value_column(n, lane.column);
+      load_chunk<kChunk>(pairs, row + column, b.columns() - column);
+      UNROLL for (short e = 0; e < kChunk / 2; e++) {
+        elements(b_fragment) = vec<T, 2>{pairs[2 * e], pairs[2 * e + 1]};
+        UNROLL for (short m = 0; m < kM / kFragment; m++)
+          simdgroup_multiply_accumulate(c.fragment[m][n + e], a.fragment[m][k], b_fragment, c.fragment[m][n + e]);
+      }
+    }
+  }
+}

@@ -1,0 +1,66 @@
+// What SIMD groups owe each other that share one tile of rows: the sum over slices of head_dim, or the results for
+// different keys. All threads of the threadgroup call these, as they contain barriers. Memory holds a float2 of every
+// lane side by side.
+#pragma once
+#include "softmax.h"
+
+// For the scores [kRows, kKeys] of kSlices adjacent SIMD groups, of kSimdgroups.
+template <int kRows, int kKeys, int kSlices, int kSimdgroups>
+constexpr int slice_bytes() {
+  return kSlices > 1 ? kSimdgroups * kRows * kKeys * sizeof(float) : 0;
+}
+
+// Scores over a slice of head_dim become the sums over all slices, with the same bits in each SIMD group. Another
+// barrier must come before the next call.
+template <int kSlices, int kRows, int kKeys>
+inline void add_slices(threadgroup float2* memory, thread RegisterTile<float, kRows, kKeys>& scores, uint simdgroup,
+                       uint lane_index) {
+  constexpr short kPairs = kRows * kKeys / 64;  // of a lane
+  threadgroup float2* own = memory + simdgroup * kPairs * kSimdWidth + lane_index;
+  threadgroup const float2* first = memory + simdgroup / kSlices * kSlices * kPairs * kSimdWidth + lane_index;
+  UNROLL for (short i = 0; i < kRows / kFragment; i++)
+    UNROLL for (short j = 0; j < kKeys / kFragment; j++)
+      own[(i * (kKeys / kFragment) + j) * kSimdWidth] = elements(scores.fragment[i][j]);
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  UNROLL for (short i = 0; i < kRows / kFragment; i++)
+    UNROLL for (short j = 0; j < kKeys / kFragment; j++) {
+      float2 sum = 0;
+      UNROLL for (short slice = 0; slice < kSlices; slice++)
+        sum += first[((slice * (kRows / kFragment) + i) * (kKeys / kFragment) + j) * kSimdWidth];
+      elements(scores.fragment[i][j]) = sum;
+    }
+}
+
+// For the results of kKeyGroups SIMD groups.
+template <int kRows, int kColumns, int kKeyGroups>
+constexpr int merge_bytes() {
+  return kKeyGroups / 2 * kRows / kFragment * (kColumns / kFragment + 1) * kSimdWidth * sizeof(float2);
+}
+
+// kKeyGroups SIMD groups, a power of two, have each seen keys of their own: the first's result becomes that for all.
+template <int kKeyGroups, int kRows, int kColumns>
+inline void merge_key_groups(threadgroup float2* memory, thread RegisterTile<float, kRows, kColumns>& accumulator,
+                             thread OnlineSoftmax<kRows>& softmax, uint key_group, uint lane_index) {
+  constexpr short kRowPairs = kColumns / kFragment + 1, kPairs = kRows / kFragment * kRowPairs;  // of a lane
+  UNROLL for (uint half_of = kKeyGroups / 2; half_of > 0; half_of /= 2) {
+    threadgroup float2* slot = memory + key_group % half_of * kPairs * kSimdWidth + lane_index;
+    threadgroup_barrier(mem_flags::mem_threadgroup);  // the memory is free
+    if (key_group / half_of == 1) {
+      UNROLL for (short i = 0; i < kRows / kFragment; i++) {
+        slot[i * kRowPairs * kSimdWidth] = float2{softmax.row_max.at[i], softmax.row_sum.at[i]};
+        UNROLL for (short j = 0; j < kColumns / kFragment; j++)
+          slot[(i * kRowPairs + 1 + j) * kSimdWidth] = elements(accumulator.fragment[i][j]);
+      }
+    }
+    threadgroup_barrier(mem_flags::mem_threadgroup);  // the other half's results are there
+    if (key_group < half_of) {
+      UNROLL for (short i = 0; i < kRows / kFragment; i++) {
+        const float2 other = slot[i * kRowPairs * kSimdWidth];
+        const float2 factor = softmax.join(i, other[0], other[1]);
+        UNROLL for (short j = 0; j < kColumns / kFragment; j++)
+          elements(accumulator.fragment[i][j]) = factor[0] * elements(accumulator.fragment[i][j]) +
+                                                 factor[1] * slot[(i * kRowPairs + 1 + j) * kSimdWidth];
+      }
+    }
+  }
+}

@@ -1,0 +1,85 @@
+// Key or value blocks in threadgroup memory, where all SIMD groups read them.
+#pragma once
+#include "tile.h"
+
+// [kRows, kColumns], row-major. A SIMD group multiplies with one of kSlices slices of the columns.
+template <typename T, int kRows, int kColumns, int kSlices>
+struct StagedTile {
+  static constant constexpr int kChunk = 16 / sizeof(T);      // elements that move together
+  static constant constexpr int kStride = kColumns + kChunk;  // one chunk more: rows start in different banks
+  static constant constexpr int kBytes = kRows * kStride * sizeof(T);
+  static_assert(kColumns % kChunk == 0, "whole chunks");
+  threadgroup T* data;  // 16-byte aligned
+  int slice;
+
+  threadgroup T* fragment(short i, short j) const {
+    return data + i * kFragment * kStride + j * kFragment + slice * (kColumns / kSlices);
+  }
+
+  // Column of a slice that is column c of fragment j.
+  static short key_column(short j, short c) { return j * kFragment + c; }
+  static short value_column(short j, short c) { return j * kFragment + c; }
+};
+
+// 16 bytes from device to threadgroup memory; elements from count on do not exist and become 0.
+template <typename T>
+inline void copy_chunk(threadgroup T* target, device const T* source, int count) {
+  if (is_aligned) {
+    *(threadgroup float4*)target = *(device const float4*)source;
+  } else {
+    UNROLL for (short e = 0; e < 16 / sizeof(T); e++) target[e] = has_column(count, e) ? source[e] : T(0);
+  }
+}
+
+// tile = rows, by all kThreads threads of the threadgroup; missing rows and columns are 0, so that 0 * value stays 0.
+// A thread keeps to one chunk of 16 bytes in every kRowStep-th row: addresses advance by a constant.
+template <int kThreads, typename T, int kRows, int kColumns, int kSlices>
+inline void bring(thread StagedTile<T, kRows, kColumns, kSlices>& tile, Rows<T> rows, uint thread_index) {
+  using Tile = StagedTile<T, kRows, kColumns, kSlices>;
+  constexpr uint kChunksPerRow = kColumns / Tile::kChunk;
+  constexpr int kRowStep = kThreads / kChunksPerRow;
+  const int row = thread_index / kChunksPerRow, column = thread_index % kChunksPerRow * Tile::kChunk;
+  if (row >= kRowStep) return;  // left over where rows do not divide the threads
+  threadgroup T* target = tile.data + row * Tile::kStride + column;
+  device const T* source = rows.data + row * rows.stride + column;  // unless paged
+  const bool is_whole = rows.count >= kRows;
+  UNROLL for (int r = 0; r < kRows; r += kRowStep) {
+    if (kRows % kRowStep == 0 || r + row < kRows) {
+      if ((is_whole || r + row < rows.count) && has_column(rows.columns, column)) {
+        if (is_paged) source = rows.row(r + row) + column;
+        copy_chunk(target, source, rows.columns - column);
+      } else {
+        *(threadgroup float4*)target = float4(0);
+      }
+    }
+    target += kRowStep * Tile::kStride;
+    source += kRowStep * rows.stride;
+  }
+}
+
+// c[kM, kN] += a[kM, kK] * transpose(slice of b[kN, kColumns])
+template <typename T, int kM, int kN, int kK, int kColumns, int kSlices>
+inline void multiply_transposed(thread RegisterTile<float, kM, kN>& c, thread RegisterTile<T, kM, kK>& a,
+                                StagedTile<T, kN, kColumns, kSlices> b, Lane) {
+  simdgroup_matrix<T, kFragment, kFragment> b_fragment;
+  UNROLL for (short k = 0; k < kK / kFragment; k++)
+    UNROLL for (short n = 0; n < kN / kFragment; n++) {
+      simdgroup_load(b_fragment, b.fragment(n, k), b.kStride, ulong2(0, 0), true);
+      UNROLL for (short m = 0; m < kM / kFragment; m++)
+        simdgroup_multiply_accumulate(c.fragment[m][n], a.fragment[m][k], b_fragment, c.fragment[m][n]);
+    }
+}
+
+// c[kM, kN] += a[kM, kK] * slice of b[kK, kColumns]. a stays fp32, whatever b's type: nothing is rounded before the
+// product.
+template <typename T, int kM, int kN, int kK, int kColumns, int kSlices>
+inline void multiply(thread RegisterTile<float, kM, kN>& c, thread RegisterTile<float, kM, kK>& a,
+                     StagedTile<T, kK, kColumns, kSlices> b, Lane) {
+  simdgroup_matrix<T, kFragment, kFragment> b_fragment;
+  UNROLL for (short k = 0; k < kK / kFragment; k++)
+    UNROLL for (short n = 0; n < kN / kFragment; n++) {
+      simdgroup_load(b_fragment, b.fragment(k, n), b.kStride);
+      UNROLL for (short m = 0; m < kM / kFragment; m++)
+        simdgroup_multiply_accumulate(c.fragment[m][n], a.fragment[m][k], b_fragment, c.fragment[m][n]);
+    }
+}

@@ -1,0 +1,168 @@
+"""Write docs/reference.md from the public functions' docstrings: make build && python tools/document.py
+
+The table of what runs where is not written by hand either: each of its marks is a call that was made, on the CPU
+implementation and up to the launch of the Metal kernels, with and without a backward.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import re
+from pathlib import Path
+
+import kernels
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENT = ROOT / "docs" / "reference.md"
+
+HEAD = """\
+# Reference
+
+Written by `tools/document.py` from the functions' docstrings; a test compares. Each mark in the table is a call that
+was made: on the CPU implementation, and up to the launch of the Metal kernels, without running them. How far the
+kernels' results are proved is in the [README](../README.md#what-is-proved-and-how). What is not implemented raises
+`NotImplementedError`, a gradient when the backward is asked for.
+
+## What runs where
+
+"""
+
+
+def document(kernel) -> str:
+    """The text of docs/reference.md."""
+    definition = inspect.getdoc(kernel.interface).partition("\n\n")[2]
+    parts = [HEAD + table(kernel), "## What is computed\n\n" + definition.strip(), "## Functions"]
+    parts += [f"### {name}\n\n{function_text(getattr(kernel, name))}" for name in kernel.__all__]
+    return "\n\n".join(parts) + "\n"
+
+
+def function_text(function) -> str:
+    """Signature and docstring as Markdown."""
+    parameters = inspect.signature(function).parameters.values()
+    texts = [str(parameter.replace(annotation=inspect.Parameter.empty)) for parameter in parameters]
+    keyword_only = [parameter.kind is inspect.Parameter.KEYWORD_ONLY for parameter in parameters]
+    if any(keyword_only):
+        texts.insert(keyword_only.index(True), "*")
+    lines = "".join(f"\n    {text}," for text in texts)
+    return f"```python\n{function.__name__}({lines}\n)\n```\n\n{markdown(inspect.getdoc(function))}"
+
+
+def markdown(docstring: str) -> str:
+    """Sections become paragraphs, and what they list becomes a list."""
+    lines, listing = [], False
+    for line in docstring.splitlines():
+        if section := re.fullmatch(r"(Args|Returns|Raises):", line):
+            lines += [f"**{section[1]}**", ""]
+            listing = True
+        elif listing and (entry := re.fullmatch(r"    (\w[\w, ]*): (.*)", line)):
+            lines.append(f"* `{entry[1]}`: {entry[2]}")
+        else:
+            lines.append(re.sub("^    (?:    )?", "  " if listing and line.startswith("        ") else "", line))
+    return "\n".join(lines)
+
+
+def table(kernel) -> str:
+    """What works on which device, by trying."""
+    rows = ["| | CPU | CPU, gradients | Metal | Metal, gradients |", "|---|---|---|---|---|"]
+    for name, call in features(kernel).items():
+        marks = [
+            "yes" if works(kernel, call, backward, metal) else "no"
+            for metal in (False, True)
+            for backward in (False, True)
+        ]
+        rows.append(f"| {name} | {' | '.join(marks)} |")
+    return "\n".join(rows)
+
+
+def works(kernel, call, backward: bool, metal: bool) -> bool:
+    with kernel.launchers.use_launcher(lambda plan, tensors: None) if metal else contextlib.nullcontext():
+        try:
+            result = call()
+            if backward:
+                result.sum().backward()
+        except NotImplementedError:
+            return False
+    return True
+
+
+def features(kernel) -> dict:
+    """By name: a call without arguments that returns one tensor, which depends on tensors that require grad."""
+    lengths = torch.tensor([0, 5, 16], dtype=torch.int32)
+    table = torch.tensor([[0, 1], [2, 1]], dtype=torch.int32)
+    used = torch.tensor([3, 7], dtype=torch.int32)
+    ones = torch.ones(4)
+
+    def leaf(*shape):
+        return torch.zeros(shape, requires_grad=True)
+
+    def dense(value_dim=64, dtype=torch.float32, **arguments):
+        query, key, value = leaf(2, 5, 4, 64), leaf(2, 16, 2, 64), leaf(2, 16, 2, value_dim)
+        return kernel.flash_attn_func(query.to(dtype), key.to(dtype), value.to(dtype), **arguments)
+
+    def packed(key=(16, 2, 64), **arguments):
+        return kernel.flash_attn_varlen_func(
+            leaf(16, 4, 64), leaf(*key), leaf(*key), lengths, lengths, 11, 11, **arguments
+        )
+
+    def into_out():
+        out = torch.empty(16, 4, 64)
+        kernel.flash_attention_varlen(out, leaf(16, 4, 64), leaf(16, 2, 64), leaf(16, 2, 64), lengths, lengths, 11, 11)
+        return out
+
+    def merged():
+        parts = [dense(return_attn_probs=True) for _ in range(2)]
+        return kernel.merge_attention_states([part[0] for part in parts], [part[1] for part in parts])[0]
+
+    def cached(**arguments):
+        cache, new = torch.zeros(2, 16, 2, 64), torch.zeros(2, 1, 2, 64)
+        return kernel.flash_attn_with_kvcache(
+            leaf(2, 1, 4, 64), cache, cache.clone(), new, new, cache_seqlens=used, **arguments
+        )
+
+    def paged_cache():
+        cache, new = torch.zeros(3, 16, 2, 64), torch.zeros(2, 1, 2, 64)
+        return kernel.flash_attn_with_kvcache(
+            leaf(2, 1, 4, 64), cache, cache.clone(), new, new, cache_seqlens=used, block_table=table
+        )
+
+    angles = torch.zeros(16, 8)
+    rows = {"cache_batch_idx": torch.tensor([1, 0]), "cache_leftpad": torch.tensor([1, 0])}
+    return {
+        "`flash_attn_func`, also with other numbers of key/value heads": dense,
+        "`flash_attn_varlen_func`": packed,
+        "`flash_attention_varlen`": into_out,
+        "`flash_attn_qkvpacked_func`, `flash_attn_kvpacked_func`": lambda: kernel.flash_attn_qkvpacked_func(
+            leaf(2, 5, 3, 4, 64)
+        ),
+        "`flash_attn_varlen_qkvpacked_func`, `flash_attn_varlen_kvpacked_func`": lambda: (
+            kernel.flash_attn_varlen_qkvpacked_func(leaf(16, 3, 4, 64), lengths, 11)
+        ),
+        "`flash_attn_with_kvcache`, appending": cached,
+        "- rotary embedding": lambda: cached(rotary_cos=angles, rotary_sin=angles),
+        "- `cache_batch_idx`, `cache_leftpad`": lambda: cached(**rows),
+        "- pages": paged_cache,
+        "`merge_attention_states`": merged,
+        "float16, bfloat16": lambda: dense(dtype=torch.float16) + dense(dtype=torch.bfloat16),
+        "value head_dim of its own": lambda: dense(value_dim=40),
+        "causal": lambda: dense(causal=True),
+        "`window_size`": lambda: dense(window_size=(3, 2)),
+        "`softcap`": lambda: dense(softcap=5.0),
+        "`alibi_slopes` (no gradient of their own)": lambda: dense(alibi_slopes=ones),
+        "`s_aux`, `learnable_sink`": lambda: dense(s_aux=leaf(4)),
+        "`seqused_k`": lambda: packed(seqused_k=used),
+        "`block_table`": lambda: packed((3, 16, 2, 64), block_table=table),
+        "the log-sum-exp": lambda: dense(return_attn_probs=True)[1],
+        "`dropout_p` above 0": lambda: dense(dropout_p=0.5),
+    }
+
+
+def main() -> None:
+    DOCUMENT.parent.mkdir(exist_ok=True)
+    DOCUMENT.write_text(document(kernels.get_local_kernel(ROOT / "build")), encoding="ascii")
+    print(DOCUMENT)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,295 @@
+"""Attention over a cache of keys and values, which the call may extend.
+
+The attention reads the cache where it is, in one call of the operator. Nothing here reads a value from the device:
+lengths, indices and page numbers stay tensors.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Optional, Tuple, Union
+
+import torch
+
+from . import arguments, calls, features, operators, values
+from .arguments import CACHE, DENSE, PAGED
+from .rotary import check_rotary
+
+MAX_SPLITS = 128
+_INTEGERS = (torch.int32, torch.int64)
+
+
+class _Cache(NamedTuple):
+    """Where each sequence's keys and values are."""
+
+    keys: torch.Tensor  # [batch_cache, seqlen_cache, heads, head_dim] or [num_pages, page_size, heads, head_dim]
+    values: torch.Tensor
+    block_table: Optional[torch.Tensor]  # [batch, max_pages]; None: one row of the cache for each sequence,
+    rows: Optional[torch.Tensor]  # [batch], or None: the rows 0, 1, ...
+    capacity: int  # tokens of a sequence
+
+    def places(self, positions: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+        """Rows or pages, and the offsets in them, of positions [batch, tokens] below the capacity."""
+        if self.block_table is not None:
+            page_size = self.keys.shape[1]
+            return self.block_table.long().gather(1, positions // page_size), positions % page_size
+        batch = positions.shape[0]
+        rows = torch.arange(batch, device=positions.device) if self.rows is None else self.rows.long()
+        return rows.unsqueeze(1).expand_as(positions), positions
+
+
+def flash_attn_with_kvcache(
+    q: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    k: Optional[torch.Tensor] = None,
+    v: Optional[torch.Tensor] = None,
+    rotary_cos: Optional[torch.Tensor] = None,
+    rotary_sin: Optional[torch.Tensor] = None,
+    cache_seqlens: Optional[Union[int, torch.Tensor]] = None,
+    cache_batch_idx: Optional[torch.Tensor] = None,
+    cache_leftpad: Optional[torch.Tensor] = None,
+    block_table: Optional[torch.Tensor] = None,
+    softmax_scale: Optional[float] = None,
+    causal: bool = False,
+    window_size: Tuple[int, int] = (-1, -1),
+    softcap: float = 0.0,
+    rotary_interleaved: bool = True,
+    alibi_slopes: Optional[torch.Tensor] = None,
+    num_splits: int = 0,
+    return_softmax_lse: bool = False,
+    *,
+    s_aux: Optional[torch.Tensor] = None,
+    learnable_sink: Optional[torch.Tensor] = None,
+) -> Union[torch.Tensor, Tuple[torch.Tensor, torch.Tensor]]:
+    """Attention over a cache, to which k and v, if given, are appended first, in place.
+
+    Args:
+        q: `[batch, seqlen_q, num_heads, head_dim]`, fp32, fp16 or bf16.
+        k_cache, v_cache: `[batch_cache, seqlen_cache, num_heads_kv, head_dim]`, batch_cache at least batch, or, with a
+            block_table, `[num_pages, page_size, num_heads_kv, head_dim]`, page_size a multiple of 16. dtype and device
+            of `q`; the head_dim of v_cache may be another one. Any strides with a contiguous last dimension.
+        k, v: `[batch, seqlen_new, num_heads_kv, head_dim]`, together: written to the cache from position cache_seqlens
+            on, and seen by the queries. A token that finds no place (beyond the end, or at a negative position, or in
+            a page that does not exist) is not written.
+        rotary_cos, rotary_sin: `[positions, rotary_dim / 2]`, as many positions as a sequence of the cache can
+            hold or more, rotary_dim up to head_dim, dtype of `q` or fp32: k and q are rotated by them, the new key
+            number t by the row cache_seqlens + t, query i by the row cache_seqlens + i, or, if neither causal nor a
+            window is given, cache_seqlens. Only together with k and v.
+        cache_seqlens: tokens in the cache before the call, int or `[batch]` int32 (int64 is converted); None is all
+            that it can hold. Needed with k and v.
+        cache_batch_idx: `[batch]`, int32 or int64: the row of the cache that holds each sequence, instead of 0, 1, ...
+            If rows are repeated while k and v are appended, any of them is kept. Not together with block_table.
+        cache_leftpad: `[batch]`, int32 or int64: where each sequence begins in its row of the cache; cache_seqlens
+            counts what is before. Not implemented together with block_table.
+        block_table: `[batch, max_pages]`, int32: the pages that hold each sequence's keys in order.
+        rotary_interleaved: whether the elements 0 and 1, 2 and 3, ... are rotated together, else 0 and rotary_dim / 2,
+            1 and rotary_dim / 2 + 1, ...
+        num_splits: parts in which a GPU divides the keys, 0 to 128; 0 = as many as fill it.
+        return_softmax_lse: whether to return the log-sum-exp as well.
+        softmax_scale, causal, window_size, softcap, alibi_slopes, s_aux, learnable_sink: as for `flash_attn_func`.
+
+    Returns:
+        The output `[batch, seqlen_q, num_heads, value head_dim]`, or, with return_softmax_lse, the pair
+        (output, softmax_lse) with softmax_lse `[batch, num_heads, seqlen_q]`, fp32. There is no gradient: a backward
+        through them raises NotImplementedError.
+
+    The cache is not copied, with one exception: if cache_leftpad is given, or cache_batch_idx and seqlen_cache is no
+    multiple of 16, and if the step from row to row of k_cache or v_cache is no multiple of its step from token to
+    token, or not the same multiple in both, then their rows are gathered.
+
+    Raises:
+        TypeError, ValueError: an argument of a wrong type; of a wrong value or shape.
+        NotImplementedError: a feature that this version lacks.
+    """
+    arguments.check_query(q, DENSE, "q")
+    batch, seqlen_q = q.shape[:2]
+    cache = _check_cache(q, k_cache, v_cache, block_table, cache_batch_idx)
+    if cache_leftpad is not None:
+        if block_table is not None:
+            raise NotImplementedError("cache_leftpad is not implemented for paged caches: block_table must be None")
+        cache_leftpad = features.check_per_sequence(cache_leftpad, "cache_leftpad", q, batch, _INTEGERS)
+    seqlen_new = _check_new(q, k, v, cache)
+    if k is not None and cache_seqlens is None:
+        raise ValueError("cache_seqlens must say where k and v are appended, got None")
+    lengths, longest = _check_cache_seqlens(cache_seqlens, q, cache.capacity, seqlen_new)
+    rotary = check_rotary(rotary_cos, rotary_sin, rotary_interleaved, q, cache.capacity)
+    if rotary is not None and k is None:
+        raise ValueError("rotary_cos and rotary_sin need new keys to rotate: k and v must be given, got None")
+    scale = arguments.check_softmax_scale(softmax_scale, q.shape[-1], "softmax_scale")
+    window = arguments.check_window(window_size, causal, "causal")
+    softcap = features.check_softcap(softcap)
+    slopes = features.check_alibi_slopes(alibi_slopes, q, batch)
+    sinks = features.check_sinks(s_aux, learnable_sink, q)
+    num_splits = arguments.check_index(num_splits, "num_splits", MAX_SPLITS)
+    arguments.check_flag(return_softmax_lse, "return_softmax_lse")
+    if arguments.CHECK_VALUES:
+        values.check_cache_values(lengths, seqlen_new, cache.capacity, cache.rows, cache_leftpad, block_table, k_cache)
+
+    with torch.no_grad():
+        query = q
+        if rotary is not None:
+            first = lengths.long().unsqueeze(1)
+            k = rotary.rotate(k, first + torch.arange(seqlen_new, device=q.device))
+            if window != (-1, -1):  # else all queries stand where the first one does
+                first = first + torch.arange(seqlen_q, device=q.device)
+            query = rotary.rotate(q, first)
+        if k is not None:
+            _append(cache, k, v, lengths)
+            lengths = lengths + seqlen_new
+        inputs = _inputs(calls.contiguous_rows(query), cache, lengths, cache_leftpad, slopes, sinks)
+        settings = seqlen_q, longest, scale, *window, softcap, num_splits, return_softmax_lse
+        output, lse = operators.attention_forward(*inputs, *settings)
+        if inputs[3] is not None:  # packed
+            output = output.unflatten(0, (batch, seqlen_q))
+            if return_softmax_lse:
+                lse = lse.unflatten(1, (batch, seqlen_q)).transpose(0, 1).contiguous()
+    sources = [t for t in (q, k_cache, v_cache, k, v, sinks) if t is not None and t.requires_grad]
+    if sources and torch.is_grad_enabled():
+        output, lse = operators.without_backward(output, lse, *sources)
+    return (output, lse) if return_softmax_lse else output
+
+
+def _append(cache: _Cache, k: torch.Tensor, v: torch.Tensor, lengths: torch.Tensor) -> None:
+    """Writes k and v [batch, tokens, heads, head_dim] behind the lengths; tokens without a place stay out."""
+    if k.numel() == 0 or cache.keys.numel() == 0 or cache.capacity == 0:
+        return
+    positions = lengths.long().unsqueeze(1) + torch.arange(k.shape[1], device=k.device)
+    valid = (positions >= 0) & (positions < cache.capacity)
+    places, offsets = cache.places(positions.clamp(0, cache.capacity - 1))
+    valid = (valid & (places >= 0) & (places < cache.keys.shape[0])).flatten()
+    # How many are valid is known to the device alone, so all are written: one that is not, as a copy of one that is,
+    # or, if none is, of what is there already. No two writes to one place then differ.
+    source = torch.arange(valid.shape[0], device=k.device).where(valid, valid.int().argmax())
+    index = places.flatten()[source].clamp(0, cache.keys.shape[0] - 1), offsets.flatten()[source]
+    for tensor, new in ((cache.keys, k), (cache.values, v)):
+        tensor.index_put_(index, new.flatten(0, 1)[source].where(valid.any(), tensor[index]))
+
+
+def _inputs(
+    query: torch.Tensor,
+    cache: _Cache,
+    lengths: Optional[torch.Tensor],
+    leftpad: Optional[torch.Tensor],
+    slopes: Optional[torch.Tensor],
+    sinks: Optional[torch.Tensor],
+) -> tuple:
+    """The operator's tensors: cache and queries are dense or paged if every sequence starts its row, else packed."""
+    keys, cached_values, table, rows, capacity = cache
+    batch = query.shape[0]
+    used = None if lengths is None else lengths.to(torch.int32)
+    in_place = leftpad is None and (rows is None or capacity % arguments.PAGE_SIZE_UNIT == 0)
+    if in_place or capacity == 0:
+        if rows is not None:  # a page for each row of the cache
+            table = rows.to(torch.int32).unsqueeze(1)
+        if table is None:
+            keys, cached_values = keys[:batch], cached_values[:batch]
+        elif used is None:
+            used = torch.full((batch,), capacity, dtype=torch.int32, device=query.device)
+        return query, keys, cached_values, None, None, used, table, slopes, sinks
+    return _packed_inputs(query, cache, used, leftpad, slopes, sinks)
+
+
+def _packed_inputs(
+    query: torch.Tensor,
+    cache: _Cache,
+    lengths: Optional[torch.Tensor],
+    leftpad: Optional[torch.Tensor],
+    slopes: Optional[torch.Tensor],
+    sinks: Optional[torch.Tensor],
+) -> tuple:
+    """The operator's tensors, packed: the cache is seen as one line of tokens, and cu_seqlens_k says where in it.
+
+    As two sequences that follow each other in the batch may lie anywhere, there is a sequence without queries between
+    them, from the end of the one to the beginning of the other: a pair of cu_seqlens_k for each.
+    """
+    keys, cached_values, _, rows, capacity = cache
+    batch, seqlen_q = query.shape[:2]
+    rows = torch.arange(batch, device=query.device) if rows is None else rows.long().clamp(0, keys.shape[0] - 1)
+    step = _row_step(keys)
+    if step is None or step != _row_step(cached_values):
+        keys, cached_values = keys[rows], cached_values[rows]
+        rows, step = torch.arange(batch, device=query.device), capacity
+    starts = torch.zeros_like(rows) if leftpad is None else leftpad.long().clamp(0, capacity)
+    ends = torch.full_like(rows, capacity) if lengths is None else lengths.long().clamp(0, capacity)
+    bounds = torch.stack((starts, ends.maximum(starts)), dim=1) + (rows * step).unsqueeze(1)
+    cu_seqlens_k = torch.cat((bounds.flatten(), rows.new_zeros(1)))
+    cu_seqlens_q = (torch.arange(2 * batch + 1, device=query.device) + 1) // 2 * seqlen_q
+    if slopes is not None and slopes.dim() == 2:
+        slopes = slopes.repeat_interleave(2, dim=0)
+    tensors = query.flatten(0, 1), _as_packed(keys, step), _as_packed(cached_values, step)
+    return (*tensors, cu_seqlens_q.int(), cu_seqlens_k.int(), None, None, slopes, sinks)
+
+
+def _row_step(cache: torch.Tensor) -> Optional[int]:
+    """Tokens from one row of the cache to the next, in units of the step between tokens; None if that is no integer."""
+    row, token = cache.stride()[:2]
+    if cache.shape[0] < 2:
+        return cache.shape[1]
+    return row // token if token > 0 and row % token == 0 else None
+
+
+def _as_packed(cache: torch.Tensor, step: int) -> torch.Tensor:
+    """[tokens, heads, head_dim]: token t of row r is row r * step + t of the view."""
+    tokens = (cache.shape[0] - 1) * step + cache.shape[1] if cache.shape[0] else 0
+    return cache.as_strided((tokens, *cache.shape[2:]), cache.stride()[1:])
+
+
+def _check_cache(
+    query: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    block_table: Optional[torch.Tensor],
+    cache_batch_idx: Optional[torch.Tensor],
+) -> _Cache:
+    batch = query.shape[0]
+    names = ("q", "k_cache", "v_cache")
+    table = features.check_block_table(block_table, query, batch)
+    arguments.check_key_value(query, k_cache, v_cache, CACHE if table is None else PAGED, names)
+    for tensor, name in ((k_cache, "k_cache"), (v_cache, "v_cache")):
+        if tensor.stride(-1) != 1:
+            raise ValueError(f"{name} must have a contiguous last dimension, got strides {tensor.stride()}")
+    rows = None
+    if cache_batch_idx is not None:
+        if table is not None:
+            raise ValueError("cache_batch_idx must be None with block_table, which says where the sequences are")
+        rows = features.check_per_sequence(cache_batch_idx, "cache_batch_idx", query, batch, _INTEGERS)
+    elif table is None and k_cache.shape[0] < batch:
+        raise ValueError(
+            f"k_cache must have at least the batch size of q, {batch}, without cache_batch_idx, "
+            f"got shape {tuple(k_cache.shape)}"
+        )
+    capacity = k_cache.shape[1] if table is None else table.shape[1] * k_cache.shape[1]
+    return _Cache(k_cache, v_cache, table, rows, capacity)
+
+
+def _check_cache_seqlens(
+    cache_seqlens: Optional[Union[int, torch.Tensor]], query: torch.Tensor, capacity: int, seqlen_new: int
+) -> Tuple[Optional[torch.Tensor], int]:
+    """(the lengths before the call [batch], or None for all that the cache can hold; a bound of those after it)."""
+    batch = query.shape[0]
+    if cache_seqlens is None:
+        return None, capacity
+    if isinstance(cache_seqlens, torch.Tensor):
+        return features.check_per_sequence(cache_seqlens, "cache_seqlens", query, batch, _INTEGERS), capacity
+    length = arguments.check_index(cache_seqlens, "cache_seqlens", capacity - seqlen_new)
+    return torch.full((batch,), length, dtype=torch.int32, device=query.device), length + seqlen_new
+
+
+def _check_new(query: torch.Tensor, k: Optional[torch.Tensor], v: Optional[torch.Tensor], cache: _Cache) -> int:
+    """How many tokens are appended to each sequence."""
+    if k is None and v is None:
+        return 0
+    if k is None or v is None:
+        raise ValueError(f"k and v must be given together, got {'k' if v is None else 'v'} alone")
+    arguments.check_key_value(query, k, v, DENSE, ("q", "k", "v"))
+    for new, cached, name in ((k, cache.keys, "k"), (v, cache.values, "v")):
+        if new.shape[2:] != cached.shape[2:]:
+            raise ValueError(
+                f"{name} must have the heads and head_dim of {name}_cache, {tuple(cached.shape[2:])}, "
+                f"got shape {tuple(new.shape)}"
+            )
+    if k.shape[1] > cache.capacity:
+        raise ValueError(
+            f"k must fit into the cache, {cache.capacity} tokens for each sequence, got shape {tuple(k.shape)}"
+        )
+    return k.shape[1]
