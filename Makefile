@@ -9,7 +9,7 @@ READY := $(ENVIRONMENT)/.ready
 RUN := PYTHONPATH=simulator:tools $(ENVIRONMENT)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test check bench bench-peers fuzz mutants clean
+.PHONY: help build demo test check bench bench-peers fuzz mutants nvidia clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -40,6 +40,11 @@ fuzz: build ## 2,000 random problems on all features, on the CPU and the simulat
 
 mutants: build ## plant bugs in kernels and show what finds each of them
 	@PYTHONPATH=simulator:tools:tests $(ENVIRONMENT)/bin/python -m mutants --json build/mutants.json
+
+nvidia: $(READY) ## build the kernels for NVIDIA GPUs, to be run at full size on a machine that has one
+	@$(RUN) benchmarks/nvidia/build.py
+	@echo "Copy the repository with build/nvidia to a machine with an NVIDIA GPU (compute capability 9.0), torch, NumPy,"
+	@echo "pytest and hypothesis; there: python3 benchmarks/nvidia/stages.py"
 
 clean: ## remove what was built and set up
 	rm -rf build $(ENVIRONMENT) .pytest_cache .ruff_cache .hypothesis

@@ -94,7 +94,18 @@ def jobs(stages: List[str]) -> Tuple[List[Job], dict]:
         notes["peers"] = timing.peers()
         theirs = sorted(timing.peer_specialisations(notes["peers"]))
         wanted += [Job("PyTorch", s, matrix) for s in theirs for matrix in timing.MODES]
-    return list({job[1:]: job for job in reversed(wanted)}.values()), notes
+    return distinct(wanted), notes
+
+
+def distinct(wanted: List[Job]) -> List[Job]:
+    """One for each program, of the first stage that wants it, for the most threads that any launches it with."""
+    found = {}
+    for job in wanted:
+        key = job._replace(stage="", specialisation=job.specialisation._replace(threads=0))
+        first = found.setdefault(key, job)
+        if job.specialisation.threads > first.specialisation.threads:
+            found[key] = first._replace(specialisation=job.specialisation)
+    return list(found.values())
 
 
 def compiled(job: Job) -> Tuple[archive.Key, object]:

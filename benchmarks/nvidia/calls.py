@@ -10,6 +10,7 @@ import torch
 from package import Specialisation, package, specialisations
 
 SENTINEL = 1234.0  # around outputs
+LOADERS = {"staged": (7, 64), "direct": (9, 40)}  # an Apple GPU (family, cores) whose plans bring keys that way
 
 
 class Call(NamedTuple):

@@ -1,16 +1,17 @@
-"""Stage `huge`: tensors of more than 2^31 elements, each inside sentinels that must stay as they are."""
+"""Stage `huge`: tensors of more than 2^31 elements, each with either loader, inside sentinels that must
+stay as they are."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import List, NamedTuple, Optional, Set, Tuple
 
 import torch
-from calls import SENTINEL, Call, Recorder, launch
+from calls import LOADERS, SENTINEL, Call, Recorder, launch
 from package import Specialisation
 
 GUARD = 2**16  # elements before and after every tensor
-DEVICE = (7, 8)  # Apple GPU family, cores
 LIMIT = 2**31
 
 
@@ -33,6 +34,7 @@ CASES = (
     Case("dense, all four tensors", "dense", 1030, 1030, 1030, 8, 8, 256, torch.bfloat16, EVERYTHING),
     Case("packed, query and output", "packed", 1030, 1030, 33, 32, 2, 64, torch.float16, ("query", "output")),
     Case("paged, key and value", "paged", 70, 5, 32768, 32, 8, 128, torch.float16, ("key", "value")),
+    Case("paged decode, key and value", "paged", 70, 1, 32768, 32, 8, 128, torch.bfloat16, ("key", "value")),
 )
 PAGE = 256
 
@@ -96,7 +98,8 @@ def specialisations() -> Set[Specialisation]:
         call, output, _ = make(case, "meta")
         sizes = dict(zip(EVERYTHING, (call.query, call.key, call.value, output.tensor)))
         assert all(sizes[name].numel() > LIMIT for name in case.over), case.name
-        launch(recorder, DEVICE, output.tensor, None, call)
+        for device in LOADERS.values():
+            launch(recorder, device, output.tensor, None, call)
     return recorder.seen
 
 
@@ -112,12 +115,12 @@ def sequence(case: Case, call: Call, output: torch.Tensor, b: int) -> Tuple[torc
     return tuple(t[None] for t in (call.query[rows], key, value, output[rows]))
 
 
-def run_case(case: Case, launcher) -> str:
+def run_case(case: Case, device: Tuple[int, int], launcher) -> str:
     from reference import assert_output, attention
 
     call, output, inputs = make(case, "cuda")
     before = [guarded.checksum() for guarded in inputs]
-    launch(launcher, DEVICE, output.tensor, None, call)
+    launch(launcher, device, output.tensor, None, call)
     assert [guarded.checksum() for guarded in inputs] == before, "the kernel wrote to its inputs"
     assert all(guarded.intact() for guarded in (output, *inputs)), "the kernel wrote beside a tensor"
     flat = output.tensor.view(-1)
@@ -138,11 +141,12 @@ def run(archive) -> dict:
     from nvidia_launcher import NvidiaLauncher
 
     launcher, rows, failures = NvidiaLauncher(archive), [], []
-    for case in CASES:
+    for case, (loader, device) in itertools.product(CASES, LOADERS.items()):
+        name = f"{case.name}, {loader}"
         try:
-            rows.append((case.name, run_case(case, launcher)))
+            rows.append((name, run_case(case, device, launcher)))
         except AssertionError as error:
-            rows.append((case.name, "FAILED"))
-            failures.append((case.name, str(error)[:300]))
+            rows.append((name, "FAILED"))
+            failures.append((name, str(error)[:300]))
         torch.cuda.empty_cache()
     return {"failed": bool(failures), "rows": rows, "failures": failures}

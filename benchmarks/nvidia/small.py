@@ -14,7 +14,8 @@ from typing import NamedTuple, Set
 
 from package import ROOT, Specialisation
 
-TESTS = ("test_attention.py", "test_features.py", "test_named_cases.py", "test_isolation.py")
+TESTS = ("attention", "features", "named_cases", "isolation", "kv_cache", "flash_attn_2", "merging", "padding")
+TESTS += ("qkv_packed",)
 PROCESSES = 8
 
 
@@ -41,7 +42,7 @@ def run_tests(mode: str) -> TestRun:
         several = mode == "run" and importlib.util.find_spec("xdist")
         command = [sys.executable, "-m", "pytest", "-q", "-p", "pytest_nvidia", "-k", "not cpu", f"--junitxml={report}"]
         command += ["-p", "no:cacheprovider", *(["-n", str(PROCESSES)] if several else [])]
-        command += [str(ROOT / "tests" / name) for name in TESTS]
+        command += [str(ROOT / "tests" / f"test_{name}.py") for name in TESTS]
         done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
         log = done.stdout[-6000:] + done.stderr[-3000:]
         if not report.exists():
