@@ -71,13 +71,13 @@ def of_mutants() -> Iterator[Job]:
 
 def unspecialised(known: List[Specialisation]) -> Iterator[Job]:
     """Every kernel of the sources, with constants set after loading: what a stage falls back on."""
-    threads = {(s.source, s.kernel): s.threads for s in known}
     most = collections.defaultdict(int)
     for s in known:
-        most[s.source] = max(most[s.source], s.threads)
-    for source in most:
+        for name in (s.source, (s.source, s.kernel)):
+            most[name] = max(most[name], s.threads)
+    for source in {s.source for s in known}:
         for kernel in library(source).kernels:
-            yield Job("any", Specialisation(source, kernel, (), threads.get((source, kernel), most[source])))
+            yield Job("any", Specialisation(source, kernel, (), most.get((source, kernel), most[source])))
 
 
 def jobs(stages: List[str]) -> Tuple[List[Job], dict]:
