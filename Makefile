@@ -9,7 +9,7 @@ READY := $(ENVIRONMENT)/.ready
 RUN := PYTHONPATH=simulator:tools $(ENVIRONMENT)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test check bench bench-peers fuzz mutants clean
+.PHONY: help build demo test check bench bench-peers bench-tiles fuzz mutants clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -34,6 +34,9 @@ bench: build ## run the benchmarks
 
 bench-peers: build ## count our kernels beside PyTorch's own on the simulator, with predicted times
 	@$(RUN) benchmarks/peers.py
+
+bench-tiles: build ## static budget of every kernel, and the counters behind the tile tables
+	@$(RUN) benchmarks/tiles.py
 
 fuzz: build ## 2,000 random problems on all features, on the CPU and the simulator
 	$(RUN) -m pytest -n $(JOBS) tests/test_features.py --shards 10
