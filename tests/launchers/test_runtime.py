@@ -100,5 +100,5 @@ def test_compiler_errors_name_the_specialisation(metal_kernel, runtime, monkeypa
     monkeypatch.setattr(torch.mps, "compile_shader", compile_shader)
     query = torch.randn(1, 4, 1, 64)
     with metal_kernel.launchers.use_launcher(module.RuntimeLauncher()):
-        with pytest.raises(RuntimeError, match="attention_forward_f32_d64.*is_packed.*unknown type name 'flaot'"):
+        with pytest.raises(RuntimeError, match="attention_forward_f32_d64.*is_aligned.*unknown type name 'flaot'"):
             metal_kernel.flash_attn_func(query, query, query)
