@@ -9,10 +9,11 @@
 #include <ATen/mps/MPSStream.h>
 #include <torch/library.h>
 
-#include <atomic>
-#include <cstring>
+#include <chrono>
 #include <map>
+#include <mutex>
 #include <sstream>
+#include <thread>
 
 namespace {
 
@@ -30,12 +31,14 @@ struct Object {
 };
 
 std::vector<Object*> objects;
-std::vector<std::vector<Object*>> pools;
+thread_local std::vector<std::vector<Object*>> pools;
 std::vector<std::string> calls;
-std::map<std::string, std::string> settings;  // "library", "function", "pipeline": how it fails; "threads": the limit
-int queue_depth = 0;
+std::map<std::string, std::string> settings;  // what fails how, limits, and "slow" for slow pipelines
+std::mutex objects_mutex, queue_mutex;
+thread_local bool is_on_queue = false;
 
 Object* make(std::string kind, std::string text = "") {
+  const std::lock_guard<std::mutex> lock(objects_mutex);
   objects.push_back(new Object(std::move(kind), std::move(text)));
   return objects.back();
 }
@@ -97,6 +100,7 @@ Object* new_function(Object*, Selector, Object* name, Object* constants, Object*
   return function;
 }
 Object* new_pipeline(Object*, Selector, Object* function, Object** error) {
+  if (settings.count("slow")) std::this_thread::sleep_for(std::chrono::milliseconds(50));
   if (settings.count("pipeline")) return fails("pipeline", error);
   TORCH_CHECK(function->count > 0, "a released function is used");
   return make("pipeline", function->name());
@@ -109,7 +113,6 @@ BOOL supports_family(Object*, Selector, MTLGPUFamily family) {
 uint64_t memory(Object*, Selector) { return 28991029248; }
 
 void set_pipeline(Object*, Selector, Object* pipeline) {
-  TORCH_CHECK(queue_depth == 1, "the encoder is used outside of its queue");
   record("pipeline", pipeline->text);
 }
 void set_buffer(Object*, Selector, Object* buffer, NSUInteger offset, NSUInteger index) {
@@ -166,12 +169,11 @@ at::Tensor as_mps(const at::Tensor& tensor) {
 
 std::vector<std::string> take_calls() { return std::exchange(calls, {}); }
 
-// "kind count" of every object but buffers, strings and pools.
-std::vector<std::string> counts() {
-  std::vector<std::string> result;
+// The retain counts of all objects of a kind.
+std::vector<int64_t> counts(const std::string& kind) {
+  std::vector<int64_t> result;
   for (const Object* object : objects)
-    if (object->kind != "buffer" && object->kind != "string" && object->kind != "pool")
-      result.push_back(object->kind + " " + std::to_string(object->count));
+    if (object->kind == kind) result.push_back(object->count);
   return result;
 }
 
@@ -190,7 +192,7 @@ void set(const std::string& name, const std::string& value) {
 extern "C" {
 void __objc_exec_class(void*) {}
 void* objc_lookup_class(const char* name) {
-  static std::map<std::string, Object*> classes;
+  static thread_local std::map<std::string, Object*> classes;
   Object*& found = classes[name];
   if (!found) found = make(std::string(name) + " class");
   return found;
@@ -236,19 +238,21 @@ MPSStream* getCurrentMPSStream() {
   return reinterpret_cast<MPSStream*>(memory);
 }
 MTLComputeCommandEncoder_t MPSStream::commandEncoder() {
+  TORCH_CHECK(is_on_queue, "the encoder is fetched outside of its queue");
   TORCH_CHECK(!settings.count("encoder"), settings["encoder"]);
   static Object* encoder = make("encoder");
   return (id<MTLComputeCommandEncoder>)encoder;
 }
 void dispatch_sync_with_rethrow(dispatch_queue_t, void (^block)()) {
-  queue_depth++;
+  const std::lock_guard<std::mutex> lock(queue_mutex);
+  is_on_queue = true;
   try {
     block();
   } catch (...) {
-    queue_depth--;
+    is_on_queue = false;
     throw;
   }
-  queue_depth--;
+  is_on_queue = false;
 }
 
 }  // namespace at::mps

@@ -78,7 +78,7 @@ def _random_case(number: int, draw: random.Random) -> Case:
 def solve(case: Case, device: torch.device) -> Outcome:
     """Calls the public function on `device` twice and compares it with the reference."""
     tensors = _tensors(case)
-    function, arguments = _call(case, {name: tensor.to(device) for name, tensor in tensors.items()})
+    function, arguments = call(case, device)
     output, lse, _ = function(**arguments)
     again, lse_again, _ = function(**arguments)
     is_repeatable = torch.equal(output, again) and torch.equal(lse, lse_again)
@@ -136,8 +136,9 @@ def _expected(case: Case, tensors: Dict[str, torch.Tensor]) -> Tuple[torch.Tenso
     return torch.cat(outputs), torch.stack(lses) if case.layout == "dense" else torch.cat(lses, dim=1)
 
 
-def _call(case: Case, tensors: Dict[str, torch.Tensor]):
-    """The public function, and its arguments by name."""
+def call(case: Case, device: torch.device):
+    """The public function for the problem, and its arguments by name."""
+    tensors = {name: tensor.to(device) for name, tensor in _tensors(case).items()}
     arguments: Dict[str, Any] = {**tensors, "softcap": case.softcap, "causal": case.causal, "window_size": case.window}
     arguments["return_attn_probs"] = True
     if case.layout == "dense":
@@ -145,7 +146,6 @@ def _call(case: Case, tensors: Dict[str, torch.Tensor]):
             tensor = tensors[name].unflatten(0, (len(case.lengths), case.lengths[0][name != "q"]))
             arguments[name] = _amid_nan(tensor) if case.strided else tensor
         return interface.flash_attn_func, arguments
-    device = tensors["q"].device
     lengths_q, lengths_k = zip(*case.lengths)
     arguments["max_seqlen_q"], arguments["max_seqlen_k"] = max(lengths_q), max(lengths_k)
     arguments["cu_seqlens_q"], arguments["cu_seqlens_k"] = _bounds(lengths_q, device), _bounds(lengths_k, device)
