@@ -41,11 +41,17 @@ def _argument(argument, tensors: Mapping[str, torch.Tensor], unbound: torch.Tens
 
 @functools.lru_cache(maxsize=256)  # specialisations; a model uses a few
 def _kernel(source: str, kernel: str, constants: Tuple[Tuple[str, bool], ...]) -> Callable:
+    text = specialised_source(source, kernel, constants)
     specialisation = f"{kernel} with {', '.join(name for name, value in constants if value) or 'no feature'}"
     try:
-        library = torch.mps.compile_shader(specialised_source(source, kernel, constants))
+        library = torch.mps.compile_shader(text)
     except SyntaxError as error:
         raise RuntimeError(f"{_system()}, the Metal compiler refuses {specialisation}: {error}") from error
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"{_system()}: {error}. Metal kernels need a Mac with Apple silicon, macOS {_OLDEST_MACOS} or newer and a "
+            "torch that can use its GPU; elsewhere, keep the tensors on the CPU"
+        ) from error
     try:
         return getattr(library, kernel)
     except (AttributeError, RuntimeError) as error:
@@ -77,18 +83,19 @@ def specialised_source(source: str, kernel: str, constants: Tuple[Tuple[str, boo
 
 
 def _with_one_row(text: str, source: str, kernel: str) -> str:
-    """The text without the rows that instantiate other kernels: a row and its kernel have the dtype and the numbers in
-    common."""
-    wanted = re.findall(r"(?<=_)b?f\d+|\d+", kernel)
-    is_wanted = {
-        row: wanted == [row.split(",")[0].strip(), *re.findall(r"\b\d+\b", row)]
-        for row in re.findall(r"(?m)^INSTANTIATE\((.*)\)", text)
-    }
+    """The text without the rows that instantiate other kernels."""
+    is_wanted = {row: _names(kernel, row) for row in re.findall(r"(?m)^INSTANTIATE\((.*)\)", text)}
     if is_wanted and not any(is_wanted.values()):
-        raise RuntimeError(
-            f"no kernel {kernel} in {source}: files of different versions are mixed, install the package anew"
-        )
+        raise RuntimeError(f"no kernel {kernel} in {source}: files of two versions are mixed, install the package anew")
     return re.sub(r"(?m)^INSTANTIATE\((.*)\)", lambda row: row.group() if is_wanted[row.group(1)] else "", text)
+
+
+def _names(kernel: str, row: str) -> bool:
+    """Whether a row's dtype, numbers in order, and words are a kernel's; the second field is the dtype in Metal."""
+    dtype, _, *fields = (field.strip() for field in row.split(","))
+    words = {dtype, *(field for field in fields if not field.isdigit())}
+    numbers = re.findall(r"\d+", re.sub(r"_b?f\d+", "", kernel))
+    return words <= set(kernel.split("_")) and numbers == [field for field in fields if field.isdigit()]
 
 
 def _flattened(name: str, seen: set) -> str:
