@@ -8,6 +8,7 @@ import contextlib
 import contextvars
 import functools
 import json
+import math
 import os
 import pathlib
 import sys
@@ -48,12 +49,11 @@ def tune(
     with the tile at hand, by default of a prefill on `mps`. print_line takes a line for each shape. Raises RuntimeError
     without an Apple GPU, OSError when the file cannot be written.
     """
+    if measure is None and not torch.backends.mps.is_available():
+        raise RuntimeError("no Apple GPU here: tiles can be timed on a Mac only")
     from . import launchers, tiles
 
-    if measure is None:
-        if not torch.backends.mps.is_available():
-            raise RuntimeError("no Apple GPU here: tiles can be timed on a Mac only")
-        measure = _milliseconds
+    measure = measure or _milliseconds
     device = device or launchers.metal().device
     found: Dict[Key, Tuple] = {}
     for dtype in _DTYPES:
@@ -61,13 +61,20 @@ def tune(
             times = {}
             for tile in tiles.candidates(device, _DTYPES[dtype], *shape):
                 with _trying({(dtype, *shape): tile}):
-                    times[tile] = measure(dtype, *shape)
+                    times[tile] = _time(measure, dtype, *shape)
             best = found[(dtype, *shape)] = min(times, key=times.get)
             listed = ", ".join(f"{time:.3f}" for time in times.values())
             print_line(f"  {dtype:4} head_dim {shape[0]:3} and {shape[1]:3}: {listed} ms; kept {tuple(best)}")
     _store(device, found)
     print_line(f"  stored in {path()}")
     return found
+
+
+def _time(measure: Callable[[str, int, int], float], *key) -> float:
+    try:
+        return measure(*key)
+    except RuntimeError:  # a kernel that this GPU refuses: no winner
+        return math.inf
 
 
 @contextlib.contextmanager

@@ -25,9 +25,9 @@ class Workload(NamedTuple):
     sinks: bool = False
 
     def small(self) -> Workload:
-        """A thirty-second of the tokens, for a CPU."""
-        lengths = tuple((-(-queries // 32), -(-keys // 32)) for queries, keys in self.lengths)
-        return self._replace(lengths=lengths, window_left=self.window_left // 32)
+        """A sixty-fourth of the tokens, for a CPU."""
+        lengths = tuple((-(-queries // 64), -(-keys // 64)) for queries, keys in self.lengths)
+        return self._replace(lengths=lengths, window_left=self.window_left // 64)
 
 
 WORKLOADS = {
@@ -78,28 +78,48 @@ class Problem:
         workload = self.workload
         if workload.softcap or workload.sinks:
             return None
-        by_length: Dict[Tuple[int, int], list] = {}
-        parts = zip(*(tensor.split(lengths) for tensor, lengths in self._with_lengths()))
-        for lengths, part in zip(workload.lengths, parts):
-            by_length.setdefault(lengths, []).append(part)
         calls = []
-        for lengths, group in by_length.items():
-            tensors = [torch.stack(sequences).transpose(1, 2) for sequences in zip(*group)]
-            calls.append((tensors, self._mask(*lengths)))
+        for lengths in dict.fromkeys(workload.lengths):
+            members = [number for number, other in enumerate(workload.lengths) if other == lengths]
+            tensors = [torch.stack([parts[number] for number in members]).transpose(1, 2) for parts in self._parts()]
+            calls.append((members, tensors, self._mask(*lengths)))
 
         def attention() -> torch.Tensor:
-            outputs = [self._sdpa(tensors, mask).transpose(1, 2).flatten(0, 1) for tensors, mask in calls]
-            return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
+            outputs = {}
+            for members, tensors, mask in calls:
+                is_causal = mask is None and tensors[0].shape[2] > 1
+                found = F.scaled_dot_product_attention(*tensors, attn_mask=mask, is_causal=is_causal, enable_gqa=True)
+                outputs.update(zip(members, found.transpose(1, 2)))
+            return torch.cat([outputs[number] for number in sorted(outputs)])
 
         return attention
+
+    def eager(self) -> torch.Tensor:
+        """The same by PyTorch's own operators, with all scores of a key/value head in memory."""
+        workload = self.workload
+        group = workload.num_heads // workload.num_heads_kv
+        outputs = []
+        for query, key, value in zip(*self._parts()):
+            mask, heads = self._mask(len(query), len(key), always=True), []
+            for head in range(workload.num_heads):
+                head_kv = head // group
+                scores = (query[:, head] @ key[:, head_kv].T).float() * workload.head_dim**-0.5
+                if workload.softcap:
+                    scores = workload.softcap * torch.tanh(scores / workload.softcap)
+                scores = scores.masked_fill(~mask, float("-inf"))
+                if self.sinks is not None:
+                    scores = torch.cat([scores, self.sinks[head].expand(len(query), 1)], dim=1)
+                weights = torch.softmax(scores, dim=1)[:, : len(key)].to(value.dtype)
+                heads.append(weights @ value[:, head_kv])
+            outputs.append(torch.stack(heads, dim=1))
+        return torch.cat(outputs)
 
     def error(self, output: torch.Tensor, rows: int = 4) -> float:
         """Of the last rows of each sequence, which see the most, as a part of what is allowed."""
         window, scale = (self.workload.window_left, 0), self.workload.head_dim**-0.5
         sinks = None if self.sinks is None else self.sinks.cpu()
-        tensors = ((output, self.lengths[0]), *self._with_lengths())
         errors = []
-        for found, query, key, value in zip(*(tensor.split(lengths) for tensor, lengths in tensors)):
+        for found, query, key, value in zip(output.split(self.lengths[0]), *self._parts()):
             value = value.cpu()
             expected, _ = reference.attention(
                 *(query[-rows:].cpu(), key.cpu(), value), scale, window, self.workload.softcap, None, sinks
@@ -107,21 +127,17 @@ class Problem:
             errors.append(reference.output_error(found[-rows:].cpu(), expected, value))
         return max(errors, key=lambda error: (error != error, error))  # NaN is the largest
 
-    def _with_lengths(self):
+    def _parts(self):
+        """Queries, keys and values, each a tensor for every sequence."""
         lengths_q, lengths_k = self.lengths
-        return (self.query, lengths_q), (self.key, lengths_k), (self.value, lengths_k)
+        return self.query.split(lengths_q), self.key.split(lengths_k), self.value.split(lengths_k)
 
-    def _mask(self, queries: int, keys: int) -> Optional[torch.Tensor]:
-        """What a query sees; None when a flag or nothing says the same."""
-        if self.workload.window_left < 0 and (queries == keys or queries == 1):
+    def _mask(self, queries: int, keys: int, always: bool = False) -> Optional[torch.Tensor]:
+        """What a query sees; None when a flag of SDPA says the same, unless `always`."""
+        if not always and self.workload.window_left < 0 and (queries == keys or queries == 1):
             return None
         distance = torch.arange(keys) - (torch.arange(queries)[:, None] + keys - queries)
         visible = distance <= 0
         if self.workload.window_left >= 0:
             visible &= distance >= -self.workload.window_left
         return visible.to(self.query.device)
-
-    @staticmethod
-    def _sdpa(tensors, mask: Optional[torch.Tensor]) -> torch.Tensor:
-        is_causal = mask is None and tensors[0].shape[2] > 1
-        return F.scaled_dot_product_attention(*tensors, attn_mask=mask, is_causal=is_causal, enable_gqa=True)
