@@ -18,11 +18,10 @@ def build(folder: Path) -> Path:
     sources = [*typecheck.SOURCES, STANDIN / "metal.mm"]
     libraries = Path(torch.__file__).parent / "lib"
     options = [
-        "-std=gnu++20", "-fobjc-runtime=gcc", "-fblocks", "-fPIC", "-shared", "-O0", "-Wall", "-Wextra", "-Werror",
-        f"-I{STANDIN}", f"-I{typecheck.APPLE}",
+        "-fobjc-runtime=gcc", "-fPIC", "-shared", "-O0",
+        f"-I{typecheck.APPLE}", *typecheck.OPTIONS,
         *(option for header in typecheck.torch_headers() for option in ("-isystem", str(header))),
-        f"-DTORCH_EXTENSION_NAME={NAMESPACE}", '-DEMBEDDED_METALLIB_HEADER="library.h"',
-        "-DEMBEDDED_METALLIB_NAMESPACE=standin_metal",
+        f"-DTORCH_EXTENSION_NAME={NAMESPACE}",
         f"-L{libraries}", "-ltorch", "-ltorch_cpu", "-lc10", "-lstdc++",
         f"-Wl,-rpath,{libraries}", "-Wl,--no-undefined",
     ]  # fmt: skip

@@ -2,9 +2,8 @@
 
     dist/metal_flash_sdpa-<version>-py3-none-any.whl
 
-It holds the package, the text of the shaders and nothing else, in the files of the torch-metal variant. Its operators
-have a namespace of their own, `metal_flash_sdpa`, so that a build from the hub can be loaded beside it. The same sources
-give the same bytes.
+It holds the package, the text of the shaders and nothing else. Its operators have a namespace of their own,
+`metal_flash_sdpa`, so that a build from the hub can be loaded beside it. The same sources give the same bytes.
 """
 
 from __future__ import annotations

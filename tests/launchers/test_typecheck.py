@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -78,3 +81,10 @@ def test_a_mistake_in_the_binding_is_rejected(mistake, precompiled: list[str], t
 
 def test_without_a_mistake_the_precompiled_headers_change_nothing(precompiled: list[str], tmp_path: Path) -> None:
     assert diagnostics(LAUNCHER, ("", "", ""), tmp_path, precompiled) == []
+
+
+def test_headers_that_are_none(tmp_path: Path) -> None:
+    command = [sys.executable, str(typecheck.ROOT / "tools" / "typecheck.py"), "--headers", str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(typecheck.ROOT / "simulator")}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 2 and "--headers must be a folder with torch's headers, got" in result.stderr

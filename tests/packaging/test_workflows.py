@@ -28,7 +28,7 @@ def test_the_linter_finds_nothing() -> None:
     ("old", "new", "rule"),
     [
         (r"checkout@[0-9a-f]{40} # v7.0.1", "checkout@v7", "unpinned-uses"),
-        (r"permissions: \{\}", "permissions: write-all", "excessive-permissions"),
+        (r"permissions:\n      contents: read", "permissions: write-all", "excessive-permissions"),
         (r"persist-credentials: false", "fetch-depth: 1", "artipacked"),
         (r'"\$\{GITHUB_REF_NAME#v\}"', '"${{ github.ref_name }}"', "template-injection"),
     ],
@@ -50,18 +50,27 @@ def test_what_they_run_exists() -> None:
     assert [file for file in sorted(files) if not (ROOT / file).is_file()] == []
 
 
-def test_the_builder_is_run_at_the_pinned_revision(tmp_path: Path) -> None:
-    """With a stand-in for nix that prints what it is told."""
-    nix = tmp_path / "nix"
-    nix.write_text('#!/bin/sh\necho "$@"\n')
-    nix.chmod(0o755)
+def builder(folder: Path, **commands: str) -> subprocess.CompletedProcess:
+    """tools/kernel_builder.sh with stand-ins, shell scripts, for other commands."""
+    for name, script in commands.items():
+        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (folder / name).chmod(0o755)
     command = [str(ROOT / "tools" / "kernel_builder.sh"), "upload", "--quiet"]
-    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
-    printed = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
-    assert re.fullmatch(r"run github:huggingface/kernels/[0-9a-f]{40}#kernel-builder -- upload --quiet\n", printed)
+    environment = {"PATH": f"{folder}:/usr/bin:/bin"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_without_nix_the_builder_says_so() -> None:
-    command = [str(ROOT / "tools" / "kernel_builder.sh"), "upload"]
-    result = subprocess.run(command, env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=False)
+def test_the_builder_is_run_at_the_pinned_revision(tmp_path: Path) -> None:
+    for system in ({}, {"uname": "echo Darwin", "xcodebuild": "exit 0"}):
+        printed = builder(tmp_path, nix='echo "$@"', **system).stdout
+        assert re.fullmatch(r"run github:huggingface/kernels/[0-9a-f]{40}#kernel-builder -- upload --quiet\n", printed)
+
+
+def test_without_nix_the_builder_says_so(tmp_path: Path) -> None:
+    result = builder(tmp_path)
     assert result.returncode == 2 and result.stderr.startswith("kernel_builder: nix is not installed")
+
+
+def test_without_the_metal_toolchain_the_builder_says_so(tmp_path: Path) -> None:
+    result = builder(tmp_path, nix="exit 0", uname="echo Darwin", xcodebuild="exit 66")
+    assert result.returncode == 2 and "run xcodebuild -downloadComponent MetalToolchain" in result.stderr

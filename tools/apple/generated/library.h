@@ -2,10 +2,10 @@
 #pragma once
 #import <Metal/Metal.h>
 
-namespace standin_metal {
+namespace EMBEDDED_METALLIB_NAMESPACE {
 
 inline id<MTLLibrary> createLibrary(id<MTLDevice> device, NSError** error = nullptr) {
   return [device newLibraryWithData:dispatch_data_create("", 0, dispatch_get_main_queue(), ^{}) error:error];
 }
 
-}  // namespace standin_metal
+}  // namespace EMBEDDED_METALLIB_NAMESPACE
