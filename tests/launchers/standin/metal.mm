@@ -234,13 +234,15 @@ std::string MPSDevice::getName() const { return "Apple M3 Max"; }
 unsigned MPSDevice::getCoreCount() const { return 40; }
 
 MPSStream* getCurrentMPSStream() {
-  alignas(MPSStream) static char memory[sizeof(MPSStream)] = {};
-  return reinterpret_cast<MPSStream*>(memory);
+  alignas(MPSStream) static char streams[2][sizeof(MPSStream)] = {};
+  return reinterpret_cast<MPSStream*>(streams[settings.count("other stream")]);
 }
 MTLComputeCommandEncoder_t MPSStream::commandEncoder() {
   TORCH_CHECK(is_on_queue, "the encoder is fetched outside of its queue");
   TORCH_CHECK(!settings.count("encoder"), settings["encoder"]);
-  static Object* encoder = make("encoder");
+  static std::map<MPSStream*, Object*> encoders;
+  Object*& encoder = encoders[this];
+  if (!encoder) encoder = make("encoder");
   return (id<MTLComputeCommandEncoder>)encoder;
 }
 void dispatch_sync_with_rethrow(dispatch_queue_t, void (^block)()) {
