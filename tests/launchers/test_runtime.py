@@ -61,7 +61,8 @@ def test_text_is_self_contained_and_strict(metal_kernel, runtime):
     [library] = compiled  # compiled once, kept
     text = library.path.read_text()
     assert '#include "' not in text and "function_constant" not in text
-    assert library.library.kernels == ("attention_forward_f16_d128_v128_m32_n32_s4",)
+    [kernel] = library.library.kernels
+    assert kernel.startswith("attention_forward_f16_d128_v128_")
     assert not [finding for finding in library.library.check() if finding.severity == "error"]
 
 
