@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import json
+import pathlib
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Callable, Dict, Iterator, List, Optional
+from typing import Callable, Dict, Iterator, List, Optional, Union
 
 import torch
 
@@ -22,12 +24,17 @@ CPU = "CPU implementation"
 
 
 def run(
-    count: int = 300, seed: int = 0, timed: bool = True, print_line: Optional[Callable[[str], None]] = None
+    count: int = 300,
+    seed: int = 0,
+    timed: bool = True,
+    path: Union[str, pathlib.Path, None] = None,
+    print_line: Optional[Callable[[str], None]] = None,
 ) -> Dict[str, object]:
     """Solves `count` random problems on every launcher of this build, times the standard shapes, and returns a report.
 
     On a machine without an Apple GPU, the CPU implementation is tested instead. The report is made of dicts, lists,
-    strings and numbers; report["passed"] says whether everything was right. print_line takes each line of the table;
+    strings and numbers, and written to `path` as JSON unless that is None; report["passed"] says whether everything
+    was right. print_line takes each line of the table;
     by default it is printed to stderr.
     """
     print_line = print_line or _print_line
@@ -44,6 +51,8 @@ def run(
     for name, target in targets.items():
         report["launchers"][name] = test_launcher(name, target, device, count, seed, timed, print_line)
     report["passed"] = all(result["passed"] for result in report["launchers"].values())
+    if path is not None:
+        pathlib.Path(path).write_text(json.dumps(report, indent=1) + "\n", encoding="ascii")
     print_line("everything is right" if report["passed"] else "NOT everything is right: please report the lines above")
     return report
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import pathlib
 import sys
 
@@ -36,8 +35,7 @@ def main() -> int:
             from .. import tuning  # needs the tile table
 
             tuning.tune(print_line=_print_line)
-        report = run(options.count, options.seed, not options.no_timing)
-        options.report.write_text(json.dumps(report, indent=1) + "\n", encoding="ascii")
+        report = run(options.count, options.seed, not options.no_timing, options.report)
     except (RuntimeError, OSError) as error:
         print(f"selftest: {error}", file=sys.stderr)
         return 2
