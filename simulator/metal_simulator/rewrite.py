@@ -132,9 +132,7 @@ def _definition(constant: Constant, values: Dict[str, str], optional) -> str:
 def _common_edits(text: str, declarations: Declarations, limit: bool = False) -> List[Edit]:
     tokens = declarations.tokens
     edits = comparison_edits(tokens) + function_edits(tokens) + constructor_edits(tokens)
-    for token in tokens:
-        if token.kind == "number" and token.text.lower().endswith("bf") and not token.text.lower().startswith("0x"):
-            edits.append(Edit(token.start, token.end, f"bfloat({token.text[:-2]}f)"))
+    edits += _thread_members(tokens) + _literals(tokens)
     number = 0
     for function in declarations.functions:
         if not function.kernel:
@@ -155,6 +153,32 @@ def _common_edits(text: str, declarations: Declarations, limit: bool = False) ->
             edits.append(_replace(tokens, variable.start, variable.end, variable.text + check))
             inside = (tokens[variable.start].start, tokens[variable.end].end)
             edits = [e for e in edits if e is edits[-1] or not inside[0] <= e.start < inside[1]]
+    return edits
+
+
+def _thread_members(tokens: List[Token]) -> List[Edit]:
+    """`thread` after a member function's parameters is what no qualifier means too, but clang cannot give temporaries
+    and members to functions that say so."""
+    edits = []
+    for i in range(2, len(tokens) - 1):
+        before = tokens[i - 2] if tokens[i - 1].text in ("const", "volatile") else tokens[i - 1]
+        after = tokens[i + 1].text
+        if tokens[i].text == "__private" and before.text == ")" and after in ("{", ";", ":", "const", "noexcept", "="):
+            edits.append(_replace(tokens, i, i, ""))
+    return edits
+
+
+def _literals(tokens: List[Token]) -> List[Edit]:
+    """Floating-point literals without a suffix are float in Metal, in templates too; bf makes a bfloat."""
+    edits = []
+    for token in tokens:
+        text = token.text.lower()
+        if token.kind != "number" or text.startswith("0x") and "p" not in text:
+            continue
+        if text.endswith("bf"):
+            edits.append(Edit(token.start, token.end, f"bfloat({token.text[:-2]}f)"))
+        elif ("." in text or "e" in text or "p" in text) and text[-1] not in "fhl":
+            edits.append(Edit(token.end, token.end, "f"))
     return edits
 
 

@@ -46,8 +46,11 @@ template <bool b, typename T = void> using enable_if_t = typename enable_if<b, T
 template <bool b, typename T, typename F> struct conditional { using type = T; };
 template <typename T, typename F> struct conditional<false, T, F> { using type = F; };
 template <bool b, typename T, typename F> using conditional_t = typename conditional<b, T, F>::type;
-template <typename...> using void_t = void;
+template <typename... B> using _disjunction = bool_constant<(B::value || ...)>;
+template <typename... B> using _conjunction = bool_constant<(B::value && ...)>;
+template <typename B> using _negation = bool_constant<!B::value>;
 template <typename T> struct type_identity { using type = T; };
+template <typename T> using __float_of_bfloat = enable_if_t<__is_same(T, bfloat), float>;
 
 template <typename T> struct __is_float : false_type {};
 template <> struct __is_float<float> : true_type {};

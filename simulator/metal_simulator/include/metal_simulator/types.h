@@ -8,6 +8,7 @@
 #define constant __constant
 #define threadgroup __local
 #define thread __private
+#define coherent(scope)
 
 
 // Keywords of OpenCL that are ordinary names in Metal.
