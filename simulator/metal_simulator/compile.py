@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Dict, List, Tuple
 
 from . import cache, checking, counting
-from .copies import with_copies
 from .declarations import Declarations, Function, Instantiation
 from .errors import CompileError, ToolchainError
+from .repairs import repaired
 from .rewrite import for_run, threadgroup_variables
 from .source import Source, parse_diagnostics, summary
 from .toolchain import RUNTIME, Clang, language_flags, machine_flags, run
@@ -67,11 +67,11 @@ def compile_kernel(
         written = Path(scratch) / "kernel.clcpp"
         built = Path(scratch) / "kernel.so"
         compiled = None
-        while compiled != rewritten:  # until clang finds no more copies to rewrite
+        while compiled != rewritten:  # until clang refuses nothing more that is legal Metal
             compiled = rewritten
             written.write_text(_number_files(compiled, source) + _ELEMENT_BYTES + _element_bytes(kernel))
             done = _compile(clang, mode, written, built)
-            rewritten = with_copies(compiled, done.stderr)
+            rewritten = repaired(compiled, _name_files(done.stderr, source))
         if done.returncode:
             messages = _name_files(done.stderr, source)
             diagnostics = parse_diagnostics(messages)
@@ -99,12 +99,6 @@ def _number_files(text: str, source: Source) -> str:
     for number, path in enumerate(source.files):
         text = text.replace(f'"{path}"', f'"metal:{number}"')
     return text
-
-
-def _name_files(messages: str, source: Source) -> str:
-    """The way back, in clang's messages."""
-    names = [str(path) for path in source.files]
-    return re.sub(r"^metal:(\d+):", lambda match: f"{names[int(match.group(1))]}:", messages, flags=re.MULTILINE)
 
 
 def _name_files(messages: str, source: Source) -> str:
@@ -170,7 +164,7 @@ def _threadgroup_names(declarations: Declarations) -> List[str]:
 
 def _flags(clang: Clang) -> List[str]:
     flags = [
-        *language_flags(generic=True),
+        *language_flags(run_time=True),
         "-w",
         "-O2",
         *machine_flags(),

@@ -52,11 +52,8 @@ class ThreadgroupVariable(NamedTuple):
     text: str
 
 
-def for_check(text: str, declarations: Declarations, generic: bool) -> Rewritten:
-    """generic: for the pass with a generic address space."""
+def for_check(text: str, declarations: Declarations) -> Rewritten:
     edits = _common_edits(text, declarations, limit=True)
-    if generic:
-        edits += member_edits(declarations.tokens)
     for constant in declarations.constants:
         edits.append(
             _replace(
@@ -77,7 +74,7 @@ def for_run(
 ) -> Rewritten:
     """constants: values as C++ text; a constant without value stays an undefined symbol, metal_unset_<name>."""
     tokens = declarations.tokens
-    edits = _common_edits(text, declarations) + member_edits(tokens)
+    edits = _common_edits(text, declarations)
     optional = {tokens[i + 2].text for i in range(len(tokens) - 2) if tokens[i].text == "is_function_constant_defined"}
     for constant in declarations.constants:
         edits.append(_replace(tokens, constant.start, constant.end, _definition(constant, constants, optional)))
@@ -132,7 +129,7 @@ def _definition(constant: Constant, values: Dict[str, str], optional) -> str:
 def _common_edits(text: str, declarations: Declarations, limit: bool = False) -> List[Edit]:
     tokens = declarations.tokens
     edits = comparison_edits(tokens) + function_edits(tokens) + constructor_edits(tokens)
-    edits += _thread_members(tokens) + _literals(tokens)
+    edits += member_edits(tokens) + _literals(tokens)
     number = 0
     for function in declarations.functions:
         if not function.kernel:
@@ -153,18 +150,6 @@ def _common_edits(text: str, declarations: Declarations, limit: bool = False) ->
             edits.append(_replace(tokens, variable.start, variable.end, variable.text + check))
             inside = (tokens[variable.start].start, tokens[variable.end].end)
             edits = [e for e in edits if e is edits[-1] or not inside[0] <= e.start < inside[1]]
-    return edits
-
-
-def _thread_members(tokens: List[Token]) -> List[Edit]:
-    """`thread` after a member function's parameters is what no qualifier means too, but clang cannot give temporaries
-    and members to functions that say so."""
-    edits = []
-    for i in range(2, len(tokens) - 1):
-        before = tokens[i - 2] if tokens[i - 1].text in ("const", "volatile") else tokens[i - 1]
-        after = tokens[i + 1].text
-        if tokens[i].text == "__private" and before.text == ")" and after in ("{", ";", ":", "const", "noexcept", "="):
-            edits.append(_replace(tokens, i, i, ""))
     return edits
 
 

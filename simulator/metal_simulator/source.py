@@ -163,10 +163,3 @@ def _column_of(file: str, line: int, text: str, nth: int) -> int:
         return 1
     same = [t for t in tokenise(lines[line - 1]) if t.text == text]
     return same[nth].start + 1 if nth < len(same) else 1
-
-
-def _lines(file: str) -> List[str]:
-    try:
-        return Path(file).read_text(errors="replace").split("\n")
-    except OSError:
-        return []

@@ -69,15 +69,14 @@ def _describe(path: str) -> Clang:
     return clang
 
 
-def language_flags(generic: bool) -> List[str]:
+def language_flags(run_time: bool) -> List[str]:
     """Flags for C++ for OpenCL as a stand-in for Metal.
 
-    generic: with a generic address space, an unqualified pointer may point anywhere (how kernels are compiled to run);
-    without, it is a `thread` pointer and nothing converts (how they are checked).
+    run_time: with variables at program scope, of which compiled kernels are made; the check rejects them.
     """
-    extensions = "-all,+cl_khr_fp16,+__cl_clang_function_pointers"
-    if generic:
-        extensions += ",+__opencl_c_generic_address_space,+__opencl_c_program_scope_global_variables"
+    extensions = "-all,+cl_khr_fp16,+__cl_clang_function_pointers,+__opencl_c_generic_address_space"
+    if run_time:
+        extensions += ",+__opencl_c_program_scope_global_variables"
     return [
         "-x",
         "clcpp",

@@ -79,13 +79,40 @@ METAL_FUNC constexpr T __convert(A a) {
 template <typename T>
 METAL_FUNC T __copy(const __constant T& object) { return *(const __private T*)(ulong)&object; }
 template <typename T>
-METAL_FUNC T __copy(const T& object) { return object; }
+METAL_FUNC __value_t<T> __copy(const T& object) { return object; }
 
-// reinterpret_cast to thread pointers and references, where the operand may be in the generic address space.
-template <typename T, typename A>
-METAL_FUNC constexpr T __reinterpret_pointer(A a) { return (T)a; }
-template <typename T, typename A>
-METAL_FUNC constexpr T __reinterpret_reference(A& a) { return (T)a; }
+// What repairs.py puts around operands that clang refuses.
+template <typename T>
+struct __temporary {  // a value that a `thread T&` can name until the end of the expression
+  T value;
+  METAL_FUNC thread T& get() const { return *(thread T*)(ulong)&value; }
+};
+template <typename T>
+METAL_FUNC __temporary<T> __lasting(T value) { return {value}; }
+template <typename T>
+METAL_FUNC auto __integer(T value) {
+  if constexpr (__is_class(T)) return long(value);
+  else return value;
+}
+template <typename T> struct __scalar_operand { T value; };
+template <typename T>
+METAL_FUNC auto __operand(T value) {
+  if constexpr (__is_vector<T>::value) return value;
+  else return __scalar_operand<T>{value};
+}
+#define __METAL_SCALAR_OPERAND(op)                                                                            \
+  template <typename T, int N, typename S>                                                                    \
+  METAL_FUNC auto operator op(vec<T, N> v, __scalar_operand<S> s) { return v op vec<T, N>(T(s.value)); }      \
+  template <typename T, int N, typename S>                                                                    \
+  METAL_FUNC auto operator op(__scalar_operand<S> s, vec<T, N> v) { return vec<T, N>(T(s.value)) op v; }
+__METAL_SCALAR_OPERAND(+) __METAL_SCALAR_OPERAND(-) __METAL_SCALAR_OPERAND(*) __METAL_SCALAR_OPERAND(/)
+__METAL_SCALAR_OPERAND(%) __METAL_SCALAR_OPERAND(&) __METAL_SCALAR_OPERAND(|) __METAL_SCALAR_OPERAND(^)
+__METAL_SCALAR_OPERAND(<<) __METAL_SCALAR_OPERAND(>>) __METAL_SCALAR_OPERAND(<) __METAL_SCALAR_OPERAND(>)
+__METAL_SCALAR_OPERAND(<=) __METAL_SCALAR_OPERAND(>=) __METAL_SCALAR_OPERAND(==) __METAL_SCALAR_OPERAND(!=)
+#define __METAL_SCALAR_ASSIGN(op)                                                                             \
+  template <typename T, int N, typename S>                                                                    \
+  METAL_FUNC auto operator op##=(thread vec<T, N>& v, __scalar_operand<S> s) { return v op##= vec<T, N>(T(s.value)); }
+__METAL_SCALAR_ASSIGN(+) __METAL_SCALAR_ASSIGN(-) __METAL_SCALAR_ASSIGN(*) __METAL_SCALAR_ASSIGN(/)
 
 // (float4) x is written __cast<float4>() ->* x, an operator that binds almost as tightly as a cast.
 template <typename T> struct __cast {};

@@ -30,6 +30,7 @@ METAL_FUNC uint __metal_get_thread_index_in_simdgroup(uint) { return metal_lane(
 #define __METAL_INTERNAL(name)                                            \
   template <typename... T> METAL_FUNC auto __metal_##name(T... arguments) { return name(arguments...); }
 __METAL_INTERNAL(simd_sum) __METAL_INTERNAL(simd_product) __METAL_INTERNAL(simd_min) __METAL_INTERNAL(simd_max)
+METAL_FUNC float __metal_simd_xor(float x) { return as_type<float>(simd_xor(as_type<uint>(x))); }
 __METAL_INTERNAL(simd_and) __METAL_INTERNAL(simd_or) __METAL_INTERNAL(simd_xor)
 __METAL_INTERNAL(simd_prefix_inclusive_sum) __METAL_INTERNAL(simd_prefix_exclusive_sum)
 __METAL_INTERNAL(simd_prefix_inclusive_product) __METAL_INTERNAL(simd_prefix_exclusive_product)

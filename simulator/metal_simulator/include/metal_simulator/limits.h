@@ -13,7 +13,6 @@ template <typename T> struct numeric_limits { static constexpr __constant bool i
     static constexpr T lowest() { return T(least); }                        \
   };
 __METAL_INTEGER_LIMITS(char, -128, 127)
-__METAL_INTEGER_LIMITS(int8_t, -128, 127)
 __METAL_INTEGER_LIMITS(uchar, 0, 255)
 __METAL_INTEGER_LIMITS(short, -32768, 32767)
 __METAL_INTEGER_LIMITS(ushort, 0, 65535)

@@ -108,6 +108,10 @@ __METAL_SIGNS(long, ulong)
 template <typename T> using make_signed_t = typename make_signed<T>::type;
 template <typename T> using make_unsigned_t = typename make_unsigned<T>::type;
 
+// A promise that all threads have the same value; nothing here depends on it.
+template <typename T> using uniform = T;
+template <typename T> METAL_FUNC constexpr T make_uniform(T value) { return value; }
+
 template <typename T> T declval();
 template <typename R, typename... A> R __some_function(A...);
 template <typename R, typename... A> using __function_pointer = decltype(&__some_function<R, A...>);

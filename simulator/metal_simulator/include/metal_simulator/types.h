@@ -5,7 +5,7 @@
 #define METAL_FUNC inline __attribute__((always_inline))
 #define METAL_INTERNAL inline __attribute__((always_inline))
 #define device __global
-#define constant __constant
+#define constant __constant const  // a pointer or reference to constant memory needs no const of its own
 #define threadgroup __local
 #define thread __private
 #define coherent(scope)
@@ -27,7 +27,7 @@ typedef unsigned char uchar;
 typedef unsigned short ushort;
 typedef unsigned int uint;
 typedef unsigned long ulong;
-typedef signed char int8_t;
+typedef char int8_t;
 typedef unsigned char uint8_t;
 typedef short int16_t;
 typedef unsigned short uint16_t;
