@@ -10,8 +10,8 @@ from . import cache
 from .declarations import read_declarations
 from .errors import Diagnostic
 from .lint import lint
-from .repairs import repairable
-from .rewrite import Rewritten, for_check
+from .repairs import repairable, repaired
+from .rewrite import THREADGROUP_LIMIT_MESSAGE, Rewritten, for_check
 from .source import MARKER, Source, metal_words, parse_message, preprocess, user_column, user_tokens
 from .syntax_tree import tree_findings
 from .toolchain import INCLUDE, Clang, language_flags, run
@@ -32,8 +32,12 @@ def _check(clang: Clang, source: Source) -> List[Diagnostic]:
     text = preprocess(clang, source, run_time=False)
     declarations = read_declarations(user_tokens(text))
     rewritten = for_check(text, declarations)
-    errors, tree = _run_clang(clang, rewritten.text)
-    messages = _clang_errors(errors) + tree_findings(tree, [str(path) for path in source.files])
+    first, tree = _run_clang(clang, rewritten.text)
+    text, last, before = repaired(rewritten.text, first), first, rewritten.text
+    while text != before:  # legal Metal that clang refuses is put differently, to see what is left
+        last, tree = _run_clang(clang, text)
+        text, before = repaired(text, last), text
+    messages = _clang_errors(last) + tree_findings(tree, [str(path) for path in source.files])
     return _ordered(lint(source, declarations) + list(map(_Places(rewritten).to_user, messages)))
 
 
@@ -65,6 +69,7 @@ def _clang_errors(stderr: str) -> List[Diagnostic]:
             continue
         file, row, column, severity, text = message
         if severity == "error":
+            severity = "warning" if THREADGROUP_LIMIT_MESSAGE in text else severity  # it compiles, but never runs
             found.append(Diagnostic(file, row, column, severity, metal_words(text)))
             texts.append([text])
         elif severity == "note" and found:

@@ -35,6 +35,9 @@ POSITIONS = {
 }
 
 
+THREADGROUP_LIMIT_MESSAGE = "more than 32768 bytes of threadgroup memory"
+
+
 class Rewritten(NamedTuple):
     """The text for clang, the text before, and the edits between them (for columns of diagnostics)."""
 
@@ -129,7 +132,7 @@ def _definition(constant: Constant, values: Dict[str, str], optional) -> str:
 def _common_edits(text: str, declarations: Declarations, limit: bool = False) -> List[Edit]:
     tokens = declarations.tokens
     edits = comparison_edits(tokens) + function_edits(tokens) + constructor_edits(tokens)
-    edits += member_edits(tokens) + _literals(tokens)
+    edits += member_edits(tokens) + _literals(tokens) + _redeclarations(declarations)
     number = 0
     for function in declarations.functions:
         if not function.kernel:
@@ -167,6 +170,17 @@ def _literals(tokens: List[Token]) -> List[Edit]:
     return edits
 
 
+def _redeclarations(declarations: Declarations) -> List[Edit]:
+    """`constant constexpr T S::x[N];`, once needed for static members: it says nothing new, and clang refuses it."""
+    tokens, edits = declarations.tokens, []
+    for start, end, _ in declarations.statements:
+        words = [t.text for t in tokens[start : end + 1]]
+        if "__constant" in words and "::" in words and "constexpr" in words and words[-1] == ";":
+            if not {"=", "(", "{", "using", "template"} & set(words):
+                edits.append(_replace(tokens, start, end, ""))
+    return edits
+
+
 def _blocks(tokens: List[Token], start: int, index: int) -> List[int]:
     """Opening braces of the blocks around a token, outermost first."""
     found: List[int] = []
@@ -184,7 +198,7 @@ def _limit(variable: ThreadgroupVariable, total: str) -> Tuple[str, str]:
     sizes = " + ".join([total] * bool(total) + [f"sizeof({n.text})" for n in variable.names])
     return name, (
         f"constexpr ulong {name} = {sizes}; "
-        f'static_assert({name} <= 32768, "more than 32768 bytes of threadgroup memory");'
+        f'static_assert({name} <= 32768, "{THREADGROUP_LIMIT_MESSAGE}");'
     )
 
 
@@ -231,7 +245,7 @@ def threadgroup_variable_at(tokens: List[Token], i: int, number: int = 0) -> Opt
 
 
 def _variable(tokens: List[Token], start: int, space: int, end: int, alignment: str, number: int):
-    declarators = split(tokens[space + 1 : end])
+    declarators = [without_zeros(part) for part in split(tokens[space + 1 : end])]
     if any(t.text in ("*", "&", "=", "{") for part in declarators for t in _outside(part)):
         return None
     base: List[Token] = []
@@ -248,6 +262,14 @@ def _variable(tokens: List[Token], start: int, space: int, end: int, alignment: 
         )
         names.append(name)
     return ThreadgroupVariable(start, end, tuple(names), text)
+
+
+def without_zeros(declarator: List[Token]) -> List[Token]:
+    """A declarator without `= {0}` or `= {}`, which compiles for threadgroup variables, but which nobody runs."""
+    words = [t.text for t in declarator]
+    if "=" in words and words[words.index("=") + 1 :] in (["{", "}"], ["{", "0", "}"]):
+        return declarator[: words.index("=")]
+    return declarator
 
 
 def _outside(part: List[Token]) -> List[Token]:

@@ -11,6 +11,8 @@ from .errors import CompileError, Diagnostic
 from .tokens import Token, tokenise
 from .toolchain import INCLUDE, Clang, language_flags, run
 
+# What Metal's compiler knows without any #include.
+PRELUDE = ["-include", str(INCLUDE / "metal_simulator" / "language.h")]
 _INCLUDE_LINE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*(?:"([^"\n]+)"|<([^>\n]+)>)', re.MULTILINE)
 
 
@@ -62,7 +64,7 @@ def preprocess(clang: Clang, source: Source, run_time: bool) -> str:
     """Preprocessed text with line markers. Raises CompileError with clang's own diagnostics."""
     folders = [f"-I{folder}" for folder in source.include]
     defines = ["-DMETAL_SIMULATOR_RUN"] if run_time else []
-    done = run([clang.path, *language_flags(run_time), *defines, *folders, "-w", "-E", str(source.path)])
+    done = run([clang.path, *language_flags(run_time), *defines, *folders, *PRELUDE, "-w", "-E", str(source.path)])
     if done.returncode:
         diagnostics = parse_diagnostics(done.stderr)
         raise CompileError(summary("does not preprocess", source, diagnostics, done.stderr), diagnostics)

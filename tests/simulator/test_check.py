@@ -37,8 +37,8 @@ def test_mistakes_are_found(written, title):
 
 
 def test_non_ascii_source(written):
-    found = written("// \u00e9t\u00e9\n").check()
-    assert [(d.line, d.column) for d in found] == [(3, 4)] and "non-ASCII" in found[0].message
+    found = written("// \u00e9t\u00e9\nconstant int x\u00e9 = 1;\n").check()
+    assert [(d.line, d.column) for d in found if "non-ASCII" in d.message] == [(4, 15)]
 
 
 def test_columns_are_the_users(written):

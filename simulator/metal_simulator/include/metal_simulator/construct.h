@@ -8,6 +8,7 @@ struct __constructor {
   template <typename A>
   static METAL_FUNC constexpr T make(A a) {
     if constexpr (__is_same(T, bfloat) && __is_same(A, half)) return static_cast<bfloat>(float(a));
+    else if constexpr (__is_same(T, half) && __is_same(A, bfloat)) return static_cast<half>(float(a));
     else return static_cast<T>(a);
   }
   static METAL_FUNC constexpr T make() { return T(); }
@@ -77,7 +78,7 @@ METAL_FUNC constexpr T __convert(A a) {
 
 // A copy of an object in constant memory; every address space is the same memory on this machine.
 template <typename T>
-METAL_FUNC T __copy(const __constant T& object) { return *(const __private T*)(ulong)&object; }
+METAL_FUNC constexpr T __copy(const __constant T& object) { return __builtin_bit_cast(T, object); }
 template <typename T>
 METAL_FUNC __value_t<T> __copy(const T& object) { return object; }
 
