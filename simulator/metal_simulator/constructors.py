@@ -146,7 +146,7 @@ def _named(tokens: List[Token], i: int, vector: bool) -> List[Edit]:
     token, before = tokens[i], tokens[i - 1]
     after = tokens[i + 1] if i + 1 < len(tokens) else token
     qualified = before.text == "::" and i >= 2 and tokens[i - 2].text == "metal"
-    if vector and before.text == "(" and after.text == ")" and _is_cast(tokens, i - 1, i + 1):
+    if before.text == "(" and after.text == ")" and _is_cast(tokens, i - 1, i + 1):
         return [Edit(before.start, after.end, f"::metal::__cast<{token.text}>() ->* ")]
     if after.text != "(" or _is_declarator(tokens, i + 1):
         return []

@@ -43,18 +43,20 @@ def member_edits(tokens: List[Token]) -> List[Edit]:
 
 def _class(tokens: List[Token], i: int) -> Tuple[str, Optional[int]]:
     """Name of the class whose keyword is token i, and the index of its body's brace if it has one."""
-    k, name = i + 1, ""
+    k, name, derived = i + 1, "", False
     while k < len(tokens) and tokens[k].text not in ("{", ";", "(", ">", "=", ",", ")"):
         if tokens[k].text == "<":
             k = max(matching_angle(tokens, k), k)
         elif tokens[k].text in ("[", "alignas", "__attribute__"):
             k = matching(tokens, k if tokens[k].text == "[" else k + 1)
         elif tokens[k].text == ":":
+            derived = True
             k = next((j for j in range(k, len(tokens)) if tokens[j].text in ("{", ";")), len(tokens)) - 1
         elif tokens[k].kind == "identifier" and not name:
             name = tokens[k].text
         k += 1
-    return name, k if k < len(tokens) and tokens[k].text == "{" else None
+    variable = tokens[k - 1].kind == "identifier" and tokens[k - 1].text not in (name, "final") and not derived
+    return name, k if k < len(tokens) and tokens[k].text == "{" and not variable else None
 
 
 def _members(tokens: List[Token], owner: str, start: int, end: int) -> Iterator[_Member]:
@@ -74,7 +76,8 @@ def _members(tokens: List[Token], owner: str, start: int, end: int) -> Iterator[
         elif text == "(":
             words = [t.text for t in tokens[first:i]]
             close = matching(tokens, i)
-            if words and words[0] not in _NOT_FUNCTIONS and ("=" not in words or "operator" in words):
+            declarator = tokens[i + 1].text in ("&", "*")  # T (&rows)[4]
+            if words and not declarator and words[0] not in _NOT_FUNCTIONS and ("=" not in words or "operator" in words):
                 yield _Member(tokens[i - 1].text, _kind(tokens[first:i], owner), close)
             i = _declaration_end(tokens, close, end)
             first = i + 1

@@ -94,7 +94,7 @@ def _repair(message: str, notes: Tuple[str, ...]) -> Optional[Repair]:
         if pattern.search(message):
             return repair
     for pattern, repair in _NOTES:
-        if message.startswith("no matching") and any(pattern.search(note) for note in notes):
+        if any(pattern.search(note) for note in notes):
             return repair
     return None
 
@@ -162,7 +162,7 @@ def _arguments(text: str, at: int) -> List[Tuple[int, int]]:
 
 def _object(text: str, refusal: _Refusal) -> Iterator[Edit]:
     """A temporary whose member function is called."""
-    begin, end = refusal.ranges[-1]
+    begin, end = refusal.ranges[0]
     yield Edit(begin, end, f"::metal::__lasting({text[begin:end]}).get()")
 
 
@@ -186,4 +186,8 @@ _MESSAGES: List[Tuple["re.Pattern[str]", Repair]] = [
         _temporary,
     ),
 ]
-_NOTES: List[Tuple["re.Pattern[str]", Repair]] = [(_UNBOUND, _temporary_argument), (_LIST, _lists)]
+_NOTES: List[Tuple["re.Pattern[str]", Repair]] = [
+    (_UNBOUND, _temporary_argument),
+    (_LIST, _lists),
+    (re.compile(r"'this' object is in default address space, but method expects object in"), _object),
+]

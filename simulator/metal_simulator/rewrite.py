@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Callable, Dict, List, NamedTuple, Optional, Set, Tuple
 
 from .comparisons import comparison_edits
@@ -35,6 +36,7 @@ POSITIONS = {
 }
 
 
+_PLAIN_FLOAT = re.compile(r"(?=.*[.ep])(?:0x[\da-f.]+p|[\d.']+(?:e|$))[+-]?\d*")
 THREADGROUP_LIMIT_MESSAGE = "more than 32768 bytes of threadgroup memory"
 
 
@@ -165,7 +167,7 @@ def _literals(tokens: List[Token]) -> List[Edit]:
             continue
         if text.endswith("bf"):
             edits.append(Edit(token.start, token.end, f"bfloat({token.text[:-2]}f)"))
-        elif ("." in text or "e" in text or "p" in text) and text[-1] not in "fhl":
+        elif _PLAIN_FLOAT.fullmatch(text):
             edits.append(Edit(token.end, token.end, "f"))
     return edits
 

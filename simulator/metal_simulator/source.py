@@ -11,6 +11,8 @@ from .errors import CompileError, Diagnostic
 from .tokens import Token, tokenise
 from .toolchain import INCLUDE, Clang, language_flags, run
 
+# A macro in a pragma is not expanded yet, and its definition is gone.
+_COUNTED_LOOP = re.compile(r"^([ \t]*#[ \t]*pragma (?:unroll|clang loop unroll))(?:_count)?[ \t]*\(.*[A-Z_]{2}.*\)", re.MULTILINE)
 # What Metal's compiler knows without any #include.
 PRELUDE = ["-include", str(INCLUDE / "metal_simulator" / "language.h")]
 _INCLUDE_LINE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*(?:"([^"\n]+)"|<([^>\n]+)>)', re.MULTILINE)
@@ -68,7 +70,7 @@ def preprocess(clang: Clang, source: Source, run_time: bool) -> str:
     if done.returncode:
         diagnostics = parse_diagnostics(done.stderr)
         raise CompileError(summary("does not preprocess", source, diagnostics, done.stderr), diagnostics)
-    return done.stdout
+    return _COUNTED_LOOP.sub(r"\1", done.stdout)
 
 
 def user_tokens(text: str) -> List[Token]:

@@ -95,7 +95,10 @@ METAL_FUNC auto __integer(T value) {
   if constexpr (__is_class(T)) return long(value);
   else return value;
 }
-template <typename T> struct __scalar_operand { T value; };
+template <typename T> struct __scalar_operand {
+  T value;
+  template <typename U, int N> METAL_FUNC operator vec<U, N>() const { return vec<U, N>(U(value)); }
+};
 template <typename T>
 METAL_FUNC auto __operand(T value) {
   if constexpr (__is_vector<T>::value) return value;
@@ -118,7 +121,10 @@ __METAL_SCALAR_ASSIGN(+) __METAL_SCALAR_ASSIGN(-) __METAL_SCALAR_ASSIGN(*) __MET
 // (float4) x is written __cast<float4>() ->* x, an operator that binds almost as tightly as a cast.
 template <typename T> struct __cast {};
 template <typename T, typename A>
-METAL_FUNC T operator->*(__cast<T>, A a) { return __construct<T>(a); }
+METAL_FUNC T operator->*(__cast<T>, A a) {
+  if constexpr (__is_pointer(T)) return (T)a;
+  else return __construct<T>(a);
+}
 template <typename T> struct __negated_cast {};
 template <typename T> METAL_FUNC __negated_cast<T> operator-(__cast<T>) { return {}; }
 template <typename T, typename A>

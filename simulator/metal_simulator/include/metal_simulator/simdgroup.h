@@ -36,6 +36,9 @@ __METAL_INTEGER_SUM(int) __METAL_INTEGER_SUM(uint)
 // that a kernel may add overloads of its own.
 template <typename T>
 using __no_simd = enable_if_t<__is_same(T, bfloat) || __is_same(T, long) || __is_same(T, ulong) || __is_same(T, bool), T>;
+template <typename T>
+struct __is_valid_simdgroup_type
+    : bool_constant<is_arithmetic<typename __is_vector<T>::scalar>::value && sizeof(typename __is_vector<T>::scalar) <= 4 && !__is_same(T, bfloat) && !__is_same(T, bool)> {};
 #define __METAL_NO_BFLOAT(name) template <typename T> __no_simd<T> name(T) = delete;
 __METAL_REDUCE_ARITHMETIC(simd_sum, __SUM)
 __METAL_REDUCE_ARITHMETIC(simd_product, __PRODUCT)

@@ -85,6 +85,9 @@ using ::size_t;
 using ::ptrdiff_t;
 }  // namespace metal
 
+#ifndef assert
+#define assert(condition) ((void)0)
+#endif
 #define INFINITY __builtin_inff()
 #define NAN __builtin_nanf("")
 #define HUGE_VALF __builtin_inff()
