@@ -109,6 +109,14 @@ def _wrapped(function: str, first: int = 0) -> Repair:
     return repair
 
 
+def _scalar(text: str, refusal: _Refusal) -> Iterator[Edit]:
+    """The operand that is no vector: the message has their types in order."""
+    kinds = refusal.message.split("(", 1)[1].split(" and ")
+    for kind, (begin, end) in zip(kinds, refusal.ranges):
+        if "vec" not in kind:
+            yield Edit(begin, end, f"::metal::__operand({text[begin:end]})")
+
+
 def _temporary(text: str, refusal: _Refusal) -> Iterator[Edit]:
     kind = re.search(r"type '(?:const )?__private ([^']*?)&?'", refusal.message).group(1)
     begin, end = refusal.ranges[-1]
@@ -171,7 +179,7 @@ _UNBOUND = re.compile(
 )
 _LIST = re.compile(r"cannot convert initializer list argument to '[^']*' \(vector of (\d+) '(\w+)' values\)")
 _MESSAGES: List[Tuple["re.Pattern[str]", Repair]] = [
-    (re.compile(r"scalar operand type has greater rank than the type of the vector element"), _wrapped("__operand")),
+    (re.compile(r"scalar operand type has greater rank than the type of the vector element"), _scalar),
     (re.compile(r"incompatible operand types \('.*__(?:global|local|constant|private) .*'"), _wrapped("__copy")),
     (re.compile(r"conditional expression is ambiguous; '.*__(?:global|local|constant|private) "), _wrapped("__copy")),
     (re.compile(r"cannot initialize object parameter of type '(?:const )?__private .*' with an expression of type '(?!.*__)"), _object),

@@ -97,13 +97,11 @@ METAL_FUNC auto __integer(T value) {
 }
 template <typename T> struct __scalar_operand {
   T value;
+  METAL_FUNC operator T() const { return value; }
   template <typename U, int N> METAL_FUNC operator vec<U, N>() const { return vec<U, N>(U(value)); }
 };
 template <typename T>
-METAL_FUNC auto __operand(T value) {
-  if constexpr (__is_vector<T>::value) return value;
-  else return __scalar_operand<T>{value};
-}
+METAL_FUNC __scalar_operand<T> __operand(T value) { return {value}; }
 #define __METAL_SCALAR_OPERAND(op)                                                                            \
   template <typename T, int N, typename S>                                                                    \
   METAL_FUNC auto operator op(vec<T, N> v, __scalar_operand<S> s) { return v op vec<T, N>(T(s.value)); }      \
@@ -113,9 +111,11 @@ __METAL_SCALAR_OPERAND(+) __METAL_SCALAR_OPERAND(-) __METAL_SCALAR_OPERAND(*) __
 __METAL_SCALAR_OPERAND(%) __METAL_SCALAR_OPERAND(&) __METAL_SCALAR_OPERAND(|) __METAL_SCALAR_OPERAND(^)
 __METAL_SCALAR_OPERAND(<<) __METAL_SCALAR_OPERAND(>>) __METAL_SCALAR_OPERAND(<) __METAL_SCALAR_OPERAND(>)
 __METAL_SCALAR_OPERAND(<=) __METAL_SCALAR_OPERAND(>=) __METAL_SCALAR_OPERAND(==) __METAL_SCALAR_OPERAND(!=)
-#define __METAL_SCALAR_ASSIGN(op)                                                                             \
+#define __METAL_SCALAR_ASSIGN_IN(op, space)                                                                   \
   template <typename T, int N, typename S>                                                                    \
-  METAL_FUNC auto operator op##=(thread vec<T, N>& v, __scalar_operand<S> s) { return v op##= vec<T, N>(T(s.value)); }
+  METAL_FUNC void operator op##=(space vec<T, N>& v, __scalar_operand<S> s) { v = v op vec<T, N>(T(s.value)); }
+#define __METAL_SCALAR_ASSIGN(op)                                                                             \
+  __METAL_SCALAR_ASSIGN_IN(op, thread) __METAL_SCALAR_ASSIGN_IN(op, device) __METAL_SCALAR_ASSIGN_IN(op, threadgroup)
 __METAL_SCALAR_ASSIGN(+) __METAL_SCALAR_ASSIGN(-) __METAL_SCALAR_ASSIGN(*) __METAL_SCALAR_ASSIGN(/)
 
 // (float4) x is written __cast<float4>() ->* x, an operator that binds almost as tightly as a cast.

@@ -34,11 +34,14 @@ __METAL_INTEGER_SUM(int) __METAL_INTEGER_SUM(uint)
   __METAL_REDUCE(name, kind, uint, 2, ulong(x))
 // Apple's compiler has no SIMD-group functions on these; without the deleted overloads they would convert. Templates, so
 // that a kernel may add overloads of its own.
-template <typename T>
-using __no_simd = enable_if_t<__is_same(T, bfloat) || __is_same(T, long) || __is_same(T, ulong) || __is_same(T, bool), T>;
+template <typename T> struct __has_no_simd : __is_bfloat<T> {};
+template <> struct __has_no_simd<long> : true_type {};
+template <> struct __has_no_simd<ulong> : true_type {};
+template <> struct __has_no_simd<bool> : true_type {};
+template <typename T> using __no_simd = enable_if_t<__has_no_simd<T>::value, T>;
 template <typename T>
 struct __is_valid_simdgroup_type
-    : bool_constant<is_arithmetic<typename __is_vector<T>::scalar>::value && sizeof(typename __is_vector<T>::scalar) <= 4 && !__is_same(T, bfloat) && !__is_same(T, bool)> {};
+    : bool_constant<is_arithmetic<typename __is_vector<T>::scalar>::value && !__has_no_simd<typename __is_vector<T>::scalar>::value> {};
 #define __METAL_NO_BFLOAT(name) template <typename T> __no_simd<T> name(T) = delete;
 __METAL_REDUCE_ARITHMETIC(simd_sum, __SUM)
 __METAL_REDUCE_ARITHMETIC(simd_product, __PRODUCT)

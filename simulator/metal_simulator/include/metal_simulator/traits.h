@@ -50,7 +50,10 @@ template <typename... B> using _disjunction = bool_constant<(B::value || ...)>;
 template <typename... B> using _conjunction = bool_constant<(B::value && ...)>;
 template <typename B> using _negation = bool_constant<!B::value>;
 template <typename T> struct type_identity { using type = T; };
-template <typename T> using __float_of_bfloat = enable_if_t<__is_same(T, bfloat), float>;
+// Classes, for clang 17 cannot mangle __is_same in a signature.
+template <typename T> struct __is_bfloat : false_type {};
+template <> struct __is_bfloat<bfloat> : true_type {};
+template <typename T> using __float_of_bfloat = enable_if_t<__is_bfloat<T>::value, float>;
 
 template <typename T> struct __is_float : false_type {};
 template <> struct __is_float<float> : true_type {};
