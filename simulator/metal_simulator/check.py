@@ -16,6 +16,7 @@ from .source import MARKER, Source, metal_words, parse_message, preprocess, user
 from .syntax_tree import tree_findings
 from .toolchain import INCLUDE, Clang, language_flags, run
 
+
 def check(clang: Clang, source: Source, digest: str) -> List[Diagnostic]:
     """See Library.check; digest: of the source. Raises CompileError when the file does not even preprocess."""
     name = "check-" + cache.key(clang.version, digest)
@@ -77,7 +78,9 @@ def _clang_errors(stderr: str) -> List[Diagnostic]:
             if found[-1].file.startswith(str(INCLUDE)) and "requested here" in text:
                 found[-1] = found[-1]._replace(file=file, line=row, column=column)  # blame the caller of our header
     # An unqualified pointer shows in the syntax tree, where it is told in Metal's words.
-    return [d for d, (text, *notes) in zip(found, texts) if "__generic" not in text and not repairable(text, tuple(notes))]
+    return [
+        d for d, (text, *notes) in zip(found, texts) if "__generic" not in text and not repairable(text, tuple(notes))
+    ]
 
 
 class _Line(NamedTuple):

@@ -75,7 +75,10 @@ def compile_kernel(
         if done.returncode:
             messages = _name_files(done.stderr, source)
             diagnostics = parse_diagnostics(messages)
-            raise CompileError(summary("does not compile", source, diagnostics, messages), diagnostics)
+            problem = summary("does not compile", source, diagnostics, messages)
+            if clang.major < 17 and "bfloat" in problem:
+                problem += "\nclang 16 has no arithmetic on bfloat: use clang 17 or newer"
+            raise CompileError(problem, diagnostics)
         counted = counting.build(clang, built) if mode == "count" else {}
         binary = built.read_bytes()
     unset = sorted({m.decode() for m in re.findall(rb"metal_unset_(\w+)\x00", binary)})
@@ -117,7 +120,7 @@ def _compile(clang: Clang, mode: str, written: Path, built: Path):
     if done.returncode:
         return done
     middle.write_text(checking.edited(middle.read_text(), mode == "nan"))
-    finish = ["-x", "ir", "-O2", *machine_flags(), "-fPIC", "-fno-plt", "-w", "-shared", "-lm"]
+    finish = ["-x", "ir", "-O2", *machine_flags(clang.major), "-fPIC", "-fno-plt", "-w", "-shared", "-lm"]
     finish += ["-Xclang", "-disable-llvm-passes"]
     return run([clang.path, *finish, str(middle), "-o", str(built)])
 
@@ -151,7 +154,7 @@ def _element_bytes(kernel: Tuple[Function, Instantiation]) -> str:
     name = f"::{function.qualified}" + (f"<{instantiation.arguments}>" if instantiation else "")
     return (
         'extern "C" __attribute__((no_sanitize("thread")))\n'  # the host calls it
-        f'uint metal_element_bytes(uint i) {{ return metal::__parameters<decltype({name})>::bytes(i); }}\n'
+        f"uint metal_element_bytes(uint i) {{ return metal::__parameters<decltype({name})>::bytes(i); }}\n"
         'extern "C" ulong metal_threadgroup_start(void) { return (ulong)metal::__start_metal_threadgroup; }\n'
     )
 
@@ -167,7 +170,7 @@ def _flags(clang: Clang) -> List[str]:
         *language_flags(run_time=True),
         "-w",
         "-O2",
-        *machine_flags(),
+        *machine_flags(clang.major),
         "-fPIC",
         "-fno-plt",  # a thread that is stopped in a stub would have no source line
         "-ffp-contract=on",

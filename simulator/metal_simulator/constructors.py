@@ -200,6 +200,10 @@ def _vec(tokens: List[Token], i: int) -> List[Edit]:
 def _static_cast(tokens: List[Token], i: int) -> List[Edit]:
     close = matching_angle(tokens, i + 1)
     target = tokens[i + 2 : close] if close > 0 else []
-    if not target or any(t.text in ("*", "&") for t in target) or all(t.text in _BUILTIN - {"bfloat"} for t in target):
+    if (
+        not target
+        or any(t.text in ("*", "&") for t in target)
+        or all(t.text in _BUILTIN - {"bfloat", "half"} for t in target)
+    ):
         return []
     return [Edit(tokens[i].start, tokens[i].end, "::metal::__convert")]

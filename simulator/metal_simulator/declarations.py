@@ -235,7 +235,9 @@ def _instantiation(
     name = "".join(t.text for t in tokens[first:opening])
     arguments = spell(tokens[found[0] + 1 : found[1]]) if found else _deduced(tokens, opening, name, functions)
     if arguments is None:
-        raise CompileError(_at(tokens[start], f"the template arguments of {name} do not follow from this instantiation"))
+        raise CompileError(
+            _at(tokens[start], f"the template arguments of {name} do not follow from this instantiation")
+        )
     host = string_value(list(attributes["host_name"].arguments)) if "host_name" in attributes else name
     return Instantiation(host, name, scope, arguments, start, end, tokens[start])
 

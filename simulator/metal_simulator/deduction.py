@@ -1,4 +1,4 @@
-"""Template arguments of an explicit instantiation that gives only its signature: `template [[kernel]] void f(device float*)`."""
+"""Template arguments of an explicit instantiation that gives only its signature: `template void f(device float*);`."""
 
 from __future__ import annotations
 

@@ -273,7 +273,9 @@ def _calls(declarations: Declarations) -> Iterator[Report]:
     spaces = {space for f in declarations.functions for space in f.scope.split("::")}
     for function in declarations.functions:
         for i in range(function.body, function.end):
-            member = tokens[i - 1].text == "::" and tokens[i - 2].text not in spaces and tokens[i - 2].kind == "identifier"
+            member = (
+                tokens[i - 1].text == "::" and tokens[i - 2].text not in spaces and tokens[i - 2].kind == "identifier"
+            )
             if tokens[i].text in names and not member and tokens[i - 2].text != ">" and _is_call(tokens, i):
                 yield tokens[i], "error", f"kernel {tokens[i].text} is called; a kernel can only be launched"
 

@@ -1,8 +1,8 @@
 """Member functions: in Metal `this` is a thread pointer unless the function says otherwise.
 
-To clang it is a generic pointer then, which binds to no `thread` parameter; so `thread` is written out. Constructors and
-conversions are the other way around: clang gives temporaries and members to those that say nothing, so theirs is taken
-away.
+To clang it is a generic pointer then, which binds to no `thread` parameter; so `thread` is written out. Constructors
+and conversions are the other way around: clang gives temporaries and members to those that say nothing, so theirs is
+taken away.
 """
 
 from __future__ import annotations
@@ -77,7 +77,12 @@ def _members(tokens: List[Token], owner: str, start: int, end: int) -> Iterator[
             words = [t.text for t in tokens[first:i]]
             close = matching(tokens, i)
             declarator = tokens[i + 1].text in ("&", "*")  # T (&rows)[4]
-            if words and not declarator and words[0] not in _NOT_FUNCTIONS and ("=" not in words or "operator" in words):
+            if (
+                words
+                and not declarator
+                and words[0] not in _NOT_FUNCTIONS
+                and ("=" not in words or "operator" in words)
+            ):
                 yield _Member(tokens[i - 1].text, _kind(tokens[first:i], owner), close)
             i = _declaration_end(tokens, close, end)
             first = i + 1

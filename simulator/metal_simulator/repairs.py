@@ -32,7 +32,7 @@ def repairable(message: str, notes: Tuple[str, ...]) -> bool:
 
 
 def repaired(text: str, stderr: str) -> str:
-    """`text` with everything put differently that clang's messages about it name; the same text when there is nothing."""
+    """`text` with everything put differently that clang's messages name; the same text when there is nothing."""
     edits: Dict[Tuple[int, int], Edit] = {}
     for refusal in _refusals(text, stderr):
         repair = _repair(refusal.message, refusal.notes)
@@ -137,7 +137,7 @@ def _temporary_argument(text: str, refusal: _Refusal) -> Iterator[Edit]:
 def _lists(text: str, refusal: _Refusal) -> Iterator[Edit]:
     """Arguments in braces for parameters that are vectors."""
     kind, count = next(_LIST.search(note).groups() for note in refusal.notes if _LIST.search(note))[::-1]
-    for begin, end in _arguments(text, refusal.at):
+    for begin, _ in _arguments(text, refusal.at):
         if text[begin] == "{":
             yield Edit(begin, begin, f"::metal::vec<{kind}, {count}>")
 
@@ -182,9 +182,17 @@ _MESSAGES: List[Tuple["re.Pattern[str]", Repair]] = [
     (re.compile(r"scalar operand type has greater rank than the type of the vector element"), _scalar),
     (re.compile(r"incompatible operand types \('.*__(?:global|local|constant|private) .*'"), _wrapped("__copy")),
     (re.compile(r"conditional expression is ambiguous; '.*__(?:global|local|constant|private) "), _wrapped("__copy")),
-    (re.compile(r"cannot initialize object parameter of type '(?:const )?__private .*' with an expression of type '(?!.*__)"), _object),
+    (
+        re.compile(
+            r"cannot initialize object parameter of type '(?:const )?__private .*' with an expression of type '(?!.*__)"
+        ),
+        _object,
+    ),
     (re.compile(r"too few elements in vector initialization"), _fill),
-    (re.compile(r"invalid operands to binary expression \('[^']*\*__private' and '__private "), _wrapped("__integer", 1)),
+    (
+        re.compile(r"invalid operands to binary expression \('[^']*\*__private' and '__private "),
+        _wrapped("__integer", 1),
+    ),
     (
         re.compile(
             r"binding reference of type 'const __private [^']*' to value of type '[^']*' changes address space"

@@ -198,10 +198,7 @@ def _limit(variable: ThreadgroupVariable, total: str) -> Tuple[str, str]:
     """Name of the sum of sizes up to this variable, and its definition with the test against Metal's limit."""
     name = f"__threadgroup_bytes_after_{variable.names[-1].text}"
     sizes = " + ".join([total] * bool(total) + [f"sizeof({n.text})" for n in variable.names])
-    return name, (
-        f"constexpr ulong {name} = {sizes}; "
-        f'static_assert({name} <= 32768, "{THREADGROUP_LIMIT_MESSAGE}");'
-    )
+    return name, (f'constexpr ulong {name} = {sizes}; static_assert({name} <= 32768, "{THREADGROUP_LIMIT_MESSAGE}");')
 
 
 def _parameter_attributes(tokens: List[Token], function: Function):

@@ -12,7 +12,9 @@ from .tokens import Token, tokenise
 from .toolchain import INCLUDE, Clang, language_flags, run
 
 # A macro in a pragma is not expanded yet, and its definition is gone.
-_COUNTED_LOOP = re.compile(r"^([ \t]*#[ \t]*pragma (?:unroll|clang loop unroll))(?:_count)?[ \t]*\(.*[A-Z_]{2}.*\)", re.MULTILINE)
+_COUNTED_LOOP = re.compile(
+    r"^([ \t]*#[ \t]*pragma (?:unroll|clang loop unroll))(?:_count)?[ \t]*\(.*[A-Z_]{2}.*\)", re.MULTILINE
+)
 # What Metal's compiler knows without any #include.
 PRELUDE = ["-include", str(INCLUDE / "metal_simulator" / "language.h")]
 _INCLUDE_LINE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*(?:"([^"\n]+)"|<([^>\n]+)>)', re.MULTILINE)
