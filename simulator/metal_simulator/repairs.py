@@ -58,10 +58,11 @@ def _refusals(text: str, stderr: str) -> Iterator[_Refusal]:
             if found:
                 yield found
             row, column, marked, message = error.groups()
-            ranges = tuple(
-                (starts[int(a) - 1] + int(b) - 1, starts[int(c) - 1] + int(d) - 1)
-                for a, b, c, d in _MARKED.findall(marked)
-            )
+            places = [tuple(map(int, place)) for place in _MARKED.findall(marked)]
+            if any(place[2] >= len(starts) for place in places):  # in what was written behind the text
+                found = None
+                continue
+            ranges = tuple((starts[a - 1] + b - 1, starts[c - 1] + d - 1) for a, b, c, d in places)
             file = line[: error.start()]
             row = rows.get((file, int(row)))
             at = ranges[0][0] if ranges else (starts[row] + int(column) - 1 if row is not None else -1)

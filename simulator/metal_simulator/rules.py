@@ -6,6 +6,7 @@ import re
 from typing import Dict, Iterator, List, Set, Tuple
 
 from .declarations import Declarations, Function
+from .names import header_names
 from .rewrite import without_zeros
 from .tokens import Token, matching, matching_angle, split
 
@@ -25,7 +26,11 @@ def recursion(declarations: Declarations) -> Iterator[Report]:
     counts: Dict[str, int] = {}
     for function in declarations.functions:
         counts[function.qualified] = counts.get(function.qualified, 0) + 1
-    functions = {f.qualified: f for f in declarations.functions if counts[f.qualified] == 1 and not f.template}
+    functions = {
+        f.qualified: f
+        for f in declarations.functions
+        if counts[f.qualified] == 1 and not f.template and f.name not in header_names()  # an overload of the library's
+    }
     calls = {name: _called(declarations.tokens, f, set(functions)) for name, f in functions.items()}
     for name, function in functions.items():
         reached, waiting = set(), list(calls[name])

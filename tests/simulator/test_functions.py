@@ -23,18 +23,10 @@ def evaluate(written, kind, expressions, inputs, result=None, width=1):
     body = "".join(f"  out[{k * COUNT} + i] = {result}(({text}){pick});\n" for k, text in enumerate(expressions))
     library = written(
         f"kernel void f(device const {kind}* a, device const {kind}* b, device const {kind}* c,\n"
-        f"    device {result}* out, uint i [[thread_position_in_grid]]) {{\n  {wide} x = {wide}(a[i]), y = {wide}(b[i]), z = {wide}(c[i]);\n{body}}}"
+        f"    device {result}* out, uint i [[thread_position_in_grid]]) {{\n"
+        f"  {wide} x = {wide}(a[i]), y = {wide}(b[i]), z = {wide}(c[i]);\n{body}}}"
     )
-    names = {
-        "int": np.int32,
-        "uint": np.uint32,
-        "float": np.float32,
-        "half": np.float16,
-        "char": np.int8,
-        "short": np.int16,
-    }
-    dtype = names.get(result) or np.dtype({"uchar": "u1", "ushort": "u2", "long": "i8", "ulong": "u8"}[result])
-    out = np.zeros((len(expressions), COUNT), dtype)
+    out = np.zeros((len(expressions), COUNT), FLOATS.get(result) or integer(result))
     report = library.kernel("f").launch([*inputs, out], (3, 1, 1), (32, 1, 1), check=True)
     assert [str(finding) for finding in report.findings] == []
     return out
@@ -199,13 +191,10 @@ def test_packing(written):
     out = evaluate(written, "float", list(cases), [x, y, z], result="uint")
     for text, row, expected in zip(cases, out, cases.values()):
         assert np.array_equal(row, expected), text
-    there = {
-        f"unpack_{kind}{n}x{bits}_to_float(pack_float_to_{kind}{n}x{bits}(float{n}({', '.join('xyzx'[:n])}))).y": np.clip(
-            y, -1 if kind[0] == "s" else 0, 1
-        )
-        for kind in ("unorm", "snorm")
-        for n, bits in ((4, 8), (2, 16))
-    }
+    there = {}
+    for kind, n, bits in (("unorm", 4, 8), ("unorm", 2, 16), ("snorm", 4, 8), ("snorm", 2, 16)):
+        packed = f"pack_float_to_{kind}{n}x{bits}(float{n}({', '.join('xyzx'[:n])}))"
+        there[f"unpack_{kind}{n}x{bits}_to_float({packed}).y"] = np.clip(y, -1 if kind == "snorm" else 0, 1)
     back = evaluate(written, "float", list(there), [x, y, z])
     for text, row, expected in zip(there, back, there.values()):
         assert np.abs(row - expected).max() < (5e-3 if "x8" in text else 2e-5), text
