@@ -46,7 +46,7 @@ def _class(tokens: List[Token], i: int) -> Tuple[str, Optional[int]]:
     k, name, derived = i + 1, "", False
     while k < len(tokens) and tokens[k].text not in ("{", ";", "(", ">", "=", ",", ")"):
         if tokens[k].text == "<":
-            k = max(matching_angle(tokens, k), k)
+            k = max(matching_angle(tokens, k, certain=True), k)
         elif tokens[k].text in ("[", "alignas", "__attribute__"):
             k = matching(tokens, k if tokens[k].text == "[" else k + 1)
         elif tokens[k].text == ":":
