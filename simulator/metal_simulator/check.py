@@ -33,12 +33,11 @@ def _check(clang: Clang, source: Source) -> List[Diagnostic]:
     text = preprocess(clang, source, run_time=False)
     declarations = read_declarations(user_tokens(text))
     rewritten = for_check(text, declarations)
-    first, tree = _run_clang(clang, rewritten.text)
-    text, last, before = repaired(rewritten.text, first), first, rewritten.text
+    text, before = rewritten.text, ""
     while text != before:  # legal Metal that clang refuses is put differently, to see what is left
-        last, tree = _run_clang(clang, text)
-        text, before = repaired(text, last), text
-    messages = _clang_errors(last) + tree_findings(tree, [str(path) for path in source.files])
+        errors, tree = _run_clang(clang, text)
+        text, before = repaired(text, errors), text
+    messages = _clang_errors(errors) + tree_findings(tree, [str(path) for path in source.files])
     return _ordered(lint(source, declarations) + list(map(_Places(rewritten).to_user, messages)))
 
 

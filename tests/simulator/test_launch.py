@@ -180,10 +180,8 @@ def test_empty_grid(library):
 @pytest.mark.parametrize("order", ["forward", 1])
 def test_prefix_sums(library, order):
     x, out = random(1000), torch.full((1000,), float("nan"))
-    report = (
-        library("scan")
-        .kernel("scan")
-        .launch([x, out, struct.pack("I", 1000)], (4, 1, 1), (256, 1, 1), order=order, check_written=True)
+    report = library("scan").kernel("scan").launch(
+        [x, out, struct.pack("I", 1000)], (4, 1, 1), (256, 1, 1), order=order, check_written=True
     )
     assert report.findings == ()
     for block, expected in zip(out.split(256), x.double().split(256)):
@@ -192,10 +190,8 @@ def test_prefix_sums(library, order):
 
 def test_stencil(library):
     x, out = random(150, dtype=torch.float16), torch.full((150,), float("nan"), dtype=torch.float16)
-    report = (
-        library("stencil")
-        .kernel("stencil")
-        .launch([x, out, struct.pack("i", 150)], (3, 1, 1), (64, 1, 1), check_written=True, check_nan=True)
+    report = library("stencil").kernel("stencil").launch(
+        [x, out, struct.pack("i", 150)], (3, 1, 1), (64, 1, 1), check_written=True, check_nan=True
     )
     padded = torch.nn.functional.pad(x.double(), (1, 1))
     assert report.findings == ()
@@ -204,10 +200,8 @@ def test_stencil(library):
 
 def test_norm(library):
     x, weight, out = random(3, 300), random(300, seed=1), torch.full((3, 300), float("nan"), dtype=torch.float16)
-    report = (
-        library("norm")
-        .kernel("norm")
-        .launch([x, out, weight, struct.pack("I", 300)], (3, 1, 1), (64, 1, 1), check_written=True, check_nan=True)
+    report = library("norm").kernel("norm").launch(
+        [x, out, weight, struct.pack("I", 300)], (3, 1, 1), (64, 1, 1), check_written=True, check_nan=True
     )
     expected = x.double() / (x.double().square().mean(1, keepdim=True) + 1e-5).sqrt() * weight
     assert report.findings == () and torch.allclose(out.double(), expected, atol=1e-2)
