@@ -74,15 +74,15 @@ kernel void language(
     constant Pair<float>& pair [[buffer(00'2)]],
     device half4* halves [[buffer(3)]],
     uint lane [[thread_index_in_simdgroup]]) {
-  threadgroup float unused[4] = {0};
+  threadgroup float shared[4];
   const uniform<int> four = make_uniform(WIDTH);
   messages.log_debug("lane %u", lane);
   assert(lane < 32);
   if (lane != 0) return;
   device const float* at = x;
   shift(at, 1);
-  unused[0] = at[0];
-  out[0] = unused[0];
+  shared[0] = at[0];
+  out[0] = shared[0];
   out[1] = twice(x[2] + 1) + twice(3);
   out[2] = middle({lane, four * 2, 5});
   out[3] = Pair<float>(1.0f, 2.0f).add(3).sum() + (Pair<float>(2.0f, 3.0f) * Pair<float>(4.0f, 5.0f)).sum();
