@@ -62,7 +62,7 @@ def build(clang: Clang, path: Path) -> dict:
     accesses = [access for flow in flows for access in memory_accesses(flow)]
     written = path.with_suffix(".ll")
     written.write_text(_instrumented(module, functions, accesses))
-    flags = ["-O1", "-x", "ir", *machine_flags(), "-fPIC", "-shared", "-w"]
+    flags = ["-O1", "-x", "ir", *machine_flags(clang.major), "-fPIC", "-shared", "-w"]
     done = run([clang.path, *flags, str(written), "-lm", "-o", str(path)])
     if done.returncode:
         raise CompileError(f"cannot compile the counting kernel:\n{done.stderr[:2000]}")
