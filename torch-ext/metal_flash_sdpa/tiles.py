@@ -8,10 +8,11 @@ from 128 on in fp32, gets there by dividing the columns of a row among SIMD grou
 
 from __future__ import annotations
 
-from typing import Callable, NamedTuple, Tuple
+from typing import Callable, NamedTuple, Optional, Tuple
 
 import torch
 
+from . import tuning
 from .device import Device
 
 DTYPES = {torch.float16: "f16", torch.bfloat16: "bf16", torch.float32: "f32"}
@@ -173,6 +174,9 @@ def choose(
     """
     if is_decode:
         return _first(DECODE, dtype, head_dim, value_dim)
+    tuned = _tuned(device, dtype, head_dim, value_dim)
+    if tuned is not None:
+        return tuned
     if device.family >= 9:
         return _first(DIRECT, dtype, head_dim, value_dim)
     large, small = (_first(table, dtype, head_dim, value_dim) for table in (LARGE, SMALL))
@@ -181,6 +185,12 @@ def choose(
         return -(-threadgroups(tile.block_m) // device.cores) * tile.block_m
 
     return large if clocks(large) * LARGE_SAVING <= clocks(small) else small
+
+
+def _tuned(device: Device, dtype: torch.dtype, head_dim: int, value_dim: int) -> Optional[Tile]:
+    """The tile that was the fastest on this machine, if that was measured."""
+    table = _first(LARGE, dtype, head_dim, value_dim)
+    return tuning.winners(device).get((DTYPES[dtype], table.head_dim, table.value_dim))
 
 
 def _first(table, dtype: torch.dtype, head_dim: int, value_dim: int) -> Tile:
