@@ -59,7 +59,7 @@ def prepare() -> None:
     _kernel()
 
 
-STAGED, DIRECT = (7, 64), (9, 64)  # GPUs (family, cores) that get these tiles (tiles.py), and divide long keys
+STAGED, DIRECT = (7, 12), (9, 10)  # GPUs (family, cores) with these tiles (tiles.py); they divide the keys of few rows
 LENGTHS = [(1, 1), (33, 40), (7, 75), (70, 70), (40, 20), (5, 0), (45, 140), (20, 63)]
 
 
@@ -97,7 +97,7 @@ def _int32(*values):
 def _packed(folder, check, gpu):
     """Every kind of window, and cu_seqlens that point anywhere."""
     *tensors, cu_q, cu_k = packed(LENGTHS, 4, 2, 32, torch.float16)
-    for window in ((-1, 0), (9, 3), (100, 3)):
+    for window in ((-1, 0), (9, 3), (100, 3), (0, 0)):
         _attend(folder, check, gpu, tensors, (cu_q, cu_k), window, softmax_scale=-0.2)
     if check:
         tensors = [tensor[0] for tensor in dense(1, 40, 100, 4, 2, 32, torch.float16)]
@@ -110,17 +110,17 @@ def _dense(folder, check):
     query, key, value = dense(2, 62, 200, 4, 2, 32, torch.float16)
     gpu = (7, 1)
     _attend(folder, check, gpu, (query, key, value), window=(-1, -1))
-    growing = key / 16 + torch.linspace(-8, 8, 200, dtype=torch.float16)[:, None, None]
+    growing = key / 16 + torch.linspace(-20, -8, 200, dtype=torch.float16)[:, None, None]
     _attend(folder, check, gpu, (1 + query / 16, growing, value), window=(-1, -1), softmax_scale=1.0)
 
 
 def _unaligned(folder, check, gpu):
     """Rows that are no whole chunks of 16 bytes, of a head_dim without a kernel of its own, with NaN around them."""
-    *tensors, cu_q, cu_k = packed(LENGTHS[:4], 4, 2, 70, torch.float16)
+    *tensors, cu_q, cu_k = packed(LENGTHS[:4], 4, 2, 69, torch.float16)
     _attend(folder, check, gpu, [poisoned(tensor) for tensor in tensors], (cu_q, cu_k), (30, 3))
 
 
-def _paged(folder, check, gpu, has_used, num_heads_kv=2, lengths=((2, 40), (7, 21))):
+def _paged(folder, check, gpu, has_used, num_heads_kv=2, lengths=((7, 21), (2, 48))):
     """Pages in any order, of lengths that seqused_k or cu_seqlens_k tells; then a block_table that points anywhere."""
     query, _, _, cu_q, cu_k = packed(lengths, 4, num_heads_kv, 64, torch.float16)
     pages = -(-max(length for _, length in lengths) // 16)
@@ -141,9 +141,14 @@ def _features(folder, check, gpu, tokens, num_heads_kv, head_dim, length):
     query, key, value = dense(1, tokens, length, 4, num_heads_kv, head_dim, torch.float32)
     slopes, sinks = torch.tensor([0.1, 0.02, 0.03, 0.2]), torch.tensor([-1.0, 0.0, 2.0, 5.0])
     features = {"softcap": 3.0, "alibi_slopes": slopes, "s_aux": sinks}
-    for keys in (length, length // 2, 3):  # in parts; whole; with rows that see nothing
-        _attend(folder, check, gpu, (query, key[:, :keys], value[:, :keys]), **features)
-    _attend(folder, check, gpu, (query, key, value), window=(-1, -1), **features)
+    for keys, window in (
+        (length, (-1, 0)),  # in parts
+        (length, (-1, -1)),
+        (length // 2, (-1, 0)),  # whole
+        (length // 2, (85, 0)),  # a block of which only some rows see a key
+        (3, (-1, 0)),  # rows that see nothing
+    ):
+        _attend(folder, check, gpu, (query, key[:, :keys], value[:, :keys]), window=window, **features)
 
 
 def _slices(folder, check, gpu, tokens, head_dim, value_dim, length, dtype):
