@@ -36,14 +36,6 @@ MUTANTS = [
     ),
     Mutant("query rows: all", TILE, "const bool exists = r < rows.count;", "const bool exists = true;", "checker"),
     Mutant(
-        "address of a missing query row",
-        TILE,
-        "rows.row(exists ? r : row0)",
-        "rows.row(r)",
-        "equivalent",
-        "nothing is read from it",
-    ),
-    Mutant(
         "heads of a group swapped", TILE, "(r % group_size) * head_stride", "(r / group_size) * head_stride", "checker"
     ),
     Mutant("token of a row", TILE, "(r / group_size) * token_stride", "(r % group_size) * token_stride", "checker"),
@@ -60,14 +52,6 @@ MUTANTS = [
     ),
     Mutant("unaligned query as vectors", TILE, "if (exists && is_aligned && next", "if (exists && next", "checker"),
     Mutant("query pairs that are not adjacent", TILE, " && next == column + 1 &&", " &&", "numbers"),
-    Mutant(
-        "query columns one by one",
-        TILE,
-        "exists && is_aligned && next == column + 1",
-        "false",
-        "equivalent",
-        "the same elements, in two loads",
-    ),
     Mutant(
         "missing query columns as vectors",
         TILE,
@@ -106,14 +90,6 @@ MUTANTS = [
         "if (has_column(rows.columns, column + 1)) target",
         "if (has_column(rows.columns, column)) target",
         "checker",
-    ),
-    Mutant(
-        "aligned output one by one",
-        TILE,
-        "if (is_aligned && has_column(rows.columns, column)) {\n          *(device vec<T, 2>*)(target + column) = vec<T, 2>{T(pair[0]), T(pair[1])};\n        } else if (!is_aligned) {",
-        "{",
-        "equivalent",
-        "the same elements, in two stores",
     ),
     Mutant(
         "output in the order of memory",
@@ -263,14 +239,6 @@ MUTANTS = [
         "equivalent",
         "the same elements, in more loads",
     ),
-    Mutant(
-        "narrower loads of keys",
-        DIRECT,
-        "chunk_of(16 / sizeof(T), kSliceColumns / 8)",
-        "chunk_of(4 / sizeof(T), kSliceColumns / 8)",
-        "equivalent",
-        "the same elements, in more loads",
-    ),
     Mutant("key columns not permuted", DIRECT, "c * kKeyChunk + j % kKeyChunk", "c + j % kKeyChunk * 8", "numbers"),
     Mutant("key chunks overlap", DIRECT, "j / kKeyChunk * kKeyChunk * 8", "j / kKeyChunk * 8", "numbers"),
     Mutant(
@@ -333,25 +301,10 @@ MUTANTS = [
     ),
     Mutant("direct missing chunks read", DIRECT, "kBytes >= 4 && !has_column(columns, 0)", "false", "checker"),
     Mutant(
-        "direct missing columns are 1",
-        DIRECT,
-        "chunk[e] = T(0);",
-        "chunk[e] = T(1);",
-        "equivalent",
-        "the query's missing columns are exactly 0, and the output's are not stored",
-    ),
-    Mutant(
         "half a chunk of 16 bytes",
         DIRECT,
         "*(thread uint4*)chunk = *(device const uint4*)source;",
         "*(thread uint2*)chunk = *(device const uint2*)source;",
-        "numbers",
-    ),
-    Mutant(
-        "half a chunk of 8 bytes",
-        DIRECT,
-        "*(thread uint2*)chunk = *(device const uint2*)source;",
-        "*(thread uint*)chunk = *(device const uint*)source;",
         "numbers",
     ),
     Mutant(
@@ -380,13 +333,6 @@ MUTANTS = [
         DIRECT,
         "first_row + column, b.columns() - column",
         "first_row + column, b.columns()",
-        "numbers",
-    ),
-    Mutant(
-        "second key's columns not counted",
-        DIRECT,
-        "second_row + column, b.columns() - column",
-        "second_row + column, b.columns()",
         "numbers",
     ),
     Mutant(

@@ -36,7 +36,7 @@ MUTANTS = [
         MAIN,
         "(free_memory + KeyTile::kBytes + ValueTile::kBytes);",
         "(free_memory + KeyTile::kBytes);",
-        "checker",
+        "numbers",
     ),
     Mutant("no memory for slices", MAIN, " + slice_bytes<kRows, kBlockN, kSlices, kSimdgroups>();", ";", "checker"),
     Mutant("no memory for key groups", MAIN, "max(kBlockBytes, kMergeBytes)", "kBlockBytes", "checker"),
@@ -65,15 +65,15 @@ MUTANTS = [
     Mutant(
         "output columns past the slice's",
         MAIN,
-        "GroupedRows<T>{whole, params.output.token, params.output.head, group_size, rows,\n                                    value_dim - first_value_column}",
-        "GroupedRows<T>{whole, params.output.token, params.output.head, group_size, rows,\n                                    value_dim}",
+        "rows,\n                                    value_dim - first_value_column}",
+        "rows,\n                                    value_dim}",
         "checker",
     ),
     Mutant(
         "partial output columns past the slice's",
         MAIN,
-        "GroupedRows<float>{partial, params.output.token, params.output.head, group_size, rows,\n                                        value_dim - first_value_column}",
-        "GroupedRows<float>{partial, params.output.token, params.output.head, group_size, rows,\n                                        value_dim}",
+        "rows,\n                                        value_dim - first_value_column}",
+        "rows,\n                                        value_dim}",
         "checker",
     ),
     Mutant(
