@@ -172,7 +172,7 @@ WIDE_DECODE = {"tokens": 2, "head_dim": 200, "value_dim": 200, "length": 50, "dt
 MANY = {"tokens": 5, "num_heads_kv": 2, "head_dim": 100, "length": 100}
 FEW = {"tokens": 2, "num_heads_kv": 1, "head_dim": 36, "length": 300}
 
-# Each case, and the files whose every line it and its like reach together: mutants of other files need not run it.
+# The cases, each with the files whose mutants it is for: those of a file reach all of its lines, and no more are run.
 CASES = [
     (functools.partial(_packed, gpu=STAGED), {MAIN, TILE, STAGED_TILE, MASK, SOFTMAX, SEQUENCE}),
     (functools.partial(_packed, gpu=DIRECT), {TILE, DIRECT_TILE}),
