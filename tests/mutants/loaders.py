@@ -308,13 +308,6 @@ MUTANTS = [
         "numbers",
     ),
     Mutant(
-        "chunk of 4 bytes for 8",
-        DIRECT,
-        "*(thread uint*)chunk = *(device const uint*)source;",
-        "*(thread uint2*)chunk = *(device const uint2*)source;",
-        "checker",
-    ),
-    Mutant(
         "unaligned chunks as vectors", DIRECT, "else if (is_aligned && kBytes == 4)", "else if (kBytes == 4)", "checker"
     ),
     Mutant("direct missing columns", DIRECT, "has_column(columns, e) ? source[e] : T(0)", "source[e]", "numbers"),

@@ -109,8 +109,8 @@ def _dense(folder, check):
     query, key, value = dense(2, 62, 200, 4, 2, 32, torch.float16)
     gpu = (7, 1)
     _attend(folder, check, gpu, (query, key, value), window=(-1, -1))
-    growing = key / 16 + torch.linspace(-20, -12, 200, dtype=torch.float16)[:, None, None]
-    growing[:, 77] = -4
+    growing = key / 16 + torch.linspace(-50, -40, 200, dtype=torch.float16)[:, None, None]
+    growing[:, 77] = -20
     _attend(folder, check, gpu, (1 + query / 16, growing, value), window=(-1, -1), softmax_scale=1.0)
 
 
