@@ -51,7 +51,7 @@ MUTANTS = [
         "checker",
     ),
     Mutant("unaligned query as vectors", TILE, "if (exists && is_aligned && next", "if (exists && next", "checker"),
-    Mutant("query pairs that are not adjacent", TILE, " && next == column + 1 &&", " &&", "numbers"),
+    Mutant("query pairs that are not adjacent", TILE, " && next == column + 1 &&", " &&", "checker"),
     Mutant(
         "missing query columns as vectors",
         TILE,
@@ -59,8 +59,8 @@ MUTANTS = [
         "next == column + 1",
         "checker",
     ),
-    Mutant("missing query column", TILE, "if (has_column(rows.columns, column)) pair[0]", "pair[0]", "numbers"),
-    Mutant("missing next query column", TILE, "if (has_column(rows.columns, next)) pair[1]", "pair[1]", "numbers"),
+    Mutant("missing query column", TILE, "if (has_column(rows.columns, column)) pair[0]", "pair[0]", "checker"),
+    Mutant("missing next query column", TILE, "if (has_column(rows.columns, next)) pair[1]", "pair[1]", "checker"),
     Mutant("next query column in memory", TILE, "pair[1] = source[next];", "pair[1] = source[column + 1];", "numbers"),
     Mutant("sign of the scale", TILE, "T(sign * float(pair[0])), T(sign", "T(float(pair[0])), T(sign", "numbers"),
     Mutant(
@@ -171,13 +171,13 @@ MUTANTS = [
         "has_column(count, e) ? source[e + 1] :",
         "checker",
     ),
-    Mutant("missing elements of a chunk", STAGED, "has_column(count, e) ? source[e] : T(0)", "source[e]", "numbers"),
+    Mutant("missing elements of a chunk", STAGED, "has_column(count, e) ? source[e] : T(0)", "source[e]", "checker"),
     Mutant(
         "chunk's place forgotten",
         STAGED,
         "copy_chunk(target, source, rows.columns - column);",
         "copy_chunk(target, source, rows.columns);",
-        "numbers",
+        "checker",
     ),
     Mutant(
         "left-over threads stay",
@@ -239,21 +239,21 @@ MUTANTS = [
         "equivalent",
         "the same elements, in more loads",
     ),
-    Mutant("key columns not permuted", DIRECT, "c * kKeyChunk + j % kKeyChunk", "c + j % kKeyChunk * 8", "numbers"),
+    Mutant("key columns not permuted", DIRECT, "c * kKeyChunk + j % kKeyChunk", "c + j % kKeyChunk * 8", "checker"),
     Mutant("key chunks overlap", DIRECT, "j / kKeyChunk * kKeyChunk * 8", "j / kKeyChunk * 8", "numbers"),
     Mutant(
         "value columns not permuted",
         DIRECT,
         "c / 2 * kValueChunk + j % kFragments * 2",
         "c + j % kFragments * 8",
-        "numbers",
+        "checker",
     ),
     Mutant(
         "value chunks overlap",
         DIRECT,
         "j / kFragments * kValueChunk * 4",
         "j / kFragments * kValueChunk * 2",
-        "numbers",
+        "checker",
     ),
     Mutant(
         "odd value columns",
@@ -310,7 +310,7 @@ MUTANTS = [
     Mutant(
         "unaligned chunks as vectors", DIRECT, "else if (is_aligned && kBytes == 4)", "else if (kBytes == 4)", "checker"
     ),
-    Mutant("direct missing columns", DIRECT, "has_column(columns, e) ? source[e] : T(0)", "source[e]", "numbers"),
+    Mutant("direct missing columns", DIRECT, "has_column(columns, e) ? source[e] : T(0)", "source[e]", "checker"),
     Mutant("second key is the first", DIRECT, "lane.column + 1);", "lane.column);", "numbers"),
     Mutant("key pairs swapped", DIRECT, "{first[e], second[e]}", "{second[e], first[e]}", "numbers"),
     Mutant(

@@ -22,7 +22,7 @@ MUTANTS = [
         MAIN,
         "simdgroup / (kSlices * kKeyGroups) * kRows;",
         "simdgroup / kKeyGroups * kRows;",
-        "numbers",
+        "checker",
     ),
     Mutant(
         "rows of key groups",
