@@ -73,7 +73,7 @@ MUTANTS = [
         "equivalent",
         "a tile beyond the end has no row: every load and store is guarded",
     ),
-    Mutant("loop one block longer", MAIN, "key0 < blocks.end;", "key0 <= blocks.end;", "numbers"),
+    Mutant("loop one block longer", MAIN, "key0 < blocks.end;", "key0 <= blocks.end;", "checker"),
     Mutant("loop one block shorter", MAIN, "key0 < blocks.end;", "key0 + kBlockN < blocks.end;", "numbers"),
     Mutant(
         "query clamp removed", SEQUENCE, "return clamp(cu_seqlens[i], 0, total);", "return cu_seqlens[i];", "checker"
@@ -113,7 +113,7 @@ MUTANTS = [
     ),
     Mutant("one tile too far", MAIN, "groups.x - 1 - start_order", "groups.x - start_order", "checker"),
     Mutant("heads and tiles by one index", MAIN, "start_order % groups.y,", "group.y,", "checker"),
-    Mutant("search is off by one", SEQUENCE, "/ kBlockM + middle <= tile", "/ kBlockM + middle < tile", "numbers"),
+    Mutant("search is off by one", SEQUENCE, "/ kBlockM + middle <= tile", "/ kBlockM + middle < tile", "checker"),
     Mutant(
         "search reads one bound later",
         SEQUENCE,
