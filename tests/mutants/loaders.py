@@ -226,9 +226,15 @@ MUTANTS = [
     ),
     Mutant("staging past the last row", STAGED, "kRows % kRowStep == 0 || r + row < kRows", "true", "checker"),
     Mutant(
-        "pages not looked up", STAGED, "        if (is_paged) source = rows.row(r + row) + column;\n", "", "numbers"
+        "pages not looked up",
+        STAGED,
+        "        if (is_paged) source = rows.paged_row(r + row) + column;\n",
+        "",
+        "numbers",
     ),
-    Mutant("pages of the first step", STAGED, "rows.row(r + row) + column", "rows.row(row) + column", "numbers"),
+    Mutant(
+        "pages of the first step", STAGED, "rows.paged_row(r + row) + column", "rows.paged_row(row) + column", "numbers"
+    ),
     Mutant("staged source stays", STAGED, "    source += kRowStep * rows.stride;\n", "", "numbers"),
     # direct
     Mutant(

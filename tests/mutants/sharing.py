@@ -46,7 +46,7 @@ MUTANTS = [
     Mutant(
         "no barrier before the next staged block", MAIN, "if (kStaged || kSlices > 1) ", "if (kSlices > 1) ", "checker"
     ),
-    Mutant("idle SIMD groups leave their slices", MAIN, "kSlices == 1 && row0 >= rows", "row0 >= rows", "checker"),
+    Mutant("SIMD groups leave their slices", MAIN, "if (kSlices == 1 && (key0", "if ((key0", "checker"),
     Mutant(
         "query of the first slice",
         MAIN,
