@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import importlib.util
 import os
@@ -78,12 +79,27 @@ def _zig_clang() -> Optional[str]:
     return str(command)
 
 
-def _describe(path: str) -> Clang:
+def _version(path: str) -> str:
+    """The first line of --version; remembered, as asking takes longer than to load a kernel."""
+    from . import cache  # which needs this module
+
     try:
+        file = os.stat(path)
+        name = cache.key("clang", os.path.realpath(path), file.st_size, file.st_mtime_ns)
+        known = cache.read(name)
+        if known is not None:
+            return known["version"]
         text = subprocess.run([path, "--version"], capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError) as error:
         raise ToolchainError(f"{path} --version fails: {error}") from None
-    clang = Clang(path, text.splitlines()[0] if text else "")
+    version = text.splitlines()[0] if text else ""
+    with contextlib.suppress(ToolchainError):  # a folder that cannot be written is told where a kernel needs it
+        cache.write(name, {"version": version})
+    return version
+
+
+def _describe(path: str) -> Clang:
+    clang = Clang(path, _version(path))
     if not re.search(r"clang version \d+", clang.version):
         raise ToolchainError(f"{path} is not clang: it says {clang.version!r}")
     if clang.major < OLDEST:
