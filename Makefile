@@ -9,13 +9,16 @@ READY := $(ENVIRONMENT)/.ready
 RUN := PYTHONPATH=simulator:tools $(ENVIRONMENT)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test check bench bench-peers fuzz mutants nvidia clean
+.PHONY: help build wheel demo selftest test check check-build launchers bench bench-peers bench-tiles fuzz mutants nvidia clean
 
 help: ## list the commands
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 21
 
 build: $(READY) ## stage the pure-Python variants under build/
 	@$(RUN) tools/stage.py
+
+wheel: $(READY) ## pack the pure-Python wheel under dist/
+	@$(RUN) tools/wheel.py
 
 demo: build ## embed real sentences with a real model, then run its attention on the simulated GPU
 	@$(RUN) -m demo
@@ -23,17 +26,31 @@ demo: build ## embed real sentences with a real model, then run its attention on
 test: build check ## run all tests
 	$(RUN) -m pytest -n $(JOBS)
 
-check: $(READY) ## lint, and strict check of the shaders
+check: $(READY) ## lint, strict check of the shaders, type check of the Objective-C++ for macOS
 	$(ENVIRONMENT)/bin/ruff check .
+	$(ENVIRONMENT)/bin/zizmor --offline --quiet .github/workflows
 	@$(RUN) tools/check.py
+	@$(RUN) tools/typecheck.py
+
+check-build: $(READY) ## check build.toml, the card and the layout of the compiled variants as the kernel builder makes them
+	@$(RUN) tools/check_build.py
+
+selftest: build ## run the self-test that users run, here on the CPU
+	@$(RUN) tools/selftest.py --report build/selftest.json
+
+launchers: build ## compare the run-time launcher's sources with the function constants' on 300 problems, simulated
+	LAUNCHER_CASES=300 $(RUN) -m pytest tests/launchers/test_same_plan.py -k strict
 
 bench: build ## run the benchmarks
-	@for benchmark in planner cpu_ragged simulator; do \
+	@for benchmark in planner overhead cpu_ragged simulator; do \
 	    echo "== benchmarks/$$benchmark.py"; $(RUN) benchmarks/$$benchmark.py || exit 1; \
 	done
 
 bench-peers: build ## count our kernels beside PyTorch's own on the simulator, with predicted times
 	@$(RUN) benchmarks/peers.py
+
+bench-tiles: build ## static budget of every kernel, and the counters behind the tile tables
+	@$(RUN) benchmarks/tiles.py
 
 fuzz: build ## 2,000 random problems on all features, on the CPU and the simulator
 	$(RUN) -m pytest -n $(JOBS) tests/test_features.py --shards 10
@@ -47,7 +64,7 @@ nvidia: $(READY) ## build the kernels for NVIDIA GPUs, to be run at full size on
 	@echo "pytest and hypothesis; there: python3 benchmarks/nvidia/stages.py"
 
 clean: ## remove what was built and set up
-	rm -rf build $(ENVIRONMENT) .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist $(ENVIRONMENT) .pytest_cache .ruff_cache .hypothesis
 
 # Set up again when a pinned version changes.
 $(READY): requirements-torch.txt requirements.txt tools/setup.sh

@@ -35,7 +35,8 @@ struct DirectTile {
   // Start of this SIMD group's slice of row r of the 8 that begin at first, a multiple of 8, as pages do. For rows that
   // do not exist it is another that does: their weights are 0.
   device const T* row(short first, short r) const {
-    device const T* start = is_paged ? rows.row(min(int(first), rows.count - 1)) : rows.data + first * rows.stride;
+    device const T* start =
+        is_paged ? rows.paged_row(min(int(first), rows.count - 1)) : rows.data + first * rows.stride;
     device const T* other = is_paged ? start : rows.data;
     return (first + r < rows.count ? start + r * rows.stride : other) + slice * kSliceColumns;
   }

@@ -46,7 +46,7 @@ inline void bring(thread StagedTile<T, kRows, kColumns, kSlices>& tile, Rows<T> 
   UNROLL for (int r = 0; r < kRows; r += kRowStep) {
     if (kRows % kRowStep == 0 || r + row < kRows) {
       if ((is_whole || r + row < rows.count) && has_column(rows.columns, column)) {
-        if (is_paged) source = rows.row(r + row) + column;
+        if (is_paged) source = rows.paged_row(r + row) + column;
         copy_chunk(target, source, rows.columns - column);
       } else {
         *(threadgroup float4*)target = float4(0);

@@ -41,8 +41,8 @@ struct RowVector {  // [kRows]: at[i] belongs to row 8 * i + lane.row, and is th
 // Whether a row of `columns` elements has this one. Aligned rows have whole chunks of 16 bytes.
 inline bool has_column(int columns, int column) { return !is_padded || column < columns; }
 
-// Key or value rows of a block: row r is the block's token r, at data or in its page; rows from count on, and columns
-// from columns on, do not exist.
+// Key or value rows of a block: row r is the block's token r, at data + r * stride or in its page; rows from count on,
+// and columns from columns on, do not exist.
 template <typename T>
 struct Rows {
   device const T* data;       // of the block's first token; if is_paged, of the first page
@@ -57,10 +57,10 @@ struct Rows {
     if (!is_paged) data += tokens * stride;
   }
 
-  device const T* row(int r) const {
+  // Row r through its page.
+  device const T* paged_row(int r) const {
     const int token = first + r;
-    if (is_paged) return data + pages.id(token) * page_stride + (token % pages.size) * stride;
-    return data + r * stride;
+    return data + pages.id(token) * page_stride + (token % pages.size) * stride;
   }
 };
 

@@ -96,9 +96,7 @@ def arguments(problem):
 def compare(kernel, problem, launcher):
     tensors, settings_, keywords = arguments(problem)
     query, key, value, cu_q, cu_k = tensors[:5]
-    expected, expected_lse = attention(
-        query, key, value, cu_q, cu_k, settings_[2], problem["window"], **keywords
-    )
+    expected, expected_lse = attention(query, key, value, cu_q, cu_k, settings_[2], problem["window"], **keywords)
     surrounded = tuple(map(poisoned, tensors[:3])) + tensors[3:]
     device = kernel.device.Device(*problem["device"])
     with kernel.launchers.use_launcher(launcher, device) if launcher else contextlib.nullcontext():

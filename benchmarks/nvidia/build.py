@@ -30,7 +30,7 @@ import timing
 from metal_simulator import Library
 from metal_simulator.errors import SimulatorError
 from metal_simulator.nvidia import archive
-from metal_simulator.nvidia.compile import build
+from metal_simulator.nvidia.compile import build, max_threads
 
 KERNELS = ROOT / "flash_sdpa"
 ALL_REGISTERS = 256  # most threads that can have 255 registers each, of 65,536
@@ -99,13 +99,16 @@ def jobs(stages: List[str]) -> Tuple[List[Job], dict]:
 
 
 def distinct(wanted: List[Job]) -> List[Job]:
-    """One for each program, of the first stage that wants it, for the most threads that any launches it with."""
-    found = {}
+    """One for each program, of the first stage that wants it, for the most threads that its kernel may have: by its
+    attribute, else by any launch, whatever the constants."""
+    most, found = collections.defaultdict(int), {}
+    for s in (job.specialisation for job in wanted):
+        most[s.source, s.kernel] = max(most[s.source, s.kernel], s.threads)
     for job in wanted:
-        key = job._replace(stage="", specialisation=job.specialisation._replace(threads=0))
-        first = found.setdefault(key, job)
-        if job.specialisation.threads > first.specialisation.threads:
-            found[key] = first._replace(specialisation=job.specialisation)
+        s = job.specialisation
+        threads = max_threads(library(s.source), s.kernel) or most[s.source, s.kernel]
+        job = job._replace(specialisation=s._replace(threads=threads))
+        found.setdefault(job._replace(stage=""), job)
     return list(found.values())
 
 

@@ -2,39 +2,19 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Dict, Iterable, List, NamedTuple, Tuple
 
 from . import cache
-from .copies import is_copy
 from .declarations import read_declarations
 from .errors import Diagnostic
 from .lint import lint
-from .rewrite import Rewritten, for_check
+from .repairs import repairable, repaired
+from .rewrite import THREADGROUP_LIMIT_MESSAGE, Rewritten, for_check
 from .source import MARKER, Source, metal_words, parse_message, preprocess, user_column, user_tokens
 from .syntax_tree import tree_findings
 from .toolchain import INCLUDE, Clang, language_flags, run
-
-# Without a generic address space clang cannot copy objects of class type, or call members of temporaries, in places
-# where Metal can. Real mistakes of these kinds also show with one.
-_ONLY_CLANG = re.compile(
-    r"cannot initialize object parameter of type '[^']*' with an expression of type '"
-    r"(?!(?:const )?__(?:local|global|constant) )"
-    r"|call to implicitly-deleted|.* is implicitly deleted$"
-    r"|constructor for .* must explicitly initialize the member .* which does not have a default constructor"
-)
-_STAND_IN = re.compile(
-    r"\b__(?:bool_vector|bool_components|packed|matrix)\b"
-)  # classes here that are no classes in Metal
-_STAND_INS = {"boolean.h", "packed.h", "matrix_types.h"}
-_ONLY_CLANG_NOTE = re.compile(
-    r"cannot be used to construct an object in address space unqualified|'this' object is in default address space"
-    r"|\(the implicit (?:copy|move) (?:constructor|assignment operator)\) not viable"
-    r"|default constructor of .* is implicitly deleted"
-)
 
 
 def check(clang: Clang, source: Source, digest: str) -> List[Diagnostic]:
@@ -52,25 +32,23 @@ def check(clang: Clang, source: Source, digest: str) -> List[Diagnostic]:
 def _check(clang: Clang, source: Source) -> List[Diagnostic]:
     text = preprocess(clang, source, run_time=False)
     declarations = read_declarations(user_tokens(text))
-    strict, generic = (for_check(text, declarations, generic) for generic in (False, True))
-    errors, (tree_errors, tree) = _run_passes(clang, strict.text, generic.text)
-    found = lint(source, declarations)
-    found += map(_Places(strict).to_user, _clang_errors(errors, generic=False))
-    messages = _clang_errors(tree_errors, generic=True) + tree_findings(tree, [str(path) for path in source.files])
-    return _ordered(found + list(map(_Places(generic).to_user, messages)))
+    rewritten = for_check(text, declarations)
+    text, before = rewritten.text, ""
+    while text != before:  # legal Metal that clang refuses is put differently, to see what is left
+        errors, tree = _run_clang(clang, text)
+        text, before = repaired(text, errors), text
+    messages = _clang_errors(errors) + tree_findings(tree, [str(path) for path in source.files])
+    return _ordered(lint(source, declarations) + list(map(_Places(rewritten).to_user, messages)))
 
 
-def _run_passes(clang: Clang, strict: str, generic: str) -> Tuple[str, Tuple[str, str]]:
-    """Messages of the strict pass; messages and syntax tree of the other. They run side by side."""
-    with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor() as pool:
-        commands = []
-        for name, text, more in [("strict", strict, []), ("generic", generic, ["-w", "-Xclang", "-ast-dump"])]:
-            written = Path(scratch) / f"{name}.clcpp"
-            written.write_text(text)
-            flags = language_flags(generic=name == "generic")
-            commands.append([clang.path, *flags, "-fsyntax-only", *more, str(written)])
-        first, second = pool.map(run, commands)
-    return first.stderr, (second.stderr, second.stdout)
+def _run_clang(clang: Clang, text: str) -> Tuple[str, str]:
+    """clang's messages and its syntax tree."""
+    with tempfile.TemporaryDirectory() as scratch:
+        written = Path(scratch) / "check.clcpp"
+        written.write_text(text)
+        flags = [*language_flags(run_time=False), "-fsyntax-only", "-w", "-Xclang", "-ast-dump"]
+        done = run([clang.path, *flags, str(written)])
+    return done.stderr, done.stdout
 
 
 def _ordered(found: Iterable[Diagnostic]) -> List[Diagnostic]:
@@ -81,30 +59,27 @@ def _ordered(found: Iterable[Diagnostic]) -> List[Diagnostic]:
     return sorted(kept.values())
 
 
-def _clang_errors(stderr: str, generic: bool) -> List[Diagnostic]:
-    """Errors at the user's own lines; of the strict pass, without those to which only clang, not Metal, objects."""
+def _clang_errors(stderr: str) -> List[Diagnostic]:
+    """Errors at the user's own lines, without those to which only clang, not Metal, objects."""
     found: List[Diagnostic] = []
-    real: List[bool] = []
+    texts: List[List[str]] = []  # of each error and its notes, as clang has them
     for line in stderr.splitlines():
         message = parse_message(line)
         if message is None:
             continue
         file, row, column, severity, text = message
         if severity == "error":
+            severity = "warning" if THREADGROUP_LIMIT_MESSAGE in text else severity  # it compiles, but never runs
             found.append(Diagnostic(file, row, column, severity, metal_words(text)))
-            stand_in = file.startswith(str(INCLUDE)) and Path(file).name in _STAND_INS
-            # Without a generic address space the first pass is the judge of spaces, with one the second of the rest.
-            real.append(
-                "__generic" not in text
-                if generic
-                else not (_ONLY_CLANG.match(text) or _STAND_IN.search(text) or stand_in)
-            )
+            texts.append([text])
         elif severity == "note" and found:
-            if is_copy(text) or (not generic and (_ONLY_CLANG_NOTE.search(text) or _STAND_IN.search(text))):
-                real[-1] = False
-            elif found[-1].file.startswith(str(INCLUDE)) and "requested here" in text:
+            texts[-1].append(text)
+            if found[-1].file.startswith(str(INCLUDE)) and "requested here" in text:
                 found[-1] = found[-1]._replace(file=file, line=row, column=column)  # blame the caller of our header
-    return [d for d, ours in zip(found, real) if ours]
+    # An unqualified pointer shows in the syntax tree, where it is told in Metal's words.
+    return [
+        d for d, (text, *notes) in zip(found, texts) if "__generic" not in text and not repairable(text, tuple(notes))
+    ]
 
 
 class _Line(NamedTuple):

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Dict, List, Tuple
 
 from . import cache, checking, counting
-from .copies import with_copies
 from .declarations import Declarations, Function, Instantiation
 from .errors import CompileError, ToolchainError
+from .repairs import repaired
 from .rewrite import for_run, threadgroup_variables
 from .source import Source, parse_diagnostics, summary
 from .toolchain import RUNTIME, Clang, language_flags, machine_flags, run
@@ -67,15 +67,18 @@ def compile_kernel(
         written = Path(scratch) / "kernel.clcpp"
         built = Path(scratch) / "kernel.so"
         compiled = None
-        while compiled != rewritten:  # until clang finds no more copies to rewrite
+        while compiled != rewritten:  # until clang refuses nothing more that is legal Metal
             compiled = rewritten
             written.write_text(_number_files(compiled, source) + _ELEMENT_BYTES + _element_bytes(kernel))
             done = _compile(clang, mode, written, built)
-            rewritten = with_copies(compiled, done.stderr)
+            rewritten = repaired(compiled, _name_files(done.stderr, source))
         if done.returncode:
             messages = _name_files(done.stderr, source)
             diagnostics = parse_diagnostics(messages)
-            raise CompileError(summary("does not compile", source, diagnostics, messages), diagnostics)
+            problem = summary("does not compile", source, diagnostics, messages)
+            if clang.major < 17 and "bfloat" in problem:
+                problem += "\nclang 16 has no arithmetic on bfloat: use clang 17 or newer"
+            raise CompileError(problem, diagnostics)
         counted = counting.build(clang, built) if mode == "count" else {}
         binary = built.read_bytes()
     unset = sorted({m.decode() for m in re.findall(rb"metal_unset_(\w+)\x00", binary)})
@@ -102,12 +105,6 @@ def _number_files(text: str, source: Source) -> str:
 
 
 def _name_files(messages: str, source: Source) -> str:
-    """The way back, in clang's messages."""
-    names = [str(path) for path in source.files]
-    return re.sub(r"^metal:(\d+):", lambda match: f"{names[int(match.group(1))]}:", messages, flags=re.MULTILINE)
-
-
-def _name_files(messages: str, source: Source) -> str:
     """The inverse, in clang's messages."""
     files = list(source.files)
     return re.sub(r"\bmetal:(\d+):(?=\d+:\d+:)", lambda match: f"{files[int(match.group(1))]}:", messages)
@@ -123,7 +120,7 @@ def _compile(clang: Clang, mode: str, written: Path, built: Path):
     if done.returncode:
         return done
     middle.write_text(checking.edited(middle.read_text(), mode == "nan"))
-    finish = ["-x", "ir", "-O2", *machine_flags(), "-fPIC", "-fno-plt", "-w", "-shared", "-lm"]
+    finish = ["-x", "ir", "-O2", *machine_flags(clang.major), "-fPIC", "-fno-plt", "-w", "-shared", "-lm"]
     finish += ["-Xclang", "-disable-llvm-passes"]
     return run([clang.path, *finish, str(middle), "-o", str(built)])
 
@@ -170,10 +167,10 @@ def _threadgroup_names(declarations: Declarations) -> List[str]:
 
 def _flags(clang: Clang) -> List[str]:
     flags = [
-        *language_flags(generic=True),
+        *language_flags(run_time=True),
         "-w",
         "-O2",
-        *machine_flags(),
+        *machine_flags(clang.major),
         "-fPIC",
         "-fno-plt",  # a thread that is stopped in a stub would have no source line
         "-ffp-contract=on",

@@ -10,9 +10,9 @@ vec<T, N>                   ->  metal::__any_vec<T, N>, where T may turn out to 
 
 from __future__ import annotations
 
-from typing import List, NamedTuple, Set
+from typing import List, NamedTuple, Set, Tuple
 
-from .tokens import Token, matching_angle
+from .tokens import Token, matching_angle, spell
 
 SCALARS = ["char", "uchar", "short", "ushort", "int", "uint", "long", "ulong", "half", "float", "bfloat"]
 VECTORS = {f"{scalar}{n}" for scalar in SCALARS for n in (2, 3, 4)}
@@ -51,7 +51,7 @@ class Edit(NamedTuple):
 def constructor_edits(tokens: List[Token]) -> List[Edit]:
     aliases = _type_names(tokens)
     edits: List[Edit] = []
-    deducing = _deducing(tokens)
+    deducing, bodies = _deducing(tokens)
     for i, token in enumerate(tokens):
         if token.kind != "identifier":
             continue
@@ -59,17 +59,31 @@ def constructor_edits(tokens: List[Token]) -> List[Edit]:
             edits += _static_cast(tokens, i)
         elif token.text in VECTORS or token.text in aliases:
             edits += _named(tokens, i, token.text in VECTORS)
+            if token.text in VECTORS:
+                edits += _variable(tokens, i, i, bodies)
         elif token.text in ("vec", "simdgroup_matrix", "matrix") and i + 1 < len(tokens) and tokens[i + 1].text == "<":
-            edits += _vec(tokens, i)
+            edits += _vec(tokens, i) + _variable(tokens, i, matching_angle(tokens, i + 1), bodies)
             if token.text == "vec" and i not in deducing and tokens[i + 2].text not in _BUILTIN:
                 qualified = tokens[i - 1].text == "::"
                 edits.append(Edit(token.start, token.end, "__any_vec" if qualified else "::metal::__any_vec"))
     return edits
 
 
-def _deducing(tokens: List[Token]) -> Set[int]:
-    """Indices of every `vec` from which template arguments may be deduced: at namespace scope, in templates."""
+def _variable(tokens: List[Token], first: int, last: int, bodies: Set[int]) -> List[Edit]:
+    """`short2 at(x, y);` in a function: tokens[first : last + 1] are the type."""
+    if first not in bodies or not 0 <= last < len(tokens) - 2 or tokens[last + 2].text != "(":
+        return []
+    if tokens[last + 1].kind != "identifier" or tokens[last + 3].text == ")":
+        return []
+    name = tokens[last + 1]
+    return [Edit(name.end, name.end, f" = ::metal::__construct<{spell(tokens[first : last + 1])}>")]
+
+
+def _deducing(tokens: List[Token]) -> Tuple[Set[int], Set[int]]:
+    """Indices of every `vec` from which template arguments may be deduced (at namespace scope, in templates), and of
+    every identifier in the body of a function."""
     found: Set[int] = set()
+    bodies: Set[int] = set()
     braces: List[str] = []  # body or scope
     first = 0  # of the statement
     depth = 0  # of parentheses
@@ -88,9 +102,11 @@ def _deducing(tokens: List[Token]) -> Set[int]:
                 braces and braces[-1] == "struct" and opening != "template"
             ):
                 found.add(i)
+        elif token.kind == "identifier" and "body" in braces:
+            bodies.add(i)
         if token.text in ("{", "}") or (token.text in (";", ":") and depth == 0):
             first = i + 1
-    return found
+    return found, bodies
 
 
 def _type_names(tokens: List[Token]) -> Set[str]:
@@ -130,7 +146,7 @@ def _named(tokens: List[Token], i: int, vector: bool) -> List[Edit]:
     token, before = tokens[i], tokens[i - 1]
     after = tokens[i + 1] if i + 1 < len(tokens) else token
     qualified = before.text == "::" and i >= 2 and tokens[i - 2].text == "metal"
-    if vector and before.text == "(" and after.text == ")" and _is_cast(tokens, i - 1, i + 1):
+    if before.text == "(" and after.text == ")" and _is_cast(tokens, i - 1, i + 1):
         return [Edit(before.start, after.end, f"::metal::__cast<{token.text}>() ->* ")]
     if after.text != "(" or _is_declarator(tokens, i + 1):
         return []
@@ -184,6 +200,10 @@ def _vec(tokens: List[Token], i: int) -> List[Edit]:
 def _static_cast(tokens: List[Token], i: int) -> List[Edit]:
     close = matching_angle(tokens, i + 1)
     target = tokens[i + 2 : close] if close > 0 else []
-    if not target or any(t.text in ("*", "&") for t in target) or all(t.text in _BUILTIN - {"bfloat"} for t in target):
+    if (
+        not target
+        or any(t.text in ("*", "&") for t in target)
+        or all(t.text in _BUILTIN - {"bfloat", "half"} for t in target)
+    ):
         return []
     return [Edit(tokens[i].start, tokens[i].end, "::metal::__convert")]

@@ -52,7 +52,7 @@ class _Run(NamedTuple):
 
 def build(clang: Clang, path: Path) -> dict:
     """Replaces the LLVM IR at path by a shared object that counts; returns what its counts mean: weights (cost of each
-    block by class), sites ([bytes, write] of each memory instruction), registers, private_bytes."""
+    block by class), sites ([bytes, write] of each memory instruction), registers, private_bytes, instructions."""
     try:
         module = ir.read(path.read_text())
     except ValueError as error:
@@ -62,7 +62,7 @@ def build(clang: Clang, path: Path) -> dict:
     accesses = [access for flow in flows for access in memory_accesses(flow)]
     written = path.with_suffix(".ll")
     written.write_text(_instrumented(module, functions, accesses))
-    flags = ["-O1", "-x", "ir", *machine_flags(), "-fPIC", "-shared", "-w"]
+    flags = ["-O1", "-x", "ir", *machine_flags(clang.major), "-fPIC", "-shared", "-w"]
     done = run([clang.path, *flags, str(written), "-lm", "-o", str(path)])
     if done.returncode:
         raise CompileError(f"cannot compile the counting kernel:\n{done.stderr[:2000]}")
@@ -73,6 +73,7 @@ def build(clang: Clang, path: Path) -> dict:
         "sites": [[a.bytes, a.write] for a in accesses],
         "registers": live.live,
         "private_bytes": live.private_bytes,
+        "instructions": len(accesses) + sum(sum(cost.values()) for cost in costs),
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
 
+from .deduction import deduced, without_attributes
 from .errors import CompileError
 from .expressions import constant_values, evaluate
 from .tokens import OPEN, Token, matching, matching_angle, spell, split, string_value
@@ -121,7 +122,7 @@ def read_declarations(tokens: List[Token]) -> Declarations:
         result.statements.append((start, end, scope))
         statement = tokens[start : end + 1]
         if statement[0].text == "template" and (len(statement) < 2 or statement[1].text != "<"):
-            instantiation = _instantiation(tokens, start, end, scope)
+            instantiation = _instantiation(tokens, start, end, scope, result.functions)
             if instantiation:
                 result.instantiations.append(instantiation)
             continue
@@ -208,7 +209,9 @@ def _attribute(part: List[Token]) -> Attribute:
     return Attribute(name, arguments, part[0])
 
 
-def _instantiation(tokens: List[Token], start: int, end: int, scope: str) -> Optional[Instantiation]:
+def _instantiation(
+    tokens: List[Token], start: int, end: int, scope: str, functions: List[Function]
+) -> Optional[Instantiation]:
     groups = read_attributes(tokens, start, end)
     attributes = {a.name: a for group in groups for a in group[2]}
     words = [t.text for t in tokens[start:end]]
@@ -225,15 +228,39 @@ def _instantiation(tokens: List[Token], start: int, end: int, scope: str) -> Opt
         elif tokens[i].text in OPEN:
             i = matching(tokens, i)
         i += 1
-    if not found:
-        raise CompileError(_at(tokens[start], "an explicit instantiation of a kernel needs template arguments"))
-    first = found[0] - 1
+    opening = found[0] if found else _parameter_list(tokens, start + 1, end)
+    first = opening - 1
     while tokens[first - 1].text == "::" and tokens[first - 2].kind == "identifier":
         first -= 2
-    name = "".join(t.text for t in tokens[first : found[0]])
-    arguments = spell(tokens[found[0] + 1 : found[1]])
+    name = "".join(t.text for t in tokens[first:opening])
+    arguments = spell(tokens[found[0] + 1 : found[1]]) if found else _deduced(tokens, opening, name, functions)
+    if arguments is None:
+        raise CompileError(
+            _at(tokens[start], f"the template arguments of {name} do not follow from this instantiation")
+        )
     host = string_value(list(attributes["host_name"].arguments)) if "host_name" in attributes else name
     return Instantiation(host, name, scope, arguments, start, end, tokens[start])
+
+
+def _parameter_list(tokens: List[Token], start: int, end: int) -> int:
+    """Index of the '(' that opens a declaration's parameters, outside attributes."""
+    i = start
+    while i < end and tokens[i].text != "(":
+        i = matching(tokens, i) + 1 if tokens[i].text in OPEN else i + 1
+    return i
+
+
+def _deduced(tokens: List[Token], opening: int, name: str, functions: List[Function]) -> Optional[str]:
+    """Template arguments of an instantiation of the template `name` that gives parameters only."""
+    function = next((f for f in functions if f.template and f.name == name.split("::")[-1]), None)
+    if function is None or opening >= len(tokens):
+        return None
+    header = tokens[function.start + 2 : matching_angle(tokens, function.start + 1)]
+    signatures = (
+        [without_attributes(part) for part in split(tokens[first + 1 : matching(tokens, first)])]
+        for first in (function.open, opening)
+    )
+    return deduced(header, *signatures)
 
 
 def _constant(tokens: List[Token], start: int, end: int, values: Dict[str, int]) -> Optional[Constant]:

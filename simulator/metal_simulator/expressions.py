@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import operator
+import re
 from typing import Dict, List, Optional
 
 from .tokens import Token, matching, split
@@ -58,7 +59,8 @@ def evaluate(tokens: List[Token], values: Dict[str, int]) -> Optional[int]:
     for k, token in enumerate(tokens):
         after = tokens[k + 1].text if k + 1 < len(tokens) else ""
         if token.kind == "number":
-            words.append(token.text.rstrip("uUlL"))
+            digits = token.text.rstrip("uUlL").replace("'", "_")
+            words.append(f"0o{digits}" if re.fullmatch("0[0-7_]+", digits) else digits)
         elif token.kind == "identifier" and after != "::":
             words.append(str(values[token.text]) if token.text in values else token.text)
         elif token.text != "::":

@@ -20,7 +20,21 @@ def function_edits(tokens: List[Token]) -> List[Edit]:
             close = matching_angle(tokens, i + 1)
             for part in split(tokens[i + 2 : close]) if close > 0 else []:
                 edits += _parameter(part)
+        elif token.text == "using" and i + 3 < len(tokens) and tokens[i + 2].text == "=":
+            end = next((k for k in range(i, len(tokens)) if tokens[k].text == ";"), i)
+            edits += _alias(tokens[i + 3 : end])
     return edits
+
+
+def _alias(kind: List[Token]) -> List[Edit]:
+    """`using F = R (*)(A);`"""
+    at = next((k for k in range(len(kind) - 3) if [t.text for t in kind[k : k + 4]] == ["(", "*", ")", "("]), None)
+    return [] if at is None else [Edit(kind[0].start, kind[-1].end, _pointer(kind[:at], kind[at + 4 : -1]))]
+
+
+def _pointer(result: List[Token], parameters: List[Token]) -> str:
+    arguments = [spell(_unnamed(argument)) for argument in split(parameters)]
+    return f"::metal::__function_pointer<{', '.join([spell(result)] + [a for a in arguments if a != 'void'])}>"
 
 
 def _parameter(part: List[Token]) -> List[Edit]:
@@ -28,9 +42,7 @@ def _parameter(part: List[Token]) -> List[Edit]:
     if at is None or part[at + 3].text != ")" or part[at + 4].text != "(":
         return []
     close = matching(part, at + 4)
-    arguments = [spell(_unnamed(argument)) for argument in split(part[at + 5 : close])]
-    kinds = ", ".join([spell(part[:at])] + [a for a in arguments if a != "void"])
-    text = f"::metal::__function_pointer<{kinds}> {part[at + 2].text}"
+    text = f"{_pointer(part[:at], part[at + 5 : close])} {part[at + 2].text}"
     return [Edit(part[0].start, part[close].end, text)]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from typing import List, Mapping, Optional, Sequence, Tuple, Union
+from typing import List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 from . import cache, check
 from .compile import THREADGROUP_LIMIT, compile_kernel, runtime
@@ -77,6 +77,19 @@ class Library:
         return name, known
 
 
+class Budget(NamedTuple):
+    """What a kernel takes of a core, whatever it is launched on.
+
+    threadgroup_bytes: of threadgroup variables; registers: estimate of live 32-bit registers per lane (registers.py);
+    private_bytes: arrays kept in memory, per thread; instructions: of the optimised code that cost something
+    """
+
+    threadgroup_bytes: int
+    registers: float
+    private_bytes: int
+    instructions: int
+
+
 class Kernel:
     """One kernel, specialised and compiled; ready to launch any number of times, from any thread."""
 
@@ -111,6 +124,11 @@ class Kernel:
     def parameters(self) -> Tuple[dict, ...]:
         """Its parameters in order: name, kind (buffer, threadgroup or a position), index, constant, gate."""
         return tuple(dict(p) for p in self._loaded["run"][3]["parameters"])
+
+    def budget(self) -> Budget:
+        """Its static budget; nothing runs."""
+        counted = self._loaded.setdefault("count", self._load("count"))[3]
+        return Budget(self.threadgroup_bytes, *(counted[name] for name in Budget._fields[1:]))
 
     def launch(
         self,

@@ -12,7 +12,7 @@ from .names import unknown_names
 from .rewrite import POSITIONS, threadgroup_variable_at
 from .rules import RULES
 from .source import Source, token_column
-from .tokens import Token, matching, matching_angle
+from .tokens import Token, matching, matching_angle, tokenise
 
 _VECTOR_POSITIONS = {
     "thread_position_in_grid",
@@ -77,13 +77,17 @@ Report = Tuple[Token, str, str]
 
 
 def _ascii(source: Source) -> Iterator[Diagnostic]:
+    """Comments may say what they like."""
     for path, data in source.files.items():
-        for number, line in enumerate(data.split(b"\n"), 1):
-            column = next((i for i, byte in enumerate(line, 1) if byte > 127), 0)
-            if column:
-                yield Diagnostic(
-                    str(path), number, column, "warning", "non-ASCII character: not every Metal compiler takes it"
-                )
+        if data.isascii():
+            continue
+        text = data.decode("utf-8", "replace")
+        for token in tokenise(text):
+            if not token.text.isascii():
+                column = token.start - text.rfind("\n", 0, token.start)
+                column += next(i for i, letter in enumerate(token.text) if not letter.isascii())
+                message = "non-ASCII character: not every Metal compiler takes it"
+                yield Diagnostic(str(path), token.line, column, "warning", message)
 
 
 def _attributes(declarations: Declarations) -> Iterator[Report]:
@@ -266,9 +270,13 @@ def _threadgroup_variables(declarations: Declarations) -> Iterator[Report]:
 def _calls(declarations: Declarations) -> Iterator[Report]:
     tokens = declarations.tokens
     names = {f.name for f in declarations.functions if f.kernel}
+    spaces = {space for f in declarations.functions for space in f.scope.split("::")}
     for function in declarations.functions:
         for i in range(function.body, function.end):
-            if tokens[i].text in names and _is_call(tokens, i):
+            member = (
+                tokens[i - 1].text == "::" and tokens[i - 2].text not in spaces and tokens[i - 2].kind == "identifier"
+            )
+            if tokens[i].text in names and not member and tokens[i - 2].text != ">" and _is_call(tokens, i):
                 yield tokens[i], "error", f"kernel {tokens[i].text} is called; a kernel can only be launched"
 
 

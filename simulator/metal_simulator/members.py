@@ -1,82 +1,150 @@
-"""Member functions that return `thread` references or pointers to members.
+"""Member functions: in Metal `this` is a thread pointer unless the function says otherwise.
 
-In Metal `this` is a thread pointer unless the function says otherwise. To clang, with a generic address space, it is
-generic, and what such a function returns has to be cast. (Without one, as the first pass of the check, it needs none.)
+To clang it is a generic pointer then, which binds to no `thread` parameter; so `thread` is written out. Constructors
+and conversions are the other way around: clang gives temporaries and members to those that say nothing, so theirs is
+taken away.
 """
 
 from __future__ import annotations
 
-from typing import List
+from typing import Iterator, List, NamedTuple, Optional, Set, Tuple
 
 from .constructors import Edit
 from .tokens import OPEN, Token, matching, matching_angle
 
+_SPACES = {"__private", "__global", "__local", "__constant"}
+_NOT_FUNCTIONS = {"using", "typedef", "friend", "static_assert", "struct", "class", "union", "enum"}
+_MADE = (["=", "default"], ["=", "delete"])
+_PARENTHESES = {"__attribute__", "alignas", "decltype", "sizeof", "explicit", "noexcept"}
+
+
+class _Member(NamedTuple):
+    """A member function; `close` is the token index of the bracket that closes its parameters."""
+
+    name: str
+    kind: str  # "constructor", "conversion", "static" or ""
+    close: int
+
 
 def member_edits(tokens: List[Token]) -> List[Edit]:
     edits: List[Edit] = []
+    plain: Set[Tuple[str, str]] = set()  # (class, function) that are not static
     for i, token in enumerate(tokens):
-        if token.text == "reinterpret_cast":
-            edits += _reinterpret(tokens, i)
-        elif token.text in ("struct", "class", "union") and tokens[i - 1].text not in ("<", ",", "enum"):
-            body = next((k for k in range(i, len(tokens)) if tokens[k].text in ("{", ";", "(", ">", "=")), None)
-            if body is not None and tokens[body].text == ">":  # a specialisation: struct S<T> {
-                body = next((k for k in range(body, len(tokens)) if tokens[k].text in ("{", ";", "(", "=")), None)
-            if body is not None and tokens[body].text == "{":
-                edits += _members(tokens, body + 1, matching(tokens, body))
-    return edits
+        if token.text in ("struct", "class", "union") and tokens[i - 1].text not in ("<", ",", "enum"):
+            name, body = _class(tokens, i)
+            if body is None:
+                continue
+            for member in _members(tokens, name, body + 1, matching(tokens, body)):
+                edits += _qualified(tokens, member.close, member.kind)
+                if not member.kind:
+                    plain.add((name, member.name))
+    return edits + _outside(tokens, plain)
 
 
-def _reinterpret(tokens: List[Token], i: int) -> List[Edit]:
-    """reinterpret_cast to a thread pointer or reference, which may come from `this`."""
-    close = matching_angle(tokens, i + 1)
-    target = [t.text for t in tokens[i + 2 : close]] if close > 0 else []
-    if "__private" not in target or target[-1] not in ("*", "&"):
-        return []
-    name = "__reinterpret_pointer" if target[-1] == "*" else "__reinterpret_reference"
-    return [Edit(tokens[i].start, tokens[i].end, f"::metal::{name}")]
+def _class(tokens: List[Token], i: int) -> Tuple[str, Optional[int]]:
+    """Name of the class whose keyword is token i, and the index of its body's brace if it has one."""
+    k, name, derived = i + 1, "", False
+    while k < len(tokens) and tokens[k].text not in ("{", ";", "(", ">", "=", ",", ")"):
+        if tokens[k].text == "<":
+            k = max(matching_angle(tokens, k, certain=True), k)
+        elif tokens[k].text in ("[", "alignas", "__attribute__"):
+            k = matching(tokens, k if tokens[k].text == "[" else k + 1)
+        elif tokens[k].text == ":":
+            derived = True
+            k = next((j for j in range(k, len(tokens)) if tokens[j].text in ("{", ";")), len(tokens)) - 1
+        elif tokens[k].kind == "identifier" and not name:
+            name = tokens[k].text
+        k += 1
+    variable = tokens[k - 1].kind == "identifier" and tokens[k - 1].text not in (name, "final") and not derived
+    return name, k if k < len(tokens) and tokens[k].text == "{" and not variable else None
 
 
-def _members(tokens: List[Token], start: int, end: int) -> List[Edit]:
-    edits: List[Edit] = []
+def _members(tokens: List[Token], owner: str, start: int, end: int) -> Iterator[_Member]:
+    """Member functions declared directly between start and end."""
     i = first = start
     while i < end:
         text = tokens[i].text
         if text == "template" and tokens[i + 1].text == "<":
-            first = i = max(matching_angle(tokens, i + 1), i + 1)
-            first += 1
-        elif text == "(" and tokens[i - 1].text == "__attribute__":
-            first = i = matching(tokens, i)
-            first += 1
+            i = max(matching_angle(tokens, i + 1), i + 1)
+            first = i + 1
+        elif text == "operator" and tokens[i + 1].text in ("(", "["):
+            i += 2  # its name
+        elif text == "<" and tokens[i - 1].kind == "identifier" and tokens[i - 1].text != "operator":
+            i = max(matching_angle(tokens, i), i)
+        elif text == "(" and tokens[i - 1].text in _PARENTHESES:
+            i = matching(tokens, i)
         elif text == "(":
+            words = [t.text for t in tokens[first:i]]
             close = matching(tokens, i)
-            edits += _casts(tokens, first, i, close)
-            i = close
+            declarator = tokens[i + 1].text in ("&", "*")  # T (&rows)[4]
+            if (
+                words
+                and not declarator
+                and words[0] not in _NOT_FUNCTIONS
+                and ("=" not in words or "operator" in words)
+            ):
+                yield _Member(tokens[i - 1].text, _kind(tokens[first:i], owner), close)
+            i = _declaration_end(tokens, close, end)
+            first = i + 1
         elif text in OPEN:
             i = matching(tokens, i)
-        if i < end and tokens[i].text in (";", "}", ":") and tokens[i - 1].text != ":":
+        if i < end and (tokens[i].text in (";", "}") or tokens[i].text == ":" and tokens[i - 1].kind == "identifier"):
             first = i + 1
         i += 1
-    return edits
 
 
-_SPECIFIERS = {"constexpr", "inline", "static", "virtual", "explicit", "friend", "__inline__"}
+def _kind(declarator: List[Token], owner: str) -> str:
+    words = [t.text for t in declarator]
+    if "operator" in words[:-1]:
+        named = declarator[words.index("operator") + 1]
+        return "conversion" if named.kind == "identifier" and named.text not in ("new", "delete") else ""
+    return "constructor" if words[-1] == owner else "static" if "static" in words else ""
 
 
-def _casts(tokens: List[Token], first: int, opening: int, close: int) -> List[Edit]:
-    """Casts in the return statements of the member function whose parameters are tokens[opening:close]."""
-    name = next((k for k in range(first, opening) if tokens[k].text == "operator"), opening - 1)
-    kind = [t.text for t in tokens[first:name] if t.text not in _SPECIFIERS]
-    if "__private" not in kind or kind[-1] not in ("&", "*") or any(t.text == "static" for t in tokens[first:name]):
+def _declaration_end(tokens: List[Token], close: int, end: int) -> int:
+    """The ';' or the '}' of the body after a member function's parameters, qualifiers and initialisers."""
+    i, initialisers = close + 1, False
+    while i < end and tokens[i].text != ";":
+        initialisers |= tokens[i].text == ":"
+        if tokens[i].text == "{" and not (initialisers and tokens[i - 1].kind == "identifier"):
+            return matching(tokens, i)
+        i = matching(tokens, i) + 1 if tokens[i].text in OPEN else i + 1
+    return i
+
+
+def _qualified(tokens: List[Token], close: int, kind: str) -> List[Edit]:
+    after = close + 1
+    while tokens[after].text in _SPACES or tokens[after].text in ("const", "volatile"):
+        after += 1
+    words = {t.text for t in tokens[close + 1 : after]}
+    if kind in ("constructor", "conversion"):
+        wrong = {"__private", "const"} if kind == "constructor" else {"__private"}  # `constant` stands for const too
+        return [Edit(t.start, t.end, "") for t in tokens[close + 1 : after] if t.text in wrong]
+    if kind == "static" or words & _SPACES or [t.text for t in tokens[after : after + 2]] in _MADE:
         return []
-    body = close + 1
-    while body < len(tokens) and tokens[body].text in ("const", "volatile", "noexcept", "__private"):
-        body += 1
-    if body >= len(tokens) or tokens[body].text != "{":
-        return []
-    edits = []
-    for i in range(body, matching(tokens, body)):
-        if tokens[i].text == "return":
-            end = next(k for k in range(i, len(tokens)) if tokens[k].text == ";")
-            edits.append(Edit(tokens[i].end, tokens[i].end, f" ({' '.join(kind)})("))
-            edits.append(Edit(tokens[end].start, tokens[end].start, ")"))
+    return [Edit(tokens[after - 1].end, tokens[after - 1].end, " __private")]
+
+
+def _outside(tokens: List[Token], plain: Set[Tuple[str, str]]) -> List[Edit]:
+    """Definitions of member functions outside their class."""
+    edits: List[Edit] = []
+    for i in range(2, len(tokens) - 1):
+        if tokens[i].text != "(" or tokens[i - 1].kind != "identifier" or tokens[i - 2].text != "::":
+            continue
+        name, before = tokens[i - 1].text, i - 3
+        if tokens[before].text == ">":
+            depth = 0
+            while before > 0:
+                depth += (tokens[before].text == ">") - (tokens[before].text == "<")
+                before -= 1
+                if depth == 0:
+                    break
+        close = matching(tokens, i)
+        if (tokens[before].text, name) not in plain and tokens[before].text != name or close + 1 >= len(tokens):
+            continue
+        after = close + 1
+        while tokens[after].text in _SPACES or tokens[after].text in ("const", "volatile"):
+            after += 1
+        if tokens[after].text == "{" and tokens[before - 1].text not in ("return", "=", "(", ",", "("):
+            edits += _qualified(tokens, close, "constructor" if tokens[before].text == name else "")
     return edits

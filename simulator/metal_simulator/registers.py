@@ -4,9 +4,10 @@ Method: classical liveness over the optimised code. Every value that an instruct
 registers per lane from its definition to its last use: half, bfloat, 16-bit integers and truth values half a register,
 64-bit integers and device pointers two, threadgroup pointers one; hence an 8x8 fragment two in fp32, one in 16 bits.
 Values that an instruction only renames or takes apart (casts, widened halves, vector elements, constant offsets of
-addresses) are their source's registers. Buffer addresses, launch constants, threadgroup positions and what is
-computed from those alone take none: the GPU keeps them apart, once for all lanes. The estimate is the largest sum over all program points. LLVM orders the code, not Apple's compiler,
-which may recompute or reorder: take it as a guide, not as what a pipeline reports.
+addresses) are their source's registers. Buffer addresses, launch constants, threadgroup positions and what is computed
+from those alone take none: the GPU keeps them apart, once for all lanes. The estimate is the largest sum over all
+program points. LLVM orders the code, not Apple's compiler, which may recompute or reorder: take it as a guide, not as
+what a pipeline reports.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Callable, Dict, List, NamedTuple, Optional, Set, Tuple
 
 from .comparisons import comparison_edits
@@ -35,6 +36,10 @@ POSITIONS = {
 }
 
 
+_PLAIN_FLOAT = re.compile(r"(?=.*[.ep])(?:0x[\da-f.]+p|[\d.']+(?:e|$))[+-]?\d*")
+THREADGROUP_LIMIT_MESSAGE = "more than 32768 bytes of threadgroup memory"
+
+
 class Rewritten(NamedTuple):
     """The text for clang, the text before, and the edits between them (for columns of diagnostics)."""
 
@@ -52,11 +57,8 @@ class ThreadgroupVariable(NamedTuple):
     text: str
 
 
-def for_check(text: str, declarations: Declarations, generic: bool) -> Rewritten:
-    """generic: for the pass with a generic address space."""
+def for_check(text: str, declarations: Declarations) -> Rewritten:
     edits = _common_edits(text, declarations, limit=True)
-    if generic:
-        edits += member_edits(declarations.tokens)
     for constant in declarations.constants:
         edits.append(
             _replace(
@@ -77,7 +79,7 @@ def for_run(
 ) -> Rewritten:
     """constants: values as C++ text; a constant without value stays an undefined symbol, metal_unset_<name>."""
     tokens = declarations.tokens
-    edits = _common_edits(text, declarations) + member_edits(tokens)
+    edits = _common_edits(text, declarations)
     optional = {tokens[i + 2].text for i in range(len(tokens) - 2) if tokens[i].text == "is_function_constant_defined"}
     for constant in declarations.constants:
         edits.append(_replace(tokens, constant.start, constant.end, _definition(constant, constants, optional)))
@@ -132,9 +134,7 @@ def _definition(constant: Constant, values: Dict[str, str], optional) -> str:
 def _common_edits(text: str, declarations: Declarations, limit: bool = False) -> List[Edit]:
     tokens = declarations.tokens
     edits = comparison_edits(tokens) + function_edits(tokens) + constructor_edits(tokens)
-    for token in tokens:
-        if token.kind == "number" and token.text.lower().endswith("bf") and not token.text.lower().startswith("0x"):
-            edits.append(Edit(token.start, token.end, f"bfloat({token.text[:-2]}f)"))
+    edits += member_edits(tokens) + _literals(tokens) + _redeclarations(declarations)
     number = 0
     for function in declarations.functions:
         if not function.kernel:
@@ -158,6 +158,31 @@ def _common_edits(text: str, declarations: Declarations, limit: bool = False) ->
     return edits
 
 
+def _literals(tokens: List[Token]) -> List[Edit]:
+    """Floating-point literals without a suffix are float in Metal, in templates too; bf makes a bfloat."""
+    edits = []
+    for token in tokens:
+        text = token.text.lower()
+        if token.kind != "number" or text.startswith("0x") and "p" not in text:
+            continue
+        if text.endswith("bf"):
+            edits.append(Edit(token.start, token.end, f"bfloat({token.text[:-2]}f)"))
+        elif _PLAIN_FLOAT.fullmatch(text):
+            edits.append(Edit(token.end, token.end, "f"))
+    return edits
+
+
+def _redeclarations(declarations: Declarations) -> List[Edit]:
+    """`constant constexpr T S::x[N];`, once needed for static members: it says nothing new, and clang refuses it."""
+    tokens, edits = declarations.tokens, []
+    for start, end, _ in declarations.statements:
+        words = [t.text for t in tokens[start : end + 1]]
+        if "__constant" in words and "::" in words and "constexpr" in words and words[-1] == ";":
+            if not {"=", "(", "{", "using", "template"} & set(words):
+                edits.append(_replace(tokens, start, end, ""))
+    return edits
+
+
 def _blocks(tokens: List[Token], start: int, index: int) -> List[int]:
     """Opening braces of the blocks around a token, outermost first."""
     found: List[int] = []
@@ -173,10 +198,7 @@ def _limit(variable: ThreadgroupVariable, total: str) -> Tuple[str, str]:
     """Name of the sum of sizes up to this variable, and its definition with the test against Metal's limit."""
     name = f"__threadgroup_bytes_after_{variable.names[-1].text}"
     sizes = " + ".join([total] * bool(total) + [f"sizeof({n.text})" for n in variable.names])
-    return name, (
-        f"constexpr ulong {name} = {sizes}; "
-        f'static_assert({name} <= 32768, "more than 32768 bytes of threadgroup memory");'
-    )
+    return name, (f'constexpr ulong {name} = {sizes}; static_assert({name} <= 32768, "{THREADGROUP_LIMIT_MESSAGE}");')
 
 
 def _parameter_attributes(tokens: List[Token], function: Function):
@@ -222,7 +244,7 @@ def threadgroup_variable_at(tokens: List[Token], i: int, number: int = 0) -> Opt
 
 
 def _variable(tokens: List[Token], start: int, space: int, end: int, alignment: str, number: int):
-    declarators = split(tokens[space + 1 : end])
+    declarators = [without_zeros(part) for part in split(tokens[space + 1 : end])]
     if any(t.text in ("*", "&", "=", "{") for part in declarators for t in _outside(part)):
         return None
     base: List[Token] = []
@@ -239,6 +261,14 @@ def _variable(tokens: List[Token], start: int, space: int, end: int, alignment: 
         )
         names.append(name)
     return ThreadgroupVariable(start, end, tuple(names), text)
+
+
+def without_zeros(declarator: List[Token]) -> List[Token]:
+    """A declarator without `= {0}` or `= {}`, which compiles for threadgroup variables, but which nobody runs."""
+    words = [t.text for t in declarator]
+    if "=" in words and words[words.index("=") + 1 :] in (["{", "}"], ["{", "0", "}"]):
+        return declarator[: words.index("=")]
+    return declarator
 
 
 def _outside(part: List[Token]) -> List[Token]:

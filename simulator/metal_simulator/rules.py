@@ -6,7 +6,9 @@ import re
 from typing import Dict, Iterator, List, Set, Tuple
 
 from .declarations import Declarations, Function
-from .tokens import Token, matching, matching_angle
+from .names import header_names
+from .rewrite import without_zeros
+from .tokens import Token, matching, matching_angle, split
 
 Report = Tuple[Token, str, str]
 _SCALARS = r"(?:bool|u?char|u?short|u?int|u?long|half|float|bfloat|unsigned|size_t|u?int(?:8|16|32|64)_t)"
@@ -24,7 +26,11 @@ def recursion(declarations: Declarations) -> Iterator[Report]:
     counts: Dict[str, int] = {}
     for function in declarations.functions:
         counts[function.qualified] = counts.get(function.qualified, 0) + 1
-    functions = {f.qualified: f for f in declarations.functions if counts[f.qualified] == 1 and not f.template}
+    functions = {
+        f.qualified: f
+        for f in declarations.functions
+        if counts[f.qualified] == 1 and not f.template and f.name not in header_names()  # an overload of the library's
+    }
     calls = {name: _called(declarations.tokens, f, set(functions)) for name, f in functions.items()}
     for name, function in functions.items():
         reached, waiting = set(), list(calls[name])
@@ -113,16 +119,21 @@ def words(declarations: Declarations) -> Iterator[Report]:
             for other in tokens[i : matching(tokens, i + 1)]:
                 if other.text.startswith("memory_order_") and other.text != "memory_order_relaxed":
                     yield other, "error", f"{token.text} takes memory_order_relaxed only"
-        elif token.text == "__local" and _is_initialised(tokens, i):
-            yield token, "error", "a threadgroup variable cannot have an initialiser: store to it, then use a barrier"
+        elif token.text == "__local":
+            yield from _initialiser(tokens, i)
 
 
-def _is_initialised(tokens: List[Token], i: int) -> bool:
-    """Whether token i begins `threadgroup T x = ...`."""
+def _initialiser(tokens: List[Token], i: int) -> Iterator[Report]:
+    """Of a threadgroup variable: `threadgroup T x = ...` from token i on."""
     if tokens[i - 1].text not in (";", "{", "}"):
-        return False
-    end = next((k for k in range(i, len(tokens)) if tokens[k].text in (";", "*", "&", "(", "{")), i)
-    return tokens[end].text == ";" and any(t.text == "=" for t in tokens[i:end])
+        return
+    end = next((k for k in range(i, len(tokens)) if tokens[k].text in (";", "*", "&", "(")), i)
+    for part in split(tokens[i + 1 : end]) if tokens[end].text == ";" else []:
+        advice = "store to it, then use a barrier"
+        if len(without_zeros(part)) < len(part):
+            yield tokens[i], "warning", f"the initialiser of a threadgroup variable does nothing: {advice}"
+        elif any(t.text == "=" for t in part):
+            yield tokens[i], "error", f"a threadgroup variable cannot have an initialiser: {advice}"
 
 
 RULES = (recursion, arguments, function_constants, words)

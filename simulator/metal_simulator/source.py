@@ -11,6 +11,12 @@ from .errors import CompileError, Diagnostic
 from .tokens import Token, tokenise
 from .toolchain import INCLUDE, Clang, language_flags, run
 
+# A macro in a pragma is not expanded yet, and its definition is gone.
+_COUNTED_LOOP = re.compile(
+    r"^([ \t]*#[ \t]*pragma (?:unroll|clang loop unroll))(?:_count)?[ \t]*\(.*[A-Z_]{2}.*\)", re.MULTILINE
+)
+# What Metal's compiler knows without any #include.
+PRELUDE = ["-include", str(INCLUDE / "metal_simulator" / "language.h")]
 _INCLUDE_LINE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*(?:"([^"\n]+)"|<([^>\n]+)>)', re.MULTILINE)
 
 
@@ -62,11 +68,11 @@ def preprocess(clang: Clang, source: Source, run_time: bool) -> str:
     """Preprocessed text with line markers. Raises CompileError with clang's own diagnostics."""
     folders = [f"-I{folder}" for folder in source.include]
     defines = ["-DMETAL_SIMULATOR_RUN"] if run_time else []
-    done = run([clang.path, *language_flags(run_time), *defines, *folders, "-w", "-E", str(source.path)])
+    done = run([clang.path, *language_flags(run_time), *defines, *folders, *PRELUDE, "-w", "-E", str(source.path)])
     if done.returncode:
         diagnostics = parse_diagnostics(done.stderr)
         raise CompileError(summary("does not preprocess", source, diagnostics, done.stderr), diagnostics)
-    return done.stdout
+    return _COUNTED_LOOP.sub(r"\1", done.stdout)
 
 
 def user_tokens(text: str) -> List[Token]:
@@ -163,10 +169,3 @@ def _column_of(file: str, line: int, text: str, nth: int) -> int:
         return 1
     same = [t for t in tokenise(lines[line - 1]) if t.text == text]
     return same[nth].start + 1 if nth < len(same) else 1
-
-
-def _lines(file: str) -> List[str]:
-    try:
-        return Path(file).read_text(errors="replace").split("\n")
-    except OSError:
-        return []

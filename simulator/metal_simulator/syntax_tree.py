@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Iterator, List, NamedTuple, Optional, Sequence
+from typing import Iterator, List, NamedTuple, Sequence, Tuple
 
 from .errors import Diagnostic
 from .source import metal_words
@@ -58,16 +58,19 @@ def tree_findings(dump: str, files: Sequence[str]) -> List[Diagnostic]:
     if not starts:
         return []
     found = []
-    previous: Optional[Node] = None
+    parents: List[Node] = []
     for node in _nodes(dump[dump.rfind("\n", 0, min(starts)) + 1 :]):
+        while parents and parents[-1].depth >= node.depth:
+            parents.pop()
         if node.file in wanted:
             message = _space_message(node)
-            if not message and previous is not None and node.depth > previous.depth:
-                message = _conversion_message(previous, node)
             if message:
-                at = previous if message.startswith("implicit") and previous is not None else node
-                found.append(Diagnostic(node.file, at.line, at.column, "error", message))
-        previous = node
+                found.append(Diagnostic(node.file, node.line, node.column, "error", message))
+            severity, message = _conversion_message(parents, node) if parents else ("", "")
+            if message:
+                at = parents[-1]
+                found.append(Diagnostic(node.file, at.line, at.column, severity, message))
+        parents.append(node)
     return found
 
 
@@ -82,23 +85,32 @@ def _space_message(node: Node) -> str:
         or "(__generic *)" in match.group(2)
     ):
         return ""
+    if re.search(r"__(?:global|constant|local|private)\b.*\* ?__generic &", match.group(2)):
+        return ""  # const device float*& p: the pointer says it
     kind = metal_words(match.group(2).replace("__generic ", "").replace("__generic", ""))
     noun = "reference" if kind.rstrip().endswith("&") else "pointer"
     return f"{noun} type of '{match.group(1)}' ({kind}) must have an explicit address space qualifier"
 
 
-def _conversion_message(cast: Node, operand: Node) -> str:
-    """A narrowing to bfloat, or between half and bfloat, that nobody wrote."""
+def _conversion_message(parents: Sequence[Node], operand: Node) -> Tuple[str, str]:
+    """Severity and message for a narrowing to bfloat, or between half and bfloat, that nobody wrote.
+
+    Of integers only literals count, where they are no operands and outside templates, which are known to compile so.
+    """
+    cast = parents[-1]
     if cast.kind != "ImplicitCastExpr" or "part_of_explicit_cast" in cast.rest:
-        return ""
-    if "<FloatingCast>" not in cast.rest and "<IntegralToFloating>" not in cast.rest:
-        return ""
+        return "", ""
     to, of = _type(cast.rest), _type(operand.rest)
-    if to == "bfloat" and of != "bfloat":
-        return f"implicit conversion from {of} to bfloat; write bfloat(x)"
-    if to == "half" and of == "bfloat":
-        return "implicit conversion from bfloat to half; convert to float first"
-    return ""
+    if "<FloatingCast>" in cast.rest and to == "bfloat" and of != "bfloat":
+        return "error", f"implicit conversion from {of} to bfloat; write bfloat(x)"
+    if "<FloatingCast>" in cast.rest and to == "half" and of == "bfloat":
+        return "error", "implicit conversion from bfloat to half; convert to float first"
+    if "<IntegralToFloating>" in cast.rest and to == "bfloat" and operand.kind == "IntegerLiteral":
+        parent = parents[-2] if len(parents) > 1 else cast
+        assigned = parent.kind != "BinaryOperator" or parent.rest.endswith("'='")
+        if assigned and not any("Template" in p.kind for p in parents):
+            return "warning", f"implicit conversion from {of} to bfloat; write bfloat(x)"
+    return "", ""
 
 
 def _type(rest: str) -> str:

@@ -100,9 +100,17 @@ def matching(tokens: List[Token], index: int) -> int:
     return len(tokens)
 
 
-def matching_angle(tokens: List[Token], index: int) -> int:
-    """Index of the '>' that closes the '<' at `index`, or -1 when this '<' is a comparison."""
+_CONDITIONS = {"template", "enable_if", "conditional", "bool_constant", "integral_constant"}  # may take `a && b`
+
+
+def matching_angle(tokens: List[Token], index: int, certain: bool = False) -> int:
+    """Index of the '>' that closes the '<' at `index`, or -1 when this '<' is a comparison.
+
+    certain: it is none, so that && and || may occur.
+    """
     depth, i = 0, index
+    before = tokens[index - 1].text
+    certain = certain or before in _CONDITIONS or before.endswith(("_t", "_v"))
     while i < len(tokens):
         text = tokens[i].text
         if text == "<":
@@ -113,7 +121,7 @@ def matching_angle(tokens: List[Token], index: int) -> int:
                 return i
         elif text in OPEN:
             i = matching(tokens, i)
-        elif text in CLOSE or text in (";", "&&", "||"):
+        elif text in CLOSE or text == ";" or (text in ("&&", "||") and not certain):
             return -1
         i += 1
     return -1

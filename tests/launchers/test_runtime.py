@@ -6,39 +6,13 @@ launcher binds.
 
 from __future__ import annotations
 
-import array
 import importlib
 
 import pytest
 import torch
 from cases import LENGTHS, max_lengths, packed
-from metal_simulator import Library
+from shader_library import ShaderLibrary
 from simulated_launcher import SimulatedLauncher
-
-
-class ShaderLibrary:
-    """What torch.mps.compile_shader returns, with the simulator in place of the GPU."""
-
-    def __init__(self, text, folder):
-        self.path = folder / "specialised.metal"
-        self.path.write_text(text, encoding="ascii")
-        self.library = Library(self.path)
-
-    def __getattr__(self, name):
-        def launch(*arguments, threads, group_size):
-            buffers = [self._buffer(argument) for argument in arguments]
-            grid = [count // size for count, size in zip(threads, group_size)]
-            assert [count % size for count, size in zip(threads, group_size)] == [0, 0, 0]
-            self.library.kernel(name).launch(buffers, grid=tuple(grid), threads=tuple(group_size))
-
-        return launch
-
-    @staticmethod
-    def _buffer(argument):  # as torch passes them: ints as long, floats as float, lists as arrays
-        if isinstance(argument, torch.Tensor):
-            return argument
-        assert len({type(number) for number in argument}) == 1
-        return array.array("q" if isinstance(argument[0], int) else "f", argument).tobytes()
 
 
 @pytest.fixture
@@ -87,7 +61,8 @@ def test_text_is_self_contained_and_strict(metal_kernel, runtime):
     [library] = compiled  # compiled once, kept
     text = library.path.read_text()
     assert '#include "' not in text and "function_constant" not in text
-    assert library.library.kernels == ("attention_forward_f16_d128_v128_m32_n32_s4",)
+    [kernel] = library.library.kernels
+    assert kernel.startswith("attention_forward_f16_d128_v128_")
     assert not [finding for finding in library.library.check() if finding.severity == "error"]
 
 
@@ -100,5 +75,91 @@ def test_compiler_errors_name_the_specialisation(metal_kernel, runtime, monkeypa
     monkeypatch.setattr(torch.mps, "compile_shader", compile_shader)
     query = torch.randn(1, 4, 1, 64)
     with metal_kernel.launchers.use_launcher(module.RuntimeLauncher()):
-        with pytest.raises(RuntimeError, match="attention_forward_f32_d64.*is_packed.*unknown type name 'flaot'"):
+        with pytest.raises(RuntimeError, match="attention_forward_f32_d64.*is_aligned.*unknown type name 'flaot'"):
             metal_kernel.flash_attn_func(query, query, query)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "row"),
+    [
+        ("attention_forward_f16_d64_v64_m32_n64_s4", "f16, half, 64, 64, 32, 64, 4"),
+        ("attention_forward_bf16_d192_v128_r8_n32_g8x1x1_staged", "bf16, bfloat, 192, 128, 8, 32, 8, 1, 1, staged"),
+        ("attention_forward_f32_d64_v64_r8_n32_g8x1x1_direct", "f32, float, 64, 64, 8, 32, 8, 1, 1, direct"),
+        ("attention_forward_f16_d64", "f16, half, 64"),
+    ],
+)
+def test_one_row_of_the_table_is_kept(runtime, kernel, row):
+    """Whatever a row holds: numbers, and words, as many as the kernel's name has."""
+    fields = row.split(", ")
+    others = [
+        ", ".join(["f16" if fields[0] == "bf16" else "bf16", *fields[1:]]),
+        ", ".join([*fields[:2], "8", *fields[3:]]),
+        ", ".join([*fields, "1"]),
+        ", ".join([*fields, "doubled"]),
+        ", ".join(fields[:2]),
+    ]
+    text = "#define INSTANTIATE(name, T)\n" + "".join(f"INSTANTIATE({each})\n" for each in [*others, row])
+    kept = runtime[0]._with_one_row(text, "some.metal", kernel)
+    assert kept.split("\n") == ["#define INSTANTIATE(name, T)", "", "", "", "", "", f"INSTANTIATE({row})", ""]
+
+
+def test_a_kernel_that_the_table_lacks(runtime):
+    with pytest.raises(RuntimeError, match="no kernel attention_forward_f16_d8_v8_m8_n8_s1 in attention_forward.metal"):
+        runtime[0].specialised_source("attention_forward.metal", "attention_forward_f16_d8_v8_m8_n8_s1", ())
+
+
+def test_without_mps(metal_kernel, monkeypatch):
+    """torch's own function, which finds no GPU."""
+    runtime = importlib.import_module(f"{metal_kernel.__name__}.runtime_launcher")
+    runtime._kernel.cache_clear()
+    query = torch.randn(1, 4, 1, 64)
+    with metal_kernel.launchers.use_launcher(runtime.RuntimeLauncher()):
+        with pytest.raises(RuntimeError, match="Metal kernels need a Mac with Apple silicon.*tensors on the CPU"):
+            metal_kernel.flash_attn_func(query, query, query)
+
+
+def test_a_kernel_that_the_library_refuses(metal_kernel, runtime, monkeypatch):
+    class Library:
+        def __getattr__(self, name):
+            raise RuntimeError(f"Failed to create function state object for: {name}")
+
+    monkeypatch.setattr(torch.mps, "compile_shader", lambda text: Library())
+    monkeypatch.setattr("platform.mac_ver", lambda: ("13.6.1", ("", "", ""), "arm64"))
+    query = torch.randn(1, 4, 1, 64)
+    message = r"on macOS 13.6.1 \(the kernels need 14 or newer\), the GPU refuses attention_forward_f32_d64.*Failed to"
+    with metal_kernel.launchers.use_launcher(runtime[0].RuntimeLauncher()):
+        with pytest.raises(RuntimeError, match=message):
+            metal_kernel.flash_attn_func(query, query, query)
+
+
+def test_a_build_without_kernels_says_what_to_do(kernel):
+    assert kernel.launchers.available() == {}
+    with pytest.raises(RuntimeError, match="this build has no Metal kernels: .*install the wheel"):
+        kernel.launchers.metal()
+
+
+@pytest.mark.parametrize(
+    ("name", "cores", "expected"),
+    [
+        ("Apple M1", 7, (7, 7)),
+        ("Apple M2 Ultra", 76, (8, 76)),
+        ("Apple M3 Max", 40, (9, 40)),
+        ("Apple M4", 10, (9, 10)),
+        ("Apple M5 Pro", 20, (10, 20)),
+        ("Apple M17", 64, (10, 64)),
+        ("Apple Paravirtual device", 0, (7, 8)),
+        ("AMD Radeon Pro 5500M", 24, (7, 24)),
+        ("", 0, (7, 8)),
+    ],
+)
+def test_the_gpu_by_its_name(metal_kernel, monkeypatch, name, cores, expected):
+    monkeypatch.setattr(torch.backends.mps, "get_name", lambda: name)
+    monkeypatch.setattr(torch.backends.mps, "get_core_count", lambda: cores)
+    [target] = metal_kernel.launchers.available().values()
+    assert target.device == expected
+
+
+def test_a_torch_that_does_not_tell_the_gpu(metal_kernel, monkeypatch):
+    monkeypatch.delattr(torch.backends.mps, "get_core_count")
+    [target] = metal_kernel.launchers.available().values()
+    assert target.device == metal_kernel.launchers.SMALLEST

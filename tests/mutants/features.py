@@ -14,8 +14,7 @@ MUTANTS = [
         SCORE,
         "float(abs(alibi.position[i] - key))",
         "float(alibi.position[i] - key)",
-        "equivalent",
-        "in these causal cases no visible key lies behind its query",
+        "numbers",
     ),
     Mutant("slope of the next head", SCORE, "slopes[row % group_size]", "slopes[(row + 1) % group_size]", "numbers"),
     Mutant("slope in the wrong unit", SCORE, "(M_LOG2E_F / scale_log2)", "M_LOG2E_F", "numbers"),
@@ -79,8 +78,12 @@ MUTANTS = [
         "checker",
     ),
     Mutant("splits write one lse", MAIN, "    lse += group.z * params.lse_split_stride;\n", "", "checker"),
-    Mutant("parts not weighted", COMBINE, "M_LOG2E_F) / sum", "0) / sum", "numbers"),
-    Mutant("parts not normalised", COMBINE, "M_LOG2E_F) / sum", "M_LOG2E_F)", "numbers"),
-    Mutant("joined without the sink", COMBINE, "float sum = sink_share;", "float sum = 0;", "numbers"),
-    Mutant("one column too many joined", COMBINE, "column < value_dim;", "column <= value_dim;", "checker"),
+    Mutant("parts not weighted", COMBINE, "fast::exp2((share[part] - largest) * M_LOG2E_F)", "1.0f", "numbers"),
+    Mutant("parts not normalised", COMBINE, "T(value / sum)", "T(value)", "numbers"),
+    Mutant(
+        "weight of another part", COMBINE, "ushort(split % kSimdWidth)", "ushort(split % kSimdWidth ^ 1)", "numbers"
+    ),
+    Mutant("joined without the sink", COMBINE, "sum = lane == 0 ? ", "sum = false ? ", "numbers"),
+    Mutant("sink joined by every lane", COMBINE, "sum = lane == 0 ? ", "sum = true ? ", "numbers"),
+    Mutant("one column too many joined", COMBINE, "if (column < value_dim) target", "if (true) target", "checker"),
 ]

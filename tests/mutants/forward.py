@@ -2,47 +2,56 @@
 
 from .mutant import Mutant
 
-MAIN, TILE, MASK, SOFTMAX, SEQUENCE = "attention_forward.metal", "tile.h", "mask.h", "softmax.h", "sequence.h"
+MAIN, MASK, SOFTMAX, SEQUENCE = "attention_forward.metal", "mask.h", "softmax.h", "sequence.h"
 BARRIER = "threadgroup_barrier(mem_flags::mem_threadgroup);"
 
 MUTANTS = [
     # synchronisation
     Mutant(
-        "no barrier before the keys", MAIN, f"{BARRIER}  // all SIMD groups are done with the previous", "//", "checker"
+        "no barrier before the next block", MAIN, f"if (kStaged || kSlices > 1) {BARRIER}  // all", "// all", "checker"
     ),
-    Mutant("no barrier after the keys", MAIN, f"{BARRIER}  // the keys are there", "//", "checker"),
-    Mutant(
-        "no barrier before the values", MAIN, f"{BARRIER}    // all SIMD groups are done with the keys", "//", "checker"
-    ),
-    Mutant("no barrier after the values", MAIN, f"{BARRIER}  // the values are there", "//", "checker"),
+    Mutant("no barrier after the keys", MAIN, f"if (kStaged) {BARRIER}", "", "checker"),
     Mutant(
         "barrier of the wrong memory",
         MAIN,
-        f"{BARRIER}  // the keys are there",
-        "threadgroup_barrier(mem_flags::mem_device);",
+        f"if (kStaged) {BARRIER}",
+        "if (kStaged) threadgroup_barrier(mem_flags::mem_device);",
         "checker",
     ),
     Mutant(
         "barrier of one SIMD group",
         MAIN,
-        f"{BARRIER}  // the keys are there",
-        "simdgroup_barrier(mem_flags::mem_threadgroup);",
+        f"if (kStaged) {BARRIER}",
+        "if (kStaged) simdgroup_barrier(mem_flags::mem_threadgroup);",
         "checker",
     ),
     Mutant(
         "barrier where lanes differ",
         MAIN,
-        f"{BARRIER}  // the values are there",
-        f"if (lane.row < 4) {BARRIER}",
+        f"if (kStaged) {BARRIER}",
+        f"if (kStaged && lane.row < 4) {BARRIER}",
         "checker",
     ),
     Mutant(
         "one SIMD group skips a barrier",
         MAIN,
-        f"{BARRIER}  // the values are there",
-        f"if (simdgroup != 0) {BARRIER}",
+        f"if (kStaged) {BARRIER}",
+        f"if (kStaged && simdgroup != 0) {BARRIER}",
         "checker",
     ),
+    # keys that no row of a SIMD group sees
+    Mutant(
+        "SIMD groups compute what they do not see",
+        MAIN,
+        "(key0 + kBlockN <= own_begin || key0 >= own_end)",
+        "false",
+        "equivalent",
+        "such keys are masked, and rows that do not exist are not stored",
+    ),
+    Mutant("SIMD groups leave the loop", MAIN, "continue;  // it only", "break;  // it only", "checker"),
+    Mutant("own keys end a block early", MAIN, "key0 >= own_end", "key0 + kBlockN >= own_end", "numbers"),
+    Mutant("own keys begin a block late", MAIN, "key0 + kBlockN <= own_begin", "key0 <= own_begin", "numbers"),
+    Mutant("idle where a row is missing", MAIN, "row0 < rows ? simd_max", "row0 + kRows < rows ? simd_max", "numbers"),
     # initial values
     Mutant("scores not zeroed", MAIN, "    zero(scores);\n", "", "numbers"),
     Mutant("accumulator not zeroed", MAIN, "  zero(accumulator);\n", "", "numbers"),
@@ -53,71 +62,11 @@ MUTANTS = [
         MAIN,
         "  zero(accumulator);\n",
         "  zero(accumulator);\n  elements(accumulator.fragment[0][0])[0] = 1;\n",
-        "numbers",  # with a sink only: without one, the first block with a visible key rescales it by exactly 0
-    ),
-    Mutant("block sum starts at 1", SOFTMAX, "float block_sum = 0;", "float block_sum = 1;", "numbers"),
-    # bounds and guards
-    Mutant(
-        "missing keys: one row too few",
-        TILE,
-        "if (r + row >= rows.count || ",
-        "if (r + row > rows.count || ",
-        "checker",
-    ),
-    Mutant(
-        "missing keys: never",
-        TILE,
-        "if (r + row >= rows.count || ",
-        "if (",
-        "checker",
-    ),
-    Mutant(
-        "missing keys: one row too many",
-        TILE,
-        "if (r + row >= rows.count || ",
-        "if (r + row + 1 >= rows.count || ",
         "numbers",
     ),
-    Mutant("missing keys are not zeroed", TILE, "*(threadgroup float4*)target = float4(0);", ";", "checker"),
-    Mutant(
-        "missing keys are 1",
-        TILE,
-        "*(threadgroup float4*)target = float4(0);",
-        "*(threadgroup float4*)target = float4(1);",
-        "equivalent",
-        "their weights are exactly 0, so any finite number does",
-    ),
-    Mutant(
-        "output rows: one too many",
-        TILE,
-        "if (r < rows.count) {\n      device T* target",
-        "if (r <= rows.count) {\n      device T* target",
-        "checker",
-    ),
-    Mutant(
-        "output rows: all",
-        TILE,
-        "if (r < rows.count) {\n      device T* target",
-        "if (true) {\n      device T* target",
-        "checker",
-    ),
-    Mutant(
-        "output rows: one too few",
-        TILE,
-        "if (r < rows.count) {\n      device T* target",
-        "if (r + 1 < rows.count) {\n      device T* target",
-        "checker",
-    ),
-    Mutant(
-        "query rows: one too many",
-        TILE,
-        "const bool exists = r < rows.count;",
-        "const bool exists = r <= rows.count;",
-        "checker",
-    ),
-    Mutant("query rows: all", TILE, "const bool exists = r < rows.count;", "const bool exists = true;", "checker"),
+    # bounds and guards
     Mutant("lse rows: one too many", MAIN, "if (row < rows)\n", "if (row <= rows)\n", "checker"),
-    Mutant("lse by every lane", MAIN, "if (writes_lse && lane.column == 0)", "if (writes_lse)", "checker"),
+    Mutant("lse by every lane", MAIN, "lane.column == 0 && slice == 0", "slice == 0", "checker"),
     Mutant(
         "surplus tiles stay",
         MAIN,
@@ -126,26 +75,8 @@ MUTANTS = [
         "equivalent",
         "a tile beyond the end has no row: every load and store is guarded",
     ),
-    Mutant(
-        "loop one block longer",
-        MAIN,
-        "key0 < blocks.end;",
-        "key0 <= blocks.end;",
-        "numbers",  # with split keys only: else it is a block that no row sees, with weights of 0
-    ),
+    Mutant("loop one block longer", MAIN, "key0 < blocks.end;", "key0 <= blocks.end;", "checker"),
     Mutant("loop one block shorter", MAIN, "key0 < blocks.end;", "key0 + kBlockN < blocks.end;", "numbers"),
-    Mutant(
-        "staging one step longer",
-        TILE,
-        "r < kRows; r += kRowStep",
-        "r < kRows + kRowStep; r += kRowStep",
-        "equivalent",
-        "every row is tested against kRows, as kRowStep need not divide them",
-    ),
-    Mutant("staging past the last row", TILE, "if (r + row < kRows) *(threadgroup", "*(threadgroup", "checker"),
-    Mutant(
-        "staging one row shorter", TILE, "r < kRows; r += kRowStep", "r < kRows - kRowStep; r += kRowStep", "checker"
-    ),
     Mutant(
         "query clamp removed", SEQUENCE, "return clamp(cu_seqlens[i], 0, total);", "return cu_seqlens[i];", "checker"
     ),
@@ -173,8 +104,18 @@ MUTANTS = [
         "checker",
     ),
     Mutant("last sequence ends at the total", SEQUENCE, "segment >= 1 && segment <= batch", "segment >= 1", "checker"),
-    # the search of the sequence
-    Mutant("search is off by one", SEQUENCE, "/ kBlockM + middle <= tile", "/ kBlockM + middle < tile", "numbers"),
+    # the tile of a threadgroup, and the search of its sequence
+    Mutant(
+        "light tiles first",
+        MAIN,
+        "groups.y - 1 - group.y",
+        "group.y",
+        "equivalent",
+        "threadgroups may run in any order",
+    ),
+    Mutant("one tile too far", MAIN, "groups.y - 1 - group.y", "groups.y - group.y", "checker"),
+    Mutant("heads and tiles by one index", MAIN, "groups.y - 1 - group.y", "group.x", "checker"),
+    Mutant("search is off by one", SEQUENCE, "/ kBlockM + middle <= tile", "/ kBlockM + middle < tile", "checker"),
     Mutant(
         "search reads one bound later",
         SEQUENCE,
@@ -183,74 +124,16 @@ MUTANTS = [
         "checker",
     ),
     Mutant(
-        "search forgets the group",
+        "search counts rows, not tiles",
         SEQUENCE,
-        "bound * group_size / kBlockM + middle",
-        "bound / kBlockM + middle",
-        "numbers",
+        "bound * group_size / kBlockM + middle <= tile",
+        "bound * group_size + middle <= tile",
+        "checker",
     ),
     Mutant("dense tiles rounded down", SEQUENCE, "+ kBlockM - 1) / kBlockM;", ") / kBlockM;", "checker"),
     Mutant("dense batch and tile swapped", SEQUENCE, "tile % tiles * kBlockM}", "tile / tiles * kBlockM}", "checker"),
     # addresses
-    Mutant(
-        "heads of a group swapped", TILE, "(r % group_size) * head_stride", "(r / group_size) * head_stride", "checker"
-    ),
-    Mutant("token of a row", TILE, "(r / group_size) * token_stride", "(r % group_size) * token_stride", "checker"),
-    Mutant("lane rows", TILE, "(quad & 4) + (short(lane) / 2) % 4", "(quad & 4) + (short(lane) / 2) % 2", "checker"),
-    Mutant(
-        "lane rows and columns swapped",
-        TILE,
-        "return {short((quad & 4) + (short(lane) / 2) % 4), short((quad & 2) * 2 + (short(lane) % 2) * 2)};",
-        "return {short((quad & 2) * 2 + (short(lane) % 2) * 2), short((quad & 4) + (short(lane) / 2) % 4)};",
-        "checker",
-    ),
-    Mutant(
-        "lane columns", TILE, "(quad & 2) * 2 + (short(lane) % 2) * 2", "(quad & 2) + (short(lane) % 2) * 2", "checker"
-    ),
-    Mutant(
-        "no padding of shared rows",
-        TILE,
-        "kStride = kColumns + kChunk;",
-        "kStride = kColumns;",
-        "equivalent",
-        "padding only keeps rows out of the same banks",
-    ),
-    Mutant(
-        "shared rows too close",
-        TILE,
-        "target += kRowStep * kStride;",
-        "target += kRowStep * (kStride - kChunk);",
-        "checker",
-    ),
-    Mutant(
-        "shared memory too small",
-        TILE,
-        "kBytes = kRows * kStride * sizeof(T);",
-        "kBytes = (kRows - 1) * kStride * sizeof(T);",
-        "checker",
-    ),
-    Mutant("keys not transposed", TILE, "kStride, ulong2(0, 0), true);", "kStride, ulong2(0, 0), false);", "numbers"),
-    Mutant(
-        "key rows and columns swapped",
-        TILE,
-        "b.data + n * kFragment * kStride + k * kFragment, kStride, ul",
-        "b.data + k * kFragment * kStride + n * kFragment, kStride, ul",
-        "checker",
-    ),
-    Mutant(
-        "value tile index",
-        TILE,
-        "b.data + k * kFragment * kStride + n * kFragment, kStride);",
-        "b.data + k * kFragment * kStride + n, kStride);",
-        "numbers",
-    ),
-    Mutant(
-        "values for keys",
-        MAIN,
-        "keys = {key, params.key.token",
-        "keys = {value, params.key.token",
-        "numbers",
-    ),
+    Mutant("values for keys", MAIN, "keys = {key, params.key.token", "keys = {value, params.key.token", "numbers"),
     Mutant("keys of the first batch", MAIN, "    key += tile.batch * params.key.batch;\n", "", "numbers"),
     Mutant(
         "keys of the first head", MAIN, "params.key.token + head_kv * params.key.head;", "params.key.token;", "numbers"
@@ -272,8 +155,8 @@ MUTANTS = [
     Mutant(
         "output written with the query's row",
         MAIN,
-        "accumulator, row0,\n          lane);",
-        "accumulator, row0 + 1,\n          lane);",
+        "GroupedRows<T>{whole, params.output.token",
+        "GroupedRows<T>{whole + params.output.token, params.output.token",
         "checker",
     ),
     Mutant(
@@ -284,25 +167,21 @@ MUTANTS = [
         "checker",
     ),
     Mutant("lse token", MAIN, "tile.query_start + row / group_size] =", "tile.query_start + row] =", "checker"),
+    Mutant("keys stay", MAIN, "keys.advance(step), values", "values", "numbers"),
+    Mutant("values stay", MAIN, ", values.advance(step)) {", ") {", "numbers"),
+    Mutant("values from the first key on", MAIN, "  values.advance(begin);\n", "", "numbers"),
     Mutant(
-        "unaligned rows as vectors",
-        TILE,
-        "if (is_aligned) {\n    *(threadgroup",
-        "if (true) {\n    *(threadgroup",
+        "values over keys",
+        MAIN,
+        "(threadgroup T*)(free_memory + KeyTile::kBytes), slice",
+        "(threadgroup T*)free_memory, slice",
         "checker",
     ),
     Mutant(
-        "unaligned query as vectors",
-        TILE,
-        "if (exists && is_aligned && has_column",
-        "if (exists && has_column",
-        "checker",
-    ),
-    Mutant(
-        "one element of a chunk",
-        TILE,
-        "has_column(count, e) ? source[e] :",
-        "has_column(count, e) ? source[e + 1] :",
+        "no memory for values",
+        MAIN,
+        "kBlockBytes = KeyTile::kBytes + ValueTile::kBytes",
+        "kBlockBytes = KeyTile::kBytes",
         "checker",
     ),
     # the mask
@@ -362,15 +241,46 @@ MUTANTS = [
     Mutant(
         "shuffle distance of the maximum",
         SOFTMAX,
-        "simd_shuffle_xor(block_max, 1));",
-        "simd_shuffle_xor(block_max, 2));",
+        "simd_shuffle_xor(largest, 1)",
+        "simd_shuffle_xor(largest, 2)",
         "numbers",
     ),
     Mutant(
-        "half of the maximum",
+        "half of the maximum", SOFTMAX, "      largest = max(largest, simd_shuffle_xor(largest, 8));\n", "", "numbers"
+    ),
+    Mutant("maximum of one column", SOFTMAX, "max(pair[0], pair[1])", "pair[0]", "numbers"),
+    Mutant("maximum at least 0", SOFTMAX, "float largest = kRowMaxFloor;", "float largest = 0;", "numbers"),
+    Mutant("maximum not scaled", SOFTMAX, "block_max[i] = largest * scale_log2;", "block_max[i] = largest;", "numbers"),
+    Mutant("maximum of the last block", SOFTMAX, "= max(previous, block_max[i]);", "= block_max[i];", "numbers"),
+    Mutant("slack too large for fp32", SOFTMAX, "kSlack = 8;", "kSlack = 3000;", "numbers"),
+    Mutant(
+        "slack of 2^60",
         SOFTMAX,
-        "      block_max = max(block_max, simd_shuffle_xor(block_max, 8));\n",
-        "",
+        "kSlack = 8;",
+        "kSlack = 60;",
+        "equivalent",
+        "weights and sums of up to 2^60 keep their precision in fp32",
+    ),
+    Mutant(
+        "slack with the wrong sign",
+        SOFTMAX,
+        "row_max.at[i] + kSlack;",
+        "row_max.at[i] - kSlack;",
+        "equivalent",
+        "it rescales more often, to the same result",
+    ),
+    Mutant(
+        "never a new maximum",
+        SOFTMAX,
+        "block_max[i] > row_max.at[i] + kSlack;",
+        "block_max[i] < row_max.at[i] - kSlack;",
+        "numbers",
+    ),
+    Mutant(
+        "rescaled the wrong way",
+        SOFTMAX,
+        "fast::exp2(previous - row_max.at[i]);",
+        "fast::exp2(row_max.at[i] - previous);",
         "numbers",
     ),
     Mutant("half of the sum", SOFTMAX, "      row_sum.at[i] += simd_shuffle_xor(row_sum.at[i], 8);\n", "", "numbers"),
@@ -381,19 +291,17 @@ MUTANTS = [
         "softmax.update(scores, rescale);",
         "numbers",
     ),
-    Mutant(
-        "sum not rescaled", SOFTMAX, "row_sum.at[i] * rescale.at[i] + block_sum", "row_sum.at[i] + block_sum", "numbers"
-    ),
-    Mutant("vote inside a branch", SOFTMAX, "return simd_any(grew);", "return grew && simd_any(grew);", "checker"),
+    Mutant("sum not rescaled", SOFTMAX, "        row_sum.at[i] *= rescale.at[i];\n", "", "numbers"),
+    Mutant("weights of one column summed", SOFTMAX, "+= weight[0] + weight[1];", "+= weight[0];", "numbers"),
+    Mutant("vote inside a branch", SOFTMAX, "grew = simd_any(grew);", "grew = grew && simd_any(grew);", "checker"),
     Mutant(
         "rescale where the lane's own row grew",
         SOFTMAX,
-        "return simd_any(grew);",
-        "return grew;",
+        "    grew = simd_any(grew);\n",
+        "",
         "equivalent",
-        "a row's four lanes agree, and a row that did not grow has the factor 1",
+        "a row's four lanes agree, and a row may keep its maximum until it grows by the slack",
     ),
-    Mutant("sign of the scale", TILE, "T(sign * float(pair[0])), T(sign", "T(float(pair[0])), T(sign", "numbers"),
     Mutant(
         "empty rows divided",
         SOFTMAX,

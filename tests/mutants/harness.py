@@ -12,7 +12,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from typing import Iterable, Iterator, NamedTuple, Tuple
 
-from metal_simulator import LaunchError
+from metal_simulator import LaunchError, SimulatorError
 
 from . import targets
 from .mutant import Mutant
@@ -112,5 +112,6 @@ def _work(sender, file: str, folder: pathlib.Path, check: bool) -> None:
         sender.send(("found", lines[0] if check else f"launch: {lines[0]}"))
     except AssertionError as error:
         sender.send(("found", str(error).splitlines()[0] if str(error) else "wrong numbers"))
-    except Exception as error:
-        sender.send(("broken", f"{type(error).__name__}: {error}"))
+    except Exception as error:  # without the checker, what a mutant overwrites may be Python's own
+        broken = check or isinstance(error, SimulatorError)
+        sender.send(("broken" if broken else "found", f"{type(error).__name__}: {error}"))

@@ -6,13 +6,12 @@ import functools
 import pathlib
 import struct
 import tempfile
-from typing import Iterator
 
 import kernels
 import numpy as np
 import stage
 import torch
-from cases import dense, max_lengths, packed, random_tensor
+from cases import dense, max_lengths, packed, poisoned, random_tensor
 from metal_simulator import Library
 from reference import assert_lse, assert_output, attention
 from simulated_launcher import SimulatedLauncher
@@ -39,8 +38,9 @@ def run(file: str, folder: pathlib.Path, check: bool) -> None:
     AssertionError for wrong numbers.
     """
     if folder_of(file).name == "flash_sdpa":
-        for case in forward_cases(check):
-            case(folder, check)
+        for case, files in CASES:
+            if file in files:
+                case(folder, check)
     else:
         TEACHING[file](functools.partial(_launch, Library(folder / file), check), not check)
 
@@ -58,100 +58,138 @@ def prepare() -> None:
     _kernel()
 
 
-def _call(folder, check, function, *arguments, lying=False, **keywords):
-    options = {"check": check, "check_written": check and not lying, "ignore": [BETWEEN_GROUPS] if lying else []}
-    launcher = SimulatedLauncher(kernels=folder, timeout=TIMEOUT, **options)
-    with _kernel().launchers.use_launcher(launcher):
-        if not check:
-            return getattr(_kernel(), function)(*arguments, **keywords)
-        try:
-            return getattr(_kernel(), function)(*arguments, **keywords)
-        except AssertionError as error:
-            raise Found(str(error)) from None
-
-
+STAGED, DIRECT = (7, 12), (9, 10)  # GPUs (family, cores) with these tiles (tiles.py); they divide the keys of few rows
 LENGTHS = [(1, 1), (33, 40), (7, 75), (70, 70), (40, 20), (5, 0), (45, 140), (20, 63)]
 
 
-def _packed(folder, check, window, unaligned=False):
-    query, key, value, cu_q, cu_k = packed(LENGTHS, 4, 2, 32, torch.float16)
-    if unaligned:
-        query, key, value = (torch.cat([t, t[..., :1]], dim=-1)[..., :-1] for t in (query, key, value))
-    keywords = {"window_size": window, "return_attn_probs": True, "softmax_scale": -0.2}
-    lengths = max_lengths(cu_q, cu_k)
-    output, lse, _ = _call(folder, check, "flash_attn_varlen_func", query, key, value, cu_q, cu_k, *lengths, **keywords)
-    if not check:
-        expected, expected_lse = attention(query, key, value, cu_q, cu_k, window=window, softmax_scale=-0.2)
-        assert_output(output, expected, value)
+def _attend(folder, check, gpu, tensors, bounds=(), window=(-1, 0), lying=None, **features):
+    """One call for a GPU on (query, key, value), packed with bounds = (cu_seqlens_q, cu_seqlens_k), and its numbers.
+
+    lying: the max_seqlens to claim; there are no right numbers then, and threadgroups may write one place.
+    """
+    options = {"check": check, "check_written": check and not lying, "ignore": [BETWEEN_GROUPS] if lying else []}
+    launcher = SimulatedLauncher(kernels=folder, timeout=TIMEOUT, **options)
+    kernel = _kernel()
+    function = kernel.flash_attn_varlen_func if bounds else kernel.flash_attn_func
+    lengths = (lying or max_lengths(*bounds)) if bounds else ()
+    try:
+        with kernel.launchers.use_launcher(launcher, kernel.device.Device(*gpu)):
+            output, lse, _ = function(
+                *tensors, *bounds, *lengths, window_size=window, return_attn_probs=True, **features
+            )
+    except AssertionError as error:
+        if check:
+            raise Found(str(error)) from None
+        raise
+    if not check and not lying:
+        if "s_aux" in features:
+            features["sinks"] = features.pop("s_aux")
+        expected, expected_lse = attention(*tensors, *bounds, window=window, **features)
+        assert_output(output, expected, tensors[2])
         assert_lse(lse, expected_lse)
 
 
-def _dense(folder, check, window):
-    query, key, value = dense(2, 40, 100, 4, 2, 32, torch.float16)
-    keywords = {"window_size": window, "return_attn_probs": True}
-    output, lse, _ = _call(folder, check, "flash_attn_func", query, key, value, **keywords)
-    if not check:
-        expected, expected_lse = attention(query, key, value, window=window)
-        assert_output(output, expected, value)
-        assert_lse(lse, expected_lse)
+def _int32(*values):
+    return torch.tensor(values, dtype=torch.int32)
 
 
-def _features(folder, check):
-    """Softcap, ALiBi, sinks and a head_dim without a kernel of its own, on keys long enough to be split."""
-    query, key, value = dense(1, 5, 600, 4, 2, 70, torch.float32)
-    slopes, sinks = torch.tensor([0.1, 0.02, 0.03, 0.2]), torch.tensor([-1.0, 0.0, 2.0, 5.0])
-    keywords = {"softcap": 3.0, "alibi_slopes": slopes, "causal": True, "return_attn_probs": True}
-    for tokens, length in ((5, 600), (5, 70), (5, 3)):  # split; whole; with rows that see nothing
-        tensors = query[:, :tokens], key[:, :length], value[:, :length]
-        output, lse, _ = _call(folder, check, "flash_attn_func", *tensors, s_aux=sinks, **keywords)
-        if not check:
-            features = {"softcap": 3.0, "alibi_slopes": slopes, "sinks": sinks}
-            expected, expected_lse = attention(*tensors, window=(-1, 0), **features)
-            assert_output(output, expected, value)
-            assert_lse(lse, expected_lse)
-
-
-def _paged(folder, check):
-    """Pages in any order, some keys unused."""
-    query, cache = dense(1, 9, 96, 4, 2, 32, torch.float16)[0][0], random_tensor(1, 6, 16, 2, 32, dtype=torch.float16)
-    table, used = torch.tensor([[5, 0, 3], [1, 4, 2]], dtype=torch.int32), torch.tensor([40, 21], dtype=torch.int32)
-    cu_q, cu_k = torch.tensor([0, 2, 9], dtype=torch.int32), torch.tensor([0, 48, 96], dtype=torch.int32)
-    keywords = {"block_table": table, "seqused_k": used, "causal": True}
-    output = _call(folder, check, "flash_attn_varlen_func", query, cache, cache, cu_q, cu_k, 7, 48, **keywords)
-    if not check:
-        lengths = {"seqused_k": used, "block_table": table}
-        assert_output(output, attention(query, cache, cache, cu_q, cu_k, window=(-1, 0), **lengths)[0], cache)
-
-
-def _lying_pages(folder, check):
-    """block_table and seqused_k that point anywhere."""
-    query, cache = random_tensor(0, 9, 4, 32), random_tensor(1, 6, 16, 2, 32)
-    table, used = torch.tensor([[900, -1], [2, 3]], dtype=torch.int32), torch.tensor([-3, 33], dtype=torch.int32)
-    cu = torch.tensor([0, 2, 9], dtype=torch.int32)
-    keywords = {"block_table": table, "causal": True, "lying": True}
-    _call(folder, check, "flash_attn_varlen_func", query, cache, cache, cu, cu, 7, 32, seqused_k=used, **keywords)
-    _call(folder, check, "flash_attn_varlen_func", query, cache, cache, cu, cu * 100, 7, 32, **keywords)
-
-
-def _lying(folder, check):
-    """cu_seqlens that point anywhere."""
-    query, key, value = (t[0] for t in dense(1, 40, 100, 4, 2, 32, torch.float16))
-    for bounds in ([-5, 3, 2**31 - 1, 50, -(2**31), 500], [12, 30, 35]):
-        cu = torch.tensor(bounds, dtype=torch.int32)
-        _call(folder, check, "flash_attn_varlen_func", query, key, value, cu, cu, 40, 100, lying=True)
-
-
-def forward_cases(check: bool) -> Iterator:
-    yield functools.partial(_packed, window=(-1, 0))
-    yield functools.partial(_packed, window=(9, 3))
-    yield functools.partial(_packed, window=(100, 3))
-    yield functools.partial(_dense, window=(-1, -1))
-    yield functools.partial(_packed, window=(9, 3), unaligned=True)
-    yield _features
-    yield _paged
+def _packed(folder, check, gpu):
+    """Every kind of window, and cu_seqlens that point anywhere."""
+    *tensors, cu_q, cu_k = packed(LENGTHS, 4, 2, 32, torch.float16)
+    for window in ((-1, 0), (9, 3), (100, 3), (0, 0)):
+        _attend(folder, check, gpu, tensors, (cu_q, cu_k), window, softmax_scale=-0.2)
     if check:
-        yield _lying
-        yield _lying_pages
+        tensors = [tensor[0] for tensor in dense(1, 40, 100, 4, 2, 32, torch.float16)]
+        for bounds in (_int32(-5, 3, 2**31 - 1, 50, -(2**31), 500), _int32(12, 30, 35)):
+            _attend(folder, check, gpu, tensors, (bounds, bounds), lying=(40, 100))
+
+
+def _dense(folder, check):
+    """Tiles of 64 rows; then scores that are all low, and grow by hundreds within a block of keys and to the next."""
+    query, key, value = dense(2, 62, 200, 4, 2, 32, torch.float16)
+    gpu = (7, 1)
+    _attend(folder, check, gpu, (query, key, value), window=(-1, -1))
+    growing = key / 16 + torch.linspace(-50, -40, 200, dtype=torch.float16)[:, None, None]
+    growing[:, 77] = -20
+    _attend(folder, check, gpu, (1 + query / 16, growing, value), window=(-1, -1), softmax_scale=1.0)
+
+
+def _unaligned(folder, check, gpu):
+    """Rows that are no whole chunks of 16 bytes, of a head_dim without a kernel of its own, with NaN around them."""
+    *tensors, cu_q, cu_k = packed(LENGTHS[:4], 4, 2, 69, torch.float16)
+    _attend(folder, check, gpu, [poisoned(tensor) for tensor in tensors], (cu_q, cu_k), (30, 3))
+
+
+def _paged(folder, check, gpu, has_used, num_heads_kv=2, lengths=((7, 21), (2, 48))):
+    """Pages in any order, of lengths that seqused_k or cu_seqlens_k tells; then a block_table that points anywhere."""
+    query, _, _, cu_q, cu_k = packed(lengths, 4, num_heads_kv, 64, torch.float16)
+    pages = -(-max(length for _, length in lengths) // 16)
+    cache = random_tensor(1, 2 * len(lengths) * pages, 16, num_heads_kv, 64, dtype=torch.float16)
+    order = torch.randperm(len(cache), generator=torch.Generator().manual_seed(0)).int()
+    table = order[: len(lengths) * pages].view(len(lengths), pages)
+    used = {"seqused_k": _int32(*(length for _, length in lengths))} if has_used else {}
+    for window in ((-1, 0), (37, 0)):  # the last row of 150 keys sees none of the 16 that the first starts with
+        tensors = query, cache, cache.flip(0)
+        _attend(folder, check, gpu, tensors, (cu_q, cu_k), window, block_table=table, **used)
+    if check:
+        anywhere = torch.where(table % 2 == 0, table - 900, table + 900)
+        used = {"seqused_k": _int32(*range(-3, 999, 999 // len(lengths)))[: len(lengths)]} if has_used else {}
+        bounds, claim = (cu_q, cu_k if has_used else cu_k * 100), max_lengths(cu_q, cu_k)
+        _attend(folder, check, gpu, (query, cache, cache), bounds, block_table=anywhere, lying=claim, **used)
+
+
+def _features(folder, check, gpu, tokens, num_heads_kv, head_dim, length):
+    """Softcap, ALiBi, sinks and a head_dim without a kernel of its own; keys in parts, or not."""
+    query, key, value = dense(1, tokens, length, 4, num_heads_kv, head_dim, torch.float32)
+    slopes, sinks = torch.tensor([0.1, 0.02, 0.03, 0.2]), torch.tensor([-1.0, 0.0, 2.0, 5.0])
+    features = {"softcap": 3.0, "alibi_slopes": slopes, "s_aux": sinks}
+    for keys, window in (
+        (length, (-1, 0)),  # in parts
+        (length, (-1, -1)),
+        (length // 2, (-1, 0)),  # whole
+        (3, (-1, 0)),  # rows that see nothing
+    ):
+        _attend(folder, check, gpu, (query, key[:, :keys], value[:, :keys]), window=window, **features)
+
+
+def _slices(folder, check, gpu, tokens, head_dim, value_dim, length, dtype):
+    """Columns divided among SIMD groups, some of which have none."""
+    query, key, value = dense(2, tokens, length, 8, 2, head_dim, dtype)
+    _attend(folder, check, gpu, (query, key, value[..., :value_dim]))
+
+
+def _narrow(folder, check):
+    """A head_dim whose direct loads are of 4 bytes and less."""
+    _attend(folder, check, DIRECT, dense(1, 20, 50, 4, 2, 72, torch.float16))
+
+
+MAIN, COMBINE, TILE, PARTIAL = "attention_forward.metal", "attention_combine.metal", "tile.h", "partial.h"
+STAGED_TILE, DIRECT_TILE = "staged.h", "direct.h"
+MASK, SOFTMAX, SCORE, PAGES, SEQUENCE = "mask.h", "softmax.h", "score.h", "pages.h", "sequence.h"
+
+DECODE = {"num_heads_kv": 1, "lengths": ((2, 150), (1, 3), (2, 21))}
+WIDE = {"tokens": 20, "head_dim": 132, "value_dim": 40, "length": 50, "dtype": torch.float32}
+WIDE_DECODE = {"tokens": 2, "head_dim": 200, "value_dim": 200, "length": 50, "dtype": torch.float16}
+MANY = {"tokens": 5, "num_heads_kv": 2, "head_dim": 100, "length": 100}
+FEW = {"tokens": 2, "num_heads_kv": 1, "head_dim": 36, "length": 300}
+
+# The cases, each with the files whose mutants it is for: those of a file reach all of its lines, and no more are run.
+CASES = [
+    (functools.partial(_packed, gpu=STAGED), {MAIN, TILE, STAGED_TILE, MASK, SOFTMAX, SEQUENCE}),
+    (functools.partial(_packed, gpu=DIRECT), {TILE, DIRECT_TILE}),
+    (_dense, {MAIN, STAGED_TILE, SOFTMAX, SEQUENCE}),
+    (functools.partial(_paged, gpu=STAGED, has_used=True), {MAIN, TILE, STAGED_TILE, PAGES}),
+    (functools.partial(_paged, gpu=DIRECT, has_used=False), {TILE, DIRECT_TILE, PAGES, SEQUENCE}),
+    (functools.partial(_paged, gpu=DIRECT, has_used=True, **DECODE), {MAIN, DIRECT_TILE, PARTIAL, SOFTMAX, PAGES}),
+    (functools.partial(_unaligned, gpu=STAGED), {TILE, STAGED_TILE}),
+    (functools.partial(_unaligned, gpu=DIRECT), {TILE, DIRECT_TILE}),
+    (_narrow, {TILE, DIRECT_TILE}),
+    (functools.partial(_slices, gpu=STAGED, **WIDE), {MAIN, STAGED_TILE, PARTIAL}),
+    (functools.partial(_slices, gpu=DIRECT, **WIDE), {MAIN, TILE, DIRECT_TILE, PARTIAL}),
+    (functools.partial(_slices, gpu=DIRECT, **WIDE_DECODE), {DIRECT_TILE, PARTIAL}),
+    (functools.partial(_features, gpu=DIRECT, **FEW), {MAIN, SCORE, SOFTMAX, PARTIAL, COMBINE}),
+    (functools.partial(_features, gpu=STAGED, **MANY), {MAIN, SCORE, MASK, COMBINE}),
+]
 
 
 def _launch(library, check, name, buffers, grid, threads, **keywords):

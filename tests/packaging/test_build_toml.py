@@ -4,63 +4,14 @@ from __future__ import annotations
 
 import shutil
 import tomllib
-from collections import Counter
 from pathlib import Path
 
 import pytest
+from check_build import COMPILED, TORCH_VERSIONS, is_chosen, main, problems
 from kernels._rust import Backend, Build
 
 ROOT = Path(__file__).resolve().parents[2]
 KERNELS = ROOT / "flash_sdpa"
-COMPILED = (".metal", ".h", ".mm")
-
-
-def problems(root: Path) -> list[str]:
-    """Everything wrong with build.toml in `root` that the builder's parser accepts."""
-    build = tomllib.loads((root / "build.toml").read_text(encoding="utf-8"))
-    sources = [*build["torch"].get("src", []), *(src for kernel in build["kernel"].values() for src in kernel["src"])]
-    return [
-        *edition_problems(build),
-        *backend_problems(build),
-        *missing_files(root, sources),
-        *unlisted_files(root, sources),
-        *repeated_names(sources),
-        *not_ascii(root, sources),
-    ]
-
-
-def edition_problems(build: dict) -> list[str]:
-    return [] if build["general"].get("edition") == 5 else ["edition is not 5"]
-
-
-def backend_problems(build: dict) -> list[str]:
-    listed = set(build["general"]["backends"])
-    built = {kernel["backend"] for kernel in build["kernel"].values()}
-    return [f"backend {backend} is listed but has no kernel" for backend in listed - built] + [
-        f"backend {backend} has a kernel but is not listed" for backend in built - listed
-    ]
-
-
-def missing_files(root: Path, sources: list[str]) -> list[str]:
-    return [f"{src} does not exist" for src in sources if not (root / src).is_file()]
-
-
-def unlisted_files(root: Path, sources: list[str]) -> list[str]:
-    """A file that is not listed does not exist in the build, headers included."""
-    files = {path.relative_to(root).as_posix() for path in (root / "flash_sdpa").rglob("*") if path.suffix in COMPILED}
-    return [f"{path} is not listed" for path in files - set(sources)]
-
-
-def repeated_names(sources: list[str]) -> list[str]:
-    """Each .metal becomes one object file, named after it."""
-    names = Counter(Path(src).stem for src in sources if src.endswith(".metal"))
-    return [f"several shaders are called {name}" for name, count in names.items() if count > 1]
-
-
-def not_ascii(root: Path, sources: list[str]) -> list[str]:
-    """The run-time compiler takes ASCII only."""
-    files = [src for src in sources if (root / src).is_file()]
-    return [f"{src} is not ASCII" for src in files if not (root / src).read_bytes().isascii()]
 
 
 @pytest.fixture
@@ -138,3 +89,22 @@ def test_a_source_that_is_not_ascii_is_found(copy: Path) -> None:
     with (copy / "flash_sdpa" / "tile.h").open("a", encoding="utf-8") as header:
         header.write("// 2 \N{MULTIPLICATION SIGN} 2\n")
     assert problems(copy) == ["flash_sdpa/tile.h is not ASCII"]
+
+
+def test_an_unlisted_binding_is_found(copy: Path) -> None:
+    edit(copy, '    "torch-ext/torch_binding.h",\n', "")
+    assert problems(copy) == ["torch-ext/torch_binding.h is not listed"]
+
+
+@pytest.mark.parametrize("torch_version", TORCH_VERSIONS)
+def test_the_loader_chooses_the_compiled_variant_for_its_own_torch_on_macos_26(torch_version: str) -> None:
+    assert is_chosen(torch_version, "26.1", built_for=torch_version)
+    assert not is_chosen(torch_version, "15.6", built_for=torch_version)
+    assert not is_chosen("2.11", "26.1", built_for=torch_version)
+
+
+def test_the_command(capsys: pytest.CaptureFixture) -> None:
+    assert main() == 0
+    printed = capsys.readouterr().out
+    assert "no problems that the parser does not notice" in printed
+    assert "torch213-metal-aarch64-darwin: chosen on macOS 26 with torch 2.13" in printed

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import tomllib
 from pathlib import Path
 
-import jinja2
 import pytest
+from check_build import card
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "simulator/README.md")
@@ -81,21 +80,9 @@ def test_the_builder_is_pinned_by_revision() -> None:
 
 
 def test_the_card_renders() -> None:
-    """With the variables that the builder offers, and its setting of the template engine."""
-    environment = jinja2.Environment(trim_blocks=True, undefined=jinja2.StrictUndefined, autoescape=False)
-    general = tomllib.loads((ROOT / "build.toml").read_text())["general"]
-    variables = {
-        "repo_id": general["hub"]["repo-id"],
-        "version": general["version"],
-        "license": general["license"].lower(),
-        "functions": ["flash_attn_func"],
-        "layers": None,
-        "has_benchmark": False,
-        "upstream": None,
-        "source": None,
-    }
-    card = environment.from_string((ROOT / "CARD.md").read_text()).render(variables)
-    assert card.startswith("---\nlibrary_name: kernels\nlicense: apache-2.0\ntags:\n")
-    assert 'get_kernel("org/metal-flash-sdpa", version=1' in card
-    assert "- `flash_attn_func`\n" in card
-    assert "Layers" not in card and "kernels benchmark" not in card
+    rendered = card(ROOT)
+    assert rendered.startswith("---\nlibrary_name: kernels\nlicense: apache-2.0\ntags:\n")
+    assert 'get_kernel("org/metal-flash-sdpa", version=1' in rendered
+    assert "- `flash_attn_func`\n" in rendered
+    assert "kernels benchmark org/metal-flash-sdpa --version 1" in rendered
+    assert "Layers" not in rendered

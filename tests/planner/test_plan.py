@@ -66,6 +66,25 @@ def test_tile_of_rows_and_device(kernel, family, cores, rows, expected):
     assert plan_forward(kernel, *inputs, device=kernel.device.Device(family, cores)).kernel.endswith(expected)
 
 
+def test_tuned_tiles_are_preferred(kernel, monkeypatch):
+    tuned = kernel.tiles.DIRECT[2][1]
+    winners = {("f16", 64, 64): tuned}
+    monkeypatch.setattr(kernel.tiles.tuning, "winners", lambda device: winners if device.cores == 8 else {})
+    kernel.planner._plan_forward.cache_clear()
+    for head_dim, cores, dtype, is_tuned in [
+        (64, 8, torch.float16, True),
+        (50, 8, torch.float16, True),  # the same kernel
+        (72, 8, torch.float16, False),
+        (64, 8, torch.bfloat16, False),
+        (64, 10, torch.float16, False),
+    ]:
+        query = torch.empty(1, 100, 1, head_dim, dtype=dtype, device="meta")
+        inputs = query, None, query, query, query, *[None] * 6, 100, 100, 0.1, -1, -1, 0.0, 0
+        plan = plan_forward(kernel, *inputs, device=kernel.device.Device(7, cores))
+        assert (plan.kernel == tuned.kernel(torch.float16)) == is_tuned
+    kernel.planner._plan_forward.cache_clear()
+
+
 def test_every_tile_fits_a_threadgroup_and_its_launch(kernel):
     """By the kernels' own text: threadgroup memory within 32 KB is the simulator's check, threads within 1024."""
     for table in (kernel.tiles.LARGE, kernel.tiles.SMALL, kernel.tiles.DIRECT, kernel.tiles.DECODE):

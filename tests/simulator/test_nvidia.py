@@ -11,7 +11,8 @@ import pathlib
 import pytest
 from metal_simulator import CompileError, LaunchError, Library, ToolchainError
 from metal_simulator.nvidia import archive
-from metal_simulator.nvidia.compile import build
+from metal_simulator.nvidia.compile import build, max_threads
+from metal_simulator.nvidia.driver import threadgroups
 from metal_simulator.nvidia.tools import find_assembler
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -109,6 +110,25 @@ kernel void f(device float* x [[buffer(0)]], uint i [[thread_position_in_grid]])
 """
     with pytest.raises(CompileError, match="32800 bytes of threadgroup memory; the limit is 32768"):
         build(written(text), "f")
+
+
+def test_grids():
+    """All threadgroups are launched in one row, so that only their number is bounded."""
+    assert threadgroups((2, 266257, 1)) == 532514 and threadgroups((1, 2**31 - 1, 1)) == 2**31 - 1
+    assert threadgroups((3, 0, 5)) == 0
+    with pytest.raises(LaunchError, match=r"a grid of \(2, 65536, 16384\) is 2147483648 threadgroups; CUDA's limit is"):
+        threadgroups((2, 65536, 16384))
+
+
+def test_threads_by_attribute(written):
+    text = """
+constant constexpr short kMost = 96;
+[[kernel, max_total_threads_per_threadgroup(64)]] void f(device float* x [[buffer(0)]]) { x[0] = 1; }
+[[kernel, max_total_threads_per_threadgroup(kMost)]] void g(device float* x [[buffer(0)]]) { x[0] = 1; }
+[[kernel, max_total_threads_per_threadgroup(2 * kMost)]] void h(device float* x [[buffer(0)]]) { x[0] = 1; }
+[[kernel]] void i(device float* x [[buffer(0)]]) { x[0] = 1; }
+"""
+    assert [max_threads(written(text), name) for name in "fghi"] == [64, 96, None, None]
 
 
 @needs_ptxas

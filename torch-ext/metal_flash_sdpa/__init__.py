@@ -6,6 +6,7 @@ tensors on the CPU on a composition of PyTorch operators, both with the same res
 
 from . import launchers as launchers
 from . import planner as planner
+from . import selftest as selftest
 from .interface import flash_attention_varlen, flash_attn_func, flash_attn_varlen_func
 from .kv_cache import flash_attn_with_kvcache
 from .merging import merge_attention_states

@@ -1,7 +1,7 @@
 """Who runs a plan.
 
-A launcher is a callable `launcher(plan, tensors)` that runs a `planner.Plan` on tensors by name and knows no attention.
-Tensors on `mps` go to `metal()`; tensors on the CPU go to the CPU implementation, or, inside `use_launcher`, to the
+A launcher is a callable `launcher(plan, tensors)` that runs a `plan.Plan` on tensors by name and knows no attention.
+Tensors on `mps` go to `metal()`; tensors on the CPU go to the CPU implementation. Inside `use_launcher`, both go to the
 launcher given there (a simulator, say), with plans for the device given there.
 """
 
@@ -10,12 +10,17 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import functools
-from typing import Callable, Iterator, Mapping, NamedTuple, Optional
+import pathlib
+from typing import Callable, Dict, Iterator, Mapping, NamedTuple, Optional
 
 import torch
 
+from . import device
+from ._ops import ops
+from .compiled_launcher import CompiledLauncher
 from .device import SMALLEST, Device
 from .plan import Plan
+from .runtime_launcher import RuntimeLauncher
 
 Launcher = Callable[[Plan, Mapping[str, torch.Tensor]], None]
 
@@ -32,7 +37,7 @@ _current: contextvars.ContextVar = contextvars.ContextVar("launcher", default=No
 
 @contextlib.contextmanager
 def use_launcher(launcher: Launcher, device: Device = SMALLEST) -> Iterator[None]:
-    """Within the block, and in this thread, calls on CPU tensors are planned for `device` and run by `launcher`."""
+    """Within the block, and in this thread, calls are planned for `device` and run by `launcher`."""
     token = _current.set(Target(launcher, device))
     try:
         yield
@@ -45,9 +50,28 @@ def current() -> Optional[Target]:
     return _current.get()
 
 
-@functools.lru_cache(maxsize=1)
 def metal() -> Target:
-    """For tensors on `mps`."""
-    from .runtime_launcher import RuntimeLauncher  # only where there is an Apple GPU
+    """For tensors on `mps`. Raises RuntimeError when this build has no Metal kernels."""
+    return _current.get() or _preferred()
 
-    return Target(RuntimeLauncher(), SMALLEST)
+
+@functools.lru_cache(maxsize=1)
+def _preferred() -> Target:
+    targets = available()
+    if not targets:
+        raise RuntimeError(
+            "this build has no Metal kernels: load the kernel without asking for a CPU build, or install the wheel "
+            "metal-flash-sdpa; or move the tensors to the CPU"
+        )
+    return next(iter(targets.values()))
+
+
+def available() -> Dict[str, Target]:
+    """The launchers of this build for this machine's GPU, the preferred one first. Starts nothing."""
+    targets = {}
+    if hasattr(ops, "launch_kernel"):
+        _, family, cores, _, _ = ops.describe_device()
+        targets["compiled"] = Target(CompiledLauncher(ops.launch_kernel.default), device.known(family, cores))
+    if (pathlib.Path(__file__).parent / "flash_sdpa").is_dir():  # the kernels' text
+        targets["run-time"] = Target(RuntimeLauncher(), device.of_torch())
+    return targets

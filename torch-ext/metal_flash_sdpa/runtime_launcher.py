@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import pathlib
+import platform
 import re
 from typing import Callable, Mapping, Tuple
 
@@ -15,10 +16,11 @@ import torch
 from .plan import Parameters, Plan
 
 _KERNELS = pathlib.Path(__file__).parent / "flash_sdpa"
+_OLDEST_MACOS = 14  # the first whose Metal has bfloat
 
 
 class RuntimeLauncher:
-    """Launches plans on `mps` tensors. A kernel that fails to compile raises RuntimeError with the compiler's words."""
+    """Launches plans on `mps` tensors. A kernel that does not compile raises RuntimeError with the compiler's words."""
 
     def __call__(self, plan: Plan, tensors: Mapping[str, torch.Tensor]) -> None:
         unbound = tensors["query"]  # something must stand in for an absent buffer; the kernel never touches it
@@ -39,28 +41,61 @@ def _argument(argument, tensors: Mapping[str, torch.Tensor], unbound: torch.Tens
 
 @functools.lru_cache(maxsize=256)  # specialisations; a model uses a few
 def _kernel(source: str, kernel: str, constants: Tuple[Tuple[str, bool], ...]) -> Callable:
+    text = specialised_source(source, kernel, constants)
+    specialisation = f"{kernel} with {', '.join(name for name, value in constants if value) or 'no feature'}"
     try:
-        library = torch.mps.compile_shader(specialised_source(source, kernel, constants))
+        library = torch.mps.compile_shader(text)
     except SyntaxError as error:
-        raise RuntimeError(f"Metal compiler, {kernel} with {dict(constants)}: {error}") from error
-    return getattr(library, kernel)
+        raise RuntimeError(f"{_system()}, the Metal compiler refuses {specialisation}: {error}") from error
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"{_system()}: {error}. Metal kernels need a Mac with Apple silicon, macOS {_OLDEST_MACOS} or newer and a "
+            "torch that can use its GPU; elsewhere, keep the tensors on the CPU"
+        ) from error
+    try:
+        return getattr(library, kernel)
+    except (AttributeError, RuntimeError) as error:
+        raise RuntimeError(f"{_system()}, the GPU refuses {specialisation}: {error}") from error
+
+
+def _system() -> str:
+    version = platform.mac_ver()[0]
+    if version and int(version.partition(".")[0]) < _OLDEST_MACOS:
+        return f"on macOS {version} (the kernels need {_OLDEST_MACOS} or newer)"
+    return f"on {f'macOS {version}' if version else platform.system()} with torch {torch.__version__}"
 
 
 def specialised_source(source: str, kernel: str, constants: Tuple[Tuple[str, bool], ...]) -> str:
-    """The text of one kernel of a `.metal` file, self-contained, with its function constants as plain constants."""
+    """The text of one kernel of a `.metal` file, self-contained, with its function constants as plain constants.
+
+    Constants that are not given, which the kernel does not use, are false. Raises RuntimeError for a kernel that the
+    file's table of instantiations lacks.
+    """
+    values = dict(constants)
+
+    def definition(declaration) -> str:
+        kind, name = declaration.groups()
+        return f"constant constexpr {kind} {name} = {str(values.get(name, False)).lower()};"
+
     text = _flattened(source, set())
-    for name, value in constants:
-        declaration = rf"constant (\w+) {name} \[\[function_constant\(\d+\)\]\];"
-        text = re.sub(declaration, rf"constant constexpr \1 {name} = {str(value).lower()};", text)
-    text = re.sub(r", function_constant\(\w+\)", "", text)
-    return re.sub(r"(?m)^INSTANTIATE\((.*)\)$", lambda row: row.group() if _makes(row.group(1), kernel) else "", text)
+    text = re.sub(r"constant (\w+) (\w+) \[\[function_constant\(\d+\)\]\];", definition, text)
+    return _with_one_row(re.sub(r", function_constant\(\w+\)", "", text), source, kernel)
 
 
-def _makes(row: str, kernel: str) -> bool:
-    """Whether a row of the kernels' table has the dtype, the numbers and the loader of this host name."""
-    dtype, _, *parts = row.split(", ")
-    _, found, sizes = f"{kernel}_".partition(f"_{dtype}_")
-    return bool(found) and re.findall(r"\d+|staged|direct", sizes) == parts
+def _with_one_row(text: str, source: str, kernel: str) -> str:
+    """The text without the rows that instantiate other kernels."""
+    is_wanted = {row: _names(kernel, row) for row in re.findall(r"(?m)^INSTANTIATE\((.*)\)", text)}
+    if is_wanted and not any(is_wanted.values()):
+        raise RuntimeError(f"no kernel {kernel} in {source}: files of two versions are mixed, install the package anew")
+    return re.sub(r"(?m)^INSTANTIATE\((.*)\)", lambda row: row.group() if is_wanted[row.group(1)] else "", text)
+
+
+def _names(kernel: str, row: str) -> bool:
+    """Whether a row's dtype, numbers in order, and words are a kernel's; the second field is the dtype in Metal."""
+    dtype, _, *fields = (field.strip() for field in row.split(","))
+    words = {dtype, *(field for field in fields if not field.isdigit())}
+    numbers = re.findall(r"\d+", re.sub(r"_b?f\d+", "", kernel))
+    return words <= set(kernel.split("_")) and numbers == [field for field in fields if field.isdigit()]
 
 
 def _flattened(name: str, seen: set) -> str:

@@ -8,10 +8,11 @@ from 128 on in fp32, gets there by dividing the columns of a row among SIMD grou
 
 from __future__ import annotations
 
-from typing import Callable, NamedTuple, Tuple
+from typing import Callable, NamedTuple, Optional, Tuple
 
 import torch
 
+from . import tuning
 from .device import Device
 
 DTYPES = {torch.float16: "f16", torch.bfloat16: "bf16", torch.float32: "f32"}
@@ -57,45 +58,45 @@ class Tile(NamedTuple):
 # Many rows on Apple7 and 8: 8 SIMD groups share what they stage, which saves 1 to 2 % of the clocks beside 4.
 LARGE = {
     2: (
-        Tile(32, 32, 8, 64, 8, 1, 1, True),  # 58 registers, 80 %
-        Tile(64, 64, 8, 32, 8, 1, 1, True),  # 62, 86 %; blocks of 64: 71, 88 %
-        Tile(72, 72, 8, 32, 8, 1, 1, True),  # 66, 87 %
-        Tile(80, 80, 8, 32, 8, 1, 1, True),  # 69, 88 %
-        Tile(96, 96, 8, 32, 8, 1, 1, True),  # 75, 90 %
-        Tile(128, 128, 8, 32, 8, 1, 1, True),  # 87, 92 %; two slices: 65, 84 %
-        Tile(192, 128, 8, 32, 8, 1, 1, True),  # 101, 93 %
-        Tile(256, 256, 8, 16, 4, 2, 1, True),  # 85, 89 %; undivided: 131, half the rate
+        Tile(32, 32, 8, 64, 8, 1, 1, True),  # 59 registers, 80 %
+        Tile(64, 64, 8, 32, 8, 1, 1, True),  # 63, 86 %; blocks of 64: 71, 88 %
+        Tile(72, 72, 8, 32, 8, 1, 1, True),  # 67, 87 %
+        Tile(80, 80, 8, 32, 8, 1, 1, True),  # 70, 88 %
+        Tile(96, 96, 8, 32, 8, 1, 1, True),  # 76, 90 %
+        Tile(128, 128, 8, 32, 8, 1, 1, True),  # 88, 92 %; two slices: 65, 84 %
+        Tile(192, 128, 8, 32, 8, 1, 1, True),  # 102, 93 %
+        Tile(256, 256, 8, 16, 4, 2, 1, True),  # 84, 89 %; undivided: 131, half the rate
     ),
     4: (
-        Tile(32, 32, 8, 64, 8, 1, 1, True),  # 64, 80 %
-        Tile(64, 64, 8, 32, 8, 1, 1, True),  # 74, 86 %
-        Tile(72, 72, 8, 32, 8, 1, 1, True),  # 80, 87 %
-        Tile(80, 80, 8, 32, 8, 1, 1, True),  # 84, 88 %
-        Tile(96, 96, 8, 32, 8, 1, 1, True),  # 94, 89 %
-        Tile(128, 128, 8, 16, 4, 2, 1, True),  # 72, 80 %; undivided: 106, half the rate
-        Tile(192, 128, 8, 16, 4, 2, 1, True),  # 88, 82 %
-        Tile(256, 256, 8, 8, 2, 4, 1, True),  # 72, 72 %; two slices: 108, half the rate
+        Tile(32, 32, 8, 64, 8, 1, 1, True),  # 66, 80 %
+        Tile(64, 64, 8, 32, 8, 1, 1, True),  # 76, 86 %
+        Tile(72, 72, 8, 32, 8, 1, 1, True),  # 82, 87 %
+        Tile(80, 80, 8, 32, 8, 1, 1, True),  # 86, 88 %
+        Tile(96, 96, 8, 32, 8, 1, 1, True),  # 96, 89 %
+        Tile(128, 128, 8, 16, 4, 2, 1, True),  # 71, 80 %; undivided: 106, half the rate
+        Tile(192, 128, 8, 16, 4, 2, 1, True),  # 87, 82 %
+        Tile(256, 256, 8, 8, 2, 4, 1, True),  # 71, 72 %; two slices: 108, half the rate
     ),
 }
 # Half the rows, for work that would leave cores idle in tiles of 64. 4 SIMD groups must find room for their blocks four
 # times a core.
 SMALL = {
     2: (
-        Tile(32, 32, 8, 64, 4, 1, 1, True),  # 59 registers, 79 %
-        Tile(64, 64, 8, 32, 4, 1, 1, True),  # 63, 86 %
-        Tile(72, 72, 8, 32, 4, 1, 1, True),  # 67, 87 %
-        Tile(80, 80, 8, 32, 4, 1, 1, True),  # 70, 88 %
-        Tile(96, 96, 8, 32, 4, 1, 1, True),  # 77, 89 %
-        Tile(128, 128, 8, 16, 4, 1, 1, True),  # 83, 89 %
-        Tile(192, 128, 8, 16, 4, 1, 1, True),  # 97, 90 %
+        Tile(32, 32, 8, 64, 4, 1, 1, True),  # 60 registers, 79 %
+        Tile(64, 64, 8, 32, 4, 1, 1, True),  # 64, 86 %
+        Tile(72, 72, 8, 32, 4, 1, 1, True),  # 68, 86 %
+        Tile(80, 80, 8, 32, 4, 1, 1, True),  # 71, 88 %
+        Tile(96, 96, 8, 32, 4, 1, 1, True),  # 78, 89 %
+        Tile(128, 128, 8, 16, 4, 1, 1, True),  # 84, 89 %
+        Tile(192, 128, 8, 16, 4, 1, 1, True),  # 98, 90 %
         LARGE[2][-1],
     ),
     4: (
-        Tile(32, 32, 8, 32, 4, 1, 1, True),  # 56, 76 %
-        Tile(64, 64, 8, 16, 4, 1, 1, True),  # 70, 81 %
-        Tile(72, 72, 8, 16, 4, 1, 1, True),  # 76, 82 %
-        Tile(80, 80, 8, 16, 4, 1, 1, True),  # 80, 84 %
-        Tile(96, 96, 8, 16, 4, 1, 1, True),  # 91, 85 %
+        Tile(32, 32, 8, 32, 4, 1, 1, True),  # 58, 76 %
+        Tile(64, 64, 8, 16, 4, 1, 1, True),  # 72, 81 %
+        Tile(72, 72, 8, 16, 4, 1, 1, True),  # 78, 82 %
+        Tile(80, 80, 8, 16, 4, 1, 1, True),  # 82, 83 %
+        Tile(96, 96, 8, 16, 4, 1, 1, True),  # 92, 85 %
         *LARGE[4][-3:],
     ),
 }
@@ -103,47 +104,47 @@ SMALL = {
 # those of staged tiles within 1 % (3 % below head_dim 64); published measurements favour direct loads on M3 and M4.
 DIRECT = {
     2: (
-        Tile(32, 32, 8, 32, 4, 1, 1, False),  # 62 registers, 88 % on Apple9
-        Tile(64, 64, 8, 32, 4, 1, 1, False),  # 78, 94 %
-        Tile(72, 72, 8, 32, 4, 1, 1, False),  # 76, 94 %
-        Tile(80, 80, 8, 32, 4, 1, 1, False),  # 82, 95 %
-        Tile(96, 96, 8, 32, 4, 1, 1, False),  # 90, 96 %
-        Tile(128, 128, 8, 16, 4, 1, 1, False),  # 96, 96 %
-        Tile(192, 128, 8, 8, 4, 1, 1, False),  # 97, 96 %
-        Tile(256, 256, 8, 16, 4, 2, 1, False),  # 98, 95 %
+        Tile(32, 32, 8, 32, 4, 1, 1, False),  # 64 registers, 88 % on Apple9
+        Tile(64, 64, 8, 32, 4, 1, 1, False),  # 80, 93 %
+        Tile(72, 72, 8, 32, 4, 1, 1, False),  # 78, 94 %
+        Tile(80, 80, 8, 32, 4, 1, 1, False),  # 84, 95 %
+        Tile(96, 96, 8, 32, 4, 1, 1, False),  # 92, 95 %
+        Tile(128, 128, 8, 16, 4, 1, 1, False),  # 98, 96 %
+        Tile(192, 128, 8, 8, 4, 1, 1, False),  # 99, 95 %
+        Tile(256, 256, 8, 16, 4, 2, 1, False),  # 97, 95 %
     ),
     4: (
-        Tile(32, 32, 8, 32, 4, 1, 1, False),  # 70, 89 %
-        Tile(64, 64, 8, 32, 4, 1, 1, False),  # 90, 94 %
-        Tile(72, 72, 8, 32, 4, 1, 1, False),  # 86, 95 %
-        Tile(80, 80, 8, 32, 4, 1, 1, False),  # 94, 95 %
-        Tile(96, 96, 8, 16, 4, 1, 1, False),  # 96, 95 %
-        Tile(128, 128, 8, 32, 4, 2, 1, False),  # 92, 93 %
-        Tile(192, 128, 8, 16, 4, 2, 1, False),  # 90, 93 %
-        Tile(256, 256, 8, 16, 4, 4, 1, False),  # 82, 91 %
+        Tile(32, 32, 8, 32, 4, 1, 1, False),  # 72, 88 %
+        Tile(64, 64, 8, 32, 4, 1, 1, False),  # 92, 94 %
+        Tile(72, 72, 8, 32, 4, 1, 1, False),  # 88, 94 %
+        Tile(80, 80, 8, 32, 4, 1, 1, False),  # 96, 95 %
+        Tile(96, 96, 8, 16, 4, 1, 1, False),  # 98, 95 %
+        Tile(128, 128, 8, 32, 4, 2, 1, False),  # 91, 93 %
+        Tile(192, 128, 8, 16, 4, 2, 1, False),  # 89, 93 %
+        Tile(256, 256, 8, 16, 4, 4, 1, False),  # 81, 90 %
     ),
 }
 # Up to 8 rows: all SIMD groups work on the same ones, on keys of their own, so that each is loaded once, directly.
 DECODE = {
     2: (
-        Tile(32, 32, 8, 32, 1, 1, 4, False),  # 64 registers
-        Tile(64, 64, 8, 16, 1, 1, 4, False),  # 70
-        Tile(72, 72, 8, 16, 1, 1, 4, False),  # 68
-        Tile(80, 80, 8, 16, 1, 1, 4, False),  # 74
-        Tile(96, 96, 8, 16, 1, 1, 4, False),  # 82
-        Tile(128, 128, 8, 16, 1, 1, 4, False),  # 98
-        Tile(192, 128, 8, 8, 1, 1, 4, False),  # 99
-        Tile(256, 256, 8, 16, 1, 4, 1, False),  # 70; undivided: 146
+        Tile(32, 32, 8, 32, 1, 1, 4, False),  # 66 registers
+        Tile(64, 64, 8, 16, 1, 1, 4, False),  # 72
+        Tile(72, 72, 8, 16, 1, 1, 4, False),  # 70
+        Tile(80, 80, 8, 16, 1, 1, 4, False),  # 76
+        Tile(96, 96, 8, 16, 1, 1, 4, False),  # 84
+        Tile(128, 128, 8, 16, 1, 1, 4, False),  # 100
+        Tile(192, 128, 8, 8, 1, 1, 4, False),  # 101
+        Tile(256, 256, 8, 16, 1, 4, 1, False),  # 69; undivided: 146
     ),
     4: (
-        Tile(32, 32, 8, 32, 1, 1, 4, False),  # 72
-        Tile(64, 64, 8, 16, 1, 1, 4, False),  # 82
-        Tile(72, 72, 8, 16, 1, 1, 4, False),  # 78
-        Tile(80, 80, 8, 16, 1, 1, 4, False),  # 86
-        Tile(96, 96, 8, 16, 1, 1, 4, False),  # 98
-        Tile(128, 128, 8, 16, 1, 2, 1, False),  # 82; undivided: 114
-        Tile(192, 128, 8, 16, 1, 2, 1, False),  # 90
-        Tile(256, 256, 8, 16, 1, 4, 1, False),  # 82
+        Tile(32, 32, 8, 32, 1, 1, 4, False),  # 74
+        Tile(64, 64, 8, 16, 1, 1, 4, False),  # 84
+        Tile(72, 72, 8, 16, 1, 1, 4, False),  # 80
+        Tile(80, 80, 8, 16, 1, 1, 4, False),  # 88
+        Tile(96, 96, 8, 16, 1, 1, 4, False),  # 100
+        Tile(128, 128, 8, 16, 1, 2, 1, False),  # 81; undivided: 114
+        Tile(192, 128, 8, 16, 1, 2, 1, False),  # 89
+        Tile(256, 256, 8, 16, 1, 4, 1, False),  # 81
     ),
 }
 LARGE_SAVING = 0.98  # clocks of a large tile beside those of small ones for as many rows
@@ -173,6 +174,9 @@ def choose(
     """
     if is_decode:
         return _first(DECODE, dtype, head_dim, value_dim)
+    tuned = _tuned(device, dtype, head_dim, value_dim)
+    if tuned is not None:
+        return tuned
     if device.family >= 9:
         return _first(DIRECT, dtype, head_dim, value_dim)
     large, small = (_first(table, dtype, head_dim, value_dim) for table in (LARGE, SMALL))
@@ -181,6 +185,12 @@ def choose(
         return -(-threadgroups(tile.block_m) // device.cores) * tile.block_m
 
     return large if clocks(large) * LARGE_SAVING <= clocks(small) else small
+
+
+def _tuned(device: Device, dtype: torch.dtype, head_dim: int, value_dim: int) -> Optional[Tile]:
+    """The tile that was the fastest on this machine, if that was measured."""
+    table = _first(LARGE, dtype, head_dim, value_dim)
+    return tuning.winners(device).get((DTYPES[dtype], table.head_dim, table.value_dim))
 
 
 def _first(table, dtype: torch.dtype, head_dim: int, value_dim: int) -> Tile:

@@ -12,10 +12,10 @@ from typing import Dict, Mapping, Optional, Tuple
 from .. import cache
 from ..compile import THREADGROUP_LIMIT
 from ..constants import near, spell_constants
-from ..copies import with_copies
 from ..declarations import Function
 from ..errors import CompileError, ToolchainError
 from ..library import Library
+from ..repairs import repaired
 from ..rewrite import for_run
 from ..source import parse_diagnostics, summary
 from ..toolchain import Clang, language_flags, run
@@ -76,6 +76,17 @@ def build(
     return Program(cubin.read_bytes(), description)
 
 
+def max_threads(library: Library, host_name: str) -> Optional[int]:
+    """What the kernel's max_total_threads_per_threadgroup says; None where that is not a number or the name of one."""
+    function = library._declarations.kernels()[host_name][0]
+    for attribute in function.attributes:
+        if attribute.name == "max_total_threads_per_threadgroup" and len(attribute.arguments) == 1:
+            text = attribute.arguments[0].text
+            named = re.search(rf"\bconstexpr\s+\w+\s+{re.escape(text)}\s*=\s*(\d+)\s*;", library._text)
+            return int(named.group(1)) if named else int(text) if text.isdigit() else None
+    return None
+
+
 @functools.lru_cache(maxsize=None)
 def _digest() -> str:
     """Of this back end."""
@@ -112,21 +123,21 @@ def _build(library, assembler: Assembler, host_name, constants, threads, matrix,
     }
 
 
+GRID = ["uint width", "uint height", "uint depth"]
 _CONTEXT = """
 # 1 "<entry point for NVIDIA GPUs>"
 extern "C" {
-uint metal_group(uint axis);
-uint metal_groups(uint axis);
+uint metal_group(void);
 uint metal_threads(uint axis);
 uint metal_thread_index(void);
 ulong metal_dynamic_memory(void);
 }
 extern "C" __kernel void ENTRY(PARAMETERS) {
   const ulong buffers[] = {BUFFERS}, arguments[] = {ARGUMENTS};
+  const uint linear = metal_group();
   const uint x = metal_threads(0), y = metal_threads(1), z = metal_threads(2), i = metal_thread_index();
-  const uint group[] = {metal_group(0), metal_group(1), metal_group(2)};
-  const uint shape[] = {group[0], group[1], group[2], metal_groups(0), metal_groups(1), metal_groups(2),
-                        x, y, z, (x * y * z + 31) / 32, 1, 1};
+  const uint group[] = {linear % width, linear / width % height, linear / (width * height)};
+  const uint shape[] = {group[0], group[1], group[2], width, height, depth, x, y, z, (x * y * z + 31) / 32, 1, 1};
   const uint px = i % x, py = i / x % y, pz = i / (x * y);
   const metal::__context context = {
       (ulong)buffers, (ulong)arguments, (ulong)shape, i, i % 32, i / 32, 0,
@@ -137,11 +148,12 @@ extern "C" __kernel void ENTRY(PARAMETERS) {
 
 
 def _entry(function: Function) -> str:
-    """The entry point: addresses of all buffers, then the places of threadgroup arguments in their memory."""
+    """The entry point: addresses of all buffers, the places of threadgroup arguments in their memory, then the grid's
+    size in threadgroups, which are launched in one row: NVIDIA's other axes end at 65,535."""
     buffers, arguments = slots((p.kind, p.index) for p in function.parameters)
     names = [f"b{i}" for i in range(buffers)], [f"t{i}" for i in range(arguments)]
     text = _CONTEXT.replace("ENTRY", ENTRY)
-    text = text.replace("PARAMETERS", ", ".join(f"ulong {name}" for name in names[0] + names[1]))
+    text = text.replace("PARAMETERS", ", ".join([f"ulong {name}" for name in names[0] + names[1]] + GRID))
     text = text.replace("BUFFERS", ", ".join(names[0] or ["0"]))
     return text.replace("ARGUMENTS", ", ".join([f"metal_dynamic_memory() + {name}" for name in names[1]] or ["0"]))
 
@@ -151,7 +163,7 @@ def _front(library: Library, text: str, lines: bool, folder: Path) -> Edited:
     written, built = folder / "kernel.clcpp", folder / "kernel.ll"
     extensions = ["-Xclang", "-cl-ext=+__cl_clang_function_pointers"]
     flags = [
-        *language_flags(generic=True),
+        *language_flags(run_time=True),
         *TARGET,
         *extensions,
         *(_LINES if lines else []),
@@ -161,11 +173,11 @@ def _front(library: Library, text: str, lines: bool, folder: Path) -> Edited:
     ]
     flags += ["-Xclang", "-disable-llvm-passes", "-S", "-emit-llvm"]
     compiled = None
-    while compiled != text:  # until clang finds no more copies to rewrite
+    while compiled != text:  # until clang refuses nothing more that is legal Metal
         compiled = text
         written.write_text(compiled)
         done = run([library.clang.path, *flags, str(written), "-o", str(built)])
-        text = with_copies(compiled, done.stderr)
+        text = repaired(compiled, done.stderr)
     if done.returncode:
         diagnostics = parse_diagnostics(done.stderr)
         raise CompileError(summary("does not compile", library.source, diagnostics, done.stderr), diagnostics)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
 import struct
 from typing import Mapping, Sequence
 
 from ..errors import LaunchError, ToolchainError
 from .program import ENTRY, UNSET, Program, slots
 
-MAX_GRID = (2**31 - 1, 65535, 65535)
+MAX_THREADGROUPS = 2**31 - 1  # of one launch, in one row
 
 
 @functools.lru_cache(maxsize=None)
@@ -34,6 +35,14 @@ def _call(name: str, *arguments) -> None:
         _library().cuGetErrorString(result, ctypes.byref(text))
         reason = text.value.decode() if text.value else "unknown error"
         raise LaunchError(f"{name}: {reason} (CUDA error {result})")
+
+
+def threadgroups(grid: Sequence[int]) -> int:
+    """How many a grid (x, y, z) has. Raises LaunchError for more than CUDA launches at once."""
+    count = math.prod(grid)
+    if count > MAX_THREADGROUPS:
+        raise LaunchError(f"a grid of {tuple(grid)} is {count} threadgroups; CUDA's limit is {MAX_THREADGROUPS}")
+    return count
 
 
 class LoadedProgram:
@@ -69,18 +78,17 @@ class LoadedProgram:
         """Starts the kernel. addresses: of the buffers, by index, 0 for unbound ones; grid: threadgroups (x, y, z);
         threads: of a threadgroup; threadgroup_memory: bytes of the [[threadgroup(0)]] argument.
 
-        Raises LaunchError for more threads than the program was built for, and for grids beyond CUDA's.
+        Raises LaunchError for more threads than the program was built for, and for grids that `threadgroups` refuses.
         """
         total, limit = threads[0] * threads[1] * threads[2], self.description["threads"]
         if total > limit:
             raise LaunchError(f"{total} threads per threadgroup; the kernel was built for {limit}")
-        if any(size > most for size, most in zip(grid, MAX_GRID)):
-            raise LaunchError(f"a grid of {tuple(grid)} threadgroups; CUDA's limit is {MAX_GRID}")
-        if 0 in grid:
+        count = threadgroups(grid)
+        if not count:
             return
         values = list(addresses)[: self._buffers]
         values += [0] * (self._buffers - len(values) + self._arguments)
-        parameters = [ctypes.c_uint64(value) for value in values]
+        parameters = [*map(ctypes.c_uint64, values), *map(ctypes.c_uint32, grid)]
         table = (ctypes.c_void_p * len(parameters))(*(ctypes.addressof(p) for p in parameters))
-        sizes = (*map(ctypes.c_uint, grid), *map(ctypes.c_uint, threads), ctypes.c_uint(threadgroup_memory))
+        sizes = (*map(ctypes.c_uint, (count, 1, 1)), *map(ctypes.c_uint, threads), ctypes.c_uint(threadgroup_memory))
         _call("cuLaunchKernel", self._function, *sizes, ctypes.c_void_p(stream), table, None)

@@ -32,14 +32,7 @@ BUILTIN u32 metal_thread_index(void) {
   return (thread & ~31u) | metal_lane_of(thread & 31);
 }
 BUILTIN u32 metal_lane(void) { return metal_lane_of(my_hardware_lane()); }
-BUILTIN u32 metal_group(u32 axis) {
-  return axis == 0 ? __nvvm_read_ptx_sreg_ctaid_x()
-                   : axis == 1 ? __nvvm_read_ptx_sreg_ctaid_y() : __nvvm_read_ptx_sreg_ctaid_z();
-}
-BUILTIN u32 metal_groups(u32 axis) {
-  return axis == 0 ? __nvvm_read_ptx_sreg_nctaid_x()
-                   : axis == 1 ? __nvvm_read_ptx_sreg_nctaid_y() : __nvvm_read_ptx_sreg_nctaid_z();
-}
+BUILTIN u32 metal_group(void) { return __nvvm_read_ptx_sreg_ctaid_x(); }
 BUILTIN u32 metal_threads(u32 axis) {
   return axis == 0 ? __nvvm_read_ptx_sreg_ntid_x()
                    : axis == 1 ? __nvvm_read_ptx_sreg_ntid_y() : __nvvm_read_ptx_sreg_ntid_z();

@@ -8,6 +8,7 @@ struct __constructor {
   template <typename A>
   static METAL_FUNC constexpr T make(A a) {
     if constexpr (__is_same(T, bfloat) && __is_same(A, half)) return static_cast<bfloat>(float(a));
+    else if constexpr (__is_same(T, half) && __is_same(A, bfloat)) return static_cast<half>(float(a));
     else return static_cast<T>(a);
   }
   static METAL_FUNC constexpr T make() { return T(); }
@@ -77,20 +78,53 @@ METAL_FUNC constexpr T __convert(A a) {
 
 // A copy of an object in constant memory; every address space is the same memory on this machine.
 template <typename T>
-METAL_FUNC T __copy(const __constant T& object) { return *(const __private T*)(ulong)&object; }
+METAL_FUNC constexpr T __copy(const __constant T& object) { return __builtin_bit_cast(T, object); }
 template <typename T>
-METAL_FUNC T __copy(const T& object) { return object; }
+METAL_FUNC __value_t<T> __copy(const T& object) { return object; }
 
-// reinterpret_cast to thread pointers and references, where the operand may be in the generic address space.
-template <typename T, typename A>
-METAL_FUNC constexpr T __reinterpret_pointer(A a) { return (T)a; }
-template <typename T, typename A>
-METAL_FUNC constexpr T __reinterpret_reference(A& a) { return (T)a; }
+// What repairs.py puts around operands that clang refuses.
+template <typename T>
+struct __temporary {  // a value that a `thread T&` can name until the end of the expression
+  T value;
+  METAL_FUNC thread T& get() const { return *(thread T*)(ulong)&value; }
+};
+template <typename T>
+METAL_FUNC __temporary<T> __lasting(T value) { return {value}; }
+template <typename T>
+METAL_FUNC auto __integer(T value) {
+  if constexpr (__is_class(T)) return long(value);
+  else return value;
+}
+template <typename T> struct __scalar_operand {
+  T value;
+  METAL_FUNC operator T() const { return value; }
+  template <typename U, int N> METAL_FUNC operator vec<U, N>() const { return vec<U, N>(U(value)); }
+};
+template <typename T>
+METAL_FUNC __scalar_operand<T> __operand(T value) { return {value}; }
+#define __METAL_SCALAR_OPERAND(op)                                                                            \
+  template <typename T, int N, typename S>                                                                    \
+  METAL_FUNC auto operator op(vec<T, N> v, __scalar_operand<S> s) { return v op vec<T, N>(T(s.value)); }      \
+  template <typename T, int N, typename S>                                                                    \
+  METAL_FUNC auto operator op(__scalar_operand<S> s, vec<T, N> v) { return vec<T, N>(T(s.value)) op v; }
+__METAL_SCALAR_OPERAND(+) __METAL_SCALAR_OPERAND(-) __METAL_SCALAR_OPERAND(*) __METAL_SCALAR_OPERAND(/)
+__METAL_SCALAR_OPERAND(%) __METAL_SCALAR_OPERAND(&) __METAL_SCALAR_OPERAND(|) __METAL_SCALAR_OPERAND(^)
+__METAL_SCALAR_OPERAND(<<) __METAL_SCALAR_OPERAND(>>) __METAL_SCALAR_OPERAND(<) __METAL_SCALAR_OPERAND(>)
+__METAL_SCALAR_OPERAND(<=) __METAL_SCALAR_OPERAND(>=) __METAL_SCALAR_OPERAND(==) __METAL_SCALAR_OPERAND(!=)
+#define __METAL_SCALAR_ASSIGN_IN(op, space)                                                                   \
+  template <typename T, int N, typename S>                                                                    \
+  METAL_FUNC void operator op##=(space vec<T, N>& v, __scalar_operand<S> s) { v = v op vec<T, N>(T(s.value)); }
+#define __METAL_SCALAR_ASSIGN(op)                                                                             \
+  __METAL_SCALAR_ASSIGN_IN(op, thread) __METAL_SCALAR_ASSIGN_IN(op, device) __METAL_SCALAR_ASSIGN_IN(op, threadgroup)
+__METAL_SCALAR_ASSIGN(+) __METAL_SCALAR_ASSIGN(-) __METAL_SCALAR_ASSIGN(*) __METAL_SCALAR_ASSIGN(/)
 
 // (float4) x is written __cast<float4>() ->* x, an operator that binds almost as tightly as a cast.
 template <typename T> struct __cast {};
 template <typename T, typename A>
-METAL_FUNC T operator->*(__cast<T>, A a) { return __construct<T>(a); }
+METAL_FUNC T operator->*(__cast<T>, A a) {
+  if constexpr (__is_pointer(T)) return (T)a;
+  else return __construct<T>(a);
+}
 template <typename T> struct __negated_cast {};
 template <typename T> METAL_FUNC __negated_cast<T> operator-(__cast<T>) { return {}; }
 template <typename T, typename A>

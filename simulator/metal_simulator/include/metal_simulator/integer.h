@@ -121,5 +121,5 @@ __METAL_EACH2(mul24, int) __METAL_EACH2(mul24, uint) __METAL_EACH3(mad24, int) _
     return U##4{absdiff(a.x, b.x), absdiff(a.y, b.y), absdiff(a.z, b.z), absdiff(a.w, b.w)};       \
   }
 __METAL_ABSDIFF(char, uchar) __METAL_ABSDIFF(uchar, uchar) __METAL_ABSDIFF(short, ushort) __METAL_ABSDIFF(ushort, ushort)
-__METAL_ABSDIFF(int, uint) __METAL_ABSDIFF(uint, uint)
+__METAL_ABSDIFF(int, uint) __METAL_ABSDIFF(uint, uint) __METAL_ABSDIFF(long, ulong) __METAL_ABSDIFF(ulong, ulong)
 }  // namespace metal

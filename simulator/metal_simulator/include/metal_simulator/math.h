@@ -5,21 +5,22 @@ namespace metal {
 #define __METAL_SCALAR1(f, e)                                                       \
   METAL_FUNC float f(float x) { return e; }                                         \
   METAL_FUNC half f(half h) { float x = h; return half(e); }
-#define __METAL_BFLOAT1(f) METAL_FUNC float f(bfloat x) { return f(float(x)); }
+// Templates, so that a kernel may add overloads of its own for bfloat.
+#define __METAL_BFLOAT1(f) template <typename T> METAL_FUNC __float_of_bfloat<T> f(T x) { return f(float(x)); }
 #define __METAL_MATH1(f, e)                                                         \
   __METAL_SCALAR1(f, e) __METAL_BFLOAT1(f) __METAL_EACH(f, float) __METAL_EACH(f, half)
 #define __METAL_SCALAR2(f, e)                                                       \
   METAL_FUNC float f(float x, float y) { return e; }                                \
   METAL_FUNC half f(half a, half b) { float x = a, y = b; return half(e); }
 #define __METAL_MATH2(f, e)                                                         \
-  __METAL_SCALAR2(f, e) METAL_FUNC float f(bfloat x, bfloat y) { return f(float(x), float(y)); } \
+  __METAL_SCALAR2(f, e) template <typename T> METAL_FUNC __float_of_bfloat<T> f(T x, T y) { return f(float(x), float(y)); } \
   __METAL_EACH2(f, float) __METAL_EACH2(f, half)
 #define __METAL_SCALAR3(f, e)                                                       \
   METAL_FUNC float f(float x, float y, float z) { return e; }                       \
   METAL_FUNC half f(half a, half b, half c) { float x = a, y = b, z = c; return half(e); }
 #define __METAL_MATH3(f, e)                                                         \
   __METAL_SCALAR3(f, e)                                                             \
-  METAL_FUNC float f(bfloat x, bfloat y, bfloat z) { return f(float(x), float(y), float(z)); } \
+  template <typename T> METAL_FUNC __float_of_bfloat<T> f(T x, T y, T z) { return f(float(x), float(y), float(z)); } \
   __METAL_EACH3(f, float) __METAL_EACH3(f, half)
 
 // The transcendental functions exist plainly and, for float, in namespaces fast and precise.
@@ -101,6 +102,9 @@ __METAL_MATH2(nextafter, __builtin_nextafterf(x, y))
 #define __METAL_TRANSCENDENTAL3(f, e) METAL_FUNC float f(float x, float y, float z) { return e; } __METAL_EACH3(f, float)
 namespace fast { __METAL_FUNCTIONS }
 namespace precise { __METAL_FUNCTIONS }
+#undef __METAL_TRANSCENDENTAL1
+#undef __METAL_TRANSCENDENTAL2
+#undef __METAL_TRANSCENDENTAL3
 
 #define __METAL_PARTS(T, N)                                                                        \
   METAL_FUNC T##N ldexp(T##N x, int##N k) {                                                        \

@@ -87,8 +87,7 @@ METAL_FUNC void simdgroup_multiply(thread simdgroup_matrix<D, 8, 8>& d,
 }
 
 template <typename T>
-METAL_FUNC simdgroup_matrix<T, 8, 8> operator*(const thread simdgroup_matrix<T, 8, 8>& a,
-                                                const thread simdgroup_matrix<T, 8, 8>& b) {
+METAL_FUNC simdgroup_matrix<T, 8, 8> operator*(simdgroup_matrix<T, 8, 8> a, simdgroup_matrix<T, 8, 8> b) {
   simdgroup_matrix<T, 8, 8> d;
   simdgroup_multiply(d, a, b);
   return d;

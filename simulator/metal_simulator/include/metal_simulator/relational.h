@@ -44,7 +44,7 @@ METAL_FUNC vec<T, N> select(vec<T, N> a, vec<T, N> b, bool condition) { return c
 template <int N>
 METAL_FUNC __bool_vector<N> select(__bool_vector<N> a, __bool_vector<N> b, __bool_vector<N> c) { return (a && !c) || (b && c); }
 template <typename T, int N, typename C>
-METAL_FUNC vec<T, N> select(vec<T, N> a, vec<T, N> b, C condition) {
+METAL_FUNC vec<T, N> select(vec<T, N> a, typename type_identity<vec<T, N>>::type b, C condition) {
   __bool_vector<N> c = __truth(condition);
   for (int i = 0; i < N; i++) if (c[i]) a[i] = b[i];
   return a;

@@ -32,12 +32,17 @@ __METAL_INTEGER_SUM(int) __METAL_INTEGER_SUM(uint)
   __METAL_REDUCE(name, kind, ushort, 2, ulong(x))                            \
   __METAL_REDUCE(name, kind, int, 1, ulong(long(x)))                         \
   __METAL_REDUCE(name, kind, uint, 2, ulong(x))
-// Apple's compiler has no SIMD-group functions on these; without the deleted overloads they would convert.
-#define __METAL_NO_BFLOAT(name)     \
-  bfloat name(bfloat) = delete;     \
-  long name(long) = delete;         \
-  ulong name(ulong) = delete;       \
-  bool name(bool) = delete;
+// Apple's compiler has no SIMD-group functions on these; without the deleted overloads they would convert. Templates, so
+// that a kernel may add overloads of its own.
+template <typename T> struct __has_no_simd : __is_bfloat<T> {};
+template <> struct __has_no_simd<long> : true_type {};
+template <> struct __has_no_simd<ulong> : true_type {};
+template <> struct __has_no_simd<bool> : true_type {};
+template <typename T> using __no_simd = enable_if_t<__has_no_simd<T>::value, T>;
+template <typename T>
+struct __is_valid_simdgroup_type
+    : bool_constant<is_arithmetic<typename __is_vector<T>::scalar>::value && !__has_no_simd<typename __is_vector<T>::scalar>::value> {};
+#define __METAL_NO_BFLOAT(name) template <typename T> __no_simd<T> name(T) = delete;
 __METAL_REDUCE_ARITHMETIC(simd_sum, __SUM)
 __METAL_REDUCE_ARITHMETIC(simd_product, __PRODUCT)
 __METAL_REDUCE_ARITHMETIC(simd_min, __MINIMUM)
@@ -104,17 +109,10 @@ __METAL_MOVES_ALL(int)
 __METAL_MOVES_ALL(uint)
 __METAL_MOVES_ALL(half)
 __METAL_MOVES_ALL(float)
-#define __METAL_NO_MOVES(T)                       \
-  T simd_shuffle(T, ushort) = delete;             \
-  T simd_shuffle_xor(T, ushort) = delete;         \
-  T simd_shuffle_up(T, ushort) = delete;          \
-  T simd_shuffle_down(T, ushort) = delete;        \
-  T simd_broadcast(T, ushort) = delete;           \
-  T simd_broadcast_first(T) = delete;
-__METAL_NO_MOVES(bfloat)
-__METAL_NO_MOVES(long)
-__METAL_NO_MOVES(ulong)
-__METAL_NO_MOVES(bool)
+#define __METAL_NO_MOVE(name) template <typename T> __no_simd<T> name(T, ushort) = delete;
+__METAL_NO_MOVE(simd_shuffle) __METAL_NO_MOVE(simd_shuffle_xor) __METAL_NO_MOVE(simd_shuffle_up)
+__METAL_NO_MOVE(simd_shuffle_down) __METAL_NO_MOVE(simd_broadcast)
+__METAL_NO_BFLOAT(simd_broadcast_first)
 
 struct simd_vote {
   using vote_t = ulong;

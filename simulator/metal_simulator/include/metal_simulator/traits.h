@@ -46,8 +46,14 @@ template <bool b, typename T = void> using enable_if_t = typename enable_if<b, T
 template <bool b, typename T, typename F> struct conditional { using type = T; };
 template <typename T, typename F> struct conditional<false, T, F> { using type = F; };
 template <bool b, typename T, typename F> using conditional_t = typename conditional<b, T, F>::type;
-template <typename...> using void_t = void;
+template <typename... B> using _disjunction = bool_constant<(B::value || ...)>;
+template <typename... B> using _conjunction = bool_constant<(B::value && ...)>;
+template <typename B> using _negation = bool_constant<!B::value>;
 template <typename T> struct type_identity { using type = T; };
+// Classes, for clang 17 cannot mangle __is_same in a signature.
+template <typename T> struct __is_bfloat : false_type {};
+template <> struct __is_bfloat<bfloat> : true_type {};
+template <typename T> using __float_of_bfloat = enable_if_t<__is_bfloat<T>::value, float>;
 
 template <typename T> struct __is_float : false_type {};
 template <> struct __is_float<float> : true_type {};
@@ -72,6 +78,7 @@ template <typename A, typename B> struct is_convertible : bool_constant<__is_con
 template <typename A, typename B> struct is_base_of : bool_constant<__is_base_of(A, B)> {};
 template <typename T> struct __is_vector : false_type { using scalar = T; static constexpr __constant int size = 1; };
 template <typename T, int N> struct __is_vector<vec<T, N>> : true_type { using scalar = T; static constexpr __constant int size = N; };
+template <typename T> struct vec_elements : integral_constant<uint, __is_vector<T>::size> {};
 template <typename T> struct is_vector : __is_vector<remove_cv_t<T>> {};
 template <typename T> using make_scalar_t = typename __is_vector<T>::scalar;
 
@@ -104,6 +111,10 @@ __METAL_SIGNS(int, uint)
 __METAL_SIGNS(long, ulong)
 template <typename T> using make_signed_t = typename make_signed<T>::type;
 template <typename T> using make_unsigned_t = typename make_unsigned<T>::type;
+
+// A promise that all threads have the same value; nothing here depends on it.
+template <typename T> using uniform = T;
+template <typename T> METAL_FUNC constexpr T make_uniform(T value) { return value; }
 
 template <typename T> T declval();
 template <typename R, typename... A> R __some_function(A...);

@@ -5,9 +5,10 @@
 #define METAL_FUNC inline __attribute__((always_inline))
 #define METAL_INTERNAL inline __attribute__((always_inline))
 #define device __global
-#define constant __constant
+#define constant __constant const  // a pointer or reference to constant memory needs no const of its own
 #define threadgroup __local
 #define thread __private
+#define coherent(scope)
 
 
 // Keywords of OpenCL that are ordinary names in Metal.
@@ -26,7 +27,7 @@ typedef unsigned char uchar;
 typedef unsigned short ushort;
 typedef unsigned int uint;
 typedef unsigned long ulong;
-typedef signed char int8_t;
+typedef char int8_t;
 typedef unsigned char uint8_t;
 typedef short int16_t;
 typedef unsigned short uint16_t;
@@ -84,6 +85,9 @@ using ::size_t;
 using ::ptrdiff_t;
 }  // namespace metal
 
+#ifndef assert
+#define assert(condition) ((void)0)
+#endif
 #define INFINITY __builtin_inff()
 #define NAN __builtin_nanf("")
 #define HUGE_VALF __builtin_inff()

@@ -1,0 +1,210 @@
+"""Legal Metal that clang refuses in this mode, put differently where clang says so.
+
+Each kind of refusal is known by the words of clang's error (or of its notes) and is repaired in the text at the place
+that the error names; then the text is compiled again. Whole objects copied out of constant memory: see copies.py.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+
+from .constructors import Edit
+from .copies import is_copy, with_copies
+from .tokens import matching, split, tokenise
+
+_ERROR = re.compile(r":(\d+):(\d+):((?:\{[^}]*\})*):? (?:fatal )?error: (.*)$")
+_MARKED = re.compile(r"\{(\d+):(\d+)-(\d+):(\d+)\}")
+
+
+class _Refusal(NamedTuple):
+    """An error of clang: where (offsets in the text), what, and the notes that explain it."""
+
+    at: int
+    ranges: Tuple[Tuple[int, int], ...]
+    message: str
+    notes: Tuple[str, ...]
+
+
+def repairable(message: str, notes: Tuple[str, ...]) -> bool:
+    """Whether Metal allows what this error of clang, with its notes, refuses."""
+    return any(is_copy(note) for note in notes) or _repair(message, notes) is not None
+
+
+def repaired(text: str, stderr: str) -> str:
+    """`text` with everything put differently that clang's messages name; the same text when there is nothing."""
+    edits: Dict[Tuple[int, int], Edit] = {}
+    for refusal in _refusals(text, stderr):
+        repair = _repair(refusal.message, refusal.notes)
+        for edit in repair(text, refusal) if repair else ():
+            edits.setdefault((edit.start, edit.end), edit)
+    if not edits:
+        return with_copies(text, stderr)
+    for edit in sorted(edits.values(), reverse=True):
+        if not text.startswith(edit.text.split("(")[0] + "(", edit.start):  # repaired already, in vain
+            text = text[: edit.start] + edit.text + text[edit.end :]
+    return text
+
+
+def _refusals(text: str, stderr: str) -> Iterator[_Refusal]:
+    starts = [0]
+    for line in text.split("\n"):
+        starts.append(starts[-1] + len(line) + 1)
+    rows = _rows(text)
+    found: Optional[_Refusal] = None
+    for line in stderr.splitlines():
+        error = _ERROR.search(line)
+        if error:
+            if found:
+                yield found
+            row, column, marked, message = error.groups()
+            places = [tuple(map(int, place)) for place in _MARKED.findall(marked)]
+            if any(place[2] >= len(starts) for place in places):  # in what was written behind the text
+                found = None
+                continue
+            ranges = tuple((starts[a - 1] + b - 1, starts[c - 1] + d - 1) for a, b, c, d in places)
+            file = line[: error.start()]
+            row = rows.get((file, int(row)))
+            at = ranges[0][0] if ranges else (starts[row] + int(column) - 1 if row is not None else -1)
+            found = _Refusal(at, ranges, message, ()) if at >= 0 else None
+        elif found and ": note: " in line:
+            found = found._replace(notes=(*found.notes, line.split(": note: ", 1)[1]))
+    if found:
+        yield found
+
+
+def _rows(text: str) -> Dict[Tuple[str, int], int]:
+    """Rows of the text by the file and line that its line markers name; of several the first."""
+    rows: Dict[Tuple[str, int], int] = {}
+    file, number = "", 1
+    for row, line in enumerate(text.split("\n")):
+        marker = re.match(r'# (\d+) "([^"]*)"', line)
+        if marker:
+            file, number = marker.group(2), int(marker.group(1))
+        else:
+            rows.setdefault((file, number), row)
+            number += 1
+    return rows
+
+
+Repair = Callable[[str, _Refusal], Iterator[Edit]]
+
+
+def _repair(message: str, notes: Tuple[str, ...]) -> Optional[Repair]:
+    for pattern, repair in _MESSAGES:
+        if pattern.search(message):
+            return repair
+    for pattern, repair in _NOTES:
+        if any(pattern.search(note) for note in notes):
+            return repair
+    return None
+
+
+def _wrapped(function: str, first: int = 0) -> Repair:
+    """Puts the operands from the first on into calls of a function of the stand-in headers."""
+
+    def repair(text: str, refusal: _Refusal) -> Iterator[Edit]:
+        for begin, end in refusal.ranges[first:]:
+            yield Edit(begin, end, f"::metal::{function}({text[begin:end]})")
+
+    return repair
+
+
+def _scalar(text: str, refusal: _Refusal) -> Iterator[Edit]:
+    """The operand that is no vector: the message has their types in order."""
+    kinds = refusal.message.split("(", 1)[1].split(" and ")
+    for kind, (begin, end) in zip(kinds, refusal.ranges):
+        if "vec" not in kind:
+            yield Edit(begin, end, f"::metal::__operand({text[begin:end]})")
+
+
+def _temporary(text: str, refusal: _Refusal) -> Iterator[Edit]:
+    kind = re.search(r"type '(?:const )?__private ([^']*?)&?'", refusal.message).group(1)
+    begin, end = refusal.ranges[-1]
+    yield Edit(begin, end, f"::metal::__temporary<{kind}>{{({kind})({text[begin:end]})}}.get()")
+
+
+def _temporary_argument(text: str, refusal: _Refusal) -> Iterator[Edit]:
+    """The n-th argument of a call, by the note."""
+    for note in refusal.notes:
+        match = _UNBOUND.search(note)
+        arguments = _arguments(text, refusal.at)
+        if match and int(match.group(1)) <= len(arguments):
+            begin, end = arguments[int(match.group(1)) - 1]
+            if not text.startswith("::metal::__lasting", begin):
+                yield Edit(begin, end, f"::metal::__lasting({text[begin:end]}).get()")
+
+
+def _lists(text: str, refusal: _Refusal) -> Iterator[Edit]:
+    """Arguments in braces for parameters that are vectors."""
+    kind, count = next(_LIST.search(note).groups() for note in refusal.notes if _LIST.search(note))[::-1]
+    for begin, _ in _arguments(text, refusal.at):
+        if text[begin] == "{":
+            yield Edit(begin, begin, f"::metal::vec<{kind}, {count}>")
+
+
+def _fill(text: str, refusal: _Refusal) -> Iterator[Edit]:
+    """A vector's components that its initialiser does not name are 0."""
+    expected, have = map(int, re.search(r"expected (\d+) elements?, have (\d+)", refusal.message).groups())
+    end = _closing(text, refusal.at)
+    if text[refusal.at] == "{" and end:
+        comma = "" if text[:end].rstrip().endswith(",") else ", "
+        yield Edit(end, end, comma + ", ".join(["0"] * (expected - have)))
+
+
+def _closing(text: str, opening: int) -> int:
+    tokens = tokenise(text, opening, min(len(text), opening + 20000))
+    close = matching(tokens, 0)
+    return tokens[close].start if close < len(tokens) else 0
+
+
+def _arguments(text: str, at: int) -> List[Tuple[int, int]]:
+    """Begin and end of each argument of the call whose function is named at `at`."""
+    tokens = tokenise(text, at, min(len(text), at + 20000))
+    depth = 0
+    for i, token in enumerate(tokens):
+        depth += (token.text == "<") - (token.text == ">")
+        if token.text == "(" and depth == 0:
+            return [(p[0].start, p[-1].end) for p in split(tokens[i + 1 : matching(tokens, i)]) if p]
+    return []
+
+
+def _object(text: str, refusal: _Refusal) -> Iterator[Edit]:
+    """A temporary whose member function is called."""
+    begin, end = refusal.ranges[0]
+    yield Edit(begin, end, f"::metal::__lasting({text[begin:end]}).get()")
+
+
+_UNBOUND = re.compile(
+    r"cannot bind reference in default address space to object in address space '__private' in (\d+)\w\w argument"
+)
+_LIST = re.compile(r"cannot convert initializer list argument to '[^']*' \(vector of (\d+) '(\w+)' values\)")
+_MESSAGES: List[Tuple["re.Pattern[str]", Repair]] = [
+    (re.compile(r"scalar operand type has greater rank than the type of the vector element"), _scalar),
+    (re.compile(r"incompatible operand types \('.*__(?:global|local|constant|private) .*'"), _wrapped("__copy")),
+    (re.compile(r"conditional expression is ambiguous; '.*__(?:global|local|constant|private) "), _wrapped("__copy")),
+    (
+        re.compile(
+            r"cannot initialize object parameter of type '(?:const )?__private .*' with an expression of type '(?!.*__)"
+        ),
+        _object,
+    ),
+    (re.compile(r"too few elements in vector initialization"), _fill),
+    (
+        re.compile(r"invalid operands to binary expression \('[^']*\*__private' and '__private "),
+        _wrapped("__integer", 1),
+    ),
+    (
+        re.compile(
+            r"binding reference of type 'const __private [^']*' to value of type '[^']*' changes address space"
+            r"|reference of type 'const __private [^']*' cannot bind to a temporary object because of address space"
+            r"|non-const lvalue reference to type 'const __private [^']*' cannot bind to a value of unrelated type"
+        ),
+        _temporary,
+    ),
+]
+_NOTES: List[Tuple["re.Pattern[str]", Repair]] = [
+    (_UNBOUND, _temporary_argument),
+    (_LIST, _lists),
+    (re.compile(r"'this' object is in default address space, but method expects object in"), _object),
+]

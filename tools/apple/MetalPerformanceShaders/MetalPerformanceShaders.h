@@ -1,0 +1,3 @@
+// torch's headers name it.
+#pragma once
+@class MPSCommandBuffer;

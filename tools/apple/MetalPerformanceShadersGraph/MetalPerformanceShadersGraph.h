@@ -1,0 +1,5 @@
+// torch's headers name these.
+#pragma once
+@class MPSGraph;
+@class MPSGraphExecutionDescriptor;
+@class MPSGraphCompilationDescriptor;

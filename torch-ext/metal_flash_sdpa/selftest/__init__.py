@@ -1,0 +1,165 @@
+"""The self-test: shows on the user's own machine that the kernels compute what they should, and how fast.
+
+As a command, `python -m metal_flash_sdpa.selftest`; of a loaded kernel, `kernel.selftest.run()`. Both print a table and
+make a report that can be pasted into an issue.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import json
+import pathlib
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Callable, Dict, Iterator, List, Optional, Union
+
+import torch
+
+from .. import launchers
+from . import cases, machine, timing, workloads
+
+CPU = "CPU implementation"
+
+
+def run(
+    count: int = 300,
+    seed: int = 0,
+    timed: bool = True,
+    path: Union[str, pathlib.Path, None] = None,
+    print_line: Optional[Callable[[str], None]] = None,
+) -> Dict[str, object]:
+    """Solves `count` random problems on every launcher of this build, times the standard shapes, and returns a report.
+
+    On a machine without an Apple GPU, the CPU implementation is tested instead. The report is made of dicts, lists,
+    strings and numbers, and written to `path` as JSON unless that is None; report["passed"] says whether everything
+    was right. print_line takes each line of the table;
+    by default it is printed to stderr.
+    """
+    print_line = print_line or _print_line
+    report: Dict[str, object] = {"format": 1, "machine": machine.describe(), "seed": seed, "launchers": {}}
+    for name, value in report["machine"].items():
+        print_line(f"{name:10} {value}")
+    is_metal = torch.backends.mps.is_available()
+    if not is_metal:
+        print_line("no Apple GPU here: this tests the CPU implementation, and nothing of Metal")
+    device = torch.device("mps" if is_metal else "cpu")
+    targets = launchers.available() if is_metal else {CPU: None}
+    if not targets:
+        raise RuntimeError("this build has no Metal kernels to test: install the wheel, or load another build")
+    for name, target in targets.items():
+        report["launchers"][name] = test_launcher(name, target, device, count, seed, timed, print_line)
+    report["passed"] = all(result["passed"] for result in report["launchers"].values())
+    if path is not None:
+        pathlib.Path(path).write_text(json.dumps(report, indent=1) + "\n", encoding="ascii")
+    print_line("everything is right" if report["passed"] else "NOT everything is right: please report the lines above")
+    return report
+
+
+def test_launcher(
+    name: str,
+    target: Optional[launchers.Target],
+    device: torch.device,
+    count: int,
+    seed: int,
+    timed: bool,
+    print_line: Callable[[str], None],
+) -> Dict[str, object]:
+    """The part of the report on one launcher; target None is the CPU implementation."""
+    planned_for = "" if target is None else f", planned for family {target.device.family}, {target.device.cores} cores"
+    print_line(f"\n{name}{planned_for}: {count} random problems against float64 on the CPU")
+    with contextlib.nullcontext() if target is None else launchers.use_launcher(*target):
+        result = _numbers(cases.random_cases(count, seed), device, print_line)
+        result["threads"] = _outcome_of(_same_in_threads, cases.random_cases(9, seed), target, device)
+        print_line(f"  {'called from four threads':28} {result['threads']}")
+        result["timings"] = _timings(device, print_line) if timed else {}
+    wrong = [timings for timings in result["timings"].values() if "failed" in timings or not timings["error"] <= 1]
+    result["passed"] = not result["failures"] and result["threads"] == "right" and not wrong
+    return result
+
+
+def _numbers(problems: List[cases.Case], device: torch.device, print_line) -> Dict[str, object]:
+    """Solves the problems; counts, and largest errors as parts of what is allowed, by dtype and layout."""
+    groups: Dict[str, Dict] = {}
+    failures = []
+    for group, members in _grouped(problems).items():
+        started = time.perf_counter()
+        counts = groups[group] = {"problems": len(members), "failed": 0, "output_error": 0.0, "lse_error": 0.0}
+        for case in members:
+            outcome = _outcome_of(cases.solve, case, device)
+            if isinstance(outcome, cases.Outcome) and outcome.passed:
+                counts["output_error"] = max(counts["output_error"], outcome.output_error)
+                counts["lse_error"] = max(counts["lse_error"], outcome.lse_error)
+                continue
+            counts["failed"] += 1
+            failures.append({"case": case._asdict(), "outcome": str(outcome)})
+            print_line(f"  WRONG {case}\n        {outcome}")
+        state = f"{counts['failed']} WRONG" if counts["failed"] else "right"
+        largest = f"error {counts['output_error']:.2f} (lse {counts['lse_error']:.2f}) of what is allowed"
+        seconds = time.perf_counter() - started
+        print_line(f"  {group:16} {len(members):4} problems  {state:8}  {largest}  {seconds:.1f} s")
+    return {"groups": groups, "failures": failures}
+
+
+def _grouped(problems: List[cases.Case]) -> Dict[str, List[cases.Case]]:
+    groups: Dict[str, List[cases.Case]] = collections.defaultdict(list)
+    for case in problems:
+        groups[f"{case.dtype} {case.layout}"].append(case)
+    return groups
+
+
+def _outcome_of(call: Callable, *arguments):
+    """Its result, or what it raised in a line: one problem must not end the others."""
+    try:
+        return call(*arguments)
+    except Exception as error:
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:2000]}"
+
+
+def _same_in_threads(problems: List[cases.Case], target, device: torch.device) -> str:
+    """Four threads that solve the same problems at the same time are all right."""
+
+    def solve_all(_) -> bool:
+        use_target = contextlib.nullcontext() if target is None else launchers.use_launcher(*target)
+        with use_target, _own_stream(device):
+            return all(cases.solve(case, device).passed for case in problems)
+
+    with ThreadPoolExecutor(4) as pool:
+        return "right" if all(pool.map(solve_all, range(4))) else "WRONG"
+
+
+def _own_stream(device: torch.device):
+    """The thread's work goes to a stream of its own, where torch has several (2.15)."""
+    if device.type == "mps" and hasattr(torch.mps, "Stream"):
+        return torch.mps.stream(torch.mps.Stream())
+    return contextlib.nullcontext()
+
+
+def _timings(device: torch.device, print_line) -> Dict[str, Dict]:
+    print_line(f"  {'standard shape':24} {'ours ms':>9} {'SDPA ms':>9}   SDPA / ours")
+    timings = {}
+    for name, workload in _fitting(device):
+        found = timings[name] = _outcome_of(timing.time_workload, workload, device)
+        if not isinstance(found, dict):
+            timings[name] = {"failed": found}
+            print_line(f"  {name:24} WRONG {found}")
+            continue
+        sdpa, ratio = ("-", "-") if found["sdpa_ms"] is None else _compared(found)
+        state = "" if found["error"] <= 1 else f"  WRONG: error {found['error']:.3g} of what is allowed"
+        print_line(f"  {name:24} {found['ours_ms']:9.3f} {sdpa:>9}   {ratio}{state}")
+    return timings
+
+
+def _compared(found: Dict[str, float]):
+    return f"{found['sdpa_ms']:.3f}", f"{found['sdpa_ms'] / found['ours_ms']:.2f}"
+
+
+def _fitting(device: torch.device) -> Iterator:
+    """The standard shapes; small ones on a CPU."""
+    for name, workload in workloads.WORKLOADS.items():
+        yield name, workload if device.type == "mps" else workload.small()
+
+
+def _print_line(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

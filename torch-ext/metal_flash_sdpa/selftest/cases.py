@@ -1,0 +1,185 @@
+"""Random small problems on all features, the same ones for the same seed, and how a launcher solves them."""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import Any, Dict, List, NamedTuple, Tuple
+
+import torch
+
+from .. import interface
+from . import reference
+
+HEAD_DIMS = (32, 64, 72, 80, 96, 128, 256)
+EDGES = (0, 1, 7, 8, 31, 32, 33, 63, 64, 65, 100, 128, 130)  # around the sizes of tiles
+
+
+class Case(NamedTuple):
+    """A call on random tensors of a seed. Lengths are (query, key) tokens of each sequence."""
+
+    seed: int
+    layout: str  # "dense", "packed" or "paged"
+    dtype: str
+    head_dim: int
+    value_dim: int
+    num_heads: int
+    num_heads_kv: int
+    lengths: Tuple[Tuple[int, int], ...]
+    causal: bool
+    window: Tuple[int, int]
+    softcap: float
+    alibi_dims: int  # of the slopes, 0 = none
+    sinks: bool
+    strided: bool  # tensors lie in larger ones, amid NaN
+
+
+class Outcome(NamedTuple):
+    """Largest errors as parts of what is allowed, and whether a second call gave the same bits."""
+
+    output_error: float
+    lse_error: float
+    is_repeatable: bool
+
+    @property
+    def passed(self) -> bool:
+        return self.output_error <= 1 and self.lse_error <= 1 and self.is_repeatable  # NaN fails
+
+
+def random_cases(count: int, seed: int) -> List[Case]:
+    """`count` problems; any dtype and layout is met by the first nine."""
+    draw = random.Random(seed)
+    return [_random_case(number, draw) for number in range(count)]
+
+
+def _random_case(number: int, draw: random.Random) -> Case:
+    layout, dtype = ("dense", "packed", "paged")[number % 3], ("float32", "float16", "bfloat16")[number // 3 % 3]
+    head_dim = draw.choice(HEAD_DIMS) if draw.random() < 0.75 else draw.randint(1, 256)
+    num_heads_kv = draw.choice((1, 2, 3))
+    lengths = [(draw.choice(EDGES[1:]), draw.choice(EDGES)) for _ in range(draw.randint(1, 4))]
+    return Case(
+        seed=draw.randrange(2**31),
+        layout=layout,
+        dtype=dtype,
+        head_dim=head_dim,
+        value_dim=head_dim if draw.random() < 0.8 else draw.randint(1, 256),
+        num_heads=num_heads_kv * draw.choice((1, 2, 4, 8)),
+        num_heads_kv=num_heads_kv,
+        lengths=tuple(lengths[:1] * len(lengths) if layout == "dense" else lengths),
+        causal=draw.random() < 0.5,
+        window=draw.choice(((-1, -1), (-1, -1), (16, 0), (5, 3), (40, -1))),
+        softcap=draw.choice((0.0, 0.0, 0.0, 5.0, 30.0)),
+        alibi_dims=draw.choice((0, 0, 0, 1, 2)),
+        sinks=draw.random() < 0.25,
+        strided=draw.random() < 0.5,
+    )
+
+
+def solve(case: Case, device: torch.device) -> Outcome:
+    """Calls the public function on `device` twice and compares it with the reference."""
+    tensors = _tensors(case)
+    function, arguments = call(case, device)
+    output, lse, _ = function(**arguments)
+    again, lse_again, _ = function(**arguments)
+    is_repeatable = torch.equal(output, again) and torch.equal(lse, lse_again)
+    output, lse = output.cpu(), lse.cpu()
+    expected, expected_lse = _expected(case, tensors)
+    return Outcome(
+        reference.output_error(output, expected.view(output.shape), tensors["v"]),
+        reference.lse_error(lse, expected_lse),
+        is_repeatable,
+    )
+
+
+PAGE_SIZE = 16
+
+
+def _tensors(case: Case) -> Dict[str, torch.Tensor]:
+    """Query, key and value of all sequences end to end, `[total, heads, head_dim]`, and what the features need."""
+    generator = torch.Generator().manual_seed(case.seed)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator).to(getattr(torch, case.dtype))
+
+    total_q, total_k = (sum(lengths) for lengths in zip(*case.lengths))
+    tensors = {
+        "q": normal(total_q, case.num_heads, case.head_dim),
+        "k": normal(total_k, case.num_heads_kv, case.head_dim),
+        "v": normal(total_k, case.num_heads_kv, case.value_dim),
+    }
+    if case.alibi_dims:
+        shape = (len(case.lengths), case.num_heads)[2 - case.alibi_dims :]
+        tensors["alibi_slopes"] = torch.rand(shape, generator=generator)
+    if case.sinks:
+        tensors["s_aux"] = normal(case.num_heads)
+    return tensors
+
+
+def _expected(case: Case, tensors: Dict[str, torch.Tensor]) -> Tuple[torch.Tensor, torch.Tensor]:
+    """Output `[total_q, heads, value_dim]`, and lse as the public function returns it."""
+    window = (case.window[0], 0) if case.causal else case.window
+    slopes = tensors.get("alibi_slopes")
+    lengths_q, lengths_k = (list(lengths) for lengths in zip(*case.lengths))
+    rows, keys = tensors["q"].split(lengths_q), tensors["k"].split(lengths_k)
+    results = [
+        reference.attention(
+            *(rows[b], keys[b], values),
+            softmax_scale=case.head_dim**-0.5,
+            window=window,
+            softcap=case.softcap,
+            alibi_slopes=slopes if slopes is None or slopes.dim() == 1 else slopes[b],
+            sinks=tensors.get("s_aux"),
+        )
+        for b, values in enumerate(tensors["v"].split(lengths_k))
+    ]
+    outputs, lses = zip(*results)
+    return torch.cat(outputs), torch.stack(lses) if case.layout == "dense" else torch.cat(lses, dim=1)
+
+
+def call(case: Case, device: torch.device):
+    """The public function for the problem, and its arguments by name."""
+    tensors = {name: tensor.to(device) for name, tensor in _tensors(case).items()}
+    arguments: Dict[str, Any] = {**tensors, "softcap": case.softcap, "causal": case.causal, "window_size": case.window}
+    arguments["return_attn_probs"] = True
+    if case.layout == "dense":
+        for name in ("q", "k", "v"):
+            tensor = tensors[name].unflatten(0, (len(case.lengths), case.lengths[0][name != "q"]))
+            arguments[name] = _amid_nan(tensor) if case.strided else tensor
+        return interface.flash_attn_func, arguments
+    lengths_q, lengths_k = zip(*case.lengths)
+    arguments["max_seqlen_q"], arguments["max_seqlen_k"] = max(lengths_q), max(lengths_k)
+    arguments["cu_seqlens_q"], arguments["cu_seqlens_k"] = _bounds(lengths_q, device), _bounds(lengths_k, device)
+    if case.layout == "paged":
+        arguments["block_table"] = _block_table(case, device)
+        for name in ("k", "v"):
+            arguments[name] = _in_pages(case, tensors[name], arguments["block_table"])
+    if case.strided:
+        arguments.update({name: _amid_nan(arguments[name]) for name in ("q", "k", "v")})
+    return interface.flash_attn_varlen_func, arguments
+
+
+def _bounds(lengths: Tuple[int, ...], device: torch.device) -> torch.Tensor:
+    return torch.tensor((0, *lengths)).cumsum(0).to(device, torch.int32)
+
+
+def _block_table(case: Case, device: torch.device) -> torch.Tensor:
+    """Pages in a random order, as a cache hands them out."""
+    most = max(1, -(-max(length for _, length in case.lengths) // PAGE_SIZE))
+    pages = torch.randperm(len(case.lengths) * most, generator=torch.Generator().manual_seed(case.seed))
+    return pages.view(len(case.lengths), most).to(device, torch.int32)
+
+
+def _in_pages(case: Case, tensor: torch.Tensor, block_table: torch.Tensor) -> torch.Tensor:
+    """`[num_pages, page_size, heads, head_dim]` with the rows of each sequence in its pages; the rest is 0."""
+    paged = tensor.new_zeros((block_table.numel(), PAGE_SIZE, *tensor.shape[1:]))
+    for pages, rows in zip(block_table.long(), tensor.split([length for _, length in case.lengths])):
+        places = torch.arange(len(rows), device=tensor.device)
+        paged[pages[places // PAGE_SIZE], places % PAGE_SIZE] = rows
+    return paged
+
+
+def _amid_nan(tensor: torch.Tensor) -> torch.Tensor:
+    """The same values as a view with an offset, NaN around the outermost axis and behind each inner one."""
+    storage = tensor.new_full((tensor.shape[0] + 2, *(size + 3 for size in tensor.shape[1:])), math.nan)
+    view = storage[(slice(1, 1 + tensor.shape[0]), *(slice(size) for size in tensor.shape[1:]))]
+    return view.copy_(tensor)
