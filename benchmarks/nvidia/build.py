@@ -1,4 +1,4 @@
-"""Builds all that the stages need on the GPU machine: python benchmarks/nvidia/build.py [--jobs N] [STAGE...]
+"""Builds all that the stages need on the GPU machine: python benchmarks/nvidia/build.py [STAGE...]
 
 Needs clang and ptxas (pip install nvidia-cuda-nvcc-cu12), no GPU. Writes build/nvidia/programs.zip; carry build/nvidia
 to the GPU machine with the repository, and run benchmarks/nvidia/stages.py there. Exit status 1 when a program spills
@@ -13,6 +13,7 @@ import functools
 import importlib
 import os
 import pathlib
+import re
 import shutil
 import sys
 import tempfile
@@ -63,11 +64,11 @@ def library(source: str, variant: str = "") -> Library:
         return made
 
 
-def of_mutants() -> Iterator[Job]:
-    targets = {mutant.file: () for mutant in races.mutants()}
-    for file in targets:
-        targets[file] = sorted(race_target.target_specialisations(file))
-    return (Job("mutants", s, "exact", m.name) for m in races.mutants() for s in targets[m.file])
+def of_mutants(pattern: str) -> Iterator[Job]:
+    chosen = [mutant for mutant in races.mutants() if re.search(pattern, mutant.name)]
+    files = {mutant.file for mutant in chosen}
+    targets = {file: sorted(race_target.target_specialisations(file)) for file in files}
+    return (Job("mutants", s, "exact", m.name) for m in chosen for s in targets[m.file])
 
 
 def unspecialised(known: List[Specialisation]) -> Iterator[Job]:
@@ -81,7 +82,7 @@ def unspecialised(known: List[Specialisation]) -> Iterator[Job]:
             yield Job("any", Specialisation(source, kernel, (), most.get((source, kernel), most[source])))
 
 
-def jobs(stages: List[str]) -> Tuple[List[Job], dict]:
+def jobs(stages: List[str], mutants: str) -> Tuple[List[Job], dict]:
     """What to build, and what the stages must be told."""
     wanted, notes = [], {"sources": source_digests()}
     for stage in stages:
@@ -90,7 +91,7 @@ def jobs(stages: List[str]) -> Tuple[List[Job], dict]:
         wanted += [Job(stage, s, matrix) for s in sorted(module.specialisations()) for matrix in modes]
     wanted += unspecialised([job.specialisation for job in wanted])
     if races.__name__ in stages:
-        wanted += of_mutants()
+        wanted += of_mutants(mutants)
     if timing.__name__ in stages:
         notes["peers"] = timing.peers()
         theirs = sorted(timing.peer_specialisations(notes["peers"]))
@@ -132,10 +133,11 @@ def complaints(job: Job, resources: Dict[str, int]) -> List[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--mutants", default="", metavar="PATTERN", help="for races, only those with names like this")
     parser.add_argument("stages", nargs="*", metavar="STAGE", default=STAGES, help="only for these stages")
     options = parser.parse_args()
     start = time.time()
-    wanted, notes = jobs(options.stages)
+    wanted, notes = jobs(options.stages, options.mutants)
     counts = collections.Counter(job.stage for job in wanted)
     print(
         f"{len(wanted)} programs: " + ", ".join(f"{name} {count}" for name, count in sorted(counts.items())), flush=True
