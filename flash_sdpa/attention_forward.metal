@@ -55,7 +55,8 @@ template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int k
                                   DirectTile<T, kBlockN, kValueDim, kSlices>>;
   constexpr int kBlockBytes = KeyTile::kBytes + ValueTile::kBytes + slice_bytes<kRows, kBlockN, kSlices, kSimdgroups>();
   constexpr int kMergeBytes = merge_bytes<kRows, kValueDim, kKeyGroups>();
-  threadgroup float4 memory[max(max(kBlockBytes, kMergeBytes) / 16, 1)];
+  constexpr int kMemory = kBlockBytes > kMergeBytes ? kBlockBytes : kMergeBytes;
+  threadgroup float4 memory[kMemory > 0 ? kMemory / 16 : 1];
 
   // Threadgroups start in the order of their linear index: all heads of a tile together, and the last tiles first,
   // which causal masks make the heaviest, so that the light ones are left to fill the cores at the end.
