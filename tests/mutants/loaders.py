@@ -32,9 +32,17 @@ MUTANTS = [
         TILE,
         "const bool exists = r < rows.count;",
         "const bool exists = r <= rows.count;",
-        "checker",
+        "equivalent",
+        "a missing row is read as the last one, and not stored",
     ),
-    Mutant("query rows: all", TILE, "const bool exists = r < rows.count;", "const bool exists = true;", "checker"),
+    Mutant(
+        "query rows: all",
+        TILE,
+        "const bool exists = r < rows.count;",
+        "const bool exists = true;",
+        "equivalent",
+        "a missing row is read as the last one, and not stored",
+    ),
     Mutant(
         "heads of a group swapped", TILE, "(r % group_size) * head_stride", "(r / group_size) * head_stride", "checker"
     ),

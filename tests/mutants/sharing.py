@@ -39,8 +39,20 @@ MUTANTS = [
         "numbers",
     ),
     Mutant("no memory for slices", MAIN, " + slice_bytes<kRows, kBlockN, kSlices, kSimdgroups>();", ";", "checker"),
-    Mutant("no memory for key groups", MAIN, "max(kBlockBytes, kMergeBytes)", "kBlockBytes", "checker"),
-    Mutant("memory for key groups only", MAIN, "max(kBlockBytes, kMergeBytes)", "kMergeBytes", "checker"),
+    Mutant(
+        "no memory for key groups",
+        MAIN,
+        "kBlockBytes > kMergeBytes ? kBlockBytes : kMergeBytes",
+        "kBlockBytes",
+        "checker",
+    ),
+    Mutant(
+        "memory for key groups only",
+        MAIN,
+        "kBlockBytes > kMergeBytes ? kBlockBytes : kMergeBytes",
+        "kMergeBytes",
+        "checker",
+    ),
     # columns divided among SIMD groups
     Mutant("no barrier before the next slices", MAIN, "if (kStaged || kSlices > 1) ", "if (kStaged) ", "checker"),
     Mutant(

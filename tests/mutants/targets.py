@@ -184,7 +184,7 @@ CASES = [
     (functools.partial(_unaligned, gpu=STAGED), {TILE, STAGED_TILE}),
     (functools.partial(_unaligned, gpu=DIRECT), {TILE, DIRECT_TILE}),
     (_narrow, {TILE, DIRECT_TILE}),
-    (functools.partial(_slices, gpu=STAGED, **WIDE), {MAIN, STAGED_TILE, PARTIAL}),
+    (functools.partial(_slices, gpu=STAGED, **WIDE), {MAIN, TILE, STAGED_TILE, PARTIAL}),
     (functools.partial(_slices, gpu=DIRECT, **WIDE), {MAIN, TILE, DIRECT_TILE, PARTIAL}),
     (functools.partial(_slices, gpu=DIRECT, **WIDE_DECODE), {DIRECT_TILE, PARTIAL}),
     (functools.partial(_features, gpu=DIRECT, **FEW), {MAIN, SCORE, SOFTMAX, PARTIAL, COMBINE}),
