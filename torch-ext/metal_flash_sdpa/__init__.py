@@ -4,6 +4,7 @@ The public functions are listed in `__all__`; each documents its arguments. Tens
 tensors on the CPU on a composition of PyTorch operators, both with the same results up to rounding.
 """
 
+from . import device as device
 from . import launchers as launchers
 from . import planner as planner
 from . import selftest as selftest
