@@ -52,8 +52,8 @@ bench-peers: build ## count our kernels beside PyTorch's own on the simulator, w
 bench-tiles: build ## static budget of every kernel, and the counters behind the tile tables
 	@$(RUN) benchmarks/tiles.py
 
-fuzz: build ## 2,000 random problems on all features, on the CPU and the simulator
-	$(RUN) -m pytest -n $(JOBS) tests/test_features.py --shards 10
+fuzz: build ## 2,000 random problems on all features, on the CPU and, each launch checked, on the simulator
+	$(RUN) -m pytest -n $(JOBS) -p metal_simulator.pytest_plugin --metal-check tests/test_features.py --shards 10
 
 mutants: build ## plant bugs in kernels and show what finds each of them
 	@PYTHONPATH=simulator:tools:tests $(ENVIRONMENT)/bin/python -m mutants --json build/mutants.json

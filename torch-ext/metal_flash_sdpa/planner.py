@@ -15,8 +15,6 @@ from .plan import CombineParams, ForwardParams, Plan, ScoreParams, Scratch
 from .tiles import DECODE_ROWS, DTYPES, Tile, choose
 
 UNBOUNDED = 2**30  # a window this wide hides nothing; lengths stay below it, so that row arithmetic fits 32 bits
-
-
 SIMDGROUPS_PER_CORE = 16  # at full rate, by published measurements of M1 and M2
 MIN_SPLIT_BLOCKS = 2  # for each SIMD group: a part costs a write and a read of its fp32 output
 MAX_SPLITS = 64  # attention_combine.metal: kMaxSplits. Bounds the scratch, too: 64 outputs that do not fill the GPU
@@ -206,10 +204,9 @@ def _split_plan(problem: _Problem, params: ForwardParams, tile: Tile, num_splits
 def _num_splits(problem: _Problem, params: ForwardParams, tile: Tile) -> int:
     """As many parts as the GPU still has room for, each of at least MIN_SPLIT_BLOCKS blocks of keys."""
     rows = params.query_length * params.group_size
-    tiles = -(
-        -rows // tile.block_m
-    )  # packed: at least one for each sequence (the planner does not know the empty ones)
-    tiles = max(tiles, params.batch) if problem.batch is not None else tiles * params.batch
+    tiles = -(-rows // tile.block_m)
+    # Packed: at least one for each sequence, as the planner does not know the empty ones.
+    tiles = tiles * params.batch if problem.batch is None else max(tiles, params.batch)
     span = params.window_left + params.window_right + tile.block_m  # keys that a tile of rows sees, at most
     keys = min(problem.longest_key, params.key_length, span)
     room = problem.device.cores * SIMDGROUPS_PER_CORE // tile.simdgroups // max(1, tiles * problem.key.shape[-2])

@@ -189,8 +189,8 @@ def choose(
 
 def _tuned(device: Device, dtype: torch.dtype, head_dim: int, value_dim: int) -> Optional[Tile]:
     """The tile that was the fastest on this machine, if that was measured."""
-    table = _first(LARGE, dtype, head_dim, value_dim)
-    return tuning.winners(device).get((DTYPES[dtype], table.head_dim, table.value_dim))
+    tile = _first(LARGE, dtype, head_dim, value_dim)
+    return tuning.winners(device).get((DTYPES[dtype], tile.head_dim, tile.value_dim))
 
 
 def _first(table, dtype: torch.dtype, head_dim: int, value_dim: int) -> Tile:
