@@ -13,7 +13,7 @@ import torch
 from calls import LOADERS, Call, Recorder, launch
 from package import Specialisation
 
-RUNS, SAMPLES = 2, 48  # runs that must agree in every bit; rows compared, besides the first and last of a sequence
+RUNS, SAMPLES = 5, 48  # runs that must agree in every bit; rows compared, besides the first and last of a sequence
 
 
 class Case(NamedTuple):
