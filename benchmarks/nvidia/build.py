@@ -144,8 +144,12 @@ def main() -> int:
     )
     for source, variant in {(job.specialisation.source, job.variant) for job in wanted}:
         library(source, variant)._declarations  # noqa: B018  read once, before the threads
+    programs = []
     with ThreadPoolExecutor(options.jobs) as pool:
-        programs = list(pool.map(compiled, wanted))
+        for program in pool.map(compiled, wanted):
+            programs.append(program)
+            if len(programs) % 50 == 0:
+                print(f"  {len(programs)} of {len(wanted)}, {time.time() - start:.0f} s", flush=True)
     archive.write(ARCHIVE, programs, notes)
     found = [
         text
