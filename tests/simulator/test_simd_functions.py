@@ -1,4 +1,4 @@
-"""Every SIMD-group and quad-group function of the specification beside NumPy: all types, whole and partial groups, loops."""
+"""Every SIMD-group and quad-group function of the specification beside NumPy: whole and partial groups, loops."""
 
 import functools
 import re
@@ -16,22 +16,22 @@ ROUNDS = 2
 REDUCTIONS = {"sum(x)": np.add, "product(p)": np.multiply, "min(x)": np.minimum, "max(x)": np.maximum}
 BITWISE = {"and(x)": np.bitwise_and, "or(x)": np.bitwise_or, "xor(x)": np.bitwise_xor}
 SCANS = {"sum(x)": (np.add, 0), "product(p)": (np.multiply, 1)}
-SHUFFLES = {  # which lane lane l of n reads; its own value if there is none such
-    "shuffle(x, N - 1 - lane % N)": lambda l, n: n - 1 - l,
-    "shuffle_xor(x, 1)": lambda l, n: l ^ 1,
-    "shuffle_xor(x, N - 1)": lambda l, n: l ^ (n - 1),
-    "shuffle_up(x, 1)": lambda l, n: l - 1,
-    "shuffle_up(x, N - 2)": lambda l, n: l - (n - 2),
-    "shuffle_down(x, 0)": lambda l, n: l,
-    "shuffle_down(x, N - 1)": lambda l, n: l + n - 1,
-    "shuffle_rotate_up(x, N - 1)": lambda l, n: (l - (n - 1)) % n,
-    "shuffle_rotate_down(x, 3)": lambda l, n: (l + 3) % n,
-    "broadcast(x, N - 1)": lambda l, n: n - 1,
-    "broadcast(x, 1)": lambda l, n: 1,
+SHUFFLES = {  # which lane lane i of n reads; its own value if there is none such
+    "shuffle(x, N - 1 - lane % N)": lambda i, n: n - 1 - i,
+    "shuffle_xor(x, 1)": lambda i, n: i ^ 1,
+    "shuffle_xor(x, N - 1)": lambda i, n: i ^ (n - 1),
+    "shuffle_up(x, 1)": lambda i, n: i - 1,
+    "shuffle_up(x, N - 2)": lambda i, n: i - (n - 2),
+    "shuffle_down(x, 0)": lambda i, n: i,
+    "shuffle_down(x, N - 1)": lambda i, n: i + n - 1,
+    "shuffle_rotate_up(x, N - 1)": lambda i, n: (i - (n - 1)) % n,
+    "shuffle_rotate_down(x, 3)": lambda i, n: (i + 3) % n,
+    "broadcast(x, N - 1)": lambda i, n: n - 1,
+    "broadcast(x, 1)": lambda i, n: 1,
 }
 
-# Each of the following makes a function of the group's values, its fillings and its active lanes; it gives what every lane
-# gets, None where that is undefined.
+# Each of the following makes a function of the group's values, its fillings and its active lanes, which gives what
+# every lane gets: None where that is undefined.
 
 
 def reduced(ufunc):
@@ -203,9 +203,10 @@ kernel void f(device const uint* bs [[buffer(0)]], device ulong* out [[buffer(1)
 
 LEFT = 4  # lanes that have left the kernel
 UNDEFINED = {  # calls that read these, or lanes and fillings that do not exist; where
-    "simd_shuffle(x, 2)": slice(LEFT, 32), "simd_shuffle(x, 32)": slice(LEFT, 32), "simd_broadcast(x, 0)": slice(LEFT, 32),
-    "simd_shuffle_xor(x, 32)": slice(LEFT, 32), "simd_shuffle_rotate_up(x, 4)": slice(4, 8),
-    "simd_shuffle_up(x, 1)": slice(4, 5), "simd_shuffle_and_fill_down(x, x, 4)": slice(28, 32),
+    "simd_shuffle(x, 2)": slice(LEFT, 32), "simd_shuffle(x, 32)": slice(LEFT, 32),
+    "simd_broadcast(x, 0)": slice(LEFT, 32), "simd_shuffle_xor(x, 32)": slice(LEFT, 32),
+    "simd_shuffle_rotate_up(x, 4)": slice(4, 8), "simd_shuffle_up(x, 1)": slice(4, 5),
+    "simd_shuffle_and_fill_down(x, x, 4)": slice(28, 32),
     "simd_shuffle_and_fill_up(x, x, 2, 0)": slice(LEFT, 32), "simd_shuffle_and_fill_down(x, x, 1, 3)": slice(LEFT, 32),
     "simd_shuffle_and_fill_down(x, x, 9, 8)": slice(LEFT, 32), "simd_shuffle_and_fill_up(x, x, 65535)": slice(LEFT, 32),
     "quad_shuffle(x, 4)": slice(LEFT, 32), "quad_broadcast(x, 7)": slice(LEFT, 32),
@@ -241,7 +242,7 @@ def test_lanes_in_different_branches(written, call):
 
 
 def test_types_without_functions(written):
-    """bfloat and bool everywhere, long and ulong in SIMD groups, floating-point numbers in bitwise functions; helper threads."""
+    """bfloat and bool, long and ulong in SIMD groups, floating-point numbers in bitwise functions; helper threads."""
     bad = ["simd_is_helper_thread()", "quad_is_helper_thread()"]
     for call in cases("int"):
         kinds = (
