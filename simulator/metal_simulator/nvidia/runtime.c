@@ -243,14 +243,13 @@ INLINE int is_shared(u64 address) { return address < 1 << 20; }
   }
 INTEGER(int, i32)
 INTEGER(uint, u32)
+INTEGER(bool, u8)
 INTEGER(ulong, u64)
 
 INLINE float updated(u32 operation, float old, float value) {
   switch (operation) {
     case ADD: return old + value;
     case SUBTRACT: return old - value;
-    case LEAST: return old < value ? old : value;
-    case MOST: return old > value ? old : value;
     default: return value;
   }
 }
