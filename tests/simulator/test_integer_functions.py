@@ -1,7 +1,4 @@
-"""Integer functions at their edges and on vectors; common, relational, geometric functions and those of parts of numbers.
-
-test_functions.py compares the mathematical functions, and integer functions of scalars on random numbers.
-"""
+"""Integer, common, relational and geometric functions, and those of parts of numbers, beside Python and NumPy."""
 
 import re
 
@@ -39,17 +36,13 @@ def evaluate(written, kind, calls, inputs, result=None, dtype=None):
     return out
 
 
-def signed(value, bits):
-    value &= (1 << bits) - 1
-    return value - (1 << bits) if value >> (bits - 1) else value
-
-
 INTEGERS = {  # of n bits, s: signed
     "clz(a)": lambda a, b, c, n, s: n - (a % 2**n).bit_length(),
     "ctz(a)": lambda a, b, c, n, s: n if a == 0 else (a & -a).bit_length() - 1,
     "popcount(a)": lambda a, b, c, n, s: bin(a % 2**n).count("1"),
     "reverse_bits(a)": lambda a, b, c, n, s: int(f"{a % 2**n:0{n}b}"[::-1], 2),
     "rotate(a, b)": lambda a, b, c, n, s: (a % 2**n) << b % n | (a % 2**n) >> (n - b % n),
+    "V(absdiff(a, b))": lambda a, b, c, n, s: abs(a - b),
     "abs(a)": lambda a, b, c, n, s: abs(a),
     "mulhi(a, b)": lambda a, b, c, n, s: a * b >> n,
     "madhi(a, b, c)": lambda a, b, c, n, s: (a * b >> n) + c,
@@ -112,14 +105,11 @@ def test_integers(written, kind, n):
         table["mad24(a >> 9, b >> 9, c)"] = lambda a, b, c, n, s: (a >> 9) * (b >> 9) + c
     inputs = integers(kind, 32, n)
     out = evaluate(written, kind, list(table), inputs)
-    unsigned = np.dtype(f"u{bits // 8}")
-    apart = evaluate(written, kind, ["absdiff(a, b)"], inputs, "u" * s + kind, unsigned)[0]
     for row, column in np.ndindex(*inputs[0].shape):
         a, b, c = (int(values[row, column]) for values in inputs)
         for (call, expected), got in zip(table.items(), out):
             wanted = expected(a, b, c, bits, s) % 2**bits
             assert int(got[row, column]) % 2**bits == wanted, (call, a, b, c)
-        assert int(apart[row, column]) == abs(a - b), (a, b)
 
 
 RELATIONS = {

@@ -123,7 +123,8 @@ def test_loads_and_stores(written, kind):
         stores += "".join(f"  simdgroup_store(m, {memory} + {512 * k}{text});\n" for memory in ("stored", "own"))
     kernel = written(f"""
 kernel void f(device const {kind}* x [[buffer(0)]], device {kind}* loaded [[buffer(1)]],
-    device {kind}* stored [[buffer(2)]], threadgroup {kind}* own [[threadgroup(0)]], uint lane [[thread_index_in_simdgroup]]) {{
+    device {kind}* stored [[buffer(2)]], threadgroup {kind}* own [[threadgroup(0)]],
+    uint lane [[thread_index_in_simdgroup]]) {{
   for (uint i = lane; i < 512; i += 32) own[i] = x[i];
   simdgroup_barrier(mem_flags::mem_threadgroup);
   simdgroup_matrix<{kind}, 8, 8> m;
