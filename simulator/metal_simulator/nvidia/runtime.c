@@ -46,12 +46,16 @@ BUILTIN u64 metal_dynamic_memory(void) { return (u64)metal_dynamic; }
 // Barriers. Every kind of memory is ordered, whatever the flags say.
 BUILTIN void metal_threadgroup_barrier(u32 flags) { __syncthreads(); }
 
-// SIMD-group functions. Kept equal to include/metal_simulator/simdgroup.h.
-enum { PRODUCT_8X8, SIMD_BARRIER, SUM, PRODUCT, MINIMUM, MAXIMUM, AND, OR, XOR, PREFIX_INCLUSIVE_SUM, PREFIX_EXCLUSIVE_SUM,
-       PREFIX_INCLUSIVE_PRODUCT, PREFIX_EXCLUSIVE_PRODUCT, SHUFFLE, SHUFFLE_XOR, SHUFFLE_UP, SHUFFLE_DOWN, ROTATE_UP,
-       ROTATE_DOWN, FILL_UP, FILL_DOWN, BROADCAST, BROADCAST_FIRST, BALLOT, QUAD_BALLOT, QUAD_SUM, QUAD_PRODUCT, QUAD_MINIMUM,
-       QUAD_MAXIMUM, QUAD_AND, QUAD_OR, QUAD_XOR, QUAD_SHUFFLE, QUAD_SHUFFLE_XOR, QUAD_SHUFFLE_UP, QUAD_SHUFFLE_DOWN };
-enum { FLOAT, SIGNED, UNSIGNED };
+// SIMD-group functions. Kept equal to include/metal_simulator/simdgroup.h: the kinds from QUAD_SUM are those from SUM, of
+// quad-groups.
+enum { PRODUCT_8X8, SIMD_BARRIER, SUM, PRODUCT, MINIMUM, MAXIMUM, AND, OR, XOR, PREFIX_INCLUSIVE_SUM,
+       PREFIX_EXCLUSIVE_SUM, PREFIX_INCLUSIVE_PRODUCT, PREFIX_EXCLUSIVE_PRODUCT, SHUFFLE, SHUFFLE_XOR, SHUFFLE_UP,
+       SHUFFLE_DOWN, ROTATE_UP, ROTATE_DOWN, FILL_UP, FILL_DOWN, BROADCAST, BROADCAST_FIRST, BALLOT, QUAD_SUM,
+       QUAD_PRODUCT, QUAD_MINIMUM, QUAD_MAXIMUM, QUAD_AND, QUAD_OR, QUAD_XOR, QUAD_PREFIX_INCLUSIVE_SUM,
+       QUAD_PREFIX_EXCLUSIVE_SUM, QUAD_PREFIX_INCLUSIVE_PRODUCT, QUAD_PREFIX_EXCLUSIVE_PRODUCT, QUAD_SHUFFLE,
+       QUAD_SHUFFLE_XOR, QUAD_SHUFFLE_UP, QUAD_SHUFFLE_DOWN, QUAD_ROTATE_UP, QUAD_ROTATE_DOWN, QUAD_FILL_UP,
+       QUAD_FILL_DOWN, QUAD_BROADCAST, QUAD_BROADCAST_FIRST, QUAD_BALLOT };
+enum { FLOAT, SIGNED, UNSIGNED, LONG, ULONG };
 
 INLINE float as_float(u32 bits) { return __builtin_bit_cast(float, bits); }
 INLINE u32 as_bits(float value) { return __builtin_bit_cast(u32, value); }
@@ -59,6 +63,7 @@ INLINE u32 as_bits(float value) { return __builtin_bit_cast(u32, value); }
 INLINE u32 from_hardware(u32 x, u32 lane) { return __nvvm_shfl_sync_idx_i32(ALL, x, lane, 31); }
 INLINE u32 from_lane(u32 x, u32 lane) { return from_hardware(x, hardware_lane(lane & 31)); }
 INLINE u32 from_xor(u32 x, u32 mask) { return __nvvm_shfl_sync_bfly_i32(ALL, x, hardware_lane(mask & 31), 31); }
+INLINE u64 wide_from_xor(u64 x, u32 mask) { return from_xor(x, mask) | (u64)from_xor(x >> 32, mask) << 32; }
 // Both halves; the upper one only where it may be other than 0.
 INLINE u64 wide_from_lane(u64 x, u32 lane) {
   u32 high = x >> 32;
@@ -80,45 +85,57 @@ INLINE u32 combine(u32 kind, u32 type, u32 x, u32 y) {
   }
 }
 
+INLINE u64 combine_wide(u32 kind, u32 type, u64 x, u64 y) {
+  switch (kind) {
+    case SUM: return x + y;
+    case PRODUCT: return x * y;
+    case MINIMUM: return type == LONG ? ((i64)x < (i64)y ? x : y) : x < y ? x : y;
+    case MAXIMUM: return type == LONG ? ((i64)x > (i64)y ? x : y) : x > y ? x : y;
+    case AND: return x & y;
+    case OR: return x | y;
+    default: return x ^ y;
+  }
+}
+
 // The tree of the CPU runtime: every lane adds the same pairs.
-INLINE u32 reduce(u32 kind, u32 type, u32 x, u32 width) {
+INLINE u64 reduce(u32 kind, u32 type, u64 x, u32 width) {
 #pragma unroll
-  for (u32 step = width / 2; step; step /= 2) x = combine(kind, type, x, from_xor(x, step));
+  for (u32 step = width / 2; step; step /= 2)
+    x = type < LONG ? combine(kind, type, x, from_xor(x, step)) : combine_wide(kind, type, x, wide_from_xor(x, step));
   return x;
 }
 
-INLINE u32 scan(u32 kind, u32 type, u32 x) {
+INLINE u64 scan(u32 kind, u32 type, u64 x, u32 width) {
   int product = kind == PREFIX_INCLUSIVE_PRODUCT || kind == PREFIX_EXCLUSIVE_PRODUCT;
   int inclusive = kind == PREFIX_INCLUSIVE_SUM || kind == PREFIX_INCLUSIVE_PRODUCT;
-  u32 lane = metal_lane(), result = product ? (type == FLOAT ? as_bits(1) : 1) : 0;
-  for (u32 i = 0; i < 32; i++) {
-    u32 other = from_lane(x, i);
-    if (i < lane + inclusive) result = combine(product ? PRODUCT : SUM, type, result, other);
+  u32 lane = metal_lane(), base = lane & -width;
+  u64 result = product ? (type == FLOAT ? as_bits(1) : 1) : 0;
+  kind = product ? PRODUCT : SUM;
+  for (u32 i = base; i < base + width; i++) {
+    u64 other = type < LONG ? from_lane(x, i) : wide_from_lane(x, i);
+    if (i < lane + inclusive)
+      result = type < LONG ? combine(kind, type, result, other) : combine_wide(kind, type, result, other);
   }
   return result;
 }
 
-INLINE u64 move(u32 kind, u64 x, u64 fill, u32 parameter) {
-  u32 lane = metal_lane(), p = parameter & 0xFFFF, modulo = parameter >> 16, base = lane & ~3u;
+INLINE u64 move(u32 kind, u64 x, u64 fill, u32 parameter, u32 width) {
+  u32 lane = metal_lane(), p = parameter & 0xFFFF, modulo = parameter >> 16, base = lane & -width, at = lane % width;
   u64 moved, filled;
   switch (kind) {
-    case SHUFFLE: case BROADCAST: return wide_from_lane(x, p);
-    case BROADCAST_FIRST: return wide_from_lane(x, 0);
-    case SHUFFLE_XOR: return wide_from_lane(x, lane ^ p);
-    case SHUFFLE_UP: return wide_from_lane(x, lane < p ? lane : lane - p);
-    case SHUFFLE_DOWN: return wide_from_lane(x, lane + p > 31 ? lane : lane + p);
-    case ROTATE_UP: return wide_from_lane(x, lane - p);
-    case ROTATE_DOWN: return wide_from_lane(x, lane + p);
+    case SHUFFLE: case BROADCAST: return wide_from_lane(x, base + p % width);
+    case BROADCAST_FIRST: return wide_from_lane(x, base);
+    case SHUFFLE_XOR: return wide_from_lane(x, lane ^ p % width);
+    case SHUFFLE_UP: return wide_from_lane(x, at < p ? lane : lane - p);
+    case SHUFFLE_DOWN: return wide_from_lane(x, at + p >= width ? lane : lane + p);
+    case ROTATE_UP: return wide_from_lane(x, base + (at - p) % width);
+    case ROTATE_DOWN: return wide_from_lane(x, base + (at + p) % width);
     case FILL_UP:
       moved = wide_from_lane(x, lane - p), filled = wide_from_lane(fill, lane + modulo - p);
       return lane % modulo < p ? filled : moved;
-    case FILL_DOWN:
+    default:  // FILL_DOWN
       moved = wide_from_lane(x, lane + p), filled = wide_from_lane(fill, lane + p - modulo);
       return lane % modulo + p >= modulo ? filled : moved;
-    case QUAD_SHUFFLE: return wide_from_lane(x, base + p % 4);
-    case QUAD_SHUFFLE_XOR: return wide_from_lane(x, lane ^ p % 4);
-    case QUAD_SHUFFLE_UP: return wide_from_lane(x, lane % 4 < p ? lane : lane - p);
-    default: return wide_from_lane(x, lane % 4 + p > 3 ? lane : lane + p);
   }
 }
 
@@ -129,19 +146,20 @@ INLINE u32 swapped(u32 bits, u32 distance, u32 from) {
 }
 
 // Votes below, lanes that vote above, by Metal's lanes.
-INLINE u64 ballot(u64 x, int quad) {
+INLINE u64 ballot(u64 x, u32 width) {
   u32 votes = swapped(swapped(__nvvm_vote_ballot_sync(ALL, x != 0), 6, 0x00CC00CC), 2, 0x0C0C0C0C);
-  return quad ? (votes >> (metal_lane() & ~3u) & 15) | 15ull << 32 : votes | (u64)ALL << 32;
+  u32 group = ALL >> (32 - width);
+  return (votes >> (metal_lane() & -width) & group) | (u64)group << 32;
 }
 
 BUILTIN u64 metal_collective(u32 operation, u64 value, u64 fill, u32 parameter) {
-  u32 kind = operation & 0xFF, type = operation >> 8;
+  u32 kind = operation & 0xFF, type = operation >> 8, width = kind < QUAD_SUM ? 32 : 4;
   if (kind == SIMD_BARRIER) return __nvvm_bar_warp_sync(ALL), 0;
-  if (kind <= XOR) return reduce(kind, type, value, 32);
-  if (kind <= PREFIX_EXCLUSIVE_PRODUCT) return scan(kind, type, value);
-  if (kind == BALLOT || kind == QUAD_BALLOT) return ballot(value, kind == QUAD_BALLOT);
-  if (kind >= QUAD_SUM && kind <= QUAD_XOR) return reduce(kind - QUAD_SUM + SUM, type, value, 4);
-  return move(kind, value, fill, parameter);
+  if (kind >= QUAD_SUM) kind -= QUAD_SUM - SUM;
+  if (kind <= XOR) return reduce(kind, type, value, width);
+  if (kind <= PREFIX_EXCLUSIVE_PRODUCT) return scan(kind, type, value, width);
+  if (kind == BALLOT) return ballot(value, width);
+  return move(kind, value, fill, parameter, width);
 }
 
 // 8x8 matrices. c + a b with every sum in fp32.
@@ -225,14 +243,13 @@ INLINE int is_shared(u64 address) { return address < 1 << 20; }
   }
 INTEGER(int, i32)
 INTEGER(uint, u32)
+INTEGER(bool, u8)
 INTEGER(ulong, u64)
 
 INLINE float updated(u32 operation, float old, float value) {
   switch (operation) {
     case ADD: return old + value;
     case SUBTRACT: return old - value;
-    case LEAST: return old < value ? old : value;
-    case MOST: return old > value ? old : value;
     default: return value;
   }
 }

@@ -12,7 +12,7 @@ static void check(void* address, uint32_t size, int operation, const void* site)
   metal_check_access(address, size, ATOMIC | (operation != STORE ? READS : 0) | (operation != LOAD ? WRITES : 0), site);
 }
 
-#define INTEGER(name, type, bits)                                                                                  \
+#define INTEGER(name, type)                                                                                        \
   type metal_atomic_##name(type* address, uint32_t operation, type value) {                                        \
     check(address, sizeof(type), operation, __builtin_return_address(0));                                          \
     switch (operation) {                                                                                           \
@@ -32,17 +32,16 @@ static void check(void* address, uint32_t size, int operation, const void* site)
     check(address, sizeof(type), EXCHANGE, __builtin_return_address(0));                                           \
     return __atomic_compare_exchange_n(address, expected, desired, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);         \
   }
-INTEGER(int, int32_t, 32)
-INTEGER(uint, uint32_t, 32)
-INTEGER(ulong, uint64_t, 64)
+INTEGER(int, int32_t)
+INTEGER(uint, uint32_t)
+INTEGER(bool, uint8_t)
+INTEGER(ulong, uint64_t)
 
 static float apply(uint32_t operation, float old, float value) {
   switch (operation) {
     case LOAD: return old;
     case ADD: return old + value;
     case SUBTRACT: return old - value;
-    case MINIMUM: return old < value ? old : value;
-    case MAXIMUM: return old > value ? old : value;
     default: return value;
   }
 }

@@ -4,20 +4,24 @@
 #include <math.h>
 #include <string.h>
 
-// Kept equal to include/metal_simulator/simdgroup.h. An operation is kind | type << 8; matrix product is 0.
-enum { PRODUCT_8X8, SIMD_BARRIER, SUM, PRODUCT, MINIMUM, MAXIMUM, AND, OR, XOR, PREFIX_INCLUSIVE_SUM, PREFIX_EXCLUSIVE_SUM,
-       PREFIX_INCLUSIVE_PRODUCT, PREFIX_EXCLUSIVE_PRODUCT, SHUFFLE, SHUFFLE_XOR, SHUFFLE_UP, SHUFFLE_DOWN, ROTATE_UP,
-       ROTATE_DOWN, FILL_UP, FILL_DOWN, BROADCAST, BROADCAST_FIRST, BALLOT, QUAD_BALLOT, QUAD_SUM, QUAD_PRODUCT, QUAD_MINIMUM,
-       QUAD_MAXIMUM, QUAD_AND, QUAD_OR, QUAD_XOR, QUAD_SHUFFLE, QUAD_SHUFFLE_XOR, QUAD_SHUFFLE_UP, QUAD_SHUFFLE_DOWN, KINDS };
-enum { FLOAT, SIGNED, UNSIGNED };
+// Kept equal to include/metal_simulator/simdgroup.h. An operation is kind | type << 8; matrix product is 0. The kinds from
+// QUAD_SUM are those from SUM, of quad-groups.
+enum { PRODUCT_8X8, SIMD_BARRIER, SUM, PRODUCT, MINIMUM, MAXIMUM, AND, OR, XOR, PREFIX_INCLUSIVE_SUM,
+       PREFIX_EXCLUSIVE_SUM, PREFIX_INCLUSIVE_PRODUCT, PREFIX_EXCLUSIVE_PRODUCT, SHUFFLE, SHUFFLE_XOR, SHUFFLE_UP,
+       SHUFFLE_DOWN, ROTATE_UP, ROTATE_DOWN, FILL_UP, FILL_DOWN, BROADCAST, BROADCAST_FIRST, BALLOT, QUAD_SUM,
+       QUAD_PRODUCT, QUAD_MINIMUM, QUAD_MAXIMUM, QUAD_AND, QUAD_OR, QUAD_XOR, QUAD_PREFIX_INCLUSIVE_SUM,
+       QUAD_PREFIX_EXCLUSIVE_SUM, QUAD_PREFIX_INCLUSIVE_PRODUCT, QUAD_PREFIX_EXCLUSIVE_PRODUCT, QUAD_SHUFFLE,
+       QUAD_SHUFFLE_XOR, QUAD_SHUFFLE_UP, QUAD_SHUFFLE_DOWN, QUAD_ROTATE_UP, QUAD_ROTATE_DOWN, QUAD_FILL_UP,
+       QUAD_FILL_DOWN, QUAD_BROADCAST, QUAD_BROADCAST_FIRST, QUAD_BALLOT, KINDS };
+enum { FLOAT, SIGNED, UNSIGNED, LONG, ULONG };
 
-static const char* const names[KINDS] = {
-    "simdgroup_multiply_accumulate", "simdgroup_barrier", "simd_sum", "simd_product", "simd_min", "simd_max", "simd_and",
-    "simd_or", "simd_xor", "simd_prefix_inclusive_sum", "simd_prefix_exclusive_sum", "simd_prefix_inclusive_product",
-    "simd_prefix_exclusive_product", "simd_shuffle", "simd_shuffle_xor", "simd_shuffle_up", "simd_shuffle_down",
-    "simd_shuffle_rotate_up", "simd_shuffle_rotate_down", "simd_shuffle_and_fill_up", "simd_shuffle_and_fill_down",
-    "simd_broadcast", "simd_broadcast_first", "simd_ballot", "quad_ballot", "quad_sum", "quad_product", "quad_min", "quad_max",
-    "quad_and", "quad_or", "quad_xor", "quad_shuffle", "quad_shuffle_xor", "quad_shuffle_up", "quad_shuffle_down"};
+#define NAMES(space) \
+  space "sum", space "product", space "min", space "max", space "and", space "or", space "xor", \
+  space "prefix_inclusive_sum", space "prefix_exclusive_sum", space "prefix_inclusive_product", \
+  space "prefix_exclusive_product", space "shuffle", space "shuffle_xor", space "shuffle_up", \
+  space "shuffle_down", space "shuffle_rotate_up", space "shuffle_rotate_down", space "shuffle_and_fill_up", \
+  space "shuffle_and_fill_down", space "broadcast", space "broadcast_first", space "ballot"
+static const char* const names[KINDS] = {"simdgroup_multiply_accumulate", "simdgroup_barrier", NAMES("simd_"), NAMES("quad_")};
 
 const char* metal_operation_name(uint32_t operation) { return names[operation & 0xFF]; }
 
@@ -50,10 +54,10 @@ static uint64_t combine(uint32_t kind, uint32_t type, uint64_t x, uint64_t y) {
     case PRODUCT: return type == FLOAT ? from_float(as_float(x) * as_float(y)) : x * y;
     case MINIMUM:
       if (type == FLOAT) return from_float(fminf(as_float(x), as_float(y)));
-      return type == SIGNED ? ((int64_t)x < (int64_t)y ? x : y) : (x < y ? x : y);
+      return type & SIGNED ? ((int64_t)x < (int64_t)y ? x : y) : (x < y ? x : y);
     case MAXIMUM:
       if (type == FLOAT) return from_float(fmaxf(as_float(x), as_float(y)));
-      return type == SIGNED ? ((int64_t)x > (int64_t)y ? x : y) : (x > y ? x : y);
+      return type & SIGNED ? ((int64_t)x > (int64_t)y ? x : y) : (x > y ? x : y);
     case AND: return x & y;
     case OR: return x | y;
     default: return x ^ y;
@@ -77,11 +81,12 @@ static void reduce(Simdgroup* s, uint32_t kind, uint32_t type, uint32_t active, 
   }
 }
 
-static void scan(Simdgroup* s, uint32_t kind, uint32_t type, uint32_t active) {
+static void scan(Simdgroup* s, uint32_t kind, uint32_t type, uint32_t active, uint32_t width) {
   int product = kind == PREFIX_INCLUSIVE_PRODUCT || kind == PREFIX_EXCLUSIVE_PRODUCT;
   int inclusive = kind == PREFIX_INCLUSIVE_SUM || kind == PREFIX_INCLUSIVE_PRODUCT;
-  uint64_t running = product ? (type == FLOAT ? from_float(1) : 1) : 0;
-  for (int i = 0; i < LANES; i++) {
+  uint64_t start = product ? (type == FLOAT ? from_float(1) : 1) : 0, running = start;
+  for (uint32_t i = 0; i < LANES; i++) {
+    if (i % width == 0) running = start;
     if (!(active >> i & 1)) continue;
     uint64_t after = combine(product ? PRODUCT : SUM, type, running, s->in[i]);
     s->out[i] = inclusive ? after : running;
@@ -89,38 +94,38 @@ static void scan(Simdgroup* s, uint32_t kind, uint32_t type, uint32_t active) {
   }
 }
 
-// A value taken from a lane that is not active is undefined: all ones, which no kernel mistakes for a result.
-static uint64_t read_lane(const Simdgroup* s, uint32_t active, uint32_t lane) {
-  return lane < LANES && active >> lane & 1 ? s->in[lane] : UINT64_MAX;
-}
+// What is undefined is all ones, which no kernel mistakes for a result: values of lanes that are not active or not in the
+// group, and fillings with a modulo or a delta that does not fit.
+#define UNDEFINED UINT64_MAX
 
-static uint64_t move(const Simdgroup* s, uint32_t kind, uint32_t active, uint32_t lane) {
-  uint32_t p = s->parameter[lane] & 0xFFFF, modulo = s->parameter[lane] >> 16, base = lane & ~3u;
+static uint64_t move(const Simdgroup* s, uint32_t kind, uint32_t active, uint32_t lane, uint32_t width) {
+  uint32_t p = s->parameter[lane] & 0xFFFF, modulo = s->parameter[lane] >> 16, base = lane & -width, at = lane % width;
+  uint32_t source = at, within;  // in the group, and in its part of `modulo` lanes
+  const uint64_t* from = s->in;
   switch (kind) {
-    case SHUFFLE: case BROADCAST: return read_lane(s, active, p);
-    case BROADCAST_FIRST: return s->in[__builtin_ctz(active)];
-    case SHUFFLE_XOR: return read_lane(s, active, lane ^ p);
-    case SHUFFLE_UP: return lane < p ? s->in[lane] : read_lane(s, active, lane - p);
-    case SHUFFLE_DOWN: return lane + p >= LANES ? s->in[lane] : read_lane(s, active, lane + p);
-    case ROTATE_UP: return read_lane(s, active, (lane - p) % LANES);
-    case ROTATE_DOWN: return read_lane(s, active, (lane + p) % LANES);
-    case FILL_UP: return lane % modulo < p ? s->fill[lane + modulo - p] : read_lane(s, active, lane - p);
-    case FILL_DOWN: return lane % modulo + p >= modulo ? s->fill[lane + p - modulo] : read_lane(s, active, lane + p);
-    case QUAD_SHUFFLE: return read_lane(s, active, base + p % 4);
-    case QUAD_SHUFFLE_XOR: return read_lane(s, active, lane ^ p % 4);
-    case QUAD_SHUFFLE_UP: return lane % 4 < p ? s->in[lane] : read_lane(s, active, lane - p);
-    default: return lane % 4 + p > 3 ? s->in[lane] : read_lane(s, active, lane + p);
+    case SHUFFLE: case BROADCAST: source = p; break;
+    case BROADCAST_FIRST: source = __builtin_ctz(active >> base); break;
+    case SHUFFLE_XOR: source = at ^ p; break;
+    case SHUFFLE_UP: if (at >= p) source = at - p; break;
+    case SHUFFLE_DOWN: if (at + p < width) source = at + p; break;
+    case ROTATE_UP: source = (at - p) % width; break;
+    case ROTATE_DOWN: source = (at + p) % width; break;
+    default:  // FILL_UP, FILL_DOWN
+      if (modulo < 2 || modulo > width || modulo & (modulo - 1) || p > modulo) return UNDEFINED;
+      within = at % modulo + (kind == FILL_UP ? -p : p);
+      source = at - at % modulo + within % modulo;
+      if (within >= modulo) from = s->fill;
   }
+  return source < width && active >> (base + source) & 1 ? from[base + source] : UNDEFINED;
 }
 
-static void ballot(Simdgroup* s, uint32_t active, int quad) {
-  uint64_t votes = 0;
+static void ballot(Simdgroup* s, uint32_t active, uint32_t width) {
+  uint32_t votes = 0, group = UINT32_MAX >> (LANES - width);
   for (int i = 0; i < LANES; i++)
-    if (active >> i & 1 && s->in[i]) votes |= 1ull << i;
-  for (int i = 0; i < LANES; i++) {
-    uint32_t lanes = quad ? active >> (i & ~3) & 15 : active;
-    uint64_t set = quad ? votes >> (i & ~3) & 15 : votes;
-    s->out[i] = set | (uint64_t)lanes << 32;  // votes below, active lanes above
+    if (active >> i & 1 && s->in[i]) votes |= 1u << i;
+  for (uint32_t i = 0; i < LANES; i++) {
+    uint32_t base = i & -width;  // votes below, active lanes above
+    s->out[i] = (votes >> base & group) | (uint64_t)(active >> base & group) << 32;
   }
 }
 
@@ -146,15 +151,14 @@ void metal_complete(Simdgroup* s) {
     s->threads[0].worker->products++;
     multiply_accumulate(s);
     if (s->threads[0].worker->launch->request->nan) metal_check_products(s);
-  } else if (kind <= XOR) {
-    reduce(s, kind, type, active, LANES);
-  } else if (kind <= PREFIX_EXCLUSIVE_PRODUCT) {
-    scan(s, kind, type, active);
-  } else if (kind == BALLOT || kind == QUAD_BALLOT) {
-    ballot(s, active, kind == QUAD_BALLOT);
-  } else if (kind >= QUAD_SUM && kind <= QUAD_XOR) {
-    reduce(s, kind - QUAD_SUM + SUM, type, active, 4);
   } else {
-    for (uint32_t lane = 0; lane < LANES; lane++) s->out[lane] = move(s, kind, active, lane);
+    uint32_t width = kind < QUAD_SUM ? LANES : 4;
+    if (kind >= QUAD_SUM) kind -= QUAD_SUM - SUM;
+    if (kind <= XOR) reduce(s, kind, type, active, width);
+    else if (kind <= PREFIX_EXCLUSIVE_PRODUCT) scan(s, kind, type, active, width);
+    else if (kind == BALLOT) ballot(s, active, width);
+    else
+      for (uint32_t lane = 0; lane < LANES; lane++)
+        if (active >> lane & 1) s->out[lane] = move(s, kind, active, lane, width);
   }
 }

@@ -25,56 +25,62 @@ enum __atomic_operation { __LOAD, __STORE, __EXCHANGE, __ADD, __SUBTRACT, __LEAS
 extern "C" {
 int metal_atomic_int(ulong address, uint operation, int value);
 uint metal_atomic_uint(ulong address, uint operation, uint value);
+uchar metal_atomic_bool(ulong address, uint operation, uchar value);
 ulong metal_atomic_ulong(ulong address, uint operation, ulong value);
 float metal_atomic_float(ulong address, uint operation, float value);
 int metal_atomic_compare_exchange_int(ulong address, thread int* expected, int desired);
 int metal_atomic_compare_exchange_uint(ulong address, thread uint* expected, uint desired);
-int metal_atomic_compare_exchange_ulong(ulong address, thread ulong* expected, ulong desired);
+int metal_atomic_compare_exchange_bool(ulong address, thread uchar* expected, uchar desired);
 }
 METAL_FUNC int __apply(ulong address, uint operation, int value) { return metal_atomic_int(address, operation, value); }
 METAL_FUNC uint __apply(ulong address, uint operation, uint value) { return metal_atomic_uint(address, operation, value); }
+METAL_FUNC bool __apply(ulong address, uint operation, bool value) { return metal_atomic_bool(address, operation, value); }
 METAL_FUNC ulong __apply(ulong address, uint operation, ulong value) { return metal_atomic_ulong(address, operation, value); }
 METAL_FUNC float __apply(ulong address, uint operation, float value) { return metal_atomic_float(address, operation, value); }
 METAL_FUNC bool __swap(ulong p, thread int* e, int d) { return metal_atomic_compare_exchange_int(p, e, d); }
 METAL_FUNC bool __swap(ulong p, thread uint* e, uint d) { return metal_atomic_compare_exchange_uint(p, e, d); }
-METAL_FUNC bool __swap(ulong p, thread ulong* e, ulong d) { return metal_atomic_compare_exchange_ulong(p, e, d); }
+METAL_FUNC bool __swap(ulong p, thread bool* e, bool d) { return metal_atomic_compare_exchange_bool(p, (thread uchar*)e, d); }
 METAL_FUNC bool __swap(ulong p, thread float* e, float d) {
   return metal_atomic_compare_exchange_uint(p, (thread uint*)e, as_type<uint>(d));
 }
 
-#define __METAL_ATOMIC_UPDATE(name, operation, space)                                                             \
-  template <typename T>                                                                                           \
+// Functions exist for the types that the specification names: float is for device memory and for sums alone, ulong for the
+// two functions without a result.
+template <typename T, typename... U> struct __is_one_of : bool_constant<(is_same<T, U>::value || ...)> {};
+#define __METAL_ATOMIC_OF(...) template <typename T, typename = enable_if_t<__is_one_of<T, __VA_ARGS__>::value>>
+#define __METAL_ATOMIC_UPDATE(name, operation, space, ...)                                                        \
+  __METAL_ATOMIC_OF(__VA_ARGS__)                                                                                  \
   METAL_FUNC T name(volatile space _atomic<T>* object, typename type_identity<T>::type value, memory_order) {     \
     return __apply((ulong)object, operation, value);                                                              \
   }
-#define __METAL_ATOMICS(space)                                                                                    \
-  template <typename T>                                                                                           \
+#define __METAL_ATOMICS(space, ...) /* the types but int, uint and bool */                                        \
+  __METAL_ATOMIC_OF(int, uint, bool, __VA_ARGS__)                                                                 \
   METAL_FUNC T atomic_load_explicit(const volatile space _atomic<T>* object, memory_order) {                      \
     return __apply((ulong)object, __LOAD, T(0));                                                                  \
   }                                                                                                               \
-  template <typename T>                                                                                           \
+  __METAL_ATOMIC_OF(int, uint, bool, __VA_ARGS__)                                                                 \
   METAL_FUNC void atomic_store_explicit(volatile space _atomic<T>* object, typename type_identity<T>::type value, memory_order) { \
     __apply((ulong)object, __STORE, value);                                                                       \
   }                                                                                                               \
-  template <typename T>                                                                                           \
+  __METAL_ATOMIC_OF(int, uint, bool, __VA_ARGS__)                                                                 \
   METAL_FUNC bool atomic_compare_exchange_weak_explicit(volatile space _atomic<T>* object, thread T* expected,    \
                                                         typename type_identity<T>::type desired, memory_order, memory_order) { \
     return __swap((ulong)object, expected, desired);                                                              \
   }                                                                                                               \
-  __METAL_ATOMIC_UPDATE(atomic_exchange_explicit, __EXCHANGE, space)                                              \
-  __METAL_ATOMIC_UPDATE(atomic_fetch_add_explicit, __ADD, space)                                                  \
-  __METAL_ATOMIC_UPDATE(atomic_fetch_sub_explicit, __SUBTRACT, space)                                             \
-  __METAL_ATOMIC_UPDATE(atomic_fetch_min_explicit, __LEAST, space)                                                \
-  __METAL_ATOMIC_UPDATE(atomic_fetch_max_explicit, __MOST, space)                                                 \
-  __METAL_ATOMIC_UPDATE(atomic_fetch_and_explicit, __BIT_AND, space)                                              \
-  __METAL_ATOMIC_UPDATE(atomic_fetch_or_explicit, __BIT_OR, space)                                                \
-  __METAL_ATOMIC_UPDATE(atomic_fetch_xor_explicit, __BIT_XOR, space)
+  __METAL_ATOMIC_UPDATE(atomic_exchange_explicit, __EXCHANGE, space, int, uint, bool, __VA_ARGS__)                \
+  __METAL_ATOMIC_UPDATE(atomic_fetch_add_explicit, __ADD, space, int, uint, __VA_ARGS__)                          \
+  __METAL_ATOMIC_UPDATE(atomic_fetch_sub_explicit, __SUBTRACT, space, int, uint, __VA_ARGS__)                     \
+  __METAL_ATOMIC_UPDATE(atomic_fetch_min_explicit, __LEAST, space, int, uint)                                     \
+  __METAL_ATOMIC_UPDATE(atomic_fetch_max_explicit, __MOST, space, int, uint)                                      \
+  __METAL_ATOMIC_UPDATE(atomic_fetch_and_explicit, __BIT_AND, space, int, uint)                                   \
+  __METAL_ATOMIC_UPDATE(atomic_fetch_or_explicit, __BIT_OR, space, int, uint)                                     \
+  __METAL_ATOMIC_UPDATE(atomic_fetch_xor_explicit, __BIT_XOR, space, int, uint)
 METAL_FUNC void atomic_max_explicit(volatile device _atomic<ulong>* object, ulong value, memory_order) {
   __apply((ulong)object, __MOST, value);
 }
 METAL_FUNC void atomic_min_explicit(volatile device _atomic<ulong>* object, ulong value, memory_order) {
   __apply((ulong)object, __LEAST, value);
 }
-__METAL_ATOMICS(device)
-__METAL_ATOMICS(threadgroup)
+__METAL_ATOMICS(device, float)
+__METAL_ATOMICS(threadgroup, int)
 }  // namespace metal

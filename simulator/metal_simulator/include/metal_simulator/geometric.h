@@ -8,7 +8,7 @@ namespace metal {
   METAL_FUNC T distance_squared(T##N a, T##N b) { return dot(a - b, a - b); }                    \
   METAL_FUNC T distance(T##N a, T##N b) { return length(a - b); }                                \
   METAL_FUNC T##N normalize(T##N a) { return a * rsqrt(dot(a, a)); }                             \
-  METAL_FUNC T##N reflect(T##N i, T##N n) { return i - n * (T(2) * dot(n, i)); }                 \
+  METAL_FUNC T##N reflect(T##N i, T##N n) { n = normalize(n); return i - n * (T(2) * dot(n, i)); } \
   METAL_FUNC T##N refract(T##N i, T##N n, T eta) {                                               \
     T d = dot(n, i), k = T(1) - eta * eta * (T(1) - d * d);                                      \
     return k < T(0) ? T##N(0) : T##N(i * eta - n * (eta * d + sqrt(k)));                         \

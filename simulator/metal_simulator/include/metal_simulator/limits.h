@@ -39,3 +39,26 @@ __METAL_FLOAT_LIMITS(float, FLT_MAX, FLT_MIN, FLT_EPSILON, 24)
 __METAL_FLOAT_LIMITS(bfloat, 3.38953138925153547590e+38f, FLT_MIN, 7.8125e-03f, 8)
 template <typename T> struct numeric_limits : _numeric_limits_impl<T> {};
 }  // namespace metal
+#define HUGE_VALH half(__builtin_inff())
+#define M_LOG10E_H 0.43429448190325182765h
+#define M_PI_2_H 1.57079632679489661923h
+#define M_PI_4_H 0.78539816339744830962h
+#define M_1_PI_H 0.31830988618379067154h
+#define M_2_PI_H 0.63661977236758134308h
+#define M_2_SQRTPI_H 1.12837916709551257390h
+#define M_SQRT1_2_H 0.70710678118654752440h
+#define MAXBFLOAT bfloat(3.38953138925153547590e+38f)
+#define HUGE_VALBF bfloat(__builtin_inff())
+#define M_E_BF bfloat(M_E_F)
+#define M_LOG2E_BF bfloat(M_LOG2E_F)
+#define M_LOG10E_BF bfloat(M_LOG10E_F)
+#define M_LN2_BF bfloat(M_LN2_F)
+#define M_LN10_BF bfloat(M_LN10_F)
+#define M_PI_BF bfloat(M_PI_F)
+#define M_PI_2_BF bfloat(M_PI_2_F)
+#define M_PI_4_BF bfloat(M_PI_4_F)
+#define M_1_PI_BF bfloat(M_1_PI_F)
+#define M_2_PI_BF bfloat(M_2_PI_F)
+#define M_2_SQRTPI_BF bfloat(M_2_SQRTPI_F)
+#define M_SQRT2_BF bfloat(M_SQRT2_F)
+#define M_SQRT1_2_BF bfloat(M_SQRT1_2_F)

@@ -12,9 +12,9 @@ namespace metal {
 #define __METAL_SCALAR2(f, e)                                                       \
   METAL_FUNC float f(float x, float y) { return e; }                                \
   METAL_FUNC half f(half a, half b) { float x = a, y = b; return half(e); }
+#define __METAL_BFLOAT2(f) template <typename T> METAL_FUNC __float_of_bfloat<T> f(T x, T y) { return f(float(x), float(y)); }
 #define __METAL_MATH2(f, e)                                                         \
-  __METAL_SCALAR2(f, e) template <typename T> METAL_FUNC __float_of_bfloat<T> f(T x, T y) { return f(float(x), float(y)); } \
-  __METAL_EACH2(f, float) __METAL_EACH2(f, half)
+  __METAL_SCALAR2(f, e) __METAL_BFLOAT2(f) __METAL_EACH2(f, float) __METAL_EACH2(f, half)
 #define __METAL_SCALAR3(f, e)                                                       \
   METAL_FUNC float f(float x, float y, float z) { return e; }                       \
   METAL_FUNC half f(half a, half b, half c) { float x = a, y = b, z = c; return half(e); }
@@ -53,7 +53,6 @@ namespace metal {
   __METAL_TRANSCENDENTAL1(rint, __builtin_rintf(x))                                 \
   __METAL_TRANSCENDENTAL1(round, __builtin_roundf(x))                               \
   __METAL_TRANSCENDENTAL1(trunc, __builtin_truncf(x))                               \
-  __METAL_TRANSCENDENTAL1(fract, __builtin_fminf(x - __builtin_floorf(x), 0x1.fffffep-1f)) \
   __METAL_TRANSCENDENTAL1(fabs, __builtin_fabsf(x))                                 \
   __METAL_TRANSCENDENTAL1(abs, __builtin_fabsf(x))                                  \
   __METAL_TRANSCENDENTAL1(sign, x > 0 ? 1.0f : (x < 0 ? -1.0f : (x == x ? x : 0.0f))) \
@@ -93,7 +92,23 @@ METAL_FUNC float __smoothstep(float low, float high, float x) {
 #define __METAL_TRANSCENDENTAL2 __METAL_MATH2
 #define __METAL_TRANSCENDENTAL3 __METAL_MATH3
 __METAL_FUNCTIONS
-__METAL_MATH2(nextafter, __builtin_nextafterf(x, y))
+METAL_FUNC float nextafter(float x, float y) { return __builtin_nextafterf(x, y); }
+METAL_FUNC half nextafter(half x, half y) {
+  if (!(x < y || x > y)) return x == y ? y : x + y;  // NaN
+  if (x == half(0)) return y > x ? as_type<half>(ushort(1)) : as_type<half>(ushort(0x8001));
+  return as_type<half>(ushort(as_type<ushort>(x) + ((x < y) == (x > half(0)) ? 1 : -1)));
+}
+__METAL_BFLOAT2(nextafter) __METAL_EACH2(nextafter, float) __METAL_EACH2(nextafter, half)
+// Below 1, whatever rounding does: -1e-9 is 1 - 1e-9 above the next integer.
+METAL_FUNC float fract(float x) {
+  float r = x - __builtin_floorf(x);
+  return r < 1.0f || r != r ? r : 0x1.fffffep-1f;
+}
+METAL_FUNC half fract(half x) {
+  half r = half(float(x) - __builtin_floorf(float(x)));
+  return r < half(1) || r != r ? r : half(0x1.ffcp-1f);
+}
+__METAL_BFLOAT1(fract) __METAL_EACH(fract, float) __METAL_EACH(fract, half)
 #undef __METAL_TRANSCENDENTAL1
 #undef __METAL_TRANSCENDENTAL2
 #undef __METAL_TRANSCENDENTAL3
@@ -107,6 +122,11 @@ namespace precise { __METAL_FUNCTIONS }
 #undef __METAL_TRANSCENDENTAL3
 
 #define __METAL_PARTS(T, N)                                                                        \
+  METAL_FUNC int##N ilogb(T##N x) {                                                                \
+    int##N exponents;                                                                              \
+    for (int i = 0; i < N; i++) exponents[i] = ilogb(x[i]);                                        \
+    return exponents;                                                                              \
+  }                                                                                                \
   METAL_FUNC T##N ldexp(T##N x, int##N k) {                                                        \
     for (int i = 0; i < N; i++) x[i] = ldexp(x[i], k[i]);                                          \
     return x;                                                                                      \
@@ -127,16 +147,19 @@ METAL_FUNC float ldexp(float x, int k) { return __builtin_ldexpf(x, k); }
 METAL_FUNC half ldexp(half x, int k) { return half(__builtin_ldexpf(float(x), k)); }
 METAL_FUNC float frexp(float x, thread int& exponent) { return __builtin_frexpf(x, &exponent); }
 METAL_FUNC int ilogb(float x) { return __builtin_ilogbf(x); }
-METAL_FUNC float modf(float x, thread float& whole) { whole = __builtin_truncf(x); return x - whole; }
+METAL_FUNC float modf(float x, thread float& whole) {
+  whole = __builtin_truncf(x);
+  return __builtin_copysignf(__builtin_isinf(x) ? 0.0f : x - whole, x);
+}
 METAL_FUNC float sincos(float x, thread float& cosine) { cosine = __builtin_cosf(x); return __builtin_sinf(x); }
 METAL_FUNC half frexp(half x, thread int& exponent) { return half(__builtin_frexpf(float(x), &exponent)); }
 METAL_FUNC int ilogb(half x) { return __builtin_ilogbf(float(x)); }
-METAL_FUNC half modf(half x, thread half& whole) { whole = half(__builtin_truncf(float(x))); return x - whole; }
+METAL_FUNC half modf(half x, thread half& whole) { float w; half r = half(modf(float(x), w)); whole = half(w); return r; }
 METAL_FUNC half sincos(half x, thread half& cosine) { cosine = half(__builtin_cosf(x)); return half(__builtin_sinf(x)); }
 __METAL_PARTS(float, 2) __METAL_PARTS(float, 3) __METAL_PARTS(float, 4)
 __METAL_PARTS(half, 2) __METAL_PARTS(half, 3) __METAL_PARTS(half, 4)
-namespace fast { using metal::ldexp; using metal::frexp; using metal::modf; using metal::sincos; }
-namespace precise { using metal::ldexp; using metal::frexp; using metal::modf; using metal::sincos; }
+namespace fast { using metal::fract; using metal::ilogb; using metal::ldexp; using metal::frexp; using metal::modf; using metal::sincos; }
+namespace precise { using metal::fract; using metal::ilogb; using metal::ldexp; using metal::frexp; using metal::modf; using metal::sincos; }
 
 // Scalars spread over vectors: clamp(v, 0.0f, 1.0f), mix(a, b, t), min(v, s).
 #define __METAL_SPREAD(T, N)                                                                       \

@@ -7,11 +7,16 @@ __attribute__((convergent, nomerge)) float2 metal_multiply_accumulate(float2 a, 
 }
 
 template <typename T, int Rows, int Columns>
-struct simdgroup_matrix {  // an aggregate: clang cannot place constructors in address spaces as Metal does
+struct simdgroup_matrix {
   static_assert(Rows == 8 && Columns == 8, "simdgroup_matrix is 8 x 8");
   static_assert(__is_float<T>::value, "simdgroup_matrix holds half, bfloat or float");
   typedef vec<T, 2> storage_type;
   storage_type __elements;
+  simdgroup_matrix() = default;
+  METAL_FUNC explicit simdgroup_matrix(T diagonal) {
+    uint element = metal_matrix_element(), row = element / 8, column = element % 8;
+    __elements = storage_type{row == column ? diagonal : T(0), row == column + 1 ? diagonal : T(0)};
+  }
   METAL_FUNC thread storage_type& thread_elements() thread { return __elements; }
   METAL_FUNC const thread storage_type& thread_elements() const thread { return __elements; }
 };
@@ -22,18 +27,10 @@ typedef simdgroup_matrix<float, 8, 8> simdgroup_float8x8;
 
 template <typename T, int Columns, int Rows = Columns>
 METAL_FUNC simdgroup_matrix<T, Columns, Rows> make_filled_simdgroup_matrix(T value) {
-  return simdgroup_matrix<T, Columns, Rows>{vec<T, 2>{value, value}};
+  simdgroup_matrix<T, Columns, Rows> filled;
+  filled.__elements = vec<T, 2>{value, value};
+  return filled;
 }
-
-// simdgroup_matrix<T, 8, 8>(x): x on the diagonal.
-template <typename T>
-struct __constructor<simdgroup_matrix<T, 8, 8>, false, 1> {
-  static METAL_FUNC simdgroup_matrix<T, 8, 8> make(T diagonal) {
-    uint element = metal_matrix_element(), row = element / 8, column = element % 8;
-    return simdgroup_matrix<T, 8, 8>{vec<T, 2>{row == column ? diagonal : T(0), row == column + 1 ? diagonal : T(0)}};
-  }
-  static METAL_FUNC simdgroup_matrix<T, 8, 8> make() { return simdgroup_matrix<T, 8, 8>{}; }
-};
 
 #define __METAL_MATRIX_OFFSETS                                                                           \
   uint element = metal_matrix_element();                                                                 \
@@ -62,7 +59,6 @@ struct __constructor<simdgroup_matrix<T, 8, 8>, false, 1> {
   }
 __METAL_MATRIX_LOAD(device)
 __METAL_MATRIX_LOAD(threadgroup)
-__METAL_MATRIX_LOAD(constant)
 __METAL_MATRIX_STORE(device)
 __METAL_MATRIX_STORE(threadgroup)
 

@@ -54,6 +54,15 @@ template <typename T, int N> struct __constructor<__packed<T, N>, true, N> {
   template <typename... A>
   static METAL_FUNC constexpr __packed<T, N> make(A... a) { return __packed<T, N>(__construct<vec<T, N>>(a...)); }
 };
+#define __METAL_PACKED_SCALAR(op)                                                                   \
+  template <typename T, int N>                                                                      \
+  METAL_FUNC vec<T, N> operator op(__packed<T, N> p, typename type_identity<T>::type s) { return vec<T, N>(p) op s; } \
+  template <typename T, int N>                                                                      \
+  METAL_FUNC vec<T, N> operator op(typename type_identity<T>::type s, __packed<T, N> p) { return s op vec<T, N>(p); }
+__METAL_PACKED_SCALAR(+)
+__METAL_PACKED_SCALAR(-)
+__METAL_PACKED_SCALAR(*)
+__METAL_PACKED_SCALAR(/)
 template <typename T, int N>
 using packed_vec = __packed<T, N>;
 #define __METAL_PACKED_TYPES(T)       \
@@ -67,6 +76,7 @@ __METAL_PACKED_TYPES(ushort)
 __METAL_PACKED_TYPES(int)
 __METAL_PACKED_TYPES(uint)
 __METAL_PACKED_TYPES(long)
+__METAL_PACKED_TYPES(ulong)
 __METAL_PACKED_TYPES(half)
 __METAL_PACKED_TYPES(float)
 __METAL_PACKED_TYPES(bfloat)
@@ -78,6 +88,8 @@ __METAL_PACKED_TYPES_GLOBAL(short)
 __METAL_PACKED_TYPES_GLOBAL(ushort)
 __METAL_PACKED_TYPES_GLOBAL(int)
 __METAL_PACKED_TYPES_GLOBAL(uint)
+__METAL_PACKED_TYPES_GLOBAL(long)
+__METAL_PACKED_TYPES_GLOBAL(ulong)
 __METAL_PACKED_TYPES_GLOBAL(half)
 __METAL_PACKED_TYPES_GLOBAL(float)
 __METAL_PACKED_TYPES_GLOBAL(bfloat)

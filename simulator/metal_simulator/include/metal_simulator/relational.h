@@ -1,9 +1,10 @@
 // Relational functions and select.
 #pragma once
 namespace metal {
-#define __METAL_CLASSIFY(f, e)                                                         \
+#define __METAL_CLASSIFY(f, e) __METAL_CLASSIFY_AS(f, e, e)
+#define __METAL_CLASSIFY_AS(f, e, of_half)                                             \
   METAL_FUNC bool f(float x) { return e; }                                             \
-  METAL_FUNC bool f(half h) { float x = h; return e; }                                 \
+  METAL_FUNC bool f(half h) { float x = h; return of_half; }                           \
   METAL_FUNC bool f(bfloat h) { float x = h; return e; }                               \
   template <typename T, int N> METAL_FUNC __bool_vector<N> f(vec<T, N> v) {            \
     __bool_vector<N> r;                                                                \
@@ -13,7 +14,7 @@ namespace metal {
 __METAL_CLASSIFY(isnan, __builtin_isnan(x))
 __METAL_CLASSIFY(isinf, __builtin_isinf(x))
 __METAL_CLASSIFY(isfinite, __builtin_isfinite(x))
-__METAL_CLASSIFY(isnormal, __builtin_isnormal(x))
+__METAL_CLASSIFY_AS(isnormal, __builtin_isnormal(x), __builtin_isfinite(x) && __builtin_fabsf(x) >= float(HALF_MIN))
 __METAL_CLASSIFY(signbit, __builtin_signbit(x) != 0)
 METAL_FUNC bool isordered(float a, float b) { return a == a && b == b; }
 METAL_FUNC bool isunordered(float a, float b) { return a != a || b != b; }
