@@ -12,6 +12,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from typing import Iterable, Iterator, NamedTuple, Tuple
 
+import torch
 from metal_simulator import LaunchError, SimulatorError
 
 from . import targets
@@ -101,6 +102,7 @@ def _in_process(file: str, folder: pathlib.Path, check: bool) -> str:
 
 def _work(sender, file: str, folder: pathlib.Path, check: bool) -> None:
     faulthandler.disable()  # some mutants crash without the checker, as they may: no trace of it in the log
+    torch.set_num_threads(1)  # a forked process has none of the threads that its parent may have started
     try:
         targets.run(file, folder, check)
         sender.send(("clean", ""))
