@@ -20,6 +20,7 @@ from typing import Dict, List, NamedTuple, Set
 from package import Specialisation
 
 TOOLS = {"racecheck": (), "memcheck": ("--padding", "256"), "synccheck": ()}
+FAULT = "GPU fault"  # beside the tools: the GPU itself stopped a mutant
 FOUND = 99  # exit status that we ask for
 PROCESSES = 12
 SECONDS = {"every": 420, "mutant": 120}
@@ -30,6 +31,7 @@ PLACES = ("compute-sanitizer", "/usr/local/cuda/bin/compute-sanitizer")
 class Outcome(NamedTuple):
     found: str  # first line of what the tool says, "" if nothing
     broken: str  # why it could not tell
+    by: str  # the tool, or FAULT
 
 
 def specialisations() -> Set[Specialisation]:
@@ -71,16 +73,20 @@ def watch(path: str, tool: str, *arguments: str) -> Outcome:
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)  # the tool and what it watches
         process.communicate()
-        return Outcome(f"does not end in {SECONDS[arguments[0]]} s", "")
+        return Outcome(f"does not end in {SECONDS[arguments[0]]} s", "", tool)
     finally:
         print(f"  {tool} {' '.join(arguments)}: {time.time() - start:.0f} s", flush=True)
     said = [line.removeprefix("=========").strip() for line in output.splitlines() if line.startswith("=========")]
     said = [line for line in said if "SUMMARY" not in line]
     if process.returncode == 0:
-        return Outcome("", "")
+        return Outcome("", "", tool)
     if process.returncode == FOUND or any(re.search(r"Invalid|hazard|[Rr]ace|Barrier", line) for line in said):
-        return Outcome(next((line for line in said[1:] if line and "COMPUTE-SANITIZER" not in line), "an error"), "")
-    return Outcome("", (output + errors)[-600:])
+        line = next((line for line in said[1:] if line and "COMPUTE-SANITIZER" not in line), "an error")
+        return Outcome(line, "", tool)
+    fault = re.search(r"CUDA error: [^\n]*|CUDA_ERROR_\w+", output + errors)
+    if fault and arguments[0] == "mutant":  # stopped by the GPU itself, before the tool had anything to say
+        return Outcome(fault.group(), "", FAULT)
+    return Outcome("", (output + errors)[-600:], tool)
 
 
 def run(archive) -> dict:
@@ -98,14 +104,15 @@ def run(archive) -> dict:
             failures.append((f"{tool}, every kernel", clean.found or clean.broken))
     for mutant in chosen:
         by_tool = {tool: outcomes[tool, ("mutant", mutant.name)] for tool in TOOLS}
-        found[mutant.name] = {tool: outcome.found for tool, outcome in by_tool.items() if outcome.found}
-        failures += [(f"{tool}, {mutant.name}", o.broken) for tool, o in by_tool.items() if o.broken]
+        found[mutant.name] = {outcome.by: outcome.found for outcome in by_tool.values() if outcome.found}
+        broken = [(f"{tool}, {mutant.name}", o.broken) for tool, o in by_tool.items() if o.broken]
+        failures += [] if found[mutant.name] else broken  # what one tool finds may keep another from its end
     return {"failed": bool(failures), "rows": _rows(failures, found), "failures": failures, "mutants": found}
 
 
 def _rows(failures: list, found: Dict[str, Dict[str, str]]) -> List[tuple]:
     unclean = {name.split(",")[0] for name, _ in failures if name.endswith("every kernel")}
     rows = [(f"{tool}, every kernel", "see failures" if tool in unclean else "clean") for tool in TOOLS]
-    rows += [(f"mutants found by {tool}", sum(tool in by for by in found.values())) for tool in TOOLS]
+    rows += [(f"mutants found by {tool}", sum(tool in by for by in found.values())) for tool in (*TOOLS, FAULT)]
     rows += [("mutants found by any", sum(map(bool, found.values()))), ("mutants tried", len(found))]
     return rows + [(f"mutant: {name}", " + ".join(by) or "- not found here") for name, by in found.items()]
