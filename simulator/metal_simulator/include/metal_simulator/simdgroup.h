@@ -10,6 +10,8 @@ enum __collective {
   __QUAD_SHUFFLE_XOR, __QUAD_SHUFFLE_UP, __QUAD_SHUFFLE_DOWN
 };
 
+// The functions by argument type; kernels call templates on top of them (below), so that one of their own wins.
+namespace __overloads {
 // Arithmetic travels as float, long or ulong, so that it is exact until the result is rounded back.
 METAL_FUNC float __sum_of(float r, ulong bits) { return as_type<float>(uint(bits)); }
 METAL_FUNC half __sum_of(half r, ulong bits) { return half(as_type<float>(uint(bits))); }
@@ -113,6 +115,23 @@ __METAL_MOVES_ALL(float)
 __METAL_NO_MOVE(simd_shuffle) __METAL_NO_MOVE(simd_shuffle_xor) __METAL_NO_MOVE(simd_shuffle_up)
 __METAL_NO_MOVE(simd_shuffle_down) __METAL_NO_MOVE(simd_broadcast)
 __METAL_NO_BFLOAT(simd_broadcast_first)
+}  // namespace __overloads
+
+#define __METAL_TEMPLATE(name)                                                                                    \
+  template <typename T, typename... A>                                                                            \
+  METAL_FUNC auto name(T x, A... a) -> decltype(__overloads::name(x, a...)) { return __overloads::name(x, a...); }
+__METAL_TEMPLATE(simd_sum) __METAL_TEMPLATE(simd_product) __METAL_TEMPLATE(simd_min) __METAL_TEMPLATE(simd_max)
+__METAL_TEMPLATE(simd_and) __METAL_TEMPLATE(simd_or) __METAL_TEMPLATE(simd_xor)
+__METAL_TEMPLATE(simd_prefix_inclusive_sum) __METAL_TEMPLATE(simd_prefix_exclusive_sum)
+__METAL_TEMPLATE(simd_prefix_inclusive_product) __METAL_TEMPLATE(simd_prefix_exclusive_product)
+__METAL_TEMPLATE(quad_sum) __METAL_TEMPLATE(quad_product) __METAL_TEMPLATE(quad_min) __METAL_TEMPLATE(quad_max)
+__METAL_TEMPLATE(quad_and) __METAL_TEMPLATE(quad_or) __METAL_TEMPLATE(quad_xor)
+__METAL_TEMPLATE(simd_shuffle) __METAL_TEMPLATE(simd_shuffle_xor) __METAL_TEMPLATE(simd_shuffle_up)
+__METAL_TEMPLATE(simd_shuffle_down) __METAL_TEMPLATE(simd_shuffle_rotate_up) __METAL_TEMPLATE(simd_shuffle_rotate_down)
+__METAL_TEMPLATE(simd_shuffle_and_fill_up) __METAL_TEMPLATE(simd_shuffle_and_fill_down)
+__METAL_TEMPLATE(simd_broadcast) __METAL_TEMPLATE(simd_broadcast_first)
+__METAL_TEMPLATE(quad_shuffle) __METAL_TEMPLATE(quad_shuffle_xor) __METAL_TEMPLATE(quad_shuffle_up)
+__METAL_TEMPLATE(quad_shuffle_down) __METAL_TEMPLATE(quad_broadcast)
 
 struct simd_vote {
   using vote_t = ulong;
