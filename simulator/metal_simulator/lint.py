@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import Iterator, List, Tuple
 
-from .attributes import ATTRIBUTES
+from .attributes import ATTRIBUTES, RENDERING
 from .declarations import MAX_BUFFERS, Declarations, Function, Parameter, host_name, read_attributes
 from .errors import Diagnostic
 from .names import unknown_names
@@ -97,7 +97,7 @@ def _attributes(declarations: Declarations) -> Iterator[Report]:
             continue
         for _, _, attributes in read_attributes(tokens, i, matching(tokens, i) + 1):
             for attribute in attributes:
-                if attribute.name in ATTRIBUTES or "::" in attribute.name:
+                if attribute.name in ATTRIBUTES | RENDERING or "::" in attribute.name:
                     continue
                 close = difflib.get_close_matches(attribute.name, ATTRIBUTES, 1)
                 hint = f"; did you mean {close[0]}?" if close else ""

@@ -129,6 +129,20 @@ def _scalar(text: str, refusal: _Refusal) -> Iterator[Edit]:
             yield Edit(begin, end, f"::metal::__operand({text[begin:end]})")
 
 
+def _packed(text: str, refusal: _Refusal) -> Iterator[Edit]:
+    """The operands that are packed vectors: the message has their types in order."""
+    kinds = refusal.message.split("(", 1)[1].split(" and ")
+    for kind, (begin, end) in zip(kinds, refusal.ranges):
+        if "__packed<" in kind:
+            yield Edit(begin, end, f"::metal::__unpacked({text[begin:end]})")
+
+
+def _packed_components(text: str, refusal: _Refusal) -> Iterator[Edit]:
+    """`p.xy` of a packed vector; the range is p."""
+    begin, end = refusal.ranges[0]
+    yield Edit(begin, end, f"::metal::__unpacked({text[begin:end]})")
+
+
 def _temporary(text: str, refusal: _Refusal) -> Iterator[Edit]:
     kind = re.search(r"type '(?:const )?__private ([^']*?)&?'", refusal.message).group(1)
     begin, end = refusal.ranges[-1]
@@ -157,7 +171,9 @@ def _lists(text: str, refusal: _Refusal) -> Iterator[Edit]:
 
 def _lists_by_reference(text: str, refusal: _Refusal) -> Iterator[Edit]:
     """Arguments in braces for parameters that are `const thread T&`."""
-    spelled, meant = next(_REFERENCE_LIST.search(note).groups() for note in refusal.notes if _REFERENCE_LIST.search(note))
+    spelled, meant = next(
+        _REFERENCE_LIST.search(note).groups() for note in refusal.notes if _REFERENCE_LIST.search(note)
+    )
     for begin, end in _arguments(text, refusal.at):
         if text[begin] == "{":
             kind = meant or spelled
@@ -221,6 +237,8 @@ _MESSAGES: List[Tuple["re.Pattern[str]", Repair]] = [
         ),
         _object,
     ),
+    (re.compile(r"invalid operands to binary expression \(.*\b__packed<"), _packed),
+    (re.compile(r"no member named '[xyzwrgba]{2,4}' in '.*\b__packed<"), _packed_components),
     (re.compile(r"too few elements in vector initialization"), _fill),
     (re.compile(r"(?:functional|C)-style cast from .* to '\w+'.* is not allowed"), _cast),
     (

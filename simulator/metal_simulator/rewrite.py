@@ -37,6 +37,7 @@ POSITIONS = {
 }
 
 
+_RENDERING = ("vertex", "fragment")
 _PLAIN_FLOAT = re.compile(r"(?=.*[.ep])(?:0x[\da-f.]+p|[\d.']+(?:e|$))[+-]?\d*")
 THREADGROUP_LIMIT_MESSAGE = "more than 32768 bytes of threadgroup memory"
 
@@ -136,6 +137,11 @@ def _common_edits(text: str, declarations: Declarations, limit: bool = False) ->
     tokens = declarations.tokens
     edits = comparison_edits(tokens) + function_edits(tokens) + constructor_edits(tokens)
     edits += member_edits(tokens) + space_edits(tokens) + _literals(tokens) + _redeclarations(declarations)
+    edits += [  # functions for rendering are compiled, but not run
+        _replace(tokens, start, start, "")
+        for start, _, _ in declarations.statements
+        if tokens[start].text in _RENDERING
+    ]
     number = 0
     for function in declarations.functions:
         if not function.kernel:

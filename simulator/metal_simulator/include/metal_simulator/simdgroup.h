@@ -10,6 +10,17 @@ enum __collective {
   __QUAD_SHUFFLE_XOR, __QUAD_SHUFFLE_UP, __QUAD_SHUFFLE_DOWN
 };
 
+// Apple's compiler has no SIMD-group functions on these; without the deleted overloads they would convert. Templates, so
+// that a kernel may add overloads of its own.
+template <typename T> struct __has_no_simd : __is_bfloat<T> {};
+template <> struct __has_no_simd<long> : true_type {};
+template <> struct __has_no_simd<ulong> : true_type {};
+template <> struct __has_no_simd<bool> : true_type {};
+template <typename T> using __no_simd = enable_if_t<__has_no_simd<T>::value, T>;
+template <typename T>
+struct __is_valid_simdgroup_type
+    : bool_constant<is_arithmetic<typename __is_vector<T>::scalar>::value && !__has_no_simd<typename __is_vector<T>::scalar>::value> {};
+
 // The functions by argument type; kernels call templates on top of them (below), so that one of their own wins.
 namespace __overloads {
 // Arithmetic travels as float, long or ulong, so that it is exact until the result is rounded back.
@@ -34,16 +45,6 @@ __METAL_INTEGER_SUM(int) __METAL_INTEGER_SUM(uint)
   __METAL_REDUCE(name, kind, ushort, 2, ulong(x))                            \
   __METAL_REDUCE(name, kind, int, 1, ulong(long(x)))                         \
   __METAL_REDUCE(name, kind, uint, 2, ulong(x))
-// Apple's compiler has no SIMD-group functions on these; without the deleted overloads they would convert. Templates, so
-// that a kernel may add overloads of its own.
-template <typename T> struct __has_no_simd : __is_bfloat<T> {};
-template <> struct __has_no_simd<long> : true_type {};
-template <> struct __has_no_simd<ulong> : true_type {};
-template <> struct __has_no_simd<bool> : true_type {};
-template <typename T> using __no_simd = enable_if_t<__has_no_simd<T>::value, T>;
-template <typename T>
-struct __is_valid_simdgroup_type
-    : bool_constant<is_arithmetic<typename __is_vector<T>::scalar>::value && !__has_no_simd<typename __is_vector<T>::scalar>::value> {};
 #define __METAL_NO_BFLOAT(name) template <typename T> __no_simd<T> name(T) = delete;
 __METAL_REDUCE_ARITHMETIC(simd_sum, __SUM)
 __METAL_REDUCE_ARITHMETIC(simd_product, __PRODUCT)
@@ -117,21 +118,26 @@ __METAL_NO_MOVE(simd_shuffle_down) __METAL_NO_MOVE(simd_broadcast)
 __METAL_NO_BFLOAT(simd_broadcast_first)
 }  // namespace __overloads
 
-#define __METAL_TEMPLATE(name)                                                                                    \
-  template <typename T, typename... A>                                                                            \
-  METAL_FUNC auto name(T x, A... a) -> decltype(__overloads::name(x, a...)) { return __overloads::name(x, a...); }
-__METAL_TEMPLATE(simd_sum) __METAL_TEMPLATE(simd_product) __METAL_TEMPLATE(simd_min) __METAL_TEMPLATE(simd_max)
-__METAL_TEMPLATE(simd_and) __METAL_TEMPLATE(simd_or) __METAL_TEMPLATE(simd_xor)
-__METAL_TEMPLATE(simd_prefix_inclusive_sum) __METAL_TEMPLATE(simd_prefix_exclusive_sum)
-__METAL_TEMPLATE(simd_prefix_inclusive_product) __METAL_TEMPLATE(simd_prefix_exclusive_product)
-__METAL_TEMPLATE(quad_sum) __METAL_TEMPLATE(quad_product) __METAL_TEMPLATE(quad_min) __METAL_TEMPLATE(quad_max)
-__METAL_TEMPLATE(quad_and) __METAL_TEMPLATE(quad_or) __METAL_TEMPLATE(quad_xor)
-__METAL_TEMPLATE(simd_shuffle) __METAL_TEMPLATE(simd_shuffle_xor) __METAL_TEMPLATE(simd_shuffle_up)
-__METAL_TEMPLATE(simd_shuffle_down) __METAL_TEMPLATE(simd_shuffle_rotate_up) __METAL_TEMPLATE(simd_shuffle_rotate_down)
-__METAL_TEMPLATE(simd_shuffle_and_fill_up) __METAL_TEMPLATE(simd_shuffle_and_fill_down)
-__METAL_TEMPLATE(simd_broadcast) __METAL_TEMPLATE(simd_broadcast_first)
-__METAL_TEMPLATE(quad_shuffle) __METAL_TEMPLATE(quad_shuffle_xor) __METAL_TEMPLATE(quad_shuffle_up)
-__METAL_TEMPLATE(quad_shuffle_down) __METAL_TEMPLATE(quad_broadcast)
+#define __METAL_TEMPLATE(name, parameters, ...)                                                                    \
+  template <typename T> METAL_FUNC auto name parameters -> decltype(__overloads::name(__VA_ARGS__)) {             \
+    return __overloads::name(__VA_ARGS__);                                                                        \
+  }                                                                                                               \
+  template <typename T> __no_simd<T> name parameters = delete;
+#define __METAL_OF_ONE(name) __METAL_TEMPLATE(name, (T x), x)
+#define __METAL_WITH_LANE(name) __METAL_TEMPLATE(name, (T x, ushort lane), x, lane)
+#define __METAL_FILLING(name)                                                                                     \
+  __METAL_TEMPLATE(name, (T x, T fill, ushort delta, ushort modulo = 32), x, fill, delta, modulo)
+__METAL_OF_ONE(simd_sum) __METAL_OF_ONE(simd_product) __METAL_OF_ONE(simd_min) __METAL_OF_ONE(simd_max)
+__METAL_OF_ONE(simd_and) __METAL_OF_ONE(simd_or) __METAL_OF_ONE(simd_xor) __METAL_OF_ONE(simd_broadcast_first)
+__METAL_OF_ONE(simd_prefix_inclusive_sum) __METAL_OF_ONE(simd_prefix_exclusive_sum)
+__METAL_OF_ONE(simd_prefix_inclusive_product) __METAL_OF_ONE(simd_prefix_exclusive_product)
+__METAL_OF_ONE(quad_sum) __METAL_OF_ONE(quad_product) __METAL_OF_ONE(quad_min) __METAL_OF_ONE(quad_max)
+__METAL_OF_ONE(quad_and) __METAL_OF_ONE(quad_or) __METAL_OF_ONE(quad_xor)
+__METAL_WITH_LANE(simd_shuffle) __METAL_WITH_LANE(simd_shuffle_xor) __METAL_WITH_LANE(simd_shuffle_up)
+__METAL_WITH_LANE(simd_shuffle_down) __METAL_WITH_LANE(simd_shuffle_rotate_up) __METAL_WITH_LANE(simd_shuffle_rotate_down)
+__METAL_WITH_LANE(simd_broadcast) __METAL_WITH_LANE(quad_shuffle) __METAL_WITH_LANE(quad_shuffle_xor)
+__METAL_WITH_LANE(quad_shuffle_up) __METAL_WITH_LANE(quad_shuffle_down) __METAL_WITH_LANE(quad_broadcast)
+__METAL_FILLING(simd_shuffle_and_fill_up) __METAL_FILLING(simd_shuffle_and_fill_down)
 
 struct simd_vote {
   using vote_t = ulong;

@@ -10,7 +10,6 @@
 #define thread __private
 #define coherent(scope)
 
-
 // Keywords of OpenCL that are ordinary names in Metal.
 #define local __metal_name_local
 #define global __metal_name_global
