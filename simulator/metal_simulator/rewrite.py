@@ -9,6 +9,7 @@ from .comparisons import comparison_edits
 from .constructors import Edit, constructor_edits
 from .declarations import Constant, Declarations, Function, Instantiation, Parameter, read_attributes
 from .functions import function_edits
+from .inputs import input_edits
 from .members import member_edits
 from .spaces import space_edits
 from .tokens import OPEN, Token, matching, spell, split
@@ -136,7 +137,13 @@ def _definition(constant: Constant, values: Dict[str, str], optional) -> str:
 def _common_edits(text: str, declarations: Declarations, limit: bool = False) -> List[Edit]:
     tokens = declarations.tokens
     edits = comparison_edits(tokens) + function_edits(tokens) + constructor_edits(tokens)
-    edits += member_edits(tokens) + space_edits(tokens) + _literals(tokens) + _redeclarations(declarations)
+    edits += (
+        member_edits(tokens)
+        + space_edits(tokens)
+        + input_edits(declarations, POSITIONS)
+        + _literals(tokens)
+        + _redeclarations(declarations)
+    )
     edits += [  # functions for rendering are compiled, but not run
         _replace(tokens, start, start, "")
         for start, _, _ in declarations.statements

@@ -88,7 +88,8 @@ def test_rules(written, title):
 
 
 def test_names_without_evidence_are_warned_about(written):
-    text = "[[stitchable]] float g(float x) { return x; }\nkernel void f(device float* x) {\n  packed_bfloat3 p(bfloat(1.0f));\n"
+    text = "[[stitchable]] float g(float x) { return x; }\nkernel void f(device float* x) {\n"
+    text += "  packed_bfloat3 p(bfloat(1.0f));\n"
     found = written(text + "  x[0] = p[0] + quad_shuffle_and_fill_up(x[1], x[2], 1) + max(x[0], x[1]);\n}").check()
     assert [(d.line, d.severity) for d in found] == [(3, "warning"), (5, "warning"), (6, "warning")]
     names = ("[[stitchable]]", "packed_bfloat3", "quad_shuffle_and_fill_up")
