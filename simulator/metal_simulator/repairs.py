@@ -36,6 +36,8 @@ def repaired(text: str, stderr: str) -> str:
     edits: Dict[Tuple[int, int], Edit] = {}
     for refusal in _refusals(text, stderr):
         repair = _repair(refusal.message, refusal.notes)
+        if _CONSTANT.search(refusal.message):  # an object copied out of constant memory, or a mistake
+            repair = _wrapped("__copy")
         for edit in repair(text, refusal) if repair else ():
             edits.setdefault((edit.start, edit.end), edit)
     better, limit = text, len(text)
@@ -219,6 +221,7 @@ def _object(text: str, refusal: _Refusal) -> Iterator[Edit]:
     yield Edit(begin, end, f"::metal::__lasting({text[begin:end]}).get()")
 
 
+_CONSTANT = re.compile(r"constexpr variable '.*' must be initialized by a constant expression")
 _UNBOUND = re.compile(
     r"cannot bind reference in default address space to object in address space '__private' in (\d+)\w\w argument"
 )

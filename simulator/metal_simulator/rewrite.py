@@ -139,7 +139,7 @@ def _common_edits(text: str, declarations: Declarations, limit: bool = False) ->
     edits = comparison_edits(tokens) + function_edits(tokens) + constructor_edits(tokens)
     edits += (
         member_edits(tokens)
-        + space_edits(tokens)
+        + space_edits(declarations)
         + input_edits(declarations, POSITIONS)
         + _literals(tokens)
         + _redeclarations(declarations)
