@@ -8,7 +8,7 @@ from typing import Iterator, List, Tuple
 from .attributes import ATTRIBUTES, RENDERING
 from .declarations import MAX_BUFFERS, Declarations, Function, Parameter, host_name, read_attributes
 from .errors import Diagnostic
-from .names import header_names, unknown_names
+from .names import known_names, unknown_names
 from .rewrite import POSITIONS, threadgroup_variable_at
 from .rules import RULES
 from .source import Source, token_column
@@ -269,7 +269,7 @@ def _threadgroup_variables(declarations: Declarations) -> Iterator[Report]:
 
 def _calls(declarations: Declarations) -> Iterator[Report]:
     tokens = declarations.tokens
-    names = {f.name for f in declarations.functions if f.kernel} - header_names()
+    names = {f.name for f in declarations.functions if f.kernel} - known_names()["functions"]
     names -= {f.name for f in declarations.functions if not f.kernel}  # which may be meant
     spaces = {space for f in declarations.functions for space in f.scope.split("::")}
     for function in declarations.functions:

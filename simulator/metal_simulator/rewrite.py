@@ -328,9 +328,10 @@ def _entry(kernel: Tuple[Function, Optional[Instantiation]]) -> str:
     function, instantiation = kernel
     name = f"::{function.qualified}" + (f"<{instantiation.arguments}>" if instantiation else "")
     arguments = ", ".join(_argument(p) for p in function.parameters)
-    entry = f'extern "C" void metal_entry(__private const ::metal::__context* c) {{ {name}({arguments}); }}'
+    head = 'extern "C" void metal_entry(__private const ::metal::__context* c)'
+    entry = f"{head} {{ {name}({arguments}); }}"
     return (
-        f'\n# 1 "<entry point>"\n{in_scope(instantiation, entry)}\n'
+        f'\n# 1 "<entry point>"\n{head}; {in_scope(instantiation, entry)}\n'
         'extern "C" ulong metal_static_bytes(void) {\n'
         "  return (ulong)metal::__stop_metal_threadgroup - (ulong)metal::__start_metal_threadgroup;\n}\n"
     )
