@@ -87,6 +87,8 @@ def _compares(tokens: List[Token], start: int, end: int) -> bool:
             i = matching(tokens, i)
         elif text == "<" and _template_end(tokens, i, end) is not None:
             i = _template_end(tokens, i, end)
+        elif text == ">" and tokens[i + 1].text == ">" and tokens[i + 1].start == tokens[i].end:
+            i += 1  # a shift, whose '>' are two tokens
         elif text in _COMPARISONS and tokens[i - 1].text != "operator":
             found = True
         i += 1

@@ -13,7 +13,7 @@ from . import cache, checking, counting
 from .declarations import Declarations, Function, Instantiation
 from .errors import CompileError, ToolchainError
 from .repairs import repaired
-from .rewrite import for_run, threadgroup_variables
+from .rewrite import for_run, in_scope, threadgroup_variables
 from .source import Source, parse_diagnostics, summary
 from .toolchain import RUNTIME, Clang, language_flags, machine_flags, run
 
@@ -152,9 +152,12 @@ template <typename R, typename... A> struct __parameters<R(A...)> {
 def _element_bytes(kernel: Tuple[Function, Instantiation]) -> str:
     function, instantiation = kernel
     name = f"::{function.qualified}" + (f"<{instantiation.arguments}>" if instantiation else "")
+    bytes_of = (
+        'extern "C" __attribute__((no_sanitize("thread"))) '  # the host calls it
+        f"uint metal_element_bytes(uint i) {{ return ::metal::__parameters<decltype({name})>::bytes(i); }}"
+    )
     return (
-        'extern "C" __attribute__((no_sanitize("thread")))\n'  # the host calls it
-        f"uint metal_element_bytes(uint i) {{ return metal::__parameters<decltype({name})>::bytes(i); }}\n"
+        f"{in_scope(instantiation, bytes_of)}\n"
         'extern "C" ulong metal_threadgroup_start(void) { return (ulong)metal::__start_metal_threadgroup; }\n'
     )
 

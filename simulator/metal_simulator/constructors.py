@@ -181,7 +181,7 @@ def _vec(tokens: List[Token], i: int) -> List[Edit]:
     edits: List[Edit] = []
     if tokens[i + 2].text == "bool":
         edits.append(Edit(start, tokens[i + 3].end, "::metal::__bool_vector<"))
-        return edits
+        return edits + _signed_count(tokens, i)
     after = tokens[close + 1] if close + 1 < len(tokens) else tokens[close]
     if after.text == ")" and before.text == "(" and _is_cast(tokens, first - 1, close + 1):
         edits.append(Edit(before.start, before.end, "::metal::__cast<"))
@@ -195,6 +195,19 @@ def _vec(tokens: List[Token], i: int) -> List[Edit]:
         edits.append(Edit(start, start, "::metal::__construct<"))
         edits.append(Edit(after.start, after.start, ">"))
     return edits
+
+
+def _signed_count(tokens: List[Token], i: int) -> List[Edit]:
+    """`template <uint N> ... vec<bool, N>`: the number that is deduced from a class must have the type it has there."""
+    k = i
+    while k > 0 and tokens[k].text not in (";", "{", "}", "template"):
+        k -= 1
+    kinds = {"uint", "unsigned", "ushort", "size_t", "uint32_t"}
+    return [
+        Edit(tokens[j].start, tokens[j].end, "int")
+        for j in range(k, i)
+        if tokens[k].text == "template" and tokens[j].text in kinds and tokens[j + 1].text == tokens[i + 4].text
+    ]
 
 
 def _static_cast(tokens: List[Token], i: int) -> List[Edit]:

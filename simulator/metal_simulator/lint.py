@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 from typing import Iterator, List, Tuple
 
-from .attributes import ATTRIBUTES
+from .attributes import ATTRIBUTES, RENDERING
 from .declarations import MAX_BUFFERS, Declarations, Function, Parameter, host_name, read_attributes
 from .errors import Diagnostic
-from .names import unknown_names
+from .names import known_names, unknown_names
 from .rewrite import POSITIONS, threadgroup_variable_at
 from .rules import RULES
 from .source import Source, token_column
@@ -97,7 +97,7 @@ def _attributes(declarations: Declarations) -> Iterator[Report]:
             continue
         for _, _, attributes in read_attributes(tokens, i, matching(tokens, i) + 1):
             for attribute in attributes:
-                if attribute.name in ATTRIBUTES or "::" in attribute.name:
+                if attribute.name in ATTRIBUTES | RENDERING or "::" in attribute.name:
                     continue
                 close = difflib.get_close_matches(attribute.name, ATTRIBUTES, 1)
                 hint = f"; did you mean {close[0]}?" if close else ""
@@ -157,7 +157,7 @@ def _kernels(declarations: Declarations) -> Iterator[Report]:
 
 def _kernel(declarations: Declarations, function: Function) -> Iterator[Report]:
     name = declarations.tokens[function.open - 1]
-    if declarations.tokens[function.open - 2].text != "void":
+    if "void" not in [t.text for t in declarations.tokens[function.open - 3 : function.open - 1]]:  # `void kernel f(`
         yield name, "error", f"kernel {function.name} must return void"
     if function.name in ("main", "assert", "half", "uniform"):
         yield name, "error", f"a Metal function must not be called {function.name}"
@@ -269,7 +269,8 @@ def _threadgroup_variables(declarations: Declarations) -> Iterator[Report]:
 
 def _calls(declarations: Declarations) -> Iterator[Report]:
     tokens = declarations.tokens
-    names = {f.name for f in declarations.functions if f.kernel}
+    names = {f.name for f in declarations.functions if f.kernel} - known_names()["functions"]
+    names -= {f.name for f in declarations.functions if not f.kernel}  # which may be meant
     spaces = {space for f in declarations.functions for space in f.scope.split("::")}
     for function in declarations.functions:
         for i in range(function.body, function.end):

@@ -32,9 +32,11 @@ def known_names() -> Dict[str, FrozenSet[str]]:
 
 @functools.lru_cache(maxsize=None)
 def header_names() -> FrozenSet[str]:
-    """Every identifier of the stand-in headers."""
+    """What the stand-in headers may define: every identifier before or behind a parenthesis, and every type."""
     text = "".join(path.read_text() for path in sorted((INCLUDE / "metal_simulator").glob("*.h")))
-    return frozenset(re.findall(r"\b[a-z]\w*\b", re.sub(r"//[^\n]*", "", text)))
+    text = re.sub(r"//[^\n]*", "", text)
+    names = re.findall(r"\b[a-z]\w*(?=\s*\()|(?<=\()[a-z]\w*", text)
+    return frozenset(names) | {name for name in re.findall(r"\b[a-z]\w*\b", text) if _TYPE.fullmatch(name)}
 
 
 def unknown_names(declarations: Declarations) -> Iterator[Tuple[Token, str, str]]:

@@ -11,7 +11,7 @@ from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from .constructors import Edit
 from .copies import is_copy, with_copies
-from .tokens import matching, split, tokenise
+from .tokens import matching, matching_angle, split, tokenise
 
 _ERROR = re.compile(r":(\d+):(\d+):((?:\{[^}]*\})*):? (?:fatal )?error: (.*)$")
 _MARKED = re.compile(r"\{(\d+):(\d+)-(\d+):(\d+)\}")
@@ -36,14 +36,27 @@ def repaired(text: str, stderr: str) -> str:
     edits: Dict[Tuple[int, int], Edit] = {}
     for refusal in _refusals(text, stderr):
         repair = _repair(refusal.message, refusal.notes)
+        if _CONSTANT.search(refusal.message):  # an object copied out of constant memory, or a mistake
+            repair = _wrapped("__copy")
         for edit in repair(text, refusal) if repair else ():
             edits.setdefault((edit.start, edit.end), edit)
-    if not edits:
-        return with_copies(text, stderr)
+    better, limit = text, len(text)
     for edit in sorted(edits.values(), reverse=True):
-        if not text.startswith(edit.text.split("(")[0] + "(", edit.start):  # repaired already, in vain
-            text = text[: edit.start] + edit.text + text[edit.end :]
-    return text
+        if edit.end <= limit and not _repaired_already(text[edit.start : edit.end], edit.text):
+            better = better[: edit.start] + edit.text + better[edit.end :]
+            limit = edit.start  # what lies around it has its turn in the next round
+    return better if better != text else with_copies(text, stderr)
+
+
+def _repaired_already(old: str, new: str) -> bool:
+    """Whether `old` is, as a whole, a call of the function that `new` calls: the repair was in vain."""
+    function = re.match(r"::metal::\w+", new)
+    if not function or not old.startswith(function.group()):
+        return False
+    tokens = tokenise(old, function.end())
+    opening = matching_angle(tokens, 0, certain=True) + 1 if tokens[0].text == "<" else 0
+    close = matching(tokens, opening)
+    return [t.text for t in tokens[close + 1 :]] in ([], [".", "get", "(", ")"])
 
 
 def _refusals(text: str, stderr: str) -> Iterator[_Refusal]:
@@ -118,10 +131,25 @@ def _scalar(text: str, refusal: _Refusal) -> Iterator[Edit]:
             yield Edit(begin, end, f"::metal::__operand({text[begin:end]})")
 
 
+def _packed(text: str, refusal: _Refusal) -> Iterator[Edit]:
+    """The operands that are packed vectors: the message has their types in order."""
+    kinds = refusal.message.split("(", 1)[1].split(" and ")
+    for kind, (begin, end) in zip(kinds, refusal.ranges):
+        if "__packed<" in kind:
+            yield Edit(begin, end, f"::metal::__unpacked({text[begin:end]})")
+
+
+def _packed_components(text: str, refusal: _Refusal) -> Iterator[Edit]:
+    """`p.xy` of a packed vector; the range is p."""
+    begin, end = refusal.ranges[0]
+    yield Edit(begin, end, f"::metal::__unpacked({text[begin:end]})")
+
+
 def _temporary(text: str, refusal: _Refusal) -> Iterator[Edit]:
     kind = re.search(r"type '(?:const )?__private ([^']*?)&?'", refusal.message).group(1)
     begin, end = refusal.ranges[-1]
-    yield Edit(begin, end, f"::metal::__temporary<{kind}>{{({kind})({text[begin:end]})}}.get()")
+    value = f"{kind}{text[begin:end]}" if text[begin] == "{" else f"({kind})({text[begin:end]})"
+    yield Edit(begin, end, f"::metal::__temporary<{kind}>{{{value}}}.get()")
 
 
 def _temporary_argument(text: str, refusal: _Refusal) -> Iterator[Edit]:
@@ -141,6 +169,17 @@ def _lists(text: str, refusal: _Refusal) -> Iterator[Edit]:
     for begin, _ in _arguments(text, refusal.at):
         if text[begin] == "{":
             yield Edit(begin, begin, f"::metal::vec<{kind}, {count}>")
+
+
+def _lists_by_reference(text: str, refusal: _Refusal) -> Iterator[Edit]:
+    """Arguments in braces for parameters that are `const thread T&`."""
+    spelled, meant = next(
+        _REFERENCE_LIST.search(note).groups() for note in refusal.notes if _REFERENCE_LIST.search(note)
+    )
+    for begin, end in _arguments(text, refusal.at):
+        if text[begin] == "{":
+            kind = meant or spelled
+            yield Edit(begin, end, f"::metal::__temporary<{kind}>{{{kind}{text[begin:end]}}}.get()")
 
 
 def _fill(text: str, refusal: _Refusal) -> Iterator[Edit]:
@@ -169,15 +208,27 @@ def _arguments(text: str, at: int) -> List[Tuple[int, int]]:
     return []
 
 
+def _cast(text: str, refusal: _Refusal) -> Iterator[Edit]:
+    """`half(x)` and `(half)x` of a bfloat, and the other way around: the second range is the operand."""
+    kind = re.search(r"to '(\w+)'", refusal.message).group(1)
+    (begin, end), (first, last) = refusal.ranges
+    yield Edit(begin, end, f"::metal::__convert<{kind}>({text[first:last]})")
+
+
 def _object(text: str, refusal: _Refusal) -> Iterator[Edit]:
     """A temporary whose member function is called."""
     begin, end = refusal.ranges[0]
     yield Edit(begin, end, f"::metal::__lasting({text[begin:end]}).get()")
 
 
+_CONSTANT = re.compile(r"constexpr variable '.*' must be initialized by a constant expression")
 _UNBOUND = re.compile(
     r"cannot bind reference in default address space to object in address space '__private' in (\d+)\w\w argument"
 )
+_REFERENCE_LIST = re.compile(
+    r"cannot convert initializer list argument to 'const __private ([^']*)'(?: \(aka 'const __private ([^']*)'\))?"
+)
+_REFERENCE = r"'const __private [^']*'(?: \(aka '[^']*'\))?"
 _LIST = re.compile(r"cannot convert initializer list argument to '[^']*' \(vector of (\d+) '(\w+)' values\)")
 _MESSAGES: List[Tuple["re.Pattern[str]", Repair]] = [
     (re.compile(r"scalar operand type has greater rank than the type of the vector element"), _scalar),
@@ -189,16 +240,20 @@ _MESSAGES: List[Tuple["re.Pattern[str]", Repair]] = [
         ),
         _object,
     ),
+    (re.compile(r"invalid operands to binary expression \(.*\b__packed<"), _packed),
+    (re.compile(r"no member named '[xyzwrgba]{2,4}' in '.*\b__packed<"), _packed_components),
     (re.compile(r"too few elements in vector initialization"), _fill),
+    (re.compile(r"(?:functional|C)-style cast from .* to '\w+'.* is not allowed"), _cast),
     (
         re.compile(r"invalid operands to binary expression \('[^']*\*__private' and '__private "),
         _wrapped("__integer", 1),
     ),
     (
         re.compile(
-            r"binding reference of type 'const __private [^']*' to value of type '[^']*' changes address space"
-            r"|reference of type 'const __private [^']*' cannot bind to a temporary object because of address space"
-            r"|non-const lvalue reference to type 'const __private [^']*' cannot bind to a value of unrelated type"
+            rf"binding reference of type {_REFERENCE} to value of type '[^']*' changes address space"
+            rf"|binding reference of type {_REFERENCE} to value of type '[^']*' \(aka '[^']*'\) changes address space"
+            rf"|reference of type {_REFERENCE} cannot bind to a temporary object because of address space"
+            rf"|non-const lvalue reference to type {_REFERENCE} cannot bind to a value of unrelated type"
         ),
         _temporary,
     ),
@@ -206,5 +261,6 @@ _MESSAGES: List[Tuple["re.Pattern[str]", Repair]] = [
 _NOTES: List[Tuple["re.Pattern[str]", Repair]] = [
     (_UNBOUND, _temporary_argument),
     (_LIST, _lists),
+    (_REFERENCE_LIST, _lists_by_reference),
     (re.compile(r"'this' object is in default address space, but method expects object in"), _object),
 ]

@@ -9,7 +9,9 @@ from .comparisons import comparison_edits
 from .constructors import Edit, constructor_edits
 from .declarations import Constant, Declarations, Function, Instantiation, Parameter, read_attributes
 from .functions import function_edits
+from .inputs import input_edits
 from .members import member_edits
+from .spaces import space_edits
 from .tokens import OPEN, Token, matching, spell, split
 
 POSITIONS = {
@@ -36,6 +38,7 @@ POSITIONS = {
 }
 
 
+_RENDERING = ("vertex", "fragment")
 _PLAIN_FLOAT = re.compile(r"(?=.*[.ep])(?:0x[\da-f.]+p|[\d.']+(?:e|$))[+-]?\d*")
 THREADGROUP_LIMIT_MESSAGE = "more than 32768 bytes of threadgroup memory"
 
@@ -134,7 +137,18 @@ def _definition(constant: Constant, values: Dict[str, str], optional) -> str:
 def _common_edits(text: str, declarations: Declarations, limit: bool = False) -> List[Edit]:
     tokens = declarations.tokens
     edits = comparison_edits(tokens) + function_edits(tokens) + constructor_edits(tokens)
-    edits += member_edits(tokens) + _literals(tokens) + _redeclarations(declarations)
+    edits += (
+        member_edits(tokens)
+        + space_edits(declarations)
+        + input_edits(declarations, POSITIONS)
+        + _literals(tokens)
+        + _redeclarations(declarations)
+    )
+    edits += [  # functions for rendering are compiled, but not run
+        _replace(tokens, start, start, "")
+        for start, _, _ in declarations.statements
+        if tokens[start].text in _RENDERING
+    ]
     number = 0
     for function in declarations.functions:
         if not function.kernel:
@@ -245,6 +259,8 @@ def threadgroup_variable_at(tokens: List[Token], i: int, number: int = 0) -> Opt
 
 def _variable(tokens: List[Token], start: int, space: int, end: int, alignment: str, number: int):
     declarators = [without_zeros(part) for part in split(tokens[space + 1 : end])]
+    declarators, given = zip(*(_without_alignment(part) for part in declarators)) if declarators else ((), ())
+    alignment = max([alignment, *given], key=lambda text: text != "1")
     if any(t.text in ("*", "&", "=", "{") for part in declarators for t in _outside(part)):
         return None
     base: List[Token] = []
@@ -261,6 +277,16 @@ def _variable(tokens: List[Token], start: int, space: int, end: int, alignment: 
         )
         names.append(name)
     return ThreadgroupVariable(start, end, tuple(names), text)
+
+
+def _without_alignment(part: List[Token]) -> Tuple[List[Token], str]:
+    """A declarator without `alignas(n)` and `__attribute__((aligned(n)))`, and n."""
+    for k, token in enumerate(part):
+        if token.text in ("alignas", "__attribute__"):
+            close = matching(part, k + 1)
+            inner = part[k + 2 : close] if token.text == "alignas" else part[k + 5 : close - 2]
+            return part[:k] + part[close + 1 :], spell(inner)
+    return part, "1"
 
 
 def without_zeros(declarator: List[Token]) -> List[Token]:
@@ -302,12 +328,19 @@ def _entry(kernel: Tuple[Function, Optional[Instantiation]]) -> str:
     function, instantiation = kernel
     name = f"::{function.qualified}" + (f"<{instantiation.arguments}>" if instantiation else "")
     arguments = ", ".join(_argument(p) for p in function.parameters)
+    head = 'extern "C" void metal_entry(__private const ::metal::__context* c)'
+    entry = f"{head} {{ {name}({arguments}); }}"
     return (
-        '\n# 1 "<entry point>"\n'
-        f'extern "C" void metal_entry(__private const metal::__context* c) {{ {name}({arguments}); }}\n'
+        f'\n# 1 "<entry point>"\n{head}; {in_scope(instantiation, entry)}\n'
         'extern "C" ulong metal_static_bytes(void) {\n'
         "  return (ulong)metal::__stop_metal_threadgroup - (ulong)metal::__start_metal_threadgroup;\n}\n"
     )
+
+
+def in_scope(instantiation: Optional[Instantiation], text: str) -> str:
+    """`text` in the namespaces where an instantiation stands, for its arguments are looked up from there."""
+    names = instantiation.scope.split("::") if instantiation and instantiation.scope else []
+    return "".join(f"namespace {name} {{ " for name in names) + text + " }" * len(names)
 
 
 def _replace(tokens: List[Token], first: int, last: int, text: str) -> Edit:

@@ -105,13 +105,7 @@ def function_constants(declarations: Declarations) -> Iterator[Report]:
 def words(declarations: Declarations) -> Iterator[Report]:
     tokens = declarations.tokens
     for i, token in enumerate(tokens[:-1]):
-        if token.kind == "number" and re.fullmatch(r"(?!0[xX])[\d.eE+-]+[bB][fF]", token.text):
-            yield (
-                token,
-                "warning",
-                f"bf suffix: no public Metal kernel is known to use one; write bfloat({token.text[:-2]}f)",
-            )
-        elif token.text == "vec" and tokens[i + 1].text == "<":
+        if token.text == "vec" and tokens[i + 1].text == "<":
             close = matching_angle(tokens, i + 1)
             if close > 0 and tokens[close - 1].kind == "number" and tokens[close - 1].text not in ("1", "2", "3", "4"):
                 yield token, "error", f"vec has 2, 3 or 4 components, not {tokens[close - 1].text}"

@@ -16,7 +16,8 @@ SLOT_SHIFT = 37  # kept equal to runtime/runtime.h
 _SECTION = "metal_threadgroup"
 _START = f"@__start_{_SECTION}"
 _VARIABLE = re.compile(rf'^(@[\w.$]+) = .*? global (\S+|%"[^"]*") \S+, section "{_SECTION}".*, align (\d+)')
-_TYPE = re.compile(r'^(%\S+|%"[^"]*") = type \{ \[(\d+) x i8\] \}')
+# Padding follows if alignas asks for more than the variable is long.
+_TYPE = re.compile(r'^(%\S+|%"[^"]*") = type \{ \[(\d+) x i8\](?:, \[\d+ x i8\])? \}')
 _NAME = re.compile(r"__threadgroup_variableI((?:A\d+_)*).*?Li(\d+)ELi\d+EE")
 _TABLE = "metal_threadgroup_variables"
 

@@ -15,8 +15,9 @@ from .toolchain import INCLUDE, Clang, language_flags, run
 _COUNTED_LOOP = re.compile(
     r"^([ \t]*#[ \t]*pragma (?:unroll|clang loop unroll))(?:_count)?[ \t]*\(.*[A-Z_]{2}.*\)", re.MULTILINE
 )
-# What Metal's compiler knows without any #include.
+# What Metal's compiler knows without any #include; to run, a kernel without any needs the rest of the headers, too.
 PRELUDE = ["-include", str(INCLUDE / "metal_simulator" / "language.h")]
+RUN_TIME = ["-DMETAL_SIMULATOR_RUN", "-include", str(INCLUDE / "metal_stdlib")]
 _INCLUDE_LINE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*(?:"([^"\n]+)"|<([^>\n]+)>)', re.MULTILINE)
 
 
@@ -67,8 +68,8 @@ def _gather(path: Path, folders: Tuple[Path, ...], files: Dict[Path, bytes]) -> 
 def preprocess(clang: Clang, source: Source, run_time: bool) -> str:
     """Preprocessed text with line markers. Raises CompileError with clang's own diagnostics."""
     folders = [f"-I{folder}" for folder in source.include]
-    defines = ["-DMETAL_SIMULATOR_RUN"] if run_time else []
-    done = run([clang.path, *language_flags(run_time), *defines, *folders, *PRELUDE, "-w", "-E", str(source.path)])
+    headers = PRELUDE + (RUN_TIME if run_time else [])
+    done = run([clang.path, *language_flags(run_time), *folders, *headers, "-w", "-E", str(source.path)])
     if done.returncode:
         diagnostics = parse_diagnostics(done.stderr)
         raise CompileError(summary("does not preprocess", source, diagnostics, done.stderr), diagnostics)

@@ -85,8 +85,8 @@ def _space_message(node: Node) -> str:
         or "(__generic *)" in match.group(2)
     ):
         return ""
-    if re.search(r"__(?:global|constant|local|private)\b.*\* ?__generic &", match.group(2)):
-        return ""  # const device float*& p: the pointer says it
+    if re.search(r"__(?:global|constant|local|private)\b.*\* ?\(?__generic &", match.group(2)):
+        return ""  # const device float*& p, or device S* (&s)[2]: the pointer says it
     kind = metal_words(match.group(2).replace("__generic ", "").replace("__generic", ""))
     noun = "reference" if kind.rstrip().endswith("&") else "pointer"
     return f"{noun} type of '{match.group(1)}' ({kind}) must have an explicit address space qualifier"

@@ -113,7 +113,7 @@ def matching_angle(tokens: List[Token], index: int, certain: bool = False) -> in
     certain = certain or before in _CONDITIONS or before.endswith(("_t", "_v"))
     while i < len(tokens):
         text = tokens[i].text
-        if text == "<":
+        if text == "<" and (i == index or tokens[i - 1].kind == "identifier"):  # else a comparison: sizeof(T) < 8
             depth += 1
         elif text == ">":
             depth -= 1

@@ -1,5 +1,6 @@
 // Checking launches work on copies of the buffers, each in the middle of address space of its own. Buffers that overlap are
-// the same memory at several addresses, so that the bounds of each hold and a race through two of them is one.
+// the same memory at several addresses, so that the bounds of each hold and a race through two of them is one; a buffer that
+// is bound twice has one address.
 #define _GNU_SOURCE
 #include "shadow.h"
 
@@ -102,6 +103,19 @@ static int make_copy(Launch* l, int i, int file) {
   return 0;
 }
 
+// The buffer at whose address buffer i lies: kernels compare the pointers of one buffer bound twice. A writable one if there
+// is any, as writes through the address are checked against it.
+static int twin(const Launch* l, int i) {
+  const Region *r = &l->request->buffers[i], *other;
+  int found = i;
+  for (int j = MAX_BUFFERS - 1; j >= 0 && r->low < r->high; j--) {
+    other = &l->request->buffers[j];
+    if (other->low != r->low || other->high != r->high || other->address != r->address) continue;
+    if (!other->read_only || l->request->buffers[found].read_only) found = j;
+  }
+  return found;
+}
+
 int metal_copies_open(Launch* launch) {
   const Request* q = launch->request;
   find_roots(launch);
@@ -111,7 +125,9 @@ int metal_copies_open(Launch* launch) {
     launch->written[root] = reserve(cells(q, memory_bytes(launch, root)));
     int shared = is_shared(launch, root), file = shared ? share(launch, root) : -1, failed = !launch->written[root];
     for (int i = root; i < MAX_BUFFERS; i++)
-      if (launch->root[i] == root) failed |= make_copy(launch, i, file);
+      if (launch->root[i] == root && twin(launch, i) == i) failed |= make_copy(launch, i, file);
+    for (int i = root; i < MAX_BUFFERS; i++)
+      if (launch->root[i] == root) launch->addresses[i] = launch->addresses[twin(launch, i)];
     if (file >= 0) close(file);
     if (failed || (shared && file < 0)) return 1;
   }

@@ -165,6 +165,7 @@ void metal_threadgroup_barrier(uint32_t flags) {
 }
 
 uint64_t metal_threadgroup_memory(void) { return (uint64_t)metal_current->worker->arena; }
+const Context* metal_context(void) { return &metal_current->context; }
 uint32_t metal_lane(void) { return metal_current->lane; }
 uint32_t metal_matrix_element(void) { return metal_current->element; }
 

@@ -30,7 +30,7 @@ METAL_FUNC void __append_all(__private S* to, A a, R... rest) {
   if constexpr (sizeof...(rest) > 0) __append_all(to + used, rest...);
 }
 
-// The components of one vector, each converted.
+// The components of one vector, each converted; between half and bfloat through float.
 #define __METAL_CONVERT(S) \
   if constexpr (N == 2) return T{S(a[0]), S(a[1])}; \
   else if constexpr (N == 3) return T{S(a[0]), S(a[1]), S(a[2])}; \
@@ -45,6 +45,7 @@ struct __constructor<T, true, N> {
     if constexpr (__is_vector<A>::value) {
       static_assert(__is_vector<A>::size == N, "a vector is constructed from a vector of another length");
       if constexpr (__is_same(A, T)) return a;
+      else if constexpr (__is_same(S, half) || __is_same(S, bfloat)) { __METAL_CONVERT(__constructor<S>::make) }
       else { __METAL_CONVERT(S) }
     } else {
       S s = static_cast<S>(a);
@@ -86,10 +87,10 @@ METAL_FUNC __value_t<T> __copy(const T& object) { return object; }
 template <typename T>
 struct __temporary {  // a value that a `thread T&` can name until the end of the expression
   T value;
-  METAL_FUNC thread T& get() const { return *(thread T*)(ulong)&value; }
+  METAL_FUNC constexpr thread T& get() { return *addrspace_cast<thread T*>(&value); }
 };
 template <typename T>
-METAL_FUNC __temporary<T> __lasting(T value) { return {value}; }
+METAL_FUNC constexpr __temporary<T> __lasting(T value) { return {value}; }
 template <typename T>
 METAL_FUNC auto __integer(T value) {
   if constexpr (__is_class(T)) return long(value);
@@ -121,14 +122,14 @@ __METAL_SCALAR_ASSIGN(+) __METAL_SCALAR_ASSIGN(-) __METAL_SCALAR_ASSIGN(*) __MET
 // (float4) x is written __cast<float4>() ->* x, an operator that binds almost as tightly as a cast.
 template <typename T> struct __cast {};
 template <typename T, typename A>
-METAL_FUNC T operator->*(__cast<T>, A a) {
+METAL_FUNC constexpr T operator->*(__cast<T>, A a) {
   if constexpr (__is_pointer(T)) return (T)a;
   else return __construct<T>(a);
 }
 template <typename T> struct __negated_cast {};
-template <typename T> METAL_FUNC __negated_cast<T> operator-(__cast<T>) { return {}; }
+template <typename T> METAL_FUNC constexpr __negated_cast<T> operator-(__cast<T>) { return {}; }
 template <typename T, typename A>
-METAL_FUNC T operator->*(__negated_cast<T>, A a) { return -__construct<T>(a); }
+METAL_FUNC constexpr T operator->*(__negated_cast<T>, A a) { return -__construct<T>(a); }
 }  // namespace metal
 
 template <typename T, typename U>

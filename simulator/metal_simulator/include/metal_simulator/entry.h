@@ -45,6 +45,10 @@ METAL_FUNC __position_argument __quadgroups(ulong shape) {
 }
 METAL_FUNC __position_argument __shape(ulong shape, uint at) { return __position((__private const uint*)shape + at); }
 
+// Of a position at namespace scope.
+extern "C" __private const __context* metal_context(void);
+template <typename T> METAL_FUNC T __input(__position_argument position) { return position; }
+
 template <typename T, int alignment>
 struct __threadgroup_storage { alignas(alignment) alignas(T) char bytes[sizeof(T)]; };
 

@@ -104,3 +104,8 @@ METAL_FUNC T determinant(__matrix<T, C, R> a) {
   }
 }
 }  // namespace metal
+#define __METAL_GLOBAL_MATRICES(T)                                                     \
+  using metal::T##2x2; using metal::T##2x3; using metal::T##2x4; using metal::T##3x2;  \
+  using metal::T##3x3; using metal::T##3x4; using metal::T##4x2; using metal::T##4x3; using metal::T##4x4;
+__METAL_GLOBAL_MATRICES(half)
+__METAL_GLOBAL_MATRICES(float)

@@ -37,6 +37,8 @@ struct __packed : __packed_components<T, N> {
   __METAL_PACKED_ASSIGN(*)
   __METAL_PACKED_ASSIGN(/)
 };
+template <typename T, int N> METAL_FUNC vec<T, N> __unpacked(const __packed<T, N>& p) { return p; }
+template <typename T, int N> METAL_FUNC vec<T, N> __unpacked(const constant __packed<T, N>& p) { return p; }
 #define __METAL_UNPACK(space)                                                                       \
   template <typename T, typename S, int N>                                                          \
   METAL_FUNC T __construct(const space __packed<S, N>& p) { return __constructor<T>::make(vec<S, N>(p)); } \

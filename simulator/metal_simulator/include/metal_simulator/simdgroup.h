@@ -13,6 +13,19 @@ enum __collective {
   __QUAD_BALLOT
 };
 
+// Apple's compiler has no SIMD-group functions on these, and quad-group functions on long and ulong alone; without the
+// deleted overloads they would convert.
+template <typename T> struct __has_no_simd : __is_bfloat<T> {};
+template <> struct __has_no_simd<long> : true_type {};
+template <> struct __has_no_simd<ulong> : true_type {};
+template <> struct __has_no_simd<bool> : true_type {};
+template <typename T> using __no_simd = enable_if_t<__has_no_simd<T>::value, T>;
+template <typename T>
+struct __is_valid_simdgroup_type
+    : bool_constant<is_arithmetic<typename __is_vector<T>::scalar>::value && !__has_no_simd<typename __is_vector<T>::scalar>::value> {};
+
+// The functions by argument type; kernels call templates on top of them (below), so that one of their own wins.
+namespace __overloads {
 // Arithmetic travels as float, long or ulong, so that it is exact until the result is rounded back.
 METAL_FUNC float __sum_of(float r, ulong bits) { return as_type<float>(uint(bits)); }
 METAL_FUNC half __sum_of(half r, ulong bits) { return half(as_type<float>(uint(bits))); }
@@ -42,16 +55,6 @@ __METAL_INTEGER_SUM(int) __METAL_INTEGER_SUM(uint) __METAL_INTEGER_SUM(long) __M
   __METAL_REDUCE(space##_##f, kind, half, 0, as_type<uint>(float(x)))        \
   __METAL_REDUCE_INTEGER(space, f, kind)
 
-// Apple's compiler has no SIMD-group functions on these, and quad-group functions on long and ulong alone; without the
-// deleted overloads they would convert. Templates, so that a kernel may add overloads of its own.
-template <typename T> struct __has_no_simd : __is_bfloat<T> {};
-template <> struct __has_no_simd<long> : true_type {};
-template <> struct __has_no_simd<ulong> : true_type {};
-template <> struct __has_no_simd<bool> : true_type {};
-template <typename T> using __no_simd = enable_if_t<__has_no_simd<T>::value, T>;
-template <typename T>
-struct __is_valid_simdgroup_type
-    : bool_constant<is_arithmetic<typename __is_vector<T>::scalar>::value && !__has_no_simd<typename __is_vector<T>::scalar>::value> {};
 #define __METAL_NONE(name, ...) template <typename T> __no_simd<T> name(__VA_ARGS__) = delete;
 
 #define __METAL_REDUCTIONS(space, kind)                                                   \
@@ -132,6 +135,33 @@ __METAL_OF_EACH_WIDTH(__METAL_MOVES_QUAD, ulong)
   __METAL_NONE(space##_broadcast, T, ushort) __METAL_NONE(space##_broadcast_first, T)
 __METAL_NO_MOVES(simd)
 __METAL_NO_MOVES(quad)
+}  // namespace __overloads
+
+#define __METAL_TEMPLATE(name, parameters, ...)                                                                    \
+  template <typename T> METAL_FUNC auto name parameters -> decltype(__overloads::name(__VA_ARGS__)) {             \
+    return __overloads::name(__VA_ARGS__);                                                                        \
+  }
+#define __METAL_OF_ONE(name) __METAL_TEMPLATE(name, (T x), x)
+#define __METAL_WITH_LANE(name) __METAL_TEMPLATE(name, (T x, ushort lane), x, lane)
+#define __METAL_FILLING(name, width)                                                                              \
+  __METAL_TEMPLATE(name, (T x, T fill, ushort delta, ushort modulo = width), x, fill, delta, modulo)
+// Written out, as the strict check reads here which names there are.
+__METAL_OF_ONE(simd_sum) __METAL_OF_ONE(simd_product) __METAL_OF_ONE(simd_min) __METAL_OF_ONE(simd_max)
+__METAL_OF_ONE(simd_and) __METAL_OF_ONE(simd_or) __METAL_OF_ONE(simd_xor) __METAL_OF_ONE(simd_prefix_inclusive_sum)
+__METAL_OF_ONE(simd_prefix_exclusive_sum) __METAL_OF_ONE(simd_prefix_inclusive_product)
+__METAL_OF_ONE(simd_prefix_exclusive_product) __METAL_OF_ONE(simd_broadcast_first) __METAL_WITH_LANE(simd_shuffle)
+__METAL_WITH_LANE(simd_shuffle_xor) __METAL_WITH_LANE(simd_shuffle_up) __METAL_WITH_LANE(simd_shuffle_down)
+__METAL_WITH_LANE(simd_shuffle_rotate_up) __METAL_WITH_LANE(simd_shuffle_rotate_down)
+__METAL_WITH_LANE(simd_broadcast) __METAL_FILLING(simd_shuffle_and_fill_up, 32)
+__METAL_FILLING(simd_shuffle_and_fill_down, 32)
+__METAL_OF_ONE(quad_sum) __METAL_OF_ONE(quad_product) __METAL_OF_ONE(quad_min) __METAL_OF_ONE(quad_max)
+__METAL_OF_ONE(quad_and) __METAL_OF_ONE(quad_or) __METAL_OF_ONE(quad_xor) __METAL_OF_ONE(quad_prefix_inclusive_sum)
+__METAL_OF_ONE(quad_prefix_exclusive_sum) __METAL_OF_ONE(quad_prefix_inclusive_product)
+__METAL_OF_ONE(quad_prefix_exclusive_product) __METAL_OF_ONE(quad_broadcast_first) __METAL_WITH_LANE(quad_shuffle)
+__METAL_WITH_LANE(quad_shuffle_xor) __METAL_WITH_LANE(quad_shuffle_up) __METAL_WITH_LANE(quad_shuffle_down)
+__METAL_WITH_LANE(quad_shuffle_rotate_up) __METAL_WITH_LANE(quad_shuffle_rotate_down)
+__METAL_WITH_LANE(quad_broadcast) __METAL_FILLING(quad_shuffle_and_fill_up, 4)
+__METAL_FILLING(quad_shuffle_and_fill_down, 4)
 
 struct simd_vote {
   using vote_t = ulong;

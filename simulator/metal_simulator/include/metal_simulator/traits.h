@@ -21,6 +21,8 @@ template <typename T> struct __unqualified<__local T> { using type = T; };
 template <typename T> struct __unqualified<__global T> { using type = T; };
 template <typename T> using remove_addrspace_t = typename __unqualified<T>::type;
 
+using nullptr_t = decltype(nullptr);
+
 template <typename T> struct remove_const { using type = T; };
 template <typename T> struct remove_const<const T> { using type = T; };
 template <typename T> struct remove_volatile { using type = T; };

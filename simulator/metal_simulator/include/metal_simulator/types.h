@@ -10,7 +10,6 @@
 #define thread __private
 #define coherent(scope)
 
-
 // Keywords of OpenCL that are ordinary names in Metal.
 #define local __metal_name_local
 #define global __metal_name_global
@@ -91,6 +90,8 @@ using ::ptrdiff_t;
 #define INFINITY __builtin_inff()
 #define NAN __builtin_nanf("")
 #define HUGE_VALF __builtin_inff()
+#define HUGE_VALH ((half)__builtin_inff())
+#define HUGE_VALBF ((bfloat)__builtin_inff())
 #define MAXFLOAT 3.40282346638528859812e+38f
 #define FLT_MAX 3.40282346638528859812e+38f
 #define FLT_MIN 1.17549435082228750797e-38f
