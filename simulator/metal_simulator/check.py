@@ -6,11 +6,11 @@ import tempfile
 from pathlib import Path
 from typing import Dict, Iterable, List, NamedTuple, Tuple
 
-from . import cache
+from . import cache, storage_bfloat
 from .declarations import read_declarations
 from .errors import Diagnostic
 from .lint import lint
-from .repairs import repairable, repaired
+from .repairs import repairable
 from .rewrite import THREADGROUP_LIMIT_MESSAGE, Rewritten, for_check
 from .source import MARKER, Source, metal_words, parse_message, preprocess, user_column, user_tokens
 from .syntax_tree import tree_findings
@@ -33,11 +33,12 @@ def _check(clang: Clang, source: Source) -> List[Diagnostic]:
     text = preprocess(clang, source, run_time=False)
     declarations = read_declarations(user_tokens(text))
     rewritten = for_check(text, declarations)
-    text, before = rewritten.text, ""
+    text, before, literals = rewritten.text, "", []
     while text != before:  # legal Metal that clang refuses is put differently, to see what is left
         errors, tree = _run_clang(clang, text)
-        text, before = repaired(text, errors), text
-    messages = _clang_errors(errors) + tree_findings(tree, [str(path) for path in source.files])
+        literals += storage_bfloat.literals(clang, text, errors)
+        text, before = storage_bfloat.repaired(clang, text, errors), text
+    messages = literals + _clang_errors(errors) + tree_findings(tree, [str(path) for path in source.files])
     return _ordered(lint(source, declarations) + list(map(_Places(rewritten).to_user, messages)))
 
 
