@@ -124,14 +124,22 @@ def _binary(text: str, left: Tuple[int, int], right: Tuple[int, int]) -> Iterato
     if operator not in ("+=", "-=", "*=", "/="):
         yield from _wrapped(text, left, OPERAND)
         yield from _wrapped(text, right, OPERAND)
-    elif _EFFECT.search(target):
+    elif _has_effect(target):
         yield from _wrapped(text, left, TARGET)
     else:
         value = f"= {ASSIGNED}<decltype({target})>({OPERAND}({target}) {operator[0]} {OPERAND}("
         yield _Around(text.index(operator, left[1]), right[1], value, "))", 2)
 
 
-_EFFECT = re.compile(r"\+\+|--|[^=!<>]=(?!=)|\w\s*\(")  # of an expression that must not be evaluated twice
+_CHANGES = re.compile(r"\+\+|--|[^=!<>]=(?!=)")
+_CALLED = re.compile(r"(\w+)(?:<[^()]*>)?\s*\(")
+_PURE = {"thread_elements", "static_cast", "min", "max", "int", "uint", "short", "ushort", "long", "ulong", "size_t"}
+_PURE |= {"__construct", "__convert", "__operand_of", "__converted", "__widened"}
+
+
+def _has_effect(expression: str) -> bool:
+    """Whether an expression may not be evaluated twice."""
+    return bool(_CHANGES.search(expression)) or not _PURE.issuperset(_CALLED.findall(expression))
 
 
 def _converted_arguments(text: str, refusal: Refusal) -> Iterator[_Around]:
@@ -148,15 +156,15 @@ def literals(clang: Clang, text: str, stderr: str) -> List[Diagnostic]:
     found = []
     for refusal in refusals(text, stderr) if is_needed(clang) else ():
         kinds = [_kind(*match) for match in _TYPE.findall(refusal.message)]
-        literal = refusal.ranges and text[slice(*refusal.ranges[-1])].isdigit()
+        start, end = refusal.ranges[-1] if refusal.ranges else (0, 0)
         template = any("in instantiation of" in note for note in refusal.notes)
-        if literal and not template and kinds == ["bfloat", "integer"] and _INITIALISED.search(refusal.message):
+        if text[start:end].isdigit() and not template and kinds == ["bfloat", "integer"] and _INITIALISED.search(refusal.message):
             message = "implicit conversion from int to bfloat; write bfloat(x)"
-            found.append(Diagnostic(*refusal.place, "warning", message))
+            found.append(Diagnostic(*refusal.line, start - text.rfind("\n", 0, start), "warning", message))
     return found
 
 
-_STEP = re.compile(r"(= fadd [\w ]*bfloat \S+), \w+ 0x[KL]\w*?([3B])FFF\w+$", re.MULTILINE)
+_STEP = re.compile(r"(= fadd [\w ]*bfloat \S+), \w+ 0x[KL]\w*?([3B])FFF\w+")
 _BETWEEN = re.compile(r"^(  %)(\S+) = fp(?:trunc|ext) (bfloat|half) (\S+) to (half|bfloat)\b", re.MULTILINE)
 
 

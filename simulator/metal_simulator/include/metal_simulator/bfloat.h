@@ -52,10 +52,10 @@ template <typename A, typename B> using __bfloat_result = typename __bfloat_pair
 
 template <typename R, typename T>  // the operand as it enters an operation of result R, in float
 METAL_FUNC constexpr auto __in_float(T x) {
-  constexpr bool rounds = __is_bfloat<typename __is_vector<R>::scalar>::value && !__is_bfloat<typename __is_vector<T>::scalar>::value;
-  if constexpr (rounds) return __in_float<R>(bfloat(float(x)));
-  else if constexpr (__is_vector<R>::value && !__is_vector<T>::value) return vec<float, __is_vector<R>::size>(float(x));
-  else return __widened(x);
+  using S = typename __is_vector<R>::scalar;
+  if constexpr (__is_vector<R>::value && !__is_vector<T>::value) return __widened(__construct<R>(x));
+  else if constexpr (__is_vector<T>::value) return __widened(x);
+  else return __widened(S(float(x)));
 }
 METAL_FUNC constexpr bfloat __rounded(bfloat, float x) { return bfloat(x); }
 METAL_FUNC constexpr float __rounded(float, float x) { return x; }
