@@ -155,12 +155,13 @@ def literals(clang: Clang, text: str, stderr: str) -> List[Diagnostic]:
     """Warnings about integer literals that become bfloat; see syntax_tree.py, which cannot see them with clang 16."""
     found = []
     for refusal in refusals(text, stderr) if is_needed(clang) else ():
-        kinds = [_kind(*match) for match in _TYPE.findall(refusal.message)]
-        start, end = refusal.ranges[-1] if refusal.ranges else (0, 0)
-        template = any("in instantiation of" in note for note in refusal.notes)
-        if text[start:end].isdigit() and not template and kinds == ["bfloat", "integer"] and _INITIALISED.search(refusal.message):
-            message = "implicit conversion from int to bfloat; write bfloat(x)"
-            found.append(Diagnostic(*refusal.line, start - text.rfind("\n", 0, start), "warning", message))
+        if _CAST.search(refusal.message) or any("in instantiation of" in note for note in refusal.notes):
+            continue
+        for edit in _edits(text, refusal):
+            if edit.before == f"{CONVERTED}(" and text[edit.start : edit.end].isdigit():
+                column = edit.start - text.rfind("\n", 0, edit.start)
+                message = "implicit conversion from int to bfloat; write bfloat(x)"
+                found.append(Diagnostic(*refusal.line, column, "warning", message))
     return found
 
 

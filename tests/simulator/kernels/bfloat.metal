@@ -109,7 +109,7 @@ kernel void functions(device const bfloat* x, device const bfloat* y, device bfl
 }
 
 kernel void product(device const bfloat* x, device const bfloat* y, device bfloat* out) {
-  simdgroup_matrix<bfloat, 8, 8> a, b, c = make_filled_simdgroup_matrix<bfloat, 8, 8>(0.5bf);
+  simdgroup_matrix<bfloat, 8, 8> a, b, c = make_filled_simdgroup_matrix<bfloat, 8, 8>(bfloat(0.5f));
   simdgroup_load(a, x, 8);
   simdgroup_load(b, y, 8);
   simdgroup_multiply_accumulate(c, a, b, c);
