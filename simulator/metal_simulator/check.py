@@ -40,7 +40,7 @@ def _check(clang: Clang, source: Source) -> List[Diagnostic]:
     while text != before:  # legal Metal that clang refuses is put differently, to see what is left
         errors, tree = _run_clang(clang, text)
         literals = storage_bfloat.literals(clang, text, errors)
-        found += map(_Places(rewritten, text).to_user, literals)
+        found += map(_Places(rewritten, text).to_user, literals) if literals else ()
         text, before = storage_bfloat.repaired(clang, text, errors), text
     messages = _clang_errors(errors) + tree_findings(tree, [str(path) for path in source.files])
     return _ordered([*found, *map(_Places(rewritten, text).to_user, messages)])
