@@ -75,7 +75,7 @@ def _clang_errors(stderr: str) -> List[Diagnostic]:
         file, row, column, severity, text = message
         if severity == "error":
             severity = "warning" if THREADGROUP_LIMIT_MESSAGE in text else severity  # it compiles, but never runs
-            found.append(Diagnostic(file, row, column, severity, metal_words(text)))
+            found.append(Diagnostic(file, row, column, severity, metal_words(storage_bfloat.told(text))))
             texts.append([text])
         elif severity == "note" and found:
             texts[-1].append(text)

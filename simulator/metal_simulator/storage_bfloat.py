@@ -1,7 +1,7 @@
 """Arithmetic on bfloat with clang 16, to which __bf16 converts to and from float, and no more.
 
-clang 16 says which operations it refuses; there the operands go through functions of the stand-in header bfloat.h, which
-leave other types as they are (in a template one text serves several):
+clang 16 says which operations it refuses; there the operands go through functions of the stand-in header bfloat.h,
+which leave other types as they are (in a template one text serves several):
 
 a * b                   ->  ::metal::__operand_of(a) * ::metal::__operand_of(b)
 a += b                  ->  a = ::metal::__assigned<decltype(a)>(::metal::__operand_of(a) + ::metal::__operand_of(b))
@@ -66,7 +66,7 @@ def _applied(text: str, edits: Iterable[_Around]) -> str:
 
 def _edits(text: str, refusal: Refusal) -> Iterator[_Around]:
     message, ranges = refusal.message, refusal.ranges
-    if "ambiguous" in message:
+    if message.startswith("call to ") and message.endswith(" is ambiguous"):  # to it bfloat is as near to half
         for place in arguments_of(text, refusal.at):
             yield from _wrapped(text, place, WIDENED)
         return
@@ -84,7 +84,8 @@ def _edits(text: str, refusal: Refusal) -> Iterator[_Around]:
             if "float" in kinds or kind == "integer":
                 yield from _wrapped(text, place, WIDENED if "float" in kinds else CONVERTED)
     elif _CAST.search(message) or _INITIALISED.search(message) and {*kinds} == {"bfloat", "integer"}:
-        yield from _wrapped(text, ranges[-1], CONVERTED)
+        if ranges and message.count("vector of") < 2:
+            yield from _wrapped(text, ranges[-1], CONVERTED)
 
 
 # A type in a message: as it was written, and as it is.
@@ -127,6 +128,7 @@ def _binary(text: str, left: Tuple[int, int], right: Tuple[int, int]) -> Iterato
     elif _has_effect(target):
         yield from _wrapped(text, left, TARGET)
     else:
+        target = " ".join(target.split())  # every line keeps its number
         value = f"= {ASSIGNED}<decltype({target})>({OPERAND}({target}) {operator[0]} {OPERAND}("
         yield _Around(text.index(operator, left[1]), right[1], value, "))", 2)
 
@@ -165,6 +167,12 @@ def literals(clang: Clang, text: str, stderr: str) -> List[Diagnostic]:
     return found
 
 
+def told(message: str) -> str:
+    """A message of clang, without the names of what was put around operands."""
+    return _OPERAND_TYPE.sub(r"\1", message)
+
+
+_OPERAND_TYPE = re.compile(r"\b(?:metal::)?__bfloat_operand<((?:[^<>]|<[^<>]*>)*)>")
 _STEP = re.compile(r"(= fadd [\w ]*bfloat \S+), \w+ 0x[KL]\w*?([3B])FFF\w+")
 _BETWEEN = re.compile(r"^(  %)(\S+) = fp(?:trunc|ext) (bfloat|half) (\S+) to (half|bfloat)\b", re.MULTILINE)
 

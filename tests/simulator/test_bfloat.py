@@ -96,6 +96,18 @@ def test_check_accepts_bfloat(library):
     assert [str(d) for d in library("bfloat").check() if d.severity == "error"] == []
 
 
+def test_check_finds_mistakes(written):
+    text = """kernel void f(device bfloat* x, device half* h) {
+  x[0] = x[1] * 2.0f;
+  h[0] = h[1] * x[1];
+  x[1] = (x[0] * x[1] + x[2]) * nothing;
+  x[2] += x[1] * x[0] - (x[0] * 2 < 3);
+}"""
+    found = {(d.line, d.severity) for d in written(text).check()}
+    assert found == {(4, "error"), (5, "error"), (6, "error")}
+    assert [(d.column) for d in written(text).check() if "nothing" in d.message] == [33]
+
+
 def test_scalars(library, operands):
     a, b = (array[:SIZE] for array in operands)
     n = np.arange(SIZE, dtype=np.int32) * 7 - 100
