@@ -136,10 +136,21 @@ def test_scalars(library, operands):
 
 def test_stored(library, operands):
     x = operands[0][:SIZE]
-    kernel = library("bfloat").kernel("stored", constants={"factor": 2.5})
+    kernel = library("bfloat").kernel("stored")
     out = launched(kernel, [x], 1, shape=((1, 1, 1), (SIZE, 1, 1)))
-    expected = (x * x)[::-1] + Bfloat(0.1) * Bfloat(2.5)
+    expected = (x * x)[::-1] + Bfloat(0.1)
     equal_rows(out, [expected + Bfloat(-3) * Bfloat(np.float32(1) / 3)])
+
+
+def test_function_constants(written, operands):
+    x = operands[0][:SIZE]
+    text = """constant bfloat factor [[function_constant(0)]];
+constant bfloat2 pair [[function_constant(1)]];
+kernel void f(device const bfloat* x, device bfloat* out, uint i [[thread_position_in_grid]]) {
+  out[i] = x[i] * factor - pair.y;
+}"""
+    kernel = written(text).kernel("f", constants={"factor": 2.51, "pair": (1.0, 0.3)})
+    equal_rows(launched(kernel, [x], 1), [x * 2.51 - 0.3])
 
 
 def test_vectors(library, operands):
