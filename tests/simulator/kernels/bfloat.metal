@@ -28,7 +28,7 @@ kernel void scalars(device const bfloat* x, device const bfloat* y, device const
   bfloat c = a;
   c += b;
   c *= c;
-  c -= 2;
+  c -= bfloat(2);
   c /= 3.5f;
   ROW(15) = c++;
   ROW(16) = ++c;
@@ -70,7 +70,7 @@ kernel void vectors(device const bfloat4* x, device const bfloat4* y, device bfl
   ROW(4) = bfloat4(bfloat2(a.x, 1), b.zw * bfloat(0.5f));
   ROW(5) = bfloat4(float4(a) * 1.25f + float4(b));
   ROW(6) = select(a, b, a < b);
-  ROW(7) = bfloat4(int4(a * 10)) + bfloat4(a == a.xxxx);
+  ROW(7) = bfloat4(int4(a * bfloat(10))) + bfloat4(a == a.xxxx);
   packed_bfloat4 p = packed_bfloat4(a);
   p *= b;
   ROW(8) = bfloat4(p) + p[1];
