@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import difflib
 import tempfile
 from pathlib import Path
 from typing import Dict, Iterable, List, NamedTuple, Tuple
 
-from . import cache
+from . import cache, storage_bfloat
 from .declarations import read_declarations
 from .errors import Diagnostic
 from .lint import lint
-from .repairs import repairable, repaired
+from .repairs import repairable
 from .rewrite import THREADGROUP_LIMIT_MESSAGE, Rewritten, for_check
 from .source import MARKER, Source, metal_words, parse_message, preprocess, user_column, user_tokens
 from .syntax_tree import tree_findings
+from .tokens import tokenise
 from .toolchain import INCLUDE, Clang, language_flags, run
 
 
@@ -34,11 +36,14 @@ def _check(clang: Clang, source: Source) -> List[Diagnostic]:
     declarations = read_declarations(user_tokens(text))
     rewritten = for_check(text, declarations)
     text, before = rewritten.text, ""
+    found = lint(source, declarations)
     while text != before:  # legal Metal that clang refuses is put differently, to see what is left
         errors, tree = _run_clang(clang, text)
-        text, before = repaired(text, errors), text
+        literals = storage_bfloat.literals(clang, text, errors)
+        found += map(_Places(rewritten, text).to_user, literals) if literals else ()
+        text, before = storage_bfloat.repaired(clang, text, errors), text
     messages = _clang_errors(errors) + tree_findings(tree, [str(path) for path in source.files])
-    return _ordered(lint(source, declarations) + list(map(_Places(rewritten).to_user, messages)))
+    return _ordered([*found, *map(_Places(rewritten, text).to_user, messages)])
 
 
 def _run_clang(clang: Clang, text: str) -> Tuple[str, str]:
@@ -70,7 +75,7 @@ def _clang_errors(stderr: str) -> List[Diagnostic]:
         file, row, column, severity, text = message
         if severity == "error":
             severity = "warning" if THREADGROUP_LIMIT_MESSAGE in text else severity  # it compiles, but never runs
-            found.append(Diagnostic(file, row, column, severity, metal_words(text)))
+            found.append(Diagnostic(file, row, column, severity, metal_words(storage_bfloat.told(text))))
             texts.append([text])
         elif severity == "note" and found:
             texts[-1].append(text)
@@ -82,33 +87,48 @@ def _clang_errors(stderr: str) -> List[Diagnostic]:
     ]
 
 
+def _before(line: str, repaired: str, column: int) -> int:
+    """Column in a line of the token that stands at a column of what repairs made of it."""
+    if line == repaired:
+        return column
+    old, new = tokenise(line), tokenise(repaired)
+    at = max((i for i, token in enumerate(new) if token.start < column), default=0)
+    same = difflib.SequenceMatcher(None, [t.text for t in old], [t.text for t in new], autojunk=False)
+    for block in same.get_matching_blocks()[:-1]:
+        if at < block.b + block.size:  # or before it: in what a repair put there
+            return old[block.a + max(at - block.b, 0)].start + 1
+    return column
+
+
 class _Line(NamedTuple):
     start: int  # offset in the rewritten text
     end: int
+    repaired: str  # what repairs made of it
 
 
 class _Places:
-    """From a line and column of the rewritten text, named by line markers, to those of the user's file."""
+    """From a line and column of the repaired text, named by line markers, to those of the user's file."""
 
-    def __init__(self, rewritten: Rewritten):
+    def __init__(self, rewritten: Rewritten, repaired: str):
         self._rewritten = rewritten
         self._lines: Dict[Tuple[str, int], List[_Line]] = {}
         file, line, start = "", 1, 0
-        for text in rewritten.text.split("\n"):
+        for text, put in zip(rewritten.text.split("\n"), repaired.split("\n")):
             marker = MARKER.match(text)
             if marker:
                 line, file = int(marker.group(1)), marker.group(2)
             else:
-                self._lines.setdefault((file, line), []).append(_Line(start, start + len(text)))
+                self._lines.setdefault((file, line), []).append(_Line(start, start + len(text), put))
                 line += 1
             start += len(text) + 1
 
     def to_user(self, diagnostic: Diagnostic) -> Diagnostic:
         lines = self._lines.get((diagnostic.file, diagnostic.line), [])
-        line = next((x for x in lines if x.end - x.start >= diagnostic.column - 1 and x.end > x.start), None)
+        line = next((x for x in lines if len(x.repaired) >= diagnostic.column - 1 and x.repaired), None)
         if line is None:
             return diagnostic
-        offset = self._original(line.start + diagnostic.column - 1)
+        column = _before(self._rewritten.text[line.start : line.end], line.repaired, diagnostic.column)
+        offset = self._original(line.start + column - 1)
         original = self._rewritten.original
         start = original.rfind("\n", 0, offset) + 1
         end = original.find("\n", offset)

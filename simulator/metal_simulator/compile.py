@@ -9,10 +9,9 @@ import tempfile
 from pathlib import Path
 from typing import Dict, List, Tuple
 
-from . import cache, checking, counting
+from . import cache, checking, counting, storage_bfloat
 from .declarations import Declarations, Function, Instantiation
 from .errors import CompileError, ToolchainError
-from .repairs import repaired
 from .rewrite import for_run, in_scope, threadgroup_variables
 from .source import Source, parse_diagnostics, summary
 from .toolchain import RUNTIME, Clang, language_flags, machine_flags, run
@@ -71,14 +70,11 @@ def compile_kernel(
             compiled = rewritten
             written.write_text(_number_files(compiled, source) + _ELEMENT_BYTES + _element_bytes(kernel))
             done = _compile(clang, mode, written, built)
-            rewritten = repaired(compiled, _name_files(done.stderr, source))
+            rewritten = storage_bfloat.repaired(clang, compiled, _name_files(done.stderr, source))
         if done.returncode:
             messages = _name_files(done.stderr, source)
             diagnostics = parse_diagnostics(messages)
-            problem = summary("does not compile", source, diagnostics, messages)
-            if clang.major < 17 and "bfloat" in problem:
-                problem += "\nclang 16 has no arithmetic on bfloat: use clang 17 or newer"
-            raise CompileError(problem, diagnostics)
+            raise CompileError(summary("does not compile", source, diagnostics, messages), diagnostics)
         counted = counting.build(clang, built) if mode == "count" else {}
         binary = built.read_bytes()
     unset = sorted({m.decode() for m in re.findall(rb"metal_unset_(\w+)\x00", binary)})
@@ -114,15 +110,28 @@ def _compile(clang: Clang, mode: str, written: Path, built: Path):
     """A checking build stops at LLVM IR to be edited, and goes on from there."""
     if mode in ("run", "count"):
         kind = ["-shared", "-lm"] if mode == "run" else counting.FLAGS
-        return run([clang.path, *_flags(clang), "-fmax-type-align=1", *kind, str(written), "-o", str(built)])
+        return _optimise([clang.path, *_flags(clang), "-fmax-type-align=1"], kind, clang, written, built)
     middle = written.with_suffix(".ll")
-    done = run([clang.path, *_flags(clang), *checking.FLAGS, "-S", "-emit-llvm", str(written), "-o", str(middle)])
+    done = _optimise([clang.path, *_flags(clang)], [*checking.FLAGS, "-S", "-emit-llvm"], clang, written, middle)
     if done.returncode:
         return done
     middle.write_text(checking.edited(middle.read_text(), mode == "nan"))
     finish = ["-x", "ir", "-O2", *machine_flags(clang.major), "-fPIC", "-fno-plt", "-w", "-shared", "-lm"]
     finish += ["-Xclang", "-disable-llvm-passes"]
     return run([clang.path, *finish, str(middle), "-o", str(built)])
+
+
+def _optimise(command: List[str], kind: List[str], clang: Clang, written: Path, built: Path):
+    """Compiles; where bfloat is a type of storage, with a stop at LLVM IR before the optimiser, to put that right."""
+    if storage_bfloat.is_needed(clang):
+        module = written.with_suffix(".unoptimised.ll")
+        stop = ["-S", "-emit-llvm", "-Xclang", "-disable-llvm-passes"]
+        done = run([*command, *kind, *stop, str(written), "-o", str(module)])
+        if done.returncode:
+            return done
+        module.write_text(storage_bfloat.edited(module.read_text()))
+        command, written = [*command, "-x", "ir"], module
+    return run([*command, *kind, str(written), "-o", str(built)])
 
 
 # Bytes of what each parameter points to, so that findings can count in elements.

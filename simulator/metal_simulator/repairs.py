@@ -17,13 +17,14 @@ _ERROR = re.compile(r":(\d+):(\d+):((?:\{[^}]*\})*):? (?:fatal )?error: (.*)$")
 _MARKED = re.compile(r"\{(\d+):(\d+)-(\d+):(\d+)\}")
 
 
-class _Refusal(NamedTuple):
-    """An error of clang: where (offsets in the text), what, and the notes that explain it."""
+class Refusal(NamedTuple):
+    """An error of clang: where (offsets in the text), what, the notes that explain it, and the line that it names."""
 
     at: int
     ranges: Tuple[Tuple[int, int], ...]
     message: str
     notes: Tuple[str, ...]
+    line: Tuple[str, int]  # file and number
 
 
 def repairable(message: str, notes: Tuple[str, ...]) -> bool:
@@ -34,7 +35,7 @@ def repairable(message: str, notes: Tuple[str, ...]) -> bool:
 def repaired(text: str, stderr: str) -> str:
     """`text` with everything put differently that clang's messages name; the same text when there is nothing."""
     edits: Dict[Tuple[int, int], Edit] = {}
-    for refusal in _refusals(text, stderr):
+    for refusal in refusals(text, stderr):
         repair = _repair(refusal.message, refusal.notes)
         if _CONSTANT.search(refusal.message):  # an object copied out of constant memory, or a mistake
             repair = _wrapped("__copy")
@@ -59,12 +60,13 @@ def _repaired_already(old: str, new: str) -> bool:
     return [t.text for t in tokens[close + 1 :]] in ([], [".", "get", "(", ")"])
 
 
-def _refusals(text: str, stderr: str) -> Iterator[_Refusal]:
+def refusals(text: str, stderr: str) -> Iterator[Refusal]:
+    """clang's errors in the text, and in what is written behind it none."""
     starts = [0]
     for line in text.split("\n"):
         starts.append(starts[-1] + len(line) + 1)
     rows = _rows(text)
-    found: Optional[_Refusal] = None
+    found: Optional[Refusal] = None
     for line in stderr.splitlines():
         error = _ERROR.search(line)
         if error:
@@ -77,9 +79,10 @@ def _refusals(text: str, stderr: str) -> Iterator[_Refusal]:
                 continue
             ranges = tuple((starts[a - 1] + b - 1, starts[c - 1] + d - 1) for a, b, c, d in places)
             file = line[: error.start()]
-            row = rows.get((file, int(row)))
+            place = (file, int(row))
+            row = rows.get(place)
             at = ranges[0][0] if ranges else (starts[row] + int(column) - 1 if row is not None else -1)
-            found = _Refusal(at, ranges, message, ()) if at >= 0 else None
+            found = Refusal(at, ranges, message, (), place) if at >= 0 else None
         elif found and ": note: " in line:
             found = found._replace(notes=(*found.notes, line.split(": note: ", 1)[1]))
     if found:
@@ -100,7 +103,7 @@ def _rows(text: str) -> Dict[Tuple[str, int], int]:
     return rows
 
 
-Repair = Callable[[str, _Refusal], Iterator[Edit]]
+Repair = Callable[[str, Refusal], Iterator[Edit]]
 
 
 def _repair(message: str, notes: Tuple[str, ...]) -> Optional[Repair]:
@@ -116,14 +119,14 @@ def _repair(message: str, notes: Tuple[str, ...]) -> Optional[Repair]:
 def _wrapped(function: str, first: int = 0) -> Repair:
     """Puts the operands from the first on into calls of a function of the stand-in headers."""
 
-    def repair(text: str, refusal: _Refusal) -> Iterator[Edit]:
+    def repair(text: str, refusal: Refusal) -> Iterator[Edit]:
         for begin, end in refusal.ranges[first:]:
             yield Edit(begin, end, f"::metal::{function}({text[begin:end]})")
 
     return repair
 
 
-def _scalar(text: str, refusal: _Refusal) -> Iterator[Edit]:
+def _scalar(text: str, refusal: Refusal) -> Iterator[Edit]:
     """The operand that is no vector: the message has their types in order."""
     kinds = refusal.message.split("(", 1)[1].split(" and ")
     for kind, (begin, end) in zip(kinds, refusal.ranges):
@@ -131,7 +134,7 @@ def _scalar(text: str, refusal: _Refusal) -> Iterator[Edit]:
             yield Edit(begin, end, f"::metal::__operand({text[begin:end]})")
 
 
-def _packed(text: str, refusal: _Refusal) -> Iterator[Edit]:
+def _packed(text: str, refusal: Refusal) -> Iterator[Edit]:
     """The operands that are packed vectors: the message has their types in order."""
     kinds = refusal.message.split("(", 1)[1].split(" and ")
     for kind, (begin, end) in zip(kinds, refusal.ranges):
@@ -139,50 +142,50 @@ def _packed(text: str, refusal: _Refusal) -> Iterator[Edit]:
             yield Edit(begin, end, f"::metal::__unpacked({text[begin:end]})")
 
 
-def _packed_components(text: str, refusal: _Refusal) -> Iterator[Edit]:
+def _packed_components(text: str, refusal: Refusal) -> Iterator[Edit]:
     """`p.xy` of a packed vector; the range is p."""
     begin, end = refusal.ranges[0]
     yield Edit(begin, end, f"::metal::__unpacked({text[begin:end]})")
 
 
-def _temporary(text: str, refusal: _Refusal) -> Iterator[Edit]:
+def _temporary(text: str, refusal: Refusal) -> Iterator[Edit]:
     kind = re.search(r"type '(?:const )?__private ([^']*?)&?'", refusal.message).group(1)
     begin, end = refusal.ranges[-1]
     value = f"{kind}{text[begin:end]}" if text[begin] == "{" else f"({kind})({text[begin:end]})"
     yield Edit(begin, end, f"::metal::__temporary<{kind}>{{{value}}}.get()")
 
 
-def _temporary_argument(text: str, refusal: _Refusal) -> Iterator[Edit]:
+def _temporary_argument(text: str, refusal: Refusal) -> Iterator[Edit]:
     """The n-th argument of a call, by the note."""
     for note in refusal.notes:
         match = _UNBOUND.search(note)
-        arguments = _arguments(text, refusal.at)
+        arguments = arguments_of(text, refusal.at)
         if match and int(match.group(1)) <= len(arguments):
             begin, end = arguments[int(match.group(1)) - 1]
             if not text.startswith("::metal::__lasting", begin):
                 yield Edit(begin, end, f"::metal::__lasting({text[begin:end]}).get()")
 
 
-def _lists(text: str, refusal: _Refusal) -> Iterator[Edit]:
+def _lists(text: str, refusal: Refusal) -> Iterator[Edit]:
     """Arguments in braces for parameters that are vectors."""
     kind, count = next(_LIST.search(note).groups() for note in refusal.notes if _LIST.search(note))[::-1]
-    for begin, _ in _arguments(text, refusal.at):
+    for begin, _ in arguments_of(text, refusal.at):
         if text[begin] == "{":
             yield Edit(begin, begin, f"::metal::vec<{kind}, {count}>")
 
 
-def _lists_by_reference(text: str, refusal: _Refusal) -> Iterator[Edit]:
+def _lists_by_reference(text: str, refusal: Refusal) -> Iterator[Edit]:
     """Arguments in braces for parameters that are `const thread T&`."""
     spelled, meant = next(
         _REFERENCE_LIST.search(note).groups() for note in refusal.notes if _REFERENCE_LIST.search(note)
     )
-    for begin, end in _arguments(text, refusal.at):
+    for begin, end in arguments_of(text, refusal.at):
         if text[begin] == "{":
             kind = meant or spelled
             yield Edit(begin, end, f"::metal::__temporary<{kind}>{{{kind}{text[begin:end]}}}.get()")
 
 
-def _fill(text: str, refusal: _Refusal) -> Iterator[Edit]:
+def _fill(text: str, refusal: Refusal) -> Iterator[Edit]:
     """A vector's components that its initialiser does not name are 0."""
     expected, have = map(int, re.search(r"expected (\d+) elements?, have (\d+)", refusal.message).groups())
     end = _closing(text, refusal.at)
@@ -197,7 +200,7 @@ def _closing(text: str, opening: int) -> int:
     return tokens[close].start if close < len(tokens) else 0
 
 
-def _arguments(text: str, at: int) -> List[Tuple[int, int]]:
+def arguments_of(text: str, at: int) -> List[Tuple[int, int]]:
     """Begin and end of each argument of the call whose function is named at `at`."""
     tokens = tokenise(text, at, min(len(text), at + 20000))
     depth = 0
@@ -208,14 +211,14 @@ def _arguments(text: str, at: int) -> List[Tuple[int, int]]:
     return []
 
 
-def _cast(text: str, refusal: _Refusal) -> Iterator[Edit]:
+def _cast(text: str, refusal: Refusal) -> Iterator[Edit]:
     """`half(x)` and `(half)x` of a bfloat, and the other way around: the second range is the operand."""
     kind = re.search(r"to '(\w+)'", refusal.message).group(1)
     (begin, end), (first, last) = refusal.ranges
     yield Edit(begin, end, f"::metal::__convert<{kind}>({text[first:last]})")
 
 
-def _object(text: str, refusal: _Refusal) -> Iterator[Edit]:
+def _object(text: str, refusal: Refusal) -> Iterator[Edit]:
     """A temporary whose member function is called."""
     begin, end = refusal.ranges[0]
     yield Edit(begin, end, f"::metal::__lasting({text[begin:end]}).get()")

@@ -17,6 +17,7 @@ _DECLARED = {"ParmVarDecl", "VarDecl", "FieldDecl", "TypedefDecl", "TypeAliasDec
 _NAME_AND_TYPE = re.compile(
     r"^ (?:(?:used|referenced|constexpr|invalid) )*(?!(?:used|referenced|constexpr|invalid) ')([A-Za-z_]\w*) '([^']*)'"
 )
+_CASTS = {"CStyleCastExpr", "CXXStaticCastExpr", "CXXFunctionalCastExpr"}
 _NARROW = {"__bf16": "bfloat", "_Float16": "half", "half": "half"}
 
 
@@ -98,7 +99,12 @@ def _conversion_message(parents: Sequence[Node], operand: Node) -> Tuple[str, st
     Of integers only literals count, where they are no operands and outside templates, which are known to compile so.
     """
     cast = parents[-1]
-    if cast.kind != "ImplicitCastExpr" or "part_of_explicit_cast" in cast.rest:
+    explicit = cast.kind in _CASTS or "part_of_explicit_cast" in cast.rest
+    if explicit and "<FloatingCast>" in cast.rest:  # only clang 16 casts between half and bfloat
+        kinds = _type(operand.rest), _type(cast.rest)
+        if set(kinds) == {"half", "bfloat"}:
+            return "error", f"cast from {kinds[0]} to {kinds[1]}; convert to float first"
+    if cast.kind != "ImplicitCastExpr" or explicit:
         return "", ""
     to, of = _type(cast.rest), _type(operand.rest)
     if "<FloatingCast>" in cast.rest and to == "bfloat" and of != "bfloat":

@@ -14,12 +14,15 @@ from metal_simulator.nvidia import archive
 from metal_simulator.nvidia.compile import build, max_threads
 from metal_simulator.nvidia.driver import threadgroups
 from metal_simulator.nvidia.tools import find_assembler
+from metal_simulator.toolchain import find_clang
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TEACHING = sorted((ROOT / "tests" / "simulator" / "kernels").glob("**/*.metal"))
 
 
 def missing() -> str:
+    if find_clang().major < 17:
+        return "clang 16 does not link the runtime of NVIDIA GPUs"
     try:
         find_assembler()
     except ToolchainError as error:

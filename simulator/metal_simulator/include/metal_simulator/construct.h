@@ -1,5 +1,8 @@
 // Constructors and conversions of vectors. The front end writes float4(...) as __construct<float4>(...).
 #pragma once
+#ifndef __METAL_NUMBER
+#define __METAL_NUMBER(S, a) static_cast<S>(a)
+#endif
 namespace metal {
 template <typename T, bool vector = __is_vector<T>::value, int N = __is_vector<T>::size>
 struct __constructor {
@@ -9,7 +12,7 @@ struct __constructor {
   static METAL_FUNC constexpr T make(A a) {
     if constexpr (__is_same(T, bfloat) && __is_same(A, half)) return static_cast<bfloat>(float(a));
     else if constexpr (__is_same(T, half) && __is_same(A, bfloat)) return static_cast<half>(float(a));
-    else return static_cast<T>(a);
+    else return __METAL_NUMBER(T, a);
   }
   static METAL_FUNC constexpr T make() { return T(); }
 };
@@ -17,9 +20,9 @@ struct __constructor {
 template <typename S, typename A>
 METAL_FUNC int __append(__private S* to, A a) {
   if constexpr (__is_vector<A>::value) {
-    for (int i = 0; i < __is_vector<A>::size; i++) to[i] = static_cast<S>(a[i]);
+    for (int i = 0; i < __is_vector<A>::size; i++) to[i] = __constructor<S>::make(a[i]);
   } else {
-    *to = static_cast<S>(a);
+    *to = __constructor<S>::make(a);
   }
   return __is_vector<A>::size;
 }
@@ -30,12 +33,6 @@ METAL_FUNC void __append_all(__private S* to, A a, R... rest) {
   if constexpr (sizeof...(rest) > 0) __append_all(to + used, rest...);
 }
 
-// The components of one vector, each converted; between half and bfloat through float.
-#define __METAL_CONVERT(S) \
-  if constexpr (N == 2) return T{S(a[0]), S(a[1])}; \
-  else if constexpr (N == 3) return T{S(a[0]), S(a[1]), S(a[2])}; \
-  else return T{S(a[0]), S(a[1]), S(a[2]), S(a[3])};
-
 template <typename T, int N>
 struct __constructor<T, true, N> {
   using S = typename __is_vector<T>::scalar;
@@ -44,11 +41,13 @@ struct __constructor<T, true, N> {
   static METAL_FUNC constexpr T make(A a) {
     if constexpr (__is_vector<A>::value) {
       static_assert(__is_vector<A>::size == N, "a vector is constructed from a vector of another length");
+      using C = __constructor<S>;
       if constexpr (__is_same(A, T)) return a;
-      else if constexpr (__is_same(S, half) || __is_same(S, bfloat)) { __METAL_CONVERT(__constructor<S>::make) }
-      else { __METAL_CONVERT(S) }
+      else if constexpr (N == 2) return T{C::make(a[0]), C::make(a[1])};
+      else if constexpr (N == 3) return T{C::make(a[0]), C::make(a[1]), C::make(a[2])};
+      else return T{C::make(a[0]), C::make(a[1]), C::make(a[2]), C::make(a[3])};
     } else {
-      S s = static_cast<S>(a);
+      S s = __constructor<S>::make(a);
       if constexpr (N == 2) return T{s, s};
       else if constexpr (N == 3) return T{s, s, s};
       else return T{s, s, s, s};
@@ -59,7 +58,7 @@ struct __constructor<T, true, N> {
     constexpr int given = ((__is_vector<A>::size + __is_vector<B>::size) + ... + __is_vector<R>::size);
     static_assert(given == N, "wrong number of components for a vector constructor");
     if constexpr (sizeof...(rest) + 2 == N) {
-      return T{static_cast<S>(a), static_cast<S>(b), static_cast<S>(rest)...};
+      return T{__constructor<S>::make(a), __constructor<S>::make(b), __constructor<S>::make(rest)...};
     } else {
       S parts[4] = {};
       __append_all(parts, a, b, rest...);
