@@ -19,6 +19,7 @@ _BEFORE_GROUP = {
     "*",
     "/",
     "!",
+    "not",
     "(",
     ",",
     "return",

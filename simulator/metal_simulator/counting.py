@@ -168,7 +168,7 @@ def _constant_offset(flow: Dataflow, pointer: str) -> Tuple[str, int]:
 def _of_call(call: ir.Instruction) -> List[Access]:
     """Accesses of a function of the runtime or of a block copy."""
     if call.callee.startswith("metal_atomic"):
-        size = 8 if call.callee.endswith("ulong") else 4
+        size = {"ulong": 8, "bool": 1}.get(call.callee.rsplit("_", 1)[-1], 4)
         return [Access(call.line, f"i64 {call.operands[0]}", size, write) for write in (False, True)]
     if call.callee.startswith(("llvm.memcpy", "llvm.memmove", "llvm.memset")):
         size = ir.integer(call.operands[2])

@@ -241,3 +241,28 @@ def test_products_of_some_lanes(written, body):
 @pytest.mark.parametrize("body", UNKNOWN)
 def test_what_does_not_compile(written, body):
     assert [d.line for d in written(USE % body).check() if d.severity == "error"] == [7]
+
+
+@pytest.mark.parametrize("order", ["forward", "reverse", 1])
+def test_lanes_store_together(written, order):
+    """Kernels rely on it, without a barrier. The checker still wants one: nothing orders the memory."""
+    kernel = written("""
+kernel void f(device float* out, uint lane [[thread_index_in_simdgroup]]) {
+  threadgroup float tile[64];
+  simdgroup_store(make_filled_simdgroup_matrix<float, 8, 8>(5.0f), tile, 8);
+  out[lane] = tile[lane] + tile[63 - lane];
+}""").kernel("f")
+    out = np.zeros(32, np.float32)
+    kernel.launch([out], (1, 1, 1), (32, 1, 1), order=order)
+    assert (out == 10).all()
+    report = kernel.launch([out], (1, 1, 1), (32, 1, 1), order=order, check=True)
+    assert {finding.kind for finding in report.findings} == {"race: read and write"}
+
+
+def test_not_all_lanes_store(written):
+    text = "if (lane < 16) simdgroup_store(simdgroup_float8x8(1.0f), out);"
+    kernel = written(f"kernel void f(device float* out, uint lane [[thread_index_in_simdgroup]]) {{ {text} }}").kernel(
+        "f"
+    )
+    with pytest.raises(LaunchError, match="simdgroup_store with 16 of 32 lanes"):
+        kernel.launch([np.zeros(64, np.float32)], (1, 1, 1), (32, 1, 1))

@@ -48,7 +48,7 @@ BUILTIN void metal_threadgroup_barrier(u32 flags) { __syncthreads(); }
 
 // SIMD-group functions. Kept equal to include/metal_simulator/simdgroup.h: the kinds from QUAD_SUM are those from SUM, of
 // quad-groups.
-enum { PRODUCT_8X8, SIMD_BARRIER, SUM, PRODUCT, MINIMUM, MAXIMUM, AND, OR, XOR, PREFIX_INCLUSIVE_SUM,
+enum { PRODUCT_8X8, SIMD_BARRIER, MATRIX_STORE, SUM, PRODUCT, MINIMUM, MAXIMUM, AND, OR, XOR, PREFIX_INCLUSIVE_SUM,
        PREFIX_EXCLUSIVE_SUM, PREFIX_INCLUSIVE_PRODUCT, PREFIX_EXCLUSIVE_PRODUCT, SHUFFLE, SHUFFLE_XOR, SHUFFLE_UP,
        SHUFFLE_DOWN, ROTATE_UP, ROTATE_DOWN, FILL_UP, FILL_DOWN, BROADCAST, BROADCAST_FIRST, BALLOT, QUAD_SUM,
        QUAD_PRODUCT, QUAD_MINIMUM, QUAD_MAXIMUM, QUAD_AND, QUAD_OR, QUAD_XOR, QUAD_PREFIX_INCLUSIVE_SUM,
@@ -154,7 +154,7 @@ INLINE u64 ballot(u64 x, u32 width) {
 
 BUILTIN u64 metal_collective(u32 operation, u64 value, u64 fill, u32 parameter) {
   u32 kind = operation & 0xFF, type = operation >> 8, width = kind < QUAD_SUM ? 32 : 4;
-  if (kind == SIMD_BARRIER) return __nvvm_bar_warp_sync(ALL), 0;
+  if (kind == SIMD_BARRIER || kind == MATRIX_STORE) return __nvvm_bar_warp_sync(ALL), 0;
   if (kind >= QUAD_SUM) kind -= QUAD_SUM - SUM;
   if (kind <= XOR) return reduce(kind, type, value, width);
   if (kind <= PREFIX_EXCLUSIVE_PRODUCT) return scan(kind, type, value, width);

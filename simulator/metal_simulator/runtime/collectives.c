@@ -6,7 +6,7 @@
 
 // Kept equal to include/metal_simulator/simdgroup.h. An operation is kind | type << 8; matrix product is 0. The kinds from
 // QUAD_SUM are those from SUM, of quad-groups.
-enum { PRODUCT_8X8, SIMD_BARRIER, SUM, PRODUCT, MINIMUM, MAXIMUM, AND, OR, XOR, PREFIX_INCLUSIVE_SUM,
+enum { PRODUCT_8X8, SIMD_BARRIER, MATRIX_STORE, SUM, PRODUCT, MINIMUM, MAXIMUM, AND, OR, XOR, PREFIX_INCLUSIVE_SUM,
        PREFIX_EXCLUSIVE_SUM, PREFIX_INCLUSIVE_PRODUCT, PREFIX_EXCLUSIVE_PRODUCT, SHUFFLE, SHUFFLE_XOR, SHUFFLE_UP,
        SHUFFLE_DOWN, ROTATE_UP, ROTATE_DOWN, FILL_UP, FILL_DOWN, BROADCAST, BROADCAST_FIRST, BALLOT, QUAD_SUM,
        QUAD_PRODUCT, QUAD_MINIMUM, QUAD_MAXIMUM, QUAD_AND, QUAD_OR, QUAD_XOR, QUAD_PREFIX_INCLUSIVE_SUM,
@@ -21,7 +21,8 @@ enum { FLOAT, SIGNED, UNSIGNED, LONG, ULONG };
   space "prefix_exclusive_product", space "shuffle", space "shuffle_xor", space "shuffle_up", \
   space "shuffle_down", space "shuffle_rotate_up", space "shuffle_rotate_down", space "shuffle_and_fill_up", \
   space "shuffle_and_fill_down", space "broadcast", space "broadcast_first", space "ballot"
-static const char* const names[KINDS] = {"simdgroup_multiply_accumulate", "simdgroup_barrier", NAMES("simd_"), NAMES("quad_")};
+static const char* const names[KINDS] = {
+  "simdgroup_multiply_accumulate", "simdgroup_barrier", "simdgroup_store", NAMES("simd_"), NAMES("quad_")};
 
 const char* metal_operation_name(uint32_t operation) { return names[operation & 0xFF]; }
 
@@ -130,7 +131,7 @@ static void ballot(Simdgroup* s, uint32_t active, uint32_t width) {
 }
 
 static void require_all(const Simdgroup* s, uint32_t kind) {
-  uint32_t needed = kind == PRODUCT_8X8 ? UINT32_MAX : s->all;
+  uint32_t needed = kind == SIMD_BARRIER ? s->all : UINT32_MAX;
   if (s->arrived == needed) return;
   Worker* w = s->threads[0].worker;
   w->sites[0] = s->site;
@@ -141,7 +142,7 @@ static void require_all(const Simdgroup* s, uint32_t kind) {
 void metal_complete(Simdgroup* s) {
   if (s->threads[0].worker->counters) metal_counters_meet(s);
   uint32_t kind = s->operation & 0xFF, type = s->operation >> 8, active = s->arrived;
-  if (kind == PRODUCT_8X8 || kind == SIMD_BARRIER) require_all(s, kind);
+  if (kind <= MATRIX_STORE) require_all(s, kind);
   if (active != s->all && s->threads[0].worker->shadow) metal_check_divergence(s);
   if (kind == SIMD_BARRIER) {
     uint32_t flags = s->parameter[__builtin_ctz(active)];
@@ -151,7 +152,7 @@ void metal_complete(Simdgroup* s) {
     s->threads[0].worker->products++;
     multiply_accumulate(s);
     if (s->threads[0].worker->launch->request->nan) metal_check_products(s);
-  } else {
+  } else if (kind != MATRIX_STORE) {
     uint32_t width = kind < QUAD_SUM ? LANES : 4;
     if (kind >= QUAD_SUM) kind -= QUAD_SUM - SUM;
     if (kind <= XOR) reduce(s, kind, type, active, width);

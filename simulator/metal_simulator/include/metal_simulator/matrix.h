@@ -49,13 +49,16 @@ METAL_FUNC simdgroup_matrix<T, Columns, Rows> make_filled_simdgroup_matrix(T val
                                  ulong elements_per_row = 8, ulong2 origin = ulong2{0, 0}, bool transpose = false) { \
     simdgroup_load(m, (const space T*)from, elements_per_row, origin, transpose);                        \
   }
+// One operation of the SIMD group: its lanes store at the same time, as kernels rely on. It orders no memory.
 #define __METAL_MATRIX_STORE(space)                                                                      \
   template <typename T>                                                                                  \
-  METAL_FUNC void simdgroup_store(const thread simdgroup_matrix<T, 8, 8>& m, space T* to,                              \
+  METAL_FUNC void simdgroup_store(simdgroup_matrix<T, 8, 8> m, space T* to,                              \
                                   ulong elements_per_row = 8, ulong2 origin = ulong2{0, 0}, bool transpose = false) { \
     __METAL_MATRIX_OFFSETS                                                                               \
+    metal_collective(__MATRIX_STORE, 0, 0, 0);                                                           \
     to[at] = m.__elements.x;                                                                             \
     to[at + next] = m.__elements.y;                                                                      \
+    metal_collective(__MATRIX_STORE, 0, 0, 0);                                                           \
   }
 __METAL_MATRIX_LOAD(device)
 __METAL_MATRIX_LOAD(threadgroup)

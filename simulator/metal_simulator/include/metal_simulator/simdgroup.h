@@ -3,7 +3,7 @@
 namespace metal {
 // Kept equal to the enumerations of runtime/collectives.c and nvidia/runtime.c. A quad-group's are a SIMD group's with width 4.
 enum __collective {
-  __PRODUCT_8X8, __SIMD_BARRIER, __SUM, __PRODUCT, __MINIMUM, __MAXIMUM, __AND, __OR, __XOR, __PREFIX_INCLUSIVE_SUM,
+  __PRODUCT_8X8, __SIMD_BARRIER, __MATRIX_STORE, __SUM, __PRODUCT, __MINIMUM, __MAXIMUM, __AND, __OR, __XOR, __PREFIX_INCLUSIVE_SUM,
   __PREFIX_EXCLUSIVE_SUM, __PREFIX_INCLUSIVE_PRODUCT, __PREFIX_EXCLUSIVE_PRODUCT, __SHUFFLE, __SHUFFLE_XOR,
   __SHUFFLE_UP, __SHUFFLE_DOWN, __ROTATE_UP, __ROTATE_DOWN, __FILL_UP, __FILL_DOWN, __BROADCAST, __BROADCAST_FIRST,
   __BALLOT, __QUAD_SUM, __QUAD_PRODUCT, __QUAD_MINIMUM, __QUAD_MAXIMUM, __QUAD_AND, __QUAD_OR, __QUAD_XOR,
