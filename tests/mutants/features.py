@@ -39,7 +39,7 @@ MUTANTS = [
         "block_table[token / size]",
         "checker",
     ),
-    Mutant("page of the next key", PAGES, "block_table[token / size]", "block_table[(token + 1) / size]", "numbers"),
+    Mutant("page of the next key", PAGES, "block_table[token / size]", "block_table[(token + 1) / size]", "checker"),
     Mutant("place in the page", TILE, "(token % pages.size) * stride", "token * stride", "checker"),
     Mutant(
         "used lengths not clamped",

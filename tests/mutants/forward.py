@@ -75,7 +75,7 @@ MUTANTS = [
         "equivalent",
         "a tile beyond the end has no row: every load and store is guarded",
     ),
-    Mutant("loop one block longer", MAIN, "key0 < blocks.end;", "key0 <= blocks.end;", "checker"),
+    Mutant("loop one block longer", MAIN, "key0 < blocks.end;", "key0 <= blocks.end;", "numbers"),
     Mutant("loop one block shorter", MAIN, "key0 < blocks.end;", "key0 + kBlockN < blocks.end;", "numbers"),
     Mutant(
         "query clamp removed", SEQUENCE, "return clamp(cu_seqlens[i], 0, total);", "return cu_seqlens[i];", "checker"
@@ -133,7 +133,7 @@ MUTANTS = [
     Mutant("dense tiles rounded down", SEQUENCE, "+ kBlockM - 1) / kBlockM;", ") / kBlockM;", "checker"),
     Mutant("dense batch and tile swapped", SEQUENCE, "tile % tiles * kBlockM}", "tile / tiles * kBlockM}", "checker"),
     # addresses
-    Mutant("values for keys", MAIN, "keys = {key, params.key.token", "keys = {value, params.key.token", "numbers"),
+    Mutant("values for keys", MAIN, "keys = {key, params.key.token", "keys = {value, params.key.token", "checker"),
     Mutant("keys of the first batch", MAIN, "    key += tile.batch * params.key.batch;\n", "", "numbers"),
     Mutant(
         "keys of the first head", MAIN, "params.key.token + head_kv * params.key.head;", "params.key.token;", "numbers"
