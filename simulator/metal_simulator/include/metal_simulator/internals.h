@@ -19,6 +19,8 @@ __METAL_FUNCTIONS
 #undef __METAL_TRANSCENDENTAL1
 #undef __METAL_TRANSCENDENTAL2
 #undef __METAL_TRANSCENDENTAL3
+METAL_FUNC float __metal_fract(float x, bool) { return fract(x); }
+METAL_FUNC half __metal_fract(half x, bool) { return fract(x); }
 METAL_FUNC float __metal_fma(float x, float y, float z) { return fma(x, y, z); }
 METAL_FUNC float __metal_nextafter(float x, float y) { return nextafter(x, y); }
 METAL_FUNC float __metal_ldexp(float x, int k, bool) { return ldexp(x, k); }
