@@ -100,10 +100,6 @@ def _conversion_message(parents: Sequence[Node], operand: Node) -> Tuple[str, st
     """
     cast = parents[-1]
     explicit = cast.kind in _CASTS or "part_of_explicit_cast" in cast.rest
-    if explicit and "<FloatingCast>" in cast.rest:  # only clang 16 casts between half and bfloat
-        kinds = _type(operand.rest), _type(cast.rest)
-        if set(kinds) == {"half", "bfloat"}:
-            return "error", f"cast from {kinds[0]} to {kinds[1]}; convert to float first"
     if cast.kind != "ImplicitCastExpr" or explicit:
         return "", ""
     to, of = _type(cast.rest), _type(operand.rest)
