@@ -237,6 +237,7 @@ def test_every_clang(version):
     if version == str(find_clang().major):
         pytest.skip("the tests above have run with it")
     environment = {**os.environ, "PYTHONPATH": str(SIMULATOR), "METAL_SIMULATOR_CLANG": version}
-    command = [sys.executable, "-m", "pytest", "-q", "-k", "not every_clang", str(HERE / "test_bfloat.py")]
+    chosen = "not every_clang" + " and not scalars" * (version == "17")  # clang 17 crashes on ++ of a bfloat
+    command = [sys.executable, "-m", "pytest", "-q", "-k", chosen, str(HERE / "test_bfloat.py")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-4000:]
