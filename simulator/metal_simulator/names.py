@@ -16,8 +16,8 @@ _TYPE = re.compile(
     r"(?:packed_)?(?:bool|u?char|u?short|u?int|u?long|half|float|bfloat)[234](?:x[234])?"
     r"|\w+_[tv]|atomic_[a-z]+|simd_vote|quad_vote|packed_vec|matrix"
 )
-_WORDS = "if for while switch return catch static_assert sizeof alignof decltype alignas defined as_type".split()
-_WORDS.append("is_function_constant_defined")
+_WORDS = set("if for while switch return catch static_assert sizeof alignof decltype alignas defined as_type".split())
+_WORDS.add("is_function_constant_defined")
 _QUALIFIERS = "const constexpr __global __constant __local __private static inline volatile kernel __inline__".split()
 _PLAIN = {"maybe_unused", "nodiscard", "fallthrough", "deprecated"}  # those of C++
 _NOT_TYPES = {"return", "else", "case", "do", "goto", "typename", "operator", "template", "not", "and", "or"}
@@ -70,22 +70,7 @@ def _uses(declarations: Declarations) -> Iterator[Tuple[Token, str, str]]:
 def _declared(declarations: Declarations) -> Set[str]:
     """Names that the source itself gives to something, or that are words of the language."""
     tokens = declarations.tokens
-    names = {
-        "if",
-        "for",
-        "while",
-        "switch",
-        "return",
-        "catch",
-        "static_assert",
-        "sizeof",
-        "alignof",
-        "decltype",
-        "alignas",
-        "defined",
-        "is_function_constant_defined",
-        "as_type",
-    }
+    names = _WORDS.copy()
     for before, token, after in zip(tokens, tokens[1:], tokens[2:]):
         if token.kind == "identifier" and before.kind == "identifier" and before.text not in _NOT_TYPES:
             names.add(token.text)
