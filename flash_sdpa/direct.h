@@ -82,7 +82,7 @@ inline void multiply_transposed(thread RegisterTile<float, kM, kN>& c, thread Re
       UNROLL for (short e = 0; e < kChunk; e++) {
         elements(b_fragment) = vec<T, 2>{first[e], second[e]};
         UNROLL for (short m = 0; m < kM / kFragment; m++)
-          simdgroup_multiply_accumulate(c.fragment[m][n], a.fragment[m][k + e], b_fragment, c.fragment[m][n]);
+          simdgroup_multiply_accumulate(c.frag[m][n], a.frag[m][k + e], b_fragment, c.frag[m][n]);
       }
     }
   }
@@ -104,7 +104,7 @@ inline void multiply(thread RegisterTile<float, kM, kN>& c, thread RegisterTile<
       UNROLL for (short e = 0; e < kChunk / 2; e++) {
         elements(b_fragment) = vec<T, 2>{pairs[2 * e], pairs[2 * e + 1]};
         UNROLL for (short m = 0; m < kM / kFragment; m++)
-          simdgroup_multiply_accumulate(c.fragment[m][n + e], a.fragment[m][k], b_fragment, c.fragment[m][n + e]);
+          simdgroup_multiply_accumulate(c.frag[m][n + e], a.frag[m][k], b_fragment, c.frag[m][n + e]);
       }
     }
   }

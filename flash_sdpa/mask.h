@@ -61,6 +61,6 @@ inline void hide_invisible(thread RegisterTile<float, kRows, kKeys>& scores, thr
       UNROLL for (short e = 0; e < 2; e++) {
         const int key = key0 + j * kFragment + lane.column + e;
         if (key < visible.at[i].begin || key >= visible.at[i].end)
-          elements(scores.fragment[i][j])[e] = kMaskedScore;
+          elements(scores.frag[i][j])[e] = kMaskedScore;
       }
 }

@@ -20,14 +20,14 @@ inline void add_slices(threadgroup float2* memory, thread RegisterTile<float, kR
   threadgroup const float2* first = memory + simdgroup / kSlices * kSlices * kPairs * kSimdWidth + lane_index;
   UNROLL for (short i = 0; i < kRows / kFragment; i++)
     UNROLL for (short j = 0; j < kKeys / kFragment; j++)
-      own[(i * (kKeys / kFragment) + j) * kSimdWidth] = elements(scores.fragment[i][j]);
+      own[(i * (kKeys / kFragment) + j) * kSimdWidth] = elements(scores.frag[i][j]);
   threadgroup_barrier(mem_flags::mem_threadgroup);
   UNROLL for (short i = 0; i < kRows / kFragment; i++)
     UNROLL for (short j = 0; j < kKeys / kFragment; j++) {
       float2 sum = 0;
       UNROLL for (short slice = 0; slice < kSlices; slice++)
         sum += first[((slice * (kRows / kFragment) + i) * (kKeys / kFragment) + j) * kSimdWidth];
-      elements(scores.fragment[i][j]) = sum;
+      elements(scores.frag[i][j]) = sum;
     }
 }
 
@@ -49,7 +49,7 @@ inline void merge_key_groups(threadgroup float2* memory, thread RegisterTile<flo
       UNROLL for (short i = 0; i < kRows / kFragment; i++) {
         slot[i * kRowPairs * kSimdWidth] = float2{softmax.row_max.at[i], softmax.row_sum.at[i]};
         UNROLL for (short j = 0; j < kColumns / kFragment; j++)
-          slot[(i * kRowPairs + 1 + j) * kSimdWidth] = elements(accumulator.fragment[i][j]);
+          slot[(i * kRowPairs + 1 + j) * kSimdWidth] = elements(accumulator.frag[i][j]);
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);  // the other half's results are there
@@ -58,7 +58,7 @@ inline void merge_key_groups(threadgroup float2* memory, thread RegisterTile<flo
         const float2 other = slot[i * kRowPairs * kSimdWidth];
         const float2 factor = softmax.join(i, other[0], other[1]);
         UNROLL for (short j = 0; j < kColumns / kFragment; j++)
-          elements(accumulator.fragment[i][j]) = factor[0] * elements(accumulator.fragment[i][j]) +
+          elements(accumulator.frag[i][j]) = factor[0] * elements(accumulator.frag[i][j]) +
                                                  factor[1] * slot[(i * kRowPairs + 1 + j) * kSimdWidth];
       }
     }

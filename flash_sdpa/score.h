@@ -8,8 +8,8 @@ inline void cap(thread RegisterTile<float, kRows, kKeys>& scores, float tanh_sca
   UNROLL for (short i = 0; i < kRows / kFragment; i++)
     UNROLL for (short j = 0; j < kKeys / kFragment; j++)
       UNROLL for (short e = 0; e < 2; e++) {
-        const float score = elements(scores.fragment[i][j])[e];
-        elements(scores.fragment[i][j])[e] = precise::tanh(tanh_scale * score);
+        const float score = elements(scores.frag[i][j])[e];
+        elements(scores.frag[i][j])[e] = precise::tanh(tanh_scale * score);
       }
 }
 
@@ -39,7 +39,7 @@ inline void add_bias(thread RegisterTile<float, kRows, kKeys>& scores, thread co
     UNROLL for (short j = 0; j < kKeys / kFragment; j++)
       UNROLL for (short e = 0; e < 2; e++) {
         const int key = key0 + j * kFragment + lane.column + e;
-        const float score = elements(scores.fragment[i][j])[e];
-        elements(scores.fragment[i][j])[e] = fma(-alibi.slope[i], float(abs(alibi.position[i] - key)), score);
+        const float score = elements(scores.frag[i][j])[e];
+        elements(scores.frag[i][j])[e] = fma(-alibi.slope[i], float(abs(alibi.position[i] - key)), score);
       }
 }

@@ -43,7 +43,7 @@ struct OnlineSoftmax {
     UNROLL for (short i = 0; i < kRows / kFragment; i++) {
       float largest = kRowMaxFloor;
       UNROLL for (short j = 0; j < kKeys / kFragment; j++) {
-        const float2 pair = elements(scores.fragment[i][j]);
+        const float2 pair = elements(scores.frag[i][j]);
         largest = max(largest, max(pair[0], pair[1]));
       }
       largest = max(largest, simd_shuffle_xor(largest, 1));  // a row's four lanes differ in bits 0 and 3
@@ -62,10 +62,10 @@ struct OnlineSoftmax {
     }
     UNROLL for (short i = 0; i < kRows / kFragment; i++)
       UNROLL for (short j = 0; j < kKeys / kFragment; j++) {
-        const float2 pair = elements(scores.fragment[i][j]);
+        const float2 pair = elements(scores.frag[i][j]);
         const float2 weight = float2{fast::exp2(fma(pair[0], scale_log2, -row_max.at[i])),
                                      fast::exp2(fma(pair[1], scale_log2, -row_max.at[i]))};
-        elements(scores.fragment[i][j]) = weight;
+        elements(scores.frag[i][j]) = weight;
         row_sum.at[i] += weight[0] + weight[1];
       }
     return grew;

@@ -12,7 +12,7 @@ struct StagedTile {
   threadgroup T* data;  // 16-byte aligned
   int slice;
 
-  threadgroup T* fragment(short i, short j) const {
+  threadgroup T* frag(short i, short j) const {
     return data + i * kFragment * kStride + j * kFragment + slice * (kColumns / kSlices);
   }
 
@@ -64,9 +64,9 @@ inline void multiply_transposed(thread RegisterTile<float, kM, kN>& c, thread Re
   simdgroup_matrix<T, kFragment, kFragment> b_fragment;
   UNROLL for (short k = 0; k < kK / kFragment; k++)
     UNROLL for (short n = 0; n < kN / kFragment; n++) {
-      simdgroup_load(b_fragment, b.fragment(n, k), b.kStride, ulong2(0, 0), true);
+      simdgroup_load(b_fragment, b.frag(n, k), b.kStride, ulong2(0, 0), true);
       UNROLL for (short m = 0; m < kM / kFragment; m++)
-        simdgroup_multiply_accumulate(c.fragment[m][n], a.fragment[m][k], b_fragment, c.fragment[m][n]);
+        simdgroup_multiply_accumulate(c.frag[m][n], a.frag[m][k], b_fragment, c.frag[m][n]);
     }
 }
 
@@ -78,8 +78,8 @@ inline void multiply(thread RegisterTile<float, kM, kN>& c, thread RegisterTile<
   simdgroup_matrix<T, kFragment, kFragment> b_fragment;
   UNROLL for (short k = 0; k < kK / kFragment; k++)
     UNROLL for (short n = 0; n < kN / kFragment; n++) {
-      simdgroup_load(b_fragment, b.fragment(k, n), b.kStride);
+      simdgroup_load(b_fragment, b.frag(k, n), b.kStride);
       UNROLL for (short m = 0; m < kM / kFragment; m++)
-        simdgroup_multiply_accumulate(c.fragment[m][n], a.fragment[m][k], b_fragment, c.fragment[m][n]);
+        simdgroup_multiply_accumulate(c.frag[m][n], a.frag[m][k], b_fragment, c.frag[m][n]);
     }
 }

@@ -24,13 +24,13 @@ inline Lane lane_position(uint lane) {
 template <typename T, int kRows, int kColumns>
 struct RegisterTile {  // [kRows, kColumns]
   static_assert(kRows % kFragment == 0 && kColumns % kFragment == 0, "whole fragments");
-  simdgroup_matrix<T, kFragment, kFragment> fragment[kRows / kFragment][kColumns / kFragment];
+  simdgroup_matrix<T, kFragment, kFragment> frag[kRows / kFragment][kColumns / kFragment];
 };
 
 // The two values of a fragment that this lane owns.
 template <typename T>
-inline thread vec<T, 2>& elements(thread simdgroup_matrix<T, kFragment, kFragment>& fragment) {
-  return reinterpret_cast<thread vec<T, 2>&>(fragment.thread_elements());
+inline thread vec<T, 2>& elements(thread simdgroup_matrix<T, kFragment, kFragment>& frag) {
+  return reinterpret_cast<thread vec<T, 2>&>(frag.thread_elements());
 }
 
 template <int kRows>
@@ -79,14 +79,14 @@ struct GroupedRows {
 template <typename T, int kRows, int kColumns>
 inline void zero(thread RegisterTile<T, kRows, kColumns>& tile) {
   UNROLL for (short i = 0; i < kRows / kFragment; i++)
-    UNROLL for (short j = 0; j < kColumns / kFragment; j++) elements(tile.fragment[i][j]) = vec<T, 2>(T(0));
+    UNROLL for (short j = 0; j < kColumns / kFragment; j++) elements(tile.frag[i][j]) = vec<T, 2>(T(0));
 }
 
 // tile[row, :] *= factor[row]
 template <int kRows, int kColumns>
 inline void scale_rows(thread RegisterTile<float, kRows, kColumns>& tile, thread const RowVector<kRows>& factor) {
   UNROLL for (short i = 0; i < kRows / kFragment; i++)
-    UNROLL for (short j = 0; j < kColumns / kFragment; j++) elements(tile.fragment[i][j]) *= factor.at[i];
+    UNROLL for (short j = 0; j < kColumns / kFragment; j++) elements(tile.frag[i][j]) *= factor.at[i];
 }
 
 // tile = sign * rows[row0 ...]; missing rows and columns are 0. sign is 1, -1 or 0, so the product is exact. KeyTile
@@ -107,7 +107,7 @@ inline void load(thread RegisterTile<T, kRows, kColumns>& tile, GroupedRows<cons
         if (has_column(rows.columns, column)) pair[0] = source[column];
         if (has_column(rows.columns, next)) pair[1] = source[next];
       }
-      elements(tile.fragment[i][j]) = vec<T, 2>{T(sign * float(pair[0])), T(sign * float(pair[1]))};
+      elements(tile.frag[i][j]) = vec<T, 2>{T(sign * float(pair[0])), T(sign * float(pair[1]))};
     }
   }
 }
@@ -121,7 +121,7 @@ inline void store(GroupedRows<T> rows, thread RegisterTile<float, kRows, kColumn
       device T* target = rows.row(r);
       UNROLL for (short j = 0; j < kColumns / kFragment; j++) {
         const int column = ValueTile::value_column(j, lane.column);
-        const float2 pair = elements(tile.fragment[i][j]);
+        const float2 pair = elements(tile.frag[i][j]);
         if (is_aligned && has_column(rows.columns, column)) {
           *(device vec<T, 2>*)(target + column) = vec<T, 2>{T(pair[0]), T(pair[1])};
         } else if (!is_aligned) {

@@ -81,7 +81,7 @@ template <int kKeyGroups>
     load<Plain>(block_values, GroupedRows<const float>{values + block * 128, 16, 16, 1, 8, 16}, 0, 1, lane);
     if (softmax.update(tile, rescale)) scale_rows(accumulator, rescale);
     UNROLL for (short j = 0; j < 2; j++)
-      elements(accumulator.fragment[0][j]) += elements(tile.fragment[0][j]) * elements(block_values.fragment[0][j]);
+      elements(accumulator.frag[0][j]) += elements(tile.frag[0][j]) * elements(block_values.frag[0][j]);
   }
   merge_key_groups<kKeyGroups>(memory, accumulator, softmax, key_group, lane_index);
   if (key_group > 0) return;

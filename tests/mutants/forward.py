@@ -61,7 +61,7 @@ MUTANTS = [
         "accumulator starts at 1",
         MAIN,
         "  zero(accumulator);\n",
-        "  zero(accumulator);\n  elements(accumulator.fragment[0][0])[0] = 1;\n",
+        "  zero(accumulator);\n  elements(accumulator.frag[0][0])[0] = 1;\n",
         "numbers",
     ),
     # bounds and guards

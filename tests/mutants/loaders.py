@@ -149,8 +149,8 @@ MUTANTS = [
         "fragments overlap", STAGED, "i * kFragment * kStride + j * kFragment", "i * kFragment * kStride + j", "numbers"
     ),
     Mutant("keys not transposed", STAGED, "ulong2(0, 0), true);", "ulong2(0, 0), false);", "numbers"),
-    Mutant("key rows and columns swapped", STAGED, "b.fragment(n, k)", "b.fragment(k, n)", "checker"),
-    Mutant("value rows and columns swapped", STAGED, "b.fragment(k, n)", "b.fragment(n, k)", "checker"),
+    Mutant("key rows and columns swapped", STAGED, "b.frag(n, k)", "b.frag(k, n)", "checker"),
+    Mutant("value rows and columns swapped", STAGED, "b.frag(k, n)", "b.frag(n, k)", "checker"),
     Mutant(
         "staged query columns reversed",
         STAGED,
@@ -334,7 +334,7 @@ MUTANTS = [
         "b.key_column(k, lane.column)",
         "numbers",
     ),
-    Mutant("query fragment of the chunk's start", DIRECT, "a.fragment[m][k + e]", "a.fragment[m][k]", "numbers"),
+    Mutant("query fragment of the chunk's start", DIRECT, "a.frag[m][k + e]", "a.frag[m][k]", "numbers"),
     Mutant(
         "first key's columns not counted",
         DIRECT,
@@ -362,8 +362,8 @@ MUTANTS = [
     Mutant(
         "output fragment of the chunk's start",
         DIRECT,
-        "simdgroup_multiply_accumulate(c.fragment[m][n + e], a.fragment[m][k], b_fragment, c.fragment[m][n + e]);",
-        "simdgroup_multiply_accumulate(c.fragment[m][n], a.fragment[m][k], b_fragment, c.fragment[m][n]);",
+        "simdgroup_multiply_accumulate(c.frag[m][n + e], a.frag[m][k], b_fragment, c.frag[m][n + e]);",
+        "simdgroup_multiply_accumulate(c.frag[m][n], a.frag[m][k], b_fragment, c.frag[m][n]);",
         "numbers",
     ),
 ]

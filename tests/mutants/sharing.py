@@ -141,7 +141,7 @@ MUTANTS = [
         "numbers",
     ),
     Mutant(
-        "own slice added twice", PARTIAL, "float2 sum = 0;", "float2 sum = elements(scores.fragment[i][j]);", "numbers"
+        "own slice added twice", PARTIAL, "float2 sum = 0;", "float2 sum = elements(scores.frag[i][j]);", "numbers"
     ),
     Mutant("one slice missing", PARTIAL, "slice < kSlices; slice++", "slice + 1 < kSlices; slice++", "numbers"),
     Mutant(

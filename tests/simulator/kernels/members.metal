@@ -4,11 +4,11 @@ using namespace metal;
 // Member functions that return references and pointers to members, called by each other.
 template <typename T, int N>
 struct Fragments {
-  vec<T, 2> fragment[N];
+  vec<T, 2> frag[N];
 
-  thread vec<T, 2>& at(short i) { return fragment[i]; }
-  constexpr const thread vec<T, 2>& at(short i) const { return fragment[i]; }
-  METAL_FUNC thread T* elements() { return reinterpret_cast<thread T*>(fragment); }
+  thread vec<T, 2>& at(short i) { return frag[i]; }
+  constexpr const thread vec<T, 2>& at(short i) const { return frag[i]; }
+  METAL_FUNC thread T* elements() { return reinterpret_cast<thread T*>(frag); }
   void scale(T factor) {
     for (short i = 0; i < N; i++) at(i) *= factor;
   }
