@@ -58,8 +58,8 @@ template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int k
   constexpr int kBlockBytes = KeyTile::kBytes + ValueTile::kBytes + slice_bytes<kRows, kBlockN, kSlices, kSimdgroups>();
   constexpr int kMergeBytes = merge_bytes<kRows, kValueDim, kKeyGroups>();
   constexpr bool kMayOverflow = !is_same_v<T, half>;  // no sum of 2^30 half values leaves fp32
-  constexpr int kVoteBytes = kMayOverflow ? kThreads * sizeof(uint) : 0;
-  constexpr int kMemory = larger(kBlockBytes, larger(kMergeBytes, kVoteBytes));
+  constexpr bool kIsShared = kStaged || kSlices > 1 || kKeyGroups > 1;  // SIMD groups go through the keys together
+  constexpr int kMemory = larger(kBlockBytes, kMergeBytes);
   threadgroup float4 memory[kMemory > 0 ? kMemory / 16 : 1];
 
   // Threadgroups start in the order of their linear index: all heads of a tile together, and the last tiles first,
@@ -125,22 +125,22 @@ template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int k
                 row0, score.query_factor, lane);
 
   OnlineSoftmax<kRows> softmax(score.scale_log2);
-  RowVector<kRows> shrink;  // factor of a row's weights beside the values
-  fill(shrink, 1);
   const int own_begin = simd_min(visible.at[0].begin);  // keys that rows of this SIMD group see
   const int own_end = row0 < rows ? simd_max(visible.at[kRows / kFragment - 1].end) : 0;
-  bool shrinks = false;  // in a second pass, where sums of values of some row overflowed in the first
-  do {
-    Rows<T> keys = {key, params.key.token, params.key.batch, 0, tile.key_length, head_dim,
+  Rows<T> keys = {key, params.key.token, params.key.batch, 0, tile.key_length, head_dim,
+                  {pages.block_table, pages.size, pages.count}};
+  Rows<T> values = {value, params.value.token, params.value.batch, 0, tile.key_length, value_dim,
                     {pages.block_table, pages.size, pages.count}};
-    Rows<T> values = {value, params.value.token, params.value.batch, 0, tile.key_length, value_dim,
-                      {pages.block_table, pages.size, pages.count}};
-    const int begin = blocks.begin + key_group * kBlockN, step = kKeyGroups * kBlockN;
-    keys.advance(begin);
-    values.advance(begin);
+  const int begin = blocks.begin + key_group * kBlockN, step = kKeyGroups * kBlockN;
+  keys.advance(begin);
+  values.advance(begin);
+  bool shrinks = false;  // in a second pass, where sums of values overflowed in the first
+  for (;;) {
     softmax.start();
     zero(accumulator);
-    for (int key0 = begin; key0 < blocks.end; key0 += step, keys.advance(step), values.advance(step)) {
+    int key0 = begin;
+    for (; key0 < blocks.end; key0 += step, keys.advance(step), values.advance(step)) {
+      keys.first = values.first = key0;
       if (kStaged || kSlices > 1) threadgroup_barrier(mem_flags::mem_threadgroup);  // all are done with the last block
       bring<kThreads>(key_tile, keys, thread_index);
       bring<kThreads>(value_tile, values, thread_index);
@@ -155,29 +155,35 @@ template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int k
       if (!blocks.is_full(key0, kBlockN)) hide_invisible(scores, visible, key0, lane);
       RowVector<kRows> rescale;
       if (softmax.update(scores, rescale)) scale_rows(accumulator, rescale);  // S -> P
-      if (kMayOverflow && shrinks) scale_rows(scores, shrink);
-      multiply(accumulator, scores, value_tile, lane);  // O += P V
+      multiply(accumulator, scores, value_tile, lane);                        // O += P V
     }
     if (kKeyGroups > 1)
       merge_key_groups<kKeyGroups>((threadgroup float2*)memory, accumulator, softmax, key_group, lane_index);
-  } while (kMayOverflow && !shrinks &&
-           (shrinks = shrink_overflowed<kSimdgroups, kKeyGroups>((threadgroup uint*)memory, accumulator, shrink,
-                                                                 simdgroup, lane_index)));
+    if (!kMayOverflow || shrinks) break;
+    shrinks = shrink_overflowed<kIsShared, kSimdgroups, kKeyGroups>((threadgroup float2*)memory, accumulator, softmax,
+                                                                    simdgroup, lane_index);
+    if (!shrinks) break;
+    keys.advance(begin - key0);
+    values.advance(begin - key0);
+  }
   if (key_group > 0) return;
 
   softmax.finish();
   Exponentials exponentials[kRows / kFragment];
   RowVector<kRows> inverse_sum;
   UNROLL for (short i = 0; i < kRows / kFragment; i++) {
-    exponentials[i] = {score.scale * softmax.row_max.at[i], softmax.row_sum.at[i], 1};
+    exponentials[i] = softmax.exponentials(i, score.scale);
     if (has_sinks) {
       const float sink = sinks[first_head + (row0 + i * kFragment + lane.row) % group_size];
       exponentials[i] = exponentials[i].with_sink(sink);
     }
     inverse_sum.at[i] = exponentials[i].inverse();
   }
-  scale_rows(accumulator, inverse_sum);
-  if (kMayOverflow && shrinks) grow_back(accumulator, shrink);
+  if (kMayOverflow && shrinks) {
+    divide_shrunk(accumulator, inverse_sum, softmax);
+  } else {
+    scale_rows(accumulator, inverse_sum);
+  }
   if (is_split) {
     device float* partial =
         (device float*)output + group.z * params.output_split_stride + output_offset + first_value_column;
@@ -198,7 +204,7 @@ template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int k
                          row / group_size;
       if (row < rows && is_split) {
         ((device float2*)lse)[group.z * params.lse_split_stride + index] =
-            float2{softmax.row_max.at[i], softmax.row_sum.at[i]};
+            float2{softmax.row_max.at[i], exponentials[i].sum};
       } else if (row < rows) {
         ((device uint*)lse)[index] = exponentials[i].log_sum_exp(visible.at[i].begin < visible.at[i].end);
       }

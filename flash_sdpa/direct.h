@@ -38,9 +38,9 @@ struct DirectTile {
   // do not exist it is another that does: their weights are 0.
   device const T* row(short first, short r) const {
     device const T* start =
-        is_paged ? rows.paged_row(min(int(first), rows.count - 1)) : rows.data + first * rows.stride;
+        is_paged ? rows.paged_row(min(int(first), rows.count() - 1)) : rows.data + first * rows.stride;
     device const T* other = is_paged ? start : rows.data;
-    return (first + r < rows.count ? start + r * rows.stride : other) + slice * kSliceColumns;
+    return (first + r < rows.count() ? start + r * rows.stride : other) + slice * kSliceColumns;
   }
   int columns() const { return rows.columns - slice * kSliceColumns; }
 };

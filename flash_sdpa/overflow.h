@@ -1,55 +1,73 @@
 // Sums of values that leave fp32 before they are divided by the sum of weights, though their mean does not. They are
-// found when all keys are seen; the rows concerned are then computed once more, with smaller weights. So the loop over
-// the keys costs nothing more, and no value is ever too small.
+// found when all keys are seen; the keys are then seen once more, and the rows concerned have smaller weights. So the
+// first pass costs nothing more, and no value is ever too small.
 #pragma once
-#include "tile.h"
+#include "softmax.h"
 
-// 2^-40: weights are at most 2^8 (kSlack), keys fewer than 2^30.
-constant constexpr float kShrink = 9.094947017729282e-13f;
 constant constexpr float kLargest = 3.40282347e38f;
 
-// By their bits: fast math may assume that all numbers are finite.
-inline bool is_finite(float x) { return (as_type<uint>(x) & 0x7f800000u) != 0x7f800000u; }
+// Whether a sum is above 2^126 or no number. By the order of bits: fast math may assume that all numbers are finite.
+inline bool is_beyond(float sum) { return (as_type<uint>(sum) & 0x7fffffffu) > 0x7e800000u; }
 
-// Bit i: whether a lane's row i holds a number that is not finite, the same on the row's four lanes.
+// Bit i: whether a lane's row i holds such a sum, the same on the row's four lanes.
 template <int kRows, int kColumns>
-inline uint overflowed_rows(thread RegisterTile<float, kRows, kColumns>& tile) {
-  uint overflowed = 0;
-  UNROLL for (short i = 0; i < kRows / kFragment; i++)
+inline uint rows_beyond(thread RegisterTile<float, kRows, kColumns>& tile) {
+  uint beyond = 0;
+  UNROLL for (short i = 0; i < kRows / kFragment; i++) {
+    float size = 0;  // what is beyond stays so in a sum of magnitudes
     UNROLL for (short j = 0; j < kColumns / kFragment; j++) {
       const float2 pair = elements(tile.frag[i][j]);
-      if (!is_finite(pair[0]) || !is_finite(pair[1])) overflowed |= 1u << i;
+      size += abs(pair[0]) + abs(pair[1]);
     }
-  overflowed |= simd_shuffle_xor(overflowed, 1);
-  overflowed |= simd_shuffle_xor(overflowed, 8);
-  return overflowed;
+    if (is_beyond(size)) beyond |= 1u << i;
+  }
+  beyond |= simd_shuffle_xor(beyond, 1);
+  beyond |= simd_shuffle_xor(beyond, 8);
+  return beyond;
 }
 
-// shrink = kShrink for the rows that overflowed. The first of kKeyGroups adjacent SIMD groups, of kSimdgroups, speaks for
-// the others. Returns whether any row of the threadgroup did. All threads of the threadgroup call it, as it contains
-// barriers; memory holds a uint of each.
-template <int kSimdgroups, int kKeyGroups, int kRows, int kColumns>
-inline bool shrink_overflowed(threadgroup uint* memory, thread RegisterTile<float, kRows, kColumns>& accumulator,
-                              thread RowVector<kRows>& shrink, uint simdgroup, uint lane_index) {
-  threadgroup_barrier(mem_flags::mem_threadgroup);  // the memory is free
-  memory[simdgroup * kSimdWidth + lane_index] = overflowed_rows(accumulator);
-  threadgroup_barrier(mem_flags::mem_threadgroup);  // all have said theirs
-  const uint own = memory[simdgroup / kKeyGroups * kKeyGroups * kSimdWidth + lane_index];
-  UNROLL for (short i = 0; i < kRows / kFragment; i++)
-    if (own >> i & 1) shrink.at[i] = kShrink;
-  uint any = 0;
-  UNROLL for (short group = 0; group < kSimdgroups; group++) any |= memory[group * kSimdWidth + lane_index];
-  return simd_any(any != 0);
+// Shrinks the weights of the rows whose sums overflowed. Returns whether there is any such row among the SIMD groups that
+// go through the keys together: this one alone, or with kIsShared all of the threadgroup's kSimdgroups. Then all threads
+// call it, as it contains barriers. Where key groups share their rows, the first, which has the sums over all keys,
+// speaks for them.
+template <bool kIsShared, int kSimdgroups, int kKeyGroups, int kRows, int kColumns>
+inline bool shrink_overflowed(threadgroup float2* memory, thread RegisterTile<float, kRows, kColumns>& accumulator,
+                              thread OnlineSoftmax<kRows>& softmax, uint simdgroup, uint lane_index) {
+  uint beyond = rows_beyond(accumulator);
+  bool any = simd_any(beyond != 0);
+  if (kIsShared) {
+    threadgroup_barrier(mem_flags::mem_threadgroup);  // the memory is free
+    if (kKeyGroups > 1) {
+      threadgroup uint2* rows = (threadgroup uint2*)memory;
+      if (simdgroup == 0) rows[lane_index] = uint2(beyond, any);
+      threadgroup_barrier(mem_flags::mem_threadgroup);  // the first key group has spoken
+      beyond = rows[lane_index][0];
+      any = rows[lane_index][1];
+    } else {
+      threadgroup uint* any_of = (threadgroup uint*)memory;
+      if (lane_index == 0) any_of[simdgroup] = any;
+      threadgroup_barrier(mem_flags::mem_threadgroup);  // all SIMD groups have
+      UNROLL for (short other = 0; other < kSimdgroups; other++) any = any || any_of[other];
+    }
+  }
+  UNROLL for (short i = 0; i < kRows / kFragment; i++) softmax.size.at[i] = beyond >> i & 1 ? kShrunk : 0;
+  return any;
 }
 
-// tile = means of values, from those under smaller weights. What rounding would lift above the largest float stays
-// there.
+// Twice half a mean of values. What rounding would lift above the largest float stays there.
+inline float doubled(float half_mean) {
+  if (is_beyond(0.25f * half_mean)) return half_mean;  // no mean of finite values
+  return 2 * clamp(half_mean, -0.5f * kLargest, 0.5f * kLargest);
+}
+
+// tile[row, :] *= inverse_sum[row], where the rows with small weights may hold means of the largest floats.
 template <int kRows, int kColumns>
-inline void grow_back(thread RegisterTile<float, kRows, kColumns>& tile, thread const RowVector<kRows>& shrink) {
+inline void divide_shrunk(thread RegisterTile<float, kRows, kColumns>& tile,
+                          thread const RowVector<kRows>& inverse_sum, thread const OnlineSoftmax<kRows>& softmax) {
   UNROLL for (short i = 0; i < kRows / kFragment; i++)
     UNROLL for (short j = 0; j < kColumns / kFragment; j++)
       UNROLL for (short e = 0; e < 2; e++) {
-        const float mean = elements(tile.frag[i][j])[e], limit = kLargest * shrink.at[i];
-        elements(tile.frag[i][j])[e] = (is_finite(mean) ? clamp(mean, -limit, limit) : mean) / shrink.at[i];
+        const float sum = elements(tile.frag[i][j])[e], factor = inverse_sum.at[i];
+        elements(tile.frag[i][j])[e] = softmax.size.at[i] < 0 ? doubled(sum * (0.5f * factor)) : sum * factor;
       }
 }

@@ -1,19 +1,46 @@
 // Online softmax in base 2 (Milakov & Gimelshein, 2018). After every block of keys
-//   row_sum = sum of exp2(scale_log2 * (score - row_max)) over the keys seen so far,
+//   row_sum = sum of exp2(scale_log2 * (score - row_max) + size) over the keys seen so far,
 // each lane holding its own columns' share of it. Scores are subtracted before they are scaled: two scores that matter
 // are close, and their difference is exact, however large they are. A row that sees no key ends with row_sum = 0.
 #pragma once
 #include "mask.h"
 
-constant constexpr float kSlack = 8;  // in powers of two; few blocks after the first exceed it
+constant constexpr float kSlack = 8;     // in powers of two; few blocks after the first exceed it
+constant constexpr float kShrunk = -40;  // in powers of two: no sum of 2^30 weights of up to 2^kSlack exceeds 1
+
+// The exponentials of a row: their sum is exp(log_max) * sum, 0 for a row that sees no key; share is what a weight that
+// values were accumulated with counts in sum.
+struct Exponentials {
+  float log_max, sum, share;
+
+  // One more exponential, of a score without a value.
+  Exponentials with_sink(float sink) const {
+    const float distance = sink - log_max;
+    const float smaller = fast::exp2(-M_LOG2E_F * abs(distance));
+    Exponentials joined = {log_max, sum + smaller, share};
+    if (distance > 0) joined = {sink, sum * smaller + 1, share * smaller};
+    return joined;
+  }
+
+  // Factor that turns an accumulated sum of values into their mean.
+  float inverse() const { return sum != 0 ? share / sum : 0; }
+
+  // The bits of the natural logarithm of the sum, or of -inf, which fast math may not see as a number.
+  uint log_sum_exp(bool sees_keys) const {
+    return sees_keys ? as_type<uint>(log_max + precise::log(sum)) : 0xff800000u;
+  }
+};
 
 template <int kRows>
 struct OnlineSoftmax {
   float scale_log2;
+  RowVector<kRows> size;     // of the largest weights, as a power of two: 0, or kShrunk (overflow.h)
   RowVector<kRows> row_max;  // of the scores
   RowVector<kRows> row_sum;
 
-  OnlineSoftmax(float scale_log2_) : scale_log2(scale_log2_) {}
+  OnlineSoftmax(float scale_log2_) : scale_log2(scale_log2_) {
+    UNROLL for (short i = 0; i < kRows / kFragment; i++) size.at[i] = 0;
+  }
 
   // Before the first key.
   void start() {
@@ -54,8 +81,8 @@ struct OnlineSoftmax {
     UNROLL for (short i = 0; i < kRows / kFragment; i++)
       UNROLL for (short j = 0; j < kKeys / kFragment; j++) {
         const float2 pair = elements(scores.frag[i][j]);
-        const float2 weight = float2{fast::exp2((pair[0] - row_max.at[i]) * scale_log2),
-                                     fast::exp2((pair[1] - row_max.at[i]) * scale_log2)};
+        const float2 weight = float2{fast::exp2(fma(pair[0] - row_max.at[i], scale_log2, size.at[i])),
+                                     fast::exp2(fma(pair[1] - row_max.at[i], scale_log2, size.at[i]))};
         elements(scores.frag[i][j]) = weight;
         row_sum.at[i] += weight[0] + weight[1];
       }
@@ -72,34 +99,17 @@ struct OnlineSoftmax {
     return factor;
   }
 
-  // Adds up the lanes' shares of row_sum.
+  // Adds up the lanes' shares of row_sum. It stays as small as the weights are.
   void finish() {
     UNROLL for (short i = 0; i < kRows / kFragment; i++) {
       row_sum.at[i] += simd_shuffle_xor(row_sum.at[i], 1);
       row_sum.at[i] += simd_shuffle_xor(row_sum.at[i], 8);
     }
   }
-};
 
-// The exponentials of a row: their sum is exp(log_max) * sum, 0 for a row that sees no key; share is what its own
-// weights, relative to exp(log_max) when they were accumulated, count in it.
-struct Exponentials {
-  float log_max, sum, share;
-
-  // One more exponential, of a score without a value.
-  Exponentials with_sink(float sink) const {
-    const float distance = sink - log_max;
-    const float smaller = fast::exp2(-M_LOG2E_F * abs(distance));
-    Exponentials joined = {log_max, sum + smaller, 1};
-    if (distance > 0) joined = {sink, sum * smaller + 1, smaller};
-    return joined;
-  }
-
-  // Factor that turns an accumulated sum of values into their mean.
-  float inverse() const { return sum != 0 ? share / sum : 0; }
-
-  // The bits of the natural logarithm of the sum, or of -inf, which fast math may not see as a number.
-  uint log_sum_exp(bool sees_keys) const {
-    return sees_keys ? as_type<uint>(log_max + precise::log(sum)) : 0xff800000u;
+  // Of row i, when finished. scale: of the scores, to natural exponents.
+  Exponentials exponentials(short i, float scale) const {
+    const float share = 1 / fast::exp2(size.at[i]);
+    return {scale * row_max.at[i], row_sum.at[i] * share, share};
   }
 };

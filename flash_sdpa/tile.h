@@ -43,21 +43,22 @@ constexpr int larger(int a, int b) { return a > b ? a : b; }
 // Whether a row of `columns` elements has this one. Aligned rows have whole chunks of 16 bytes.
 inline bool has_column(int columns, int column) { return !is_padded || column < columns; }
 
-// Key or value rows of a block: row r is the block's token r, at data + r * stride or in its page; rows from count on,
+// Key or value rows of a block: row r is the block's token r, at data + r * stride or in its page; rows from count() on,
 // and columns from columns on, do not exist.
 template <typename T>
 struct Rows {
   device const T* data;       // of the block's first token; if is_paged, of the first page
   long stride, page_stride;   // elements
-  int first, count, columns;  // first: the block's first token
-  Pages pages;                // if is_paged
+  int first, length;          // tokens: the block's first one, and how many the sequence has
+  int columns;
+  Pages pages;  // if is_paged
 
-  // On to the block that starts `tokens` later.
+  // The data of the block that starts `tokens` later; first is set by itself, once for keys and values.
   void advance(int tokens) {
-    first += tokens;
-    count -= tokens;
     if (!is_paged) data += tokens * stride;
   }
+
+  int count() const { return length - first; }
 
   // Row r through its page.
   device const T* paged_row(int r) const {
@@ -82,11 +83,6 @@ template <typename T, int kRows, int kColumns>
 inline void zero(thread RegisterTile<T, kRows, kColumns>& tile) {
   UNROLL for (short i = 0; i < kRows / kFragment; i++)
     UNROLL for (short j = 0; j < kColumns / kFragment; j++) elements(tile.frag[i][j]) = vec<T, 2>(T(0));
-}
-
-template <int kRows>
-inline void fill(thread RowVector<kRows>& vector, float value) {
-  UNROLL for (short i = 0; i < kRows / kFragment; i++) vector.at[i] = value;
 }
 
 // tile[row, :] *= factor[row]

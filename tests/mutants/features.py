@@ -22,7 +22,7 @@ MUTANTS = [
     Mutant("scores without the factor of the bias", SCORE, "factor * score);", "score);", "numbers"),
     Mutant("sink of another unit", SOFTMAX, "-M_LOG2E_F * abs(distance)", "-abs(distance)", "numbers"),
     Mutant("a large sink does not count", SOFTMAX, "if (distance > 0)", "if (false)", "numbers"),
-    Mutant("values beside a large sink keep their share", SOFTMAX, "sum * smaller + 1, smaller}", "sum * smaller + 1, 1}", "numbers"),
+    Mutant("values beside a large sink keep their share", SOFTMAX, "share * smaller};", "share};", "numbers"),
     Mutant(
         "sink of the next head",
         MAIN,
@@ -81,7 +81,9 @@ MUTANTS = [
         "checker",
     ),
     Mutant("splits write one lse", MAIN, "group.z * params.lse_split_stride + index", "index", "checker"),
-    Mutant("parts not weighted", COMBINE, "fast::exp2((part_max[part] - largest) * score.scale_log2)", "1.0f", "numbers"),
+    Mutant(
+        "parts not weighted", COMBINE, "fast::exp2((part_max[part] - largest) * score.scale_log2)", "1.0f", "numbers"
+    ),
     Mutant("parts not normalised", COMBINE, "share[part] *= exponentials.inverse()", "share[part] *= 1", "numbers"),
     Mutant(
         "weight of another part", COMBINE, "ushort(split % kSimdWidth)", "ushort(split % kSimdWidth ^ 1)", "numbers"

@@ -166,7 +166,13 @@ MUTANTS = [
         "(first_head + row / group_size) * params.lse_head_stride",
         "checker",
     ),
-    Mutant("lse token", MAIN, "tile.query_start +\n                         row / group_size;", "tile.query_start + row;", "checker"),
+    Mutant(
+        "lse token",
+        MAIN,
+        "tile.query_start +\n                         row / group_size;",
+        "tile.query_start + row;",
+        "checker",
+    ),
     Mutant("keys stay", MAIN, "keys.advance(step), values", "values", "numbers"),
     Mutant("values stay", MAIN, ", values.advance(step)) {", ") {", "numbers"),
     Mutant("values from the first key on", MAIN, "  values.advance(begin);\n", "", "numbers"),
@@ -236,7 +242,9 @@ MUTANTS = [
     ),
     Mutant("mask compares the wrong end", MASK, "key >= visible.at[i].end", "key > visible.at[i].end", "numbers"),
     Mutant("diagonal", MAIN, "tile.key_length - tile.query_length, int", "0, int", "numbers"),
-    Mutant("masked score is the floor", MASK, "kMaskedScore = -3.40282347e38f", "kMaskedScore = kRowMaxFloor", "numbers"),
+    Mutant(
+        "masked score is the floor", MASK, "kMaskedScore = -3.40282347e38f", "kMaskedScore = kRowMaxFloor", "numbers"
+    ),
     # softmax
     Mutant(
         "shuffle distance of the maximum",
@@ -250,8 +258,16 @@ MUTANTS = [
     ),
     Mutant("maximum of one column", SOFTMAX, "max(pair[0], pair[1])", "pair[0]", "numbers"),
     Mutant("maximum at least 0", SOFTMAX, "float largest = kRowMaxFloor;", "float largest = 0;", "numbers"),
-    Mutant("slack not scaled", SOFTMAX, "(largest - row_max.at[i]) * scale_log2 > kSlack", "largest - row_max.at[i] > kSlack", "numbers"),
-    Mutant("maximum of the last block", SOFTMAX, "grows[i] ? block_max[i] : row_max.at[i];", "block_max[i];", "numbers"),
+    Mutant(
+        "slack not scaled",
+        SOFTMAX,
+        "(largest - row_max.at[i]) * scale_log2 > kSlack",
+        "largest - row_max.at[i] > kSlack",
+        "numbers",
+    ),
+    Mutant(
+        "maximum of the last block", SOFTMAX, "grows[i] ? block_max[i] : row_max.at[i];", "block_max[i];", "numbers"
+    ),
     Mutant("slack too large for fp32", SOFTMAX, "kSlack = 8;", "kSlack = 3000;", "numbers"),
     Mutant(
         "slack of 2^60",
@@ -293,7 +309,13 @@ MUTANTS = [
     ),
     Mutant("sum not rescaled", SOFTMAX, "        row_sum.at[i] *= rescale.at[i];\n", "", "numbers"),
     Mutant("weights of one column summed", SOFTMAX, "+= weight[0] + weight[1];", "+= weight[0];", "numbers"),
-    Mutant("vote inside a branch", SOFTMAX, "any_grows = simd_any(any_grows);", "any_grows = any_grows && simd_any(any_grows);", "checker"),
+    Mutant(
+        "vote inside a branch",
+        SOFTMAX,
+        "any_grows = simd_any(any_grows);",
+        "any_grows = any_grows && simd_any(any_grows);",
+        "checker",
+    ),
     Mutant(
         "rescale where the lane's own row grew",
         SOFTMAX,

@@ -42,15 +42,15 @@ MUTANTS = [
     Mutant(
         "no memory for key groups",
         MAIN,
-        "larger(kBlockBytes, larger(kMergeBytes, kVoteBytes))",
-        "larger(kBlockBytes, kVoteBytes)",
+        "larger(kBlockBytes, kMergeBytes)",
+        "kBlockBytes",
         "checker",
     ),
     Mutant(
         "memory for key groups only",
         MAIN,
-        "larger(kBlockBytes, larger(kMergeBytes, kVoteBytes))",
-        "larger(kMergeBytes, kVoteBytes)",
+        "larger(kBlockBytes, kMergeBytes)",
+        "kMergeBytes",
         "checker",
     ),
     # columns divided among SIMD groups
@@ -140,9 +140,7 @@ MUTANTS = [
         "memory + lane_index",
         "numbers",
     ),
-    Mutant(
-        "own slice added twice", PARTIAL, "float2 sum = 0;", "float2 sum = elements(scores.frag[i][j]);", "numbers"
-    ),
+    Mutant("own slice added twice", PARTIAL, "float2 sum = 0;", "float2 sum = elements(scores.frag[i][j]);", "numbers"),
     Mutant("one slice missing", PARTIAL, "slice < kSlices; slice++", "slice + 1 < kSlices; slice++", "numbers"),
     Mutant(
         "slices in another order",

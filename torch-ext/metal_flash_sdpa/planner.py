@@ -164,8 +164,8 @@ def _forward_plan(problem: _Problem, params: ForwardParams, tile: Tile) -> Plan:
 
 
 def _split_plan(problem: _Problem, params: ForwardParams, tile: Tile, num_splits: int) -> Plan:
-    """Each split's output, and maxima and sums of its softmax, in fp32 and laid out as the whole output and lse, and the
-    launch that joins them."""
+    """Each split's output in fp32, laid out as the whole one, the maxima and sums of its softmax, laid out as lse, and
+    the launch that joins them."""
     num_heads = problem.query.shape[-2]
     rows = problem.output.shape[:-1].numel()
     token_stride = num_heads * params.value_dim
