@@ -5,15 +5,25 @@ from __future__ import annotations
 import difflib
 import tempfile
 from pathlib import Path
-from typing import Dict, Iterable, List, NamedTuple, Tuple
+from typing import Dict, Iterable, Iterator, List, NamedTuple, Set, Tuple
 
-from . import cache, storage_bfloat
+from . import cache, storage_bfloat, words
 from .declarations import read_declarations
 from .errors import Diagnostic
 from .lint import lint
 from .repairs import repairable
 from .rewrite import THREADGROUP_LIMIT_MESSAGE, Rewritten, for_check
-from .source import MARKER, Source, metal_words, parse_message, preprocess, user_column, user_tokens
+from .source import (
+    MARKER,
+    Source,
+    by_line,
+    metal_words,
+    parse_message,
+    preprocess,
+    token_column,
+    user_column,
+    user_tokens,
+)
 from .syntax_tree import tree_findings
 from .tokens import tokenise
 from .toolchain import INCLUDE, Clang, language_flags, run
@@ -42,8 +52,19 @@ def _check(clang: Clang, source: Source) -> List[Diagnostic]:
         literals = storage_bfloat.literals(clang, text, errors)
         found += map(_Places(rewritten, text).to_user, literals) if literals else ()
         text, before = storage_bfloat.repaired(clang, text, errors), text
-    messages = _clang_errors(errors) + tree_findings(tree, [str(path) for path in source.files])
+    refused = _clang_errors(errors)
+    if refused or words.name_macros(source.files.values()):
+        found += _words(clang, source, {(d.file, d.line) for d in refused})
+    messages = refused + tree_findings(tree, [str(path) for path in source.files])
     return _ordered([*found, *map(_Places(rewritten, text).to_user, messages)])
+
+
+def _words(clang: Clang, source: Source, refused: Set[Tuple[str, int]]) -> Iterator[Diagnostic]:
+    """Why clang refuses a word that is no name, with the headers' macros not expanded. refused: files and lines."""
+    tokens = user_tokens(preprocess(clang, source, run_time=False, kept=words.MACROS))
+    lines = by_line(tokens)
+    for token, word in words.found_in_tokens(tokens, refused):
+        yield Diagnostic(token.file, token.line, token_column(token, lines), "error", words.reason(word))
 
 
 def _run_clang(clang: Clang, text: str) -> Tuple[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Iterator, List, NamedTuple, Sequence, Tuple
 
+from . import words
 from .errors import Diagnostic
 from .source import metal_words
 
@@ -64,15 +65,21 @@ def tree_findings(dump: str, files: Sequence[str]) -> List[Diagnostic]:
         while parents and parents[-1].depth >= node.depth:
             parents.pop()
         if node.file in wanted:
-            message = _space_message(node)
-            if message:
-                found.append(Diagnostic(node.file, node.line, node.column, "error", message))
+            word = words.of_declaration(node.kind, node.rest, _is_global(parents)) if node.kind.endswith("Decl") else ""
+            for message in (_space_message(node), words.reason(word) if word else ""):
+                if message:
+                    found.append(Diagnostic(node.file, node.line, node.column, "error", message))
             severity, message = _conversion_message(parents, node) if parents else ("", "")
             if message:
                 at = parents[-1]
                 found.append(Diagnostic(node.file, at.line, at.column, severity, message))
         parents.append(node)
     return found
+
+
+def _is_global(parents: Sequence[Node]) -> bool:
+    """Whether a declaration's name is one of global scope, as that of an enumerator of an enum without `class` is."""
+    return all(p.kind == "LinkageSpecDecl" or p.kind == "EnumDecl" and " class " not in p.rest for p in parents)
 
 
 def _space_message(node: Node) -> str:
