@@ -6,11 +6,12 @@ import re
 from typing import Iterator, List, NamedTuple, Sequence, Tuple
 
 from . import words
+from .aliasing import aliasing_findings
 from .errors import Diagnostic
 from .source import metal_words
 
 _NODE = re.compile(
-    r"^[|`\- ]*(\w+) 0x[0-9a-f]+ (?:prev 0x[0-9a-f]+ |parent 0x[0-9a-f]+ )*"  # kind, address
+    r"^[|`\- ]*(\w+) (0x[0-9a-f]+) (?:prev 0x[0-9a-f]+ |parent 0x[0-9a-f]+ )*"  # kind, address
     r"(<[^<>]*(?:<[^<>]*>[^<>]*)*>)(?: (\S+:\d+(?::\d+)?))?(.*)$"  # range, place of the name, the rest
 )
 _PLACE = re.compile(r"([^<>,\s]+):(\d+):(\d+)|line:(\d+):(\d+)|col:(\d+)")
@@ -29,6 +30,7 @@ class Node(NamedTuple):
     column: int
     rest: str
     depth: int
+    address: str
 
 
 def _nodes(dump: str) -> Iterator[Node]:
@@ -38,7 +40,7 @@ def _nodes(dump: str) -> Iterator[Node]:
         match = _NODE.match(text)
         if not match:
             continue
-        kind, span, name_place, rest = match.groups()
+        kind, address, span, name_place, rest = match.groups()
         places = []
         for place in _PLACE.finditer(span + " " + (name_place or "")):
             if place.group(6):
@@ -50,7 +52,7 @@ def _nodes(dump: str) -> Iterator[Node]:
             places.append((file, line, int(place.group(3) or place.group(5))))
         if places:
             where = places[-1] if name_place else places[0]
-            yield Node(kind, *where, rest, len(text) - len(text.lstrip("|`- ")))
+            yield Node(kind, *where, rest, len(text) - len(text.lstrip("|`- ")), address)
 
 
 def tree_findings(dump: str, files: Sequence[str]) -> List[Diagnostic]:
@@ -61,7 +63,8 @@ def tree_findings(dump: str, files: Sequence[str]) -> List[Diagnostic]:
         return []
     found = []
     parents: List[Node] = []
-    for node in _nodes(dump[dump.rfind("\n", 0, min(starts)) + 1 :]):
+    nodes = list(_nodes(dump[dump.rfind("\n", 0, min(starts)) + 1 :]))
+    for node in nodes:
         while parents and parents[-1].depth >= node.depth:
             parents.pop()
         if node.file in wanted:
@@ -74,6 +77,12 @@ def tree_findings(dump: str, files: Sequence[str]) -> List[Diagnostic]:
                 at = parents[-1]
                 found.append(Diagnostic(node.file, at.line, at.column, severity, message))
         parents.append(node)
+    places = set()
+    for i, message in aliasing_findings(nodes):
+        place = nodes[i].file, nodes[i].line, nodes[i].column
+        if place[0] in wanted and place not in places:  # once for all instantiations
+            places.add(place)
+            found.append(Diagnostic(*place, "error", message))
     return found
 
 
