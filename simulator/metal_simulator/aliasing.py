@@ -10,7 +10,13 @@ from __future__ import annotations
 import re
 from typing import Dict, Iterator, List, Optional, Set, Tuple
 
-_CASTS = {"CStyleCastExpr", "CXXReinterpretCastExpr", "CXXStaticCastExpr", "CXXFunctionalCastExpr", "CXXAddrspaceCastExpr"}
+_CASTS = {
+    "CStyleCastExpr",
+    "CXXReinterpretCastExpr",
+    "CXXStaticCastExpr",
+    "CXXFunctionalCastExpr",
+    "CXXAddrspaceCastExpr",
+}
 _TRANSPARENT = _CASTS | {"ImplicitCastExpr", "ParenExpr", "CXXConstCastExpr"}
 _TYPE = re.compile(r"'([^']*)'(?::'([^']*)')?")
 _VARIABLE = re.compile(r" Var (0x[0-9a-f]+) ")
@@ -19,7 +25,9 @@ _SPACES = {"__private": "thread", "__local": "threadgroup"}
 _SCALARS = {name: name for name in "bool short int long half float bfloat".split()}
 _SCALARS.update({"unsigned short": "short", "unsigned int": "int", "unsigned long": "long", "__bf16": "bfloat"})
 _SCALARS.update({"unsigned": "int", "ushort": "short", "uint": "int", "ulong": "long", "size_t": "long"})
-_SCALARS.update({f"{u}int{bits}_t": name for u in ("", "u") for bits, name in ((16, "short"), (32, "int"), (64, "long"))})
+_SCALARS.update(
+    {f"{u}int{bits}_t": name for u in ("", "u") for bits, name in ((16, "short"), (32, "int"), (64, "long"))}
+)
 _ANYTHING = "anything"
 
 
@@ -52,10 +60,10 @@ class _Tree:
             space = next((ours for theirs, ours in _SPACES.items() if theirs in to), "")
             of = self._origin(i, space == "threadgroup") if space else None
             if of is not None and self._differ(of, to):
-                yield i, (
-                    f"{space} memory of type {_metal(of)} is accessed as {_metal(to)}: scalars of different types do not "
-                    "alias; use the type itself or a vector"
+                message = (
+                    f"{space} memory of type {_metal(of)} is accessed as {_metal(to)}: scalars of different types "
                 )
+                yield i, message + "do not alias; use the type itself or a vector"
 
     def _children(self, i: int) -> Iterator[int]:
         depth = self.nodes[i].depth

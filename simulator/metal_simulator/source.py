@@ -66,10 +66,13 @@ def _gather(path: Path, folders: Tuple[Path, ...], files: Dict[Path, bytes]) -> 
                 break
 
 
-def preprocess(clang: Clang, source: Source, run_time: bool, kept: Iterable[str] = ()) -> str:
-    """Preprocessed text with line markers. kept: macros of the headers that stay as they are.
+def preprocess(
+    clang: Clang, source: Source, run_time: bool, kept: Iterable[str] = (), version: Optional[int] = None
+) -> str:
+    """Preprocessed text with line markers. kept: macros of the headers that stay as they are; version: of Metal.
 
     Raises CompileError with clang's own diagnostics."""
+    defined = ["-U__METAL_VERSION__", f"-D__METAL_VERSION__={version}"] if version else []
     folders = [f"-I{folder}" for folder in source.include]
     headers = PRELUDE + (RUN_TIME if run_time else [])
     with tempfile.TemporaryDirectory() as scratch:
@@ -77,7 +80,7 @@ def preprocess(clang: Clang, source: Source, run_time: bool, kept: Iterable[str]
             again = Path(scratch) / "kept.h"
             again.write_text("".join(f"#undef {name}\n#define {name} {name}\n" for name in kept))
             headers = [*headers, "-include", str(INCLUDE / "metal_stdlib"), "-include", str(again)]
-        done = run([clang.path, *language_flags(run_time), *folders, *headers, "-w", "-E", str(source.path)])
+        done = run([clang.path, *language_flags(run_time), *defined, *folders, *headers, "-w", "-E", str(source.path)])
     if done.returncode:
         diagnostics = parse_diagnostics(done.stderr)
         raise CompileError(summary("does not preprocess", source, diagnostics, done.stderr), diagnostics)

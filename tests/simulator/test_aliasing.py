@@ -1,4 +1,4 @@
-"""Memory accessed as a scalar of another type: Apple's compiler may reorder such accesses, so the check refuses them."""
+"""Memory accessed as a scalar of another type is refused: Apple's compiler may reorder such accesses."""
 
 import pytest
 
@@ -93,7 +93,9 @@ def test_what_aliases_is_accepted(written):
 
 @pytest.mark.parametrize("one, of", [("uint", "half"), ("vec<T, 2>", ""), ("T", ""), ("half", "float")])
 def test_instantiations_are_judged(written, one, of):
-    calls = "copy<2>(t, (device const half*)y); copy<8>(t, (device const half*)y); float f[1]; copy<1>(f, y); t[1] = f[0];"
+    calls = (
+        "copy<2>(t, (device const half*)y); copy<8>(t, (device const half*)y); float f[1]; copy<1>(f, y); t[1] = f[0];"
+    )
     found, _ = findings(written, [calls], HEADER.replace("ONE", one))
     expected = [f"thread memory of type {of} is accessed as {one}: scalars of different types do not alias"] * bool(of)
     assert [d.message.partition(";")[0] for d in found] == expected

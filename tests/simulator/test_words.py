@@ -1,4 +1,4 @@
-"""Words that are no names in Metal: each in each place is refused at its line, with the reason; what is legal is not."""
+"""Words that are no names in Metal: each in each place is refused at its line, with the reason."""
 
 import re
 
@@ -16,8 +16,8 @@ KEYWORDS = set(
 )
 OPERATORS = set("and or not xor compl bitand bitor and_eq or_eq xor_eq not_eq".split())
 MACROS = set(
-    "assert MAXFLOAT HUGE_VALF INFINITY NAN FP_ILOGB0 FP_ILOGBNAN CHAR_BIT FLT_MAX FLT_EPSILON HALF_MIN DBL_MAX INT_MAX "
-    "LONG_MIN UINT_MAX ULONG_MAX M_PI_F M_SQRT1_2_F M_PI_H M_LN2_H M_PI M_E".split()
+    "assert MAXFLOAT HUGE_VALF INFINITY NAN FP_ILOGB0 FP_ILOGBNAN CHAR_BIT FLT_MAX FLT_EPSILON HALF_MIN DBL_MAX "
+    "INT_MAX LONG_MIN UINT_MAX ULONG_MAX M_PI_F M_SQRT1_2_F M_PI_H M_LN2_H M_PI M_E".split()
 )
 TAKEN = "llong ullong quad complex imaginary".split()
 
@@ -196,7 +196,8 @@ def test_names_taken_at_global_scope(written, first):
 
 def test_places_of_words(written, tmp_path):
     (tmp_path / "names.h").write_text("struct Names {\n  float a,\n      fragment;\n};\n")
-    text = '#include "names.h"\nkernel void f(device float* out,\n              device  uint* x, uint   thread [[thread_position_in_grid]]) {}\n'
+    text = '#include "names.h"\nkernel void f(device float* out,\n'
+    text += "              device  uint* x, uint   thread [[thread_position_in_grid]]) {}\n"
     found = written(text + "constant constexpr half  NAN = 1;\n").check()
     places = [(d.file.rpartition("/")[2], d.line, d.column) for d in found if "cannot be a name" in d.message]
     assert places == [("names.h", 3, 7), ("written.metal", 5, 39), ("written.metal", 6, 26)]
