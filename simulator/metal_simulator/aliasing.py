@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from typing import Dict, Iterator, List, Optional, Set, Tuple
 
+from .nodes import Node, children, type_of
+
 _CASTS = {
     "CStyleCastExpr",
     "CXXReinterpretCastExpr",
@@ -18,7 +20,7 @@ _CASTS = {
     "CXXAddrspaceCastExpr",
 }
 _TRANSPARENT = _CASTS | {"ImplicitCastExpr", "ParenExpr", "CXXConstCastExpr"}
-_TYPE = re.compile(r"'([^']*)'(?::'([^']*)')?")
+_MEANING = re.compile(r"'([^']*)':'([^']*)'")
 _VARIABLE = re.compile(r" Var (0x[0-9a-f]+) ")
 _QUALIFIER = re.compile(r"\b(?:const|volatile|restrict|__private|__local|__global|__constant|__generic)\b")
 _SPACES = {"__private": "thread", "__local": "threadgroup"}
@@ -31,27 +33,26 @@ _SCALARS.update(
 _ANYTHING = "anything"
 
 
-def aliasing_findings(nodes: List) -> Iterator[Tuple[int, str]]:
+def aliasing_findings(nodes: List[Node]) -> Iterator[Tuple[int, str]]:
     """Index and message of each cast that makes one type of another; nodes: of syntax_tree."""
     casts = [i for i, node in enumerate(nodes) if node.kind in _CASTS and node.rest.endswith("BitCast>")]
     return _Tree(nodes).findings(casts) if casts else iter(())
 
 
 class _Tree:
-    def __init__(self, nodes: List):
+    def __init__(self, nodes: List[Node]):
         self.nodes = nodes
         self.meanings: Dict[str, Set[str]] = {}  # of names of types
         self.members: Dict[str, Set[Tuple[str, ...]]] = {}  # types of the members of a struct, by its name
         self.variables: Dict[str, int] = {}
         for i, node in enumerate(nodes):
-            for name, meaning in _TYPE.findall(node.rest):
-                if meaning:
-                    self.meanings.setdefault(_bare(name), set()).add(_bare(meaning))
+            for name, meaning in _MEANING.findall(node.rest):
+                self.meanings.setdefault(_bare(name), set()).add(_bare(meaning))
             if node.kind == "VarDecl":
                 self.variables[node.address] = i
             elif node.kind == "CXXRecordDecl" and node.rest.endswith(" definition") and " struct " in node.rest:
-                fields = [self._type(k) for k in self._children(i) if nodes[k].kind == "FieldDecl"]
-                based = any(nodes[k].kind in ("public", "private") for k in self._children(i))
+                fields = [self._type(k) for k in children(nodes, i) if nodes[k].kind == "FieldDecl"]
+                based = any(nodes[k].kind in ("public", "private") for k in children(self.nodes, i))
                 self.members.setdefault(node.rest.split()[-2], set()).add(tuple(fields) if not based else (_ANYTHING,))
 
     def findings(self, casts: List[int]) -> Iterator[Tuple[int, str]]:
@@ -65,28 +66,19 @@ class _Tree:
                 )
                 yield i, message + "do not alias; use the type itself or a vector"
 
-    def _children(self, i: int) -> Iterator[int]:
-        depth = self.nodes[i].depth
-        for k in range(i + 1, len(self.nodes)):
-            if self.nodes[k].depth <= depth:
-                return
-            if self.nodes[k].depth == depth + 2:
-                yield k
-
     def _type(self, i: int) -> str:
-        match = _TYPE.search(self.nodes[i].rest)
-        return match.group(1) if match else ""
+        return type_of(self.nodes[i])
 
     def _origin(self, i: int, declared: bool) -> Optional[str]:
         """Type of the object from which a pointer or reference is made, behind casts to void and characters.
 
         declared: only if it is a variable, and not what a pointer points to."""
         node, kind = self.nodes[i], self._type(i)
-        operand = next(self._children(i), None)
+        operand = next(children(self.nodes, i), None)
         if node.kind in _TRANSPARENT and operand is not None and "<LValueToRValue>" not in node.rest:
             return self._origin(operand, declared)
         if node.kind == "BinaryOperator" and "*" in kind:
-            pointers = [k for k in self._children(i) if "*" in self._type(k)]
+            pointers = [k for k in children(self.nodes, i) if "*" in self._type(k)]
             return self._origin(pointers[0], declared) if pointers else None
         if node.kind == "UnaryOperator" and "prefix '&'" in node.rest and operand is not None:
             return self._origin(operand, declared)
@@ -98,7 +90,7 @@ class _Tree:
         variable = _VARIABLE.search(self.nodes[operand].rest if operand is not None else "")
         start = self.variables.get(variable.group(1)) if variable else None
         if start is not None and (declared or self._families(_pointee(kind)) == {_ANYTHING}):
-            values = list(self._children(start))
+            values = list(children(self.nodes, start))
             return self._origin(values[-1], declared) if values else None
         return None if declared else _pointee(kind)
 

@@ -3,56 +3,21 @@
 from __future__ import annotations
 
 import re
-from typing import Iterator, List, NamedTuple, Sequence, Tuple
+from typing import List, Sequence, Tuple
 
 from . import words
 from .aliasing import aliasing_findings
+from .conditions import condition_findings
 from .errors import Diagnostic
+from .nodes import Node, read_nodes
 from .source import metal_words
 
-_NODE = re.compile(
-    r"^[|`\- ]*(\w+) (0x[0-9a-f]+) (?:prev 0x[0-9a-f]+ |parent 0x[0-9a-f]+ )*"  # kind, address
-    r"(<[^<>]*(?:<[^<>]*>[^<>]*)*>)(?: (\S+:\d+(?::\d+)?))?(.*)$"  # range, place of the name, the rest
-)
-_PLACE = re.compile(r"([^<>,\s]+):(\d+):(\d+)|line:(\d+):(\d+)|col:(\d+)")
 _DECLARED = {"ParmVarDecl", "VarDecl", "FieldDecl", "TypedefDecl", "TypeAliasDecl"}
 _NAME_AND_TYPE = re.compile(
     r"^ (?:(?:used|referenced|constexpr|invalid) )*(?!(?:used|referenced|constexpr|invalid) ')([A-Za-z_]\w*) '([^']*)'"
 )
 _CASTS = {"CStyleCastExpr", "CXXStaticCastExpr", "CXXFunctionalCastExpr"}
 _NARROW = {"__bf16": "bfloat", "_Float16": "half", "half": "half"}
-
-
-class Node(NamedTuple):
-    kind: str
-    file: str
-    line: int
-    column: int
-    rest: str
-    depth: int
-    address: str
-
-
-def _nodes(dump: str) -> Iterator[Node]:
-    """Nodes with absolute places: clang prints only what changed since the last place."""
-    file, line = "", 0
-    for text in dump.splitlines():
-        match = _NODE.match(text)
-        if not match:
-            continue
-        kind, address, span, name_place, rest = match.groups()
-        places = []
-        for place in _PLACE.finditer(span + " " + (name_place or "")):
-            if place.group(6):
-                places.append((file, line, int(place.group(6))))
-                continue
-            if place.group(1) and place.group(1) != "line":
-                file = place.group(1)
-            line = int(place.group(2) or place.group(4))
-            places.append((file, line, int(place.group(3) or place.group(5))))
-        if places:
-            where = places[-1] if name_place else places[0]
-            yield Node(kind, *where, rest, len(text) - len(text.lstrip("|`- ")), address)
 
 
 def tree_findings(dump: str, files: Sequence[str]) -> List[Diagnostic]:
@@ -63,7 +28,7 @@ def tree_findings(dump: str, files: Sequence[str]) -> List[Diagnostic]:
         return []
     found = []
     parents: List[Node] = []
-    nodes = list(_nodes(dump[dump.rfind("\n", 0, min(starts)) + 1 :]))
+    nodes = list(read_nodes(dump[dump.rfind("\n", 0, min(starts)) + 1 :]))
     for node in nodes:
         while parents and parents[-1].depth >= node.depth:
             parents.pop()
@@ -78,7 +43,7 @@ def tree_findings(dump: str, files: Sequence[str]) -> List[Diagnostic]:
                 found.append(Diagnostic(node.file, at.line, at.column, severity, message))
         parents.append(node)
     places = set()
-    for i, message in aliasing_findings(nodes):
+    for i, message in [*aliasing_findings(nodes), *condition_findings(nodes)]:
         place = nodes[i].file, nodes[i].line, nodes[i].column
         if place[0] in wanted and place not in places:  # once for all instantiations
             places.add(place)

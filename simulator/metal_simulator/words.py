@@ -186,9 +186,12 @@ def _may_be_name(tokens: List[Token], i: int) -> bool:
     word, before, after = tokens[i].text, tokens[i - 1], tokens[i + 1].text
     if word in _TYPES:
         return before.text in {*_TYPES, ","} and after in ("=", ";", "[", "(", ":")
-    typed = before.text in ("*", "&", "&&", ">", ",") or (
-        before.kind == "identifier" and before.text not in _STATEMENTS
-    )
+    if before.text == ",":
+        return after in ("=", ";", "[")
+    operand = word in _VALUES | MACROS
+    if before.text in ("*", "&", "&&", ">"):
+        return after in _AFTER_NAME and not operand
+    typed = before.kind == "identifier" and before.text not in _STATEMENTS | _OTHER_OPERATORS | _VALUES
     return typed and after in _AFTER_NAME and not _is_part(tokens, i)
 
 

@@ -80,7 +80,7 @@ using namespace metal;
 UNNAMED = {place for place in PLACES if "parameter" in place or place in ("kernel's position", "function constant")}
 EXCEPTIONS = {(word, place) for word in ("const", "volatile") for place in UNNAMED}
 EXCEPTIONS |= {(word, "label") for word in ("default", "public", "private", "protected")}
-EXCEPTIONS |= {("metal", "namespace"), ("operator", "value parameter")}
+EXCEPTIONS |= {("metal", "namespace"), ("operator", "value parameter"), ("class", "enum"), ("struct", "enum")}
 TWO_WORDS = {(word, place) for word in ("short", "long", "signed", "unsigned") for place in UNNAMED}
 ORDINARY = set("vertex fragment threadgroup_imageblock ray_data object_data uchar ushort uint ulong size_t ptrdiff_t "
                "bfloat as_type metal restrict main".split())  # to clang  # fmt: skip
