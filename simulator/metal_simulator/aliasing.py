@@ -31,10 +31,11 @@ _SCALARS.update(
     {f"{u}int{bits}_t": name for u in ("", "u") for bits, name in ((16, "short"), (32, "int"), (64, "long"))}
 )
 _ANYTHING = "anything"
+_INTEGERS = {"short", "int", "long"}  # public kernels read integers of one size as those of another: a warning
 
 
-def aliasing_findings(nodes: List[Node]) -> Iterator[Tuple[int, str]]:
-    """Index and message of each cast that makes one type of another; nodes: of syntax_tree."""
+def aliasing_findings(nodes: List[Node]) -> Iterator[Tuple[int, str, str]]:
+    """Index, severity and message of each cast that makes one type of another; nodes: of syntax_tree."""
     casts = [i for i, node in enumerate(nodes) if node.kind in _CASTS and node.rest.endswith("BitCast>")]
     return _Tree(nodes).findings(casts) if casts else iter(())
 
@@ -55,16 +56,18 @@ class _Tree:
                 based = any(nodes[k].kind in ("public", "private") for k in children(self.nodes, i))
                 self.members.setdefault(node.rest.split()[-2], set()).add(tuple(fields) if not based else (_ANYTHING,))
 
-    def findings(self, casts: List[int]) -> Iterator[Tuple[int, str]]:
+    def findings(self, casts: List[int]) -> Iterator[Tuple[int, str, str]]:
         for i in casts:
             to = self._type(i) if self.nodes[i].rest.endswith("<LValueBitCast>") else _pointee(self._type(i))
             space = next((ours for theirs, ours in _SPACES.items() if theirs in to), "")
             of = self._origin(i, space == "threadgroup") if space else None
-            if of is not None and self._differ(of, to):
+            source, target = (self._families(of), self._families(to)) if of is not None else (set(), set())
+            if source and target and _ANYTHING not in source | target and not source & target:
+                severity = "warning" if source | target <= _INTEGERS else "error"
                 message = (
                     f"{space} memory of type {_metal(of)} is accessed as {_metal(to)}: scalars of different types "
                 )
-                yield i, message + "do not alias; use the type itself or a vector"
+                yield i, severity, message + "do not alias; use the type itself or a vector"
 
     def _type(self, i: int) -> str:
         return type_of(self.nodes[i])
@@ -93,10 +96,6 @@ class _Tree:
             values = list(children(self.nodes, start))
             return self._origin(values[-1], declared) if values else None
         return None if declared else _pointee(kind)
-
-    def _differ(self, of: str, to: str) -> bool:
-        source, target = self._families(of), self._families(to)
-        return bool(source and target) and _ANYTHING not in source | target and not source & target
 
     def _families(self, kind: str, depth: int = 0) -> Set[str]:
         """The scalar types that an object consists of, signed and unsigned ones being the same."""

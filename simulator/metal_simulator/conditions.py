@@ -17,8 +17,8 @@ _BITWISE = ("'&'", "'|'", "'^'")
 _TRANSPARENT = {"ImplicitCastExpr", "ParenExpr", "MaterializeTemporaryExpr", "ExprWithCleanups"}
 
 
-def condition_findings(nodes: List[Node]) -> Iterator[Tuple[int, str]]:
-    """Index and message of each argument that should be bool and is not."""
+def condition_findings(nodes: List[Node]) -> Iterator[Tuple[int, str, str]]:
+    """Index, severity and message of each argument that should be bool and is not."""
     for i, node in enumerate(nodes):
         if node.kind != "DeclRefExpr" or "__of_comparison" not in node.rest:
             continue
@@ -30,7 +30,7 @@ def condition_findings(nodes: List[Node]) -> Iterator[Tuple[int, str]]:
         place = 2 if called and called.group(1) == "select" else 0
         if len(arguments) > place and not _is_comparison(nodes, arguments[place]):
             kind = re.sub(r"\b(?:__\w+|const) ?", "", type_of(nodes[arguments[place]])).strip()
-            yield arguments[place], f"{called.group(1)} takes a bool or a vector of bool, not {kind}"
+            yield arguments[place], "error", f"{called.group(1)} takes a bool or a vector of bool, not {kind}"
 
 
 def _is_comparison(nodes: List[Node], i: int) -> bool:

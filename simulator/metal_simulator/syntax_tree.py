@@ -43,11 +43,11 @@ def tree_findings(dump: str, files: Sequence[str]) -> List[Diagnostic]:
                 found.append(Diagnostic(node.file, at.line, at.column, severity, message))
         parents.append(node)
     places = set()
-    for i, message in [*aliasing_findings(nodes), *condition_findings(nodes)]:
+    for i, severity, message in [*aliasing_findings(nodes), *condition_findings(nodes)]:
         place = nodes[i].file, nodes[i].line, nodes[i].column
         if place[0] in wanted and place not in places:  # once for all instantiations
             places.add(place)
-            found.append(Diagnostic(*place, "error", message))
+            found.append(Diagnostic(*place, severity, message))
     return found
 
 
