@@ -47,9 +47,13 @@ class Library:
             cache.write(name, known)
         return tuple(known["kernels"])
 
-    def check(self) -> List[Diagnostic]:
-        """Strict check of the whole file, every instantiation included: what Apple's compiler rejects, and lints."""
-        return check.check(self.clang, self.source, self._digest)
+    def check(self, language: Optional[str] = None) -> List[Diagnostic]:
+        """Strict check of the whole file, every instantiation included: what Apple's compiler rejects, and lints.
+
+        language: "metal3.1" (C++14) or "metal4.0" (C++17): what is newer than its C++ is an error, too.
+        Raises CompileError for another language, and for a file that does not even preprocess.
+        """
+        return check.check(self.clang, self.source, self._digest, language)
 
     def kernel(self, host_name: str, constants: Optional[Mapping[str, object]] = None) -> "Kernel":
         """A kernel specialised for function constants (name -> bool, int or float), compiled or taken from the cache.
