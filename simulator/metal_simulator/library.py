@@ -11,27 +11,32 @@ from .compile import THREADGROUP_LIMIT, compile_kernel, runtime
 from .constants import near, spell_constants
 from .counters import Profile
 from .declarations import Declarations, read_declarations
-from .errors import CompileError, Diagnostic
+from .errors import CompileError, Diagnostic, LaunchError
 from .launch import LaunchReport, Settings, launch
 from .source import preprocess, read_source, user_tokens
-from .toolchain import find_clang
+from .toolchain import FAST_MATH, find_clang
 
 
 class Library:
-    """A .metal file, unmodified. include: folders in which its #include lines are looked up.
+    """A .metal file, unmodified.
+
+    include: folders in which its #include lines are looked up
+    fast_math: compile kernels as Metal does by default: no infinities, no NaN, no signed zeros, sums in any order,
+        reciprocals for divisions. What a kernel then makes of an infinity or a NaN is not defined.
 
     Raises CompileError if the file does not exist and ToolchainError if there is no clang; everything else waits until
     it is needed.
     """
 
-    def __init__(self, path, include: Sequence = ()):
+    def __init__(self, path, include: Sequence = (), *, fast_math: bool = False):
         self.source = read_source(path, include)
         self.clang = find_clang()
+        self.fast_math = fast_math
         self._digest = self.source.digest()
 
     @functools.cached_property
     def _text(self) -> str:
-        return preprocess(self.clang, self.source, run_time=True)
+        return preprocess(self.clang, self.source, run_time=True, flags=FAST_MATH if self.fast_math else ())
 
     @functools.cached_property
     def _declarations(self) -> Declarations:
@@ -40,7 +45,7 @@ class Library:
     @property
     def kernels(self) -> Tuple[str, ...]:
         """Host names of all kernels, in the order of the file."""
-        name = "library-" + cache.key(self.clang.version, self._digest)
+        name = "library-" + cache.key(self.clang.version, self._digest, self.fast_math)
         known = cache.read(name)
         if known is None:
             known = {"kernels": list(self._declarations.kernels())}
@@ -62,7 +67,7 @@ class Library:
     def _build(self, host_name: str, constants: Mapping[str, object], mode: str) -> Tuple[str, dict]:
         """Name of the compiled kernel in the cache, and its description. A hit runs no clang."""
         typed = sorted((name, type(value).__name__, repr(value)) for name, value in constants.items())
-        name = "kernel-" + cache.key(self.clang.version, self._digest, host_name, typed, mode)
+        name = "kernel-" + cache.key(self.clang.version, self._digest, host_name, typed, mode, self.fast_math)
         known = cache.read(name)
         if known is None or not (cache.folder() / f"{name}.so").exists():
             kernels = self._declarations.kernels()
@@ -70,7 +75,15 @@ class Library:
                 raise CompileError(f"no kernel {host_name!r} in {self.source.path}{near(host_name, list(kernels))}")
             values = spell_constants(self._declarations.constants, constants)
             known = compile_kernel(
-                self.clang, self.source, self._text, self._declarations, kernels[host_name], values, mode, name
+                self.clang,
+                self.source,
+                self._text,
+                self._declarations,
+                kernels[host_name],
+                values,
+                mode,
+                self.fast_math,
+                name,
             )
             known["gates"] = {p["gate"]: bool(constants.get(p["gate"], True)) for p in known["parameters"] if p["gate"]}
             cache.write(name, known)
@@ -178,6 +191,8 @@ class Kernel:
 
     def _launch(self, buffers, grid, threads, settings: Settings) -> LaunchReport:
         mode = settings.mode(self.name)
+        if mode == "nan" and self._library.fast_math:
+            raise LaunchError(f"kernel {self.name}: check_nan needs a build without fast math, which knows no NaN")
         if mode not in self._loaded:
             self._loaded[mode] = self._load(mode)
         return launch(self.name, self._loaded[mode], buffers, grid, threads, settings)

@@ -65,11 +65,11 @@ def _gather(path: Path, folders: Tuple[Path, ...], files: Dict[Path, bytes]) -> 
                 break
 
 
-def preprocess(clang: Clang, source: Source, run_time: bool) -> str:
-    """Preprocessed text with line markers. Raises CompileError with clang's own diagnostics."""
+def preprocess(clang: Clang, source: Source, run_time: bool, flags: Sequence[str] = ()) -> str:
+    """Preprocessed text with line markers; flags: more of clang's. Raises CompileError with clang's own diagnostics."""
     folders = [f"-I{folder}" for folder in source.include]
     headers = PRELUDE + (RUN_TIME if run_time else [])
-    done = run([clang.path, *language_flags(run_time), *folders, *headers, "-w", "-E", str(source.path)])
+    done = run([clang.path, *language_flags(run_time), *flags, *folders, *headers, "-w", "-E", str(source.path)])
     if done.returncode:
         diagnostics = parse_diagnostics(done.stderr)
         raise CompileError(summary("does not preprocess", source, diagnostics, done.stderr), diagnostics)

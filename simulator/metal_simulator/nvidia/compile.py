@@ -49,13 +49,15 @@ def build(
     The description holds parameters (as Kernel.parameters), gates, unset (names of constants not given), threads,
     architecture, and resources: registers, threadgroup_bytes, spilled_bytes, stack_bytes, generic_accesses,
     and the level of ptxas's optimisation.
-    Raises CompileError like Library.kernel, and for more threadgroup memory than Metal has; ToolchainError without
+    Raises CompileError like Library.kernel, for a library with fast_math, and for more threadgroup memory than Metal has; ToolchainError without
     clang 17 or newer, or ptxas.
     """
     if library.clang.major < 17:
         raise ToolchainError(
             f"{library.clang.path} is clang {library.clang.major}; kernels for NVIDIA GPUs need 17 or newer"
         )
+    if library.fast_math:
+        raise CompileError("there is no fast-math build for NVIDIA GPUs")
     if matrix not in MATRIX_MODES:
         raise CompileError(f"matrix is one of {', '.join(MATRIX_MODES)}, not {matrix!r}")
     constants = dict(constants or {})
