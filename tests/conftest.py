@@ -18,7 +18,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one test process a core: threads on t
 
 def pytest_addoption(parser):
     parser.addoption("--shards", type=int, default=1, help="sets of 200 random problems in tests/test_features.py")
-    parser.addoption("--fast-math", action="store_true", help="instead of all launchers the kernels in the fast-math build")
+    parser.addoption("--fast-math", action="store_true", help="only the launcher of the fast-math build")
 
 
 def pytest_configure(config):

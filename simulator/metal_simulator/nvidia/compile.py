@@ -49,8 +49,8 @@ def build(
     The description holds parameters (as Kernel.parameters), gates, unset (names of constants not given), threads,
     architecture, and resources: registers, threadgroup_bytes, spilled_bytes, stack_bytes, generic_accesses,
     and the level of ptxas's optimisation.
-    Raises CompileError like Library.kernel, for a library with fast_math, and for more threadgroup memory than Metal has; ToolchainError without
-    clang 17 or newer, or ptxas.
+    Raises CompileError like Library.kernel, for more threadgroup memory than Metal has, and for a library with
+    fast_math; ToolchainError without clang 17 or newer, or ptxas.
     """
     if library.clang.major < 17:
         raise ToolchainError(
