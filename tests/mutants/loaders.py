@@ -70,7 +70,7 @@ MUTANTS = [
     Mutant("missing query column", TILE, "if (has_column(rows.columns, column)) pair[0]", "pair[0]", "checker"),
     Mutant("missing next query column", TILE, "if (has_column(rows.columns, next)) pair[1]", "pair[1]", "checker"),
     Mutant("next query column in memory", TILE, "pair[1] = source[next];", "pair[1] = source[column + 1];", "numbers"),
-    Mutant("sign of the scale", TILE, "T(sign * float(pair[0])), T(sign", "T(float(pair[0])), T(sign", "numbers"),
+    Mutant("sign of the scale", TILE, "T(factor * float(pair[0])), T(factor", "T(float(pair[0])), T(factor", "numbers"),
     Mutant(
         "unaligned output as vectors",
         TILE,
@@ -313,7 +313,7 @@ MUTANTS = [
         "return rows.columns;",
         "checker",
     ),
-    Mutant("direct missing chunks read", DIRECT, "kBytes >= 4 && !has_column(columns, 0)", "false", "checker"),
+    Mutant("direct missing chunks read", DIRECT, "kCount >= 2 && !has_column(columns, 0)", "false", "checker"),
     Mutant(
         "half a chunk of 16 bytes",
         DIRECT,
@@ -322,7 +322,7 @@ MUTANTS = [
         "numbers",
     ),
     Mutant(
-        "unaligned chunks as vectors", DIRECT, "else if (is_aligned && kBytes == 4)", "else if (kBytes == 4)", "checker"
+        "unaligned chunks as vectors", DIRECT, "else if (is_aligned && kCount == 2)", "else if (kCount == 2)", "checker"
     ),
     Mutant("direct missing columns", DIRECT, "has_column(columns, e) ? source[e] : T(0)", "source[e]", "checker"),
     Mutant("second key is the first", DIRECT, "lane.column + 1);", "lane.column);", "numbers"),
