@@ -157,6 +157,7 @@ template <typename R, typename... A> struct __parameters<R(A...)> {
     return all[i];
   }
 };
+template <typename R, typename... A> struct __parameters<R(A...) noexcept> : __parameters<R(A...)> {};
 }
 """
 

@@ -7,13 +7,15 @@ import functools
 from typing import List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 from . import cache, check
+from .accounting import read_kernels
 from .compile import THREADGROUP_LIMIT, compile_kernel, runtime
 from .constants import near, spell_constants
 from .counters import Profile
-from .declarations import Declarations, read_declarations
+from .declarations import Declarations, Function, Instantiation
 from .errors import CompileError, Diagnostic, LaunchError
 from .launch import LaunchReport, Settings, launch
-from .source import preprocess, read_source, user_tokens
+from .rewrite import POSITIONS
+from .source import preprocess, read_source
 from .toolchain import FAST_MATH, find_clang
 
 
@@ -35,12 +37,16 @@ class Library:
         self._digest = self.source.digest()
 
     @functools.cached_property
-    def _text(self) -> str:
-        return preprocess(self.clang, self.source, run_time=True, flags=FAST_MATH if self.fast_math else ())
+    def _read(self) -> Tuple[str, Declarations]:
+        return read_kernels(preprocess(self.clang, self.source, True, FAST_MATH if self.fast_math else ()))
 
-    @functools.cached_property
+    @property
+    def _text(self) -> str:
+        return self._read[0]
+
+    @property
     def _declarations(self) -> Declarations:
-        return read_declarations(user_tokens(self._text))
+        return self._read[1]
 
     @property
     def kernels(self) -> Tuple[str, ...]:
@@ -54,7 +60,13 @@ class Library:
 
     def check(self) -> List[Diagnostic]:
         """Strict check of the whole file, every instantiation included: what Apple's compiler rejects, and lints."""
-        return check.check(self.clang, self.source, self._digest)
+        found = check.check(self.clang, self.source, self._digest)
+        if any(d.severity == "error" for d in found):
+            return found
+        try:
+            return found if self.kernels else found
+        except CompileError as error:
+            return [*found, *error.diagnostics]
 
     def kernel(self, host_name: str, constants: Optional[Mapping[str, object]] = None) -> "Kernel":
         """A kernel specialised for function constants (name -> bool, int or float), compiled or taken from the cache.
@@ -64,22 +76,31 @@ class Library:
         """
         return Kernel(self, host_name, dict(constants or {}))
 
+    def _kernel(self, host_name: str) -> Tuple[Function, Optional[Instantiation]]:
+        """Raises CompileError for one that does not exist, or takes what nobody can give it here."""
+        kernels = self._declarations.kernels()
+        if host_name not in kernels:
+            raise CompileError(f"no kernel {host_name!r} in {self.source.path}{near(host_name, list(kernels))}")
+        for p in kernels[host_name][0].parameters:
+            if p.kind not in ("buffer", "threadgroup", *POSITIONS):
+                place, kind = f"{p.token.file}:{p.token.line}", p.kind and f" [[{p.kind}]]"
+                raise CompileError(f"{place}: error: {host_name} cannot be run: nothing here gives '{p.name}'{kind}")
+        return kernels[host_name]
+
     def _build(self, host_name: str, constants: Mapping[str, object], mode: str) -> Tuple[str, dict]:
         """Name of the compiled kernel in the cache, and its description. A hit runs no clang."""
         typed = sorted((name, type(value).__name__, repr(value)) for name, value in constants.items())
         name = "kernel-" + cache.key(self.clang.version, self._digest, host_name, typed, mode, self.fast_math)
         known = cache.read(name)
         if known is None or not (cache.folder() / f"{name}.so").exists():
-            kernels = self._declarations.kernels()
-            if host_name not in kernels:
-                raise CompileError(f"no kernel {host_name!r} in {self.source.path}{near(host_name, list(kernels))}")
+            kernel = self._kernel(host_name)
             values = spell_constants(self._declarations.constants, constants)
             known = compile_kernel(
                 self.clang,
                 self.source,
                 self._text,
                 self._declarations,
-                kernels[host_name],
+                kernel,
                 values,
                 mode,
                 self.fast_math,

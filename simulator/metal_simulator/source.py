@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
@@ -78,12 +79,12 @@ def preprocess(clang: Clang, source: Source, run_time: bool, flags: Sequence[str
 
 def user_tokens(text: str) -> List[Token]:
     """Tokens of the user's own part of preprocessed text: the stand-in headers are skipped."""
-    own = str(INCLUDE)
+    own = f"{INCLUDE}{os.sep}"
     tokens: List[Token] = []
     markers = list(re.finditer(MARKER.pattern + r"[^\n]*\n", text, re.MULTILINE))
     for marker, following in zip(markers, markers[1:] + [None]):
         file = marker.group(2)
-        if not file.startswith(own) and not file.startswith("<"):
+        if not file.startswith(own):
             end = following.start() if following else len(text)
             tokens += tokenise(text, marker.end(), end, file, int(marker.group(1)))
     return tokens

@@ -11,7 +11,7 @@ from typing import Dict, Mapping, Optional, Tuple
 
 from .. import cache
 from ..compile import THREADGROUP_LIMIT
-from ..constants import near, spell_constants
+from ..constants import spell_constants
 from ..declarations import Function
 from ..errors import CompileError, ToolchainError
 from ..library import Library
@@ -101,12 +101,10 @@ def _digest() -> str:
 
 
 def _build(library, assembler: Assembler, host_name, constants, threads, matrix, lines, name: str) -> dict:
-    kernels = library._declarations.kernels()
-    if host_name not in kernels:
-        raise CompileError(f"no kernel {host_name!r} in {library.source.path}{near(host_name, list(kernels))}")
-    function = kernels[host_name][0]
+    kernel = library._kernel(host_name)
+    function = kernel[0]
     spelled = spell_constants(library._declarations.constants, constants)
-    text = for_run(library._text, library._declarations, kernels[host_name], spelled).text + _entry(function)
+    text = for_run(library._text, library._declarations, kernel, spelled).text + _entry(function)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         module = _front(library, text, lines, folder)
