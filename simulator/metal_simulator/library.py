@@ -190,7 +190,8 @@ class Kernel:
             implies check
         check_nan: a finding where a thread first makes a NaN out of numbers, or of memory or a variable that nobody
             set; implies check
-        Raises LaunchError for wrong arguments, and for a kernel that diverges, deadlocks, faults or does not end.
+        Raises LaunchError for wrong arguments, and for a kernel that diverges, deadlocks, faults or does not end;
+        ToolchainError for a clang with which the checker misses what it must find (see canaries.py).
         """
         settings = Settings(order, check, threadgroup_memory, workers, timeout, check_written, check_nan)
         return self._launch(buffers, grid, threads, settings)
@@ -214,6 +215,10 @@ class Kernel:
         mode = settings.mode(self.name)
         if mode == "nan" and self._library.fast_math:
             raise LaunchError(f"kernel {self.name}: check_nan needs a build without fast math, which knows no NaN")
+        if mode in ("check", "nan"):
+            from . import canaries  # which needs this module
+
+            canaries.require(self._library.clang)
         if mode not in self._loaded:
             self._loaded[mode] = self._load(mode)
         return launch(self.name, self._loaded[mode], buffers, grid, threads, settings)
