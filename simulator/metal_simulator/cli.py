@@ -89,7 +89,8 @@ def _add_run(commands) -> None:
 def _run(options: argparse.Namespace) -> int:
     if options.no_check and (options.check_written or options.check_nan):
         raise LaunchError("--no-check goes with neither --check-written nor --check-nan")
-    kernel = Library(options.file, options.include).kernel(options.kernel, specification.constants(options.constant))
+    library = Library(options.file, options.include, fast_math=options.fast_math)
+    kernel = library.kernel(options.kernel, specification.constants(options.constant))
     buffers = specification.buffers(kernel.parameters, options.buffers)
     indices = {p["name"]: p["index"] for p in kernel.parameters if p["kind"] == "buffer"}
     outputs = [_output(text, indices) for text in options.output]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import tempfile
 from pathlib import Path
@@ -67,9 +68,15 @@ def _gather(path: Path, folders: Tuple[Path, ...], files: Dict[Path, bytes]) -> 
 
 
 def preprocess(
-    clang: Clang, source: Source, run_time: bool, kept: Iterable[str] = (), version: Optional[int] = None
+    clang: Clang,
+    source: Source,
+    run_time: bool,
+    flags: Sequence[str] = (),
+    kept: Iterable[str] = (),
+    version: Optional[int] = None,
 ) -> str:
-    """Preprocessed text with line markers. kept: macros of the headers that stay as they are; version: of Metal.
+    """Preprocessed text with line markers. flags: more of clang's; kept: macros of the headers that stay as they are;
+    version: of Metal.
 
     Raises CompileError with clang's own diagnostics."""
     defined = ["-U__METAL_VERSION__", f"-D__METAL_VERSION__={version}"] if version else []
@@ -80,7 +87,8 @@ def preprocess(
             again = Path(scratch) / "kept.h"
             again.write_text("".join(f"#undef {name}\n#define {name} {name}\n" for name in kept))
             headers = [*headers, "-include", str(INCLUDE / "metal_stdlib"), "-include", str(again)]
-        done = run([clang.path, *language_flags(run_time), *defined, *folders, *headers, "-w", "-E", str(source.path)])
+        command = [clang.path, *language_flags(run_time), *flags, *defined, *folders, *headers, "-w", "-E"]
+        done = run([*command, str(source.path)])
     if done.returncode:
         diagnostics = parse_diagnostics(done.stderr)
         raise CompileError(summary("does not preprocess", source, diagnostics, done.stderr), diagnostics)
@@ -89,12 +97,12 @@ def preprocess(
 
 def user_tokens(text: str) -> List[Token]:
     """Tokens of the user's own part of preprocessed text: the stand-in headers are skipped."""
-    own = str(INCLUDE)
+    own = f"{INCLUDE}{os.sep}"
     tokens: List[Token] = []
     markers = list(re.finditer(MARKER.pattern + r"[^\n]*\n", text, re.MULTILINE))
     for marker, following in zip(markers, markers[1:] + [None]):
         file = marker.group(2)
-        if not file.startswith(own) and not file.startswith("<"):
+        if not file.startswith(own):
             end = following.start() if following else len(text)
             tokens += tokenise(text, marker.end(), end, file, int(marker.group(1)))
     return tokens
