@@ -140,9 +140,7 @@ MUTANTS = [
         "memory + lane_index",
         "numbers",
     ),
-    Mutant(
-        "own slice added twice", PARTIAL, "float2 sum = 0;", "float2 sum = elements(scores.frag[i][j]);", "numbers"
-    ),
+    Mutant("own slice added twice", PARTIAL, "float2 sum = 0;", "float2 sum = elements(scores.frag[i][j]);", "numbers"),
     Mutant("one slice missing", PARTIAL, "slice < kSlices; slice++", "slice + 1 < kSlices; slice++", "numbers"),
     Mutant(
         "slices in another order",
