@@ -164,7 +164,7 @@ def _fused_forward(
         q, k, v, is_causal=chunk.is_causal, attn_mask=mask, scale=scoring.softmax_scale
     )
     # The operator leaves out a block of keys where a row has no scores but NaN and -inf, and a row without any gets 0.
-    lost = lse == 0 if k.sum().isfinite() else torch.ones_like(lse, dtype=torch.bool)
+    lost = torch.ones_like(lse, dtype=torch.bool) if k.amax().isnan() else lse == 0
     return output, lse.masked_fill(lost, torch.nan)
 
 

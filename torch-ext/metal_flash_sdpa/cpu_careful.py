@@ -1,8 +1,8 @@
 """A chunk of attention on the CPU at any magnitude: in fp32 and, where that leaves its range or meets NaN, again.
 
-Rows and keys whose fp32 result is not finite get the float64 one: it is finite for all finite inputs. Numbers that are
-not finite are taken out before and marked in the results of the rows that see them, so that no product with a weight of
-0 carries them to other rows. Which bits a row gets depends on nothing that it does not see.
+What is not finite in fp32 comes from float64, which holds the results of all finite inputs. Numbers that are not finite
+are taken out before and marked in the results of the rows that see them: no product with a weight of 0 carries them to
+other rows. Those keep the bits that they have beside ordinary numbers.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ def careful_forward(
     bad_q, bad_k, bad_v = (~tensor.isfinite() for tensor in (q, k, v))
     bad_rows, bad_keys = bad_q.any(dim=-1, keepdim=True), bad_k.any(dim=-1, keepdim=True)
     q, k, v = (tensor.nan_to_num(0.0, 0.0, 0.0) for tensor in (q, k, v))
-    reach = k.abs().amax(dim=-1, keepdim=True).double() * (q.abs().amax().double() * head_dim)
     # Keys that rows which do not see them must not meet: a masked score may be NaN, and so is 0 times such a value.
-    odd = bad_keys | bad_v.any(dim=-1, keepdim=True) | (reach * max(1.0, abs(scoring.softmax_scale)) > SAFE_SCORE)
+    largest = math.sqrt(SAFE_SCORE / (head_dim * max(1.0, abs(scoring.softmax_scale))))
+    odd = bad_keys | bad_v.any(dim=-1, keepdim=True) | (k.abs().amax(dim=-1, keepdim=True) > largest)
     again, again_lse = attend(q, k.masked_fill(odd, 0.0), v.masked_fill(odd, 0.0), chunk, scoring, sequence, dropped)
     q, k, v = q.double(), k.double(), v.double()
     step = max(1, PIECE_SCORES // (q.shape[0] * num_heads * k.shape[2]))
@@ -50,15 +50,15 @@ def careful_forward(
         exact, exact_lse = chunk_forward(
             q[here], k, v, part, scoring, sequence, None if dropped is None else dropped[here]
         )
-        use_again = _finite_rows(again[here], again_lse[here]) & ~_any_seen(visible, odd, num_heads)
-        keep = _finite_rows(output[here], lse[here])
+        sees_odd = _any_seen(visible, odd, num_heads)
         no_weights = bad_rows[here] | _any_seen(visible, bad_keys, num_heads)
         for result, second, third, mark in (
             (output, again, exact, no_weights | _any_seen(visible, bad_v, num_heads)),
             (lse.unsqueeze(-1), again_lse.unsqueeze(-1), exact_lse.unsqueeze(-1), no_weights),
         ):
-            third = third.to(result.dtype)
-            best = result[here].where(keep, second[here].where(use_again, third))
+            keep = _finite_rows(result[here], lse[here])
+            use_again = _finite_rows(second[here], again_lse[here]) & ~sees_odd
+            best = result[here].where(keep, second[here].where(use_again, third.to(result.dtype)))
             result[here] = best.masked_fill(mark, torch.nan)
     return output, lse
 
@@ -82,10 +82,10 @@ def careful_backward(grad_output, grad_lse, q, k, v, chunk, scoring, sequence, d
         bad_scores,
         _any_seeing(visible, bad_scores, num_heads_kv),
         _any_seeing(visible, bad_weights | bad_grad, num_heads_kv),
-        bad_scores.any(dim=0).any(dim=1),
+        bad_scores.any(dim=0).any(dim=1).squeeze(-1),
     )
     return tuple(
-        None if grad is None else grad.where(_finite_rows(grad), third.to(grad.dtype)).masked_fill(mark, torch.nan)
+        None if grad is None else grad.where(grad.isfinite(), third.to(grad.dtype)).masked_fill(mark, torch.nan)
         for grad, third, mark in zip(grads, exact, marks)
     )
 
@@ -99,10 +99,9 @@ def _all_finite(*tensors: Optional[torch.Tensor]) -> bool:
     return math.isfinite(sum(float(tensor.sum()) for tensor in tensors if tensor is not None))
 
 
-def _finite_rows(tensor: torch.Tensor, lse: Optional[torch.Tensor] = None) -> torch.Tensor:
-    """bool [..., rows, 1]"""
-    finite = tensor.isfinite().all(dim=-1, keepdim=True)
-    return finite if lse is None else finite & lse.isfinite().unsqueeze(-1)
+def _finite_rows(output: torch.Tensor, lse: torch.Tensor) -> torch.Tensor:
+    """bool [batch, heads, rows, 1]"""
+    return output.isfinite().all(dim=-1, keepdim=True) & lse.isfinite().unsqueeze(-1)
 
 
 def _any_seen(visible: torch.Tensor, keys: torch.Tensor, num_heads: int) -> torch.Tensor:
