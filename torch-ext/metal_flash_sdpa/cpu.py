@@ -20,11 +20,12 @@ from typing import Iterator, List, NamedTuple, Optional, Tuple
 import torch
 
 from .cpu_careful import careful_backward, careful_forward
-from .cpu_weights import Chunk, Dropout, Scoring, chunk_forward, integers
+from .cpu_weights import Chunk, Dropout, Scoring, all_finite, chunk_forward, integers
 
 CHUNK_SCORES = 2**20  # scores (or elements of a mask) of a chunk: with more of them they leave the caches
 MIN_ROWS = 64  # of a chunk, even with more scores: with fewer, products of matrices become as slow as of vectors
 MAX_SCORES = 2**24  # of a chunk, even with fewer rows: bounds the memory
+FUSED_BLOCK = 512  # keys that PyTorch's fused attention takes at once, or fewer
 UNBOUNDED = 2**62  # a window this wide hides nothing
 
 _EVERYTHING = slice(None)
@@ -155,17 +156,18 @@ def _fused_forward(
     scoring: Scoring,
     _sequence: int,
     _dropped: None,
-) -> Tuple[torch.Tensor, torch.Tensor]:
+) -> Tuple[torch.Tensor, torch.Tensor, bool]:
     """As chunk_forward, by the operator that F.scaled_dot_product_attention takes on the CPU."""
-    mask = None
-    if chunk.mask is not None:
-        mask = torch.zeros_like(chunk.mask, dtype=q.dtype).masked_fill_(~chunk.mask, -torch.inf)
-    output, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+    mask = None if chunk.mask is None else torch.where(chunk.mask, 0.0, -torch.inf).to(q.dtype)
+    output, lse = torch._scaled_dot_product_flash_attention_for_cpu(
         q, k, v, is_causal=chunk.is_causal, attn_mask=mask, scale=scoring.softmax_scale
     )
-    # The operator leaves out a block of keys where a row has no scores but NaN and -inf, and a row without any gets 0.
-    lost = torch.ones_like(lse, dtype=torch.bool) if k.amax().isnan() else lse == 0
-    return output, lse.masked_fill(lost, torch.nan)
+    # The operator leaves out a block of keys where a row has no scores but NaN and -inf; without any block, lse is 0.
+    if k.shape[2] > FUSED_BLOCK and k.amax().isnan():
+        lse.fill_(torch.nan)
+    elif lse.all():
+        return output, lse, all_finite(output)
+    return output, lse.masked_fill(lse == 0, torch.nan), False
 
 
 def _heads_first(tensor: torch.Tensor) -> torch.Tensor:

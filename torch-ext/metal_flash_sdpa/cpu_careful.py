@@ -12,7 +12,7 @@ from typing import Callable, Optional, Tuple
 
 import torch
 
-from .cpu_weights import Chunk, Scoring, chunk_backward, chunk_forward
+from .cpu_weights import Chunk, Scoring, all_finite, chunk_backward, chunk_forward
 
 PIECE_SCORES = 2**20  # scores that are formed at once
 SAFE_SCORE = 2.0**126  # sums of products up to here are finite in fp32
@@ -29,8 +29,8 @@ def careful_forward(
     dropped: Optional[torch.Tensor],
 ) -> Tuple[torch.Tensor, torch.Tensor]:
     """(output, lse) as of `attend`, which is chunk_forward or a function like it."""
-    output, lse = attend(q, k, v, chunk, scoring, sequence, dropped)
-    if _all_finite(output, lse):
+    output, lse, is_finite = attend(q, k, v, chunk, scoring, sequence, dropped)
+    if is_finite:
         return output, lse
     num_heads, rows, head_dim = q.shape[1:]
     bad_q, bad_k, bad_v = (~tensor.isfinite() for tensor in (q, k, v))
@@ -39,7 +39,8 @@ def careful_forward(
     # Keys that rows which do not see them must not meet: a masked score may be NaN, and so is 0 times such a value.
     largest = math.sqrt(SAFE_SCORE / (head_dim * max(1.0, abs(scoring.softmax_scale))))
     odd = bad_keys | bad_v.any(dim=-1, keepdim=True) | (k.abs().amax(dim=-1, keepdim=True) > largest)
-    again, again_lse = attend(q, k.masked_fill(odd, 0.0), v.masked_fill(odd, 0.0), chunk, scoring, sequence, dropped)
+    without = k.masked_fill(odd, 0.0), v.masked_fill(odd, 0.0)
+    again, again_lse, _ = attend(q, *without, chunk, scoring, sequence, dropped)
     q, k, v = q.double(), k.double(), v.double()
     step = max(1, PIECE_SCORES // (q.shape[0] * num_heads * k.shape[2]))
     for begin in range(0, rows, step):
@@ -47,9 +48,8 @@ def careful_forward(
         here = (slice(None), slice(None), slice(begin, end))
         part = chunk.part(begin, end)
         visible = part.mask.double()
-        exact, exact_lse = chunk_forward(
-            q[here], k, v, part, scoring, sequence, None if dropped is None else dropped[here]
-        )
+        dropped_here = None if dropped is None else dropped[here]
+        exact, exact_lse, _ = chunk_forward(q[here], k, v, part, scoring, sequence, dropped_here)
         sees_odd = _any_seen(visible, odd, num_heads)
         no_weights = bad_rows[here] | _any_seen(visible, bad_keys, num_heads)
         for result, second, third, mark in (
@@ -67,7 +67,7 @@ def careful_backward(grad_output, grad_lse, q, k, v, chunk, scoring, sequence, d
     """As chunk_backward."""
     inputs = grad_output, grad_lse, q, k, v
     grads = chunk_backward(*inputs, chunk, scoring, sequence, dropped)
-    if _all_finite(*grads):
+    if all_finite(*grads):
         return grads
     exact = chunk_backward(*map(_finite_double, inputs), chunk, scoring, sequence, dropped)
     num_heads, num_heads_kv = q.shape[1], k.shape[1]
@@ -92,11 +92,6 @@ def careful_backward(grad_output, grad_lse, q, k, v, chunk, scoring, sequence, d
 
 def _finite_double(tensor: Optional[torch.Tensor]) -> Optional[torch.Tensor]:
     return None if tensor is None else tensor.nan_to_num(0.0, 0.0, 0.0).double()
-
-
-def _all_finite(*tensors: Optional[torch.Tensor]) -> bool:
-    """False also where only the sum of finite numbers is not."""
-    return math.isfinite(sum(float(tensor.sum()) for tensor in tensors if tensor is not None))
 
 
 def _finite_rows(output: torch.Tensor, lse: torch.Tensor) -> torch.Tensor:

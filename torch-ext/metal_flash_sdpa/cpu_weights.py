@@ -5,6 +5,7 @@ Everything is computed in the dtype of the query, key and value given: fp32 or f
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple, Optional, Tuple
 
 import torch
@@ -105,13 +106,14 @@ def chunk_forward(
     scoring: Scoring,
     sequence: int,
     dropped: Optional[torch.Tensor],
-) -> Tuple[torch.Tensor, torch.Tensor]:
-    """(output [batch, heads, rows, head_dim], lse [batch, heads, rows]); dropped: factors of the weights [batch, heads,
-    rows, keys], None without dropout."""
+) -> Tuple[torch.Tensor, torch.Tensor, bool]:
+    """(output [batch, heads, rows, head_dim], lse [batch, heads, rows], whether both are finite); dropped: factors of
+    the weights [batch, heads, rows, keys], None without dropout."""
     weights, lse, _, _ = _softmax(q, k, chunk, scoring, sequence)
     if dropped is not None:
         weights.mul_(dropped.view_as(weights))
-    return torch.matmul(weights, v).view(*q.shape[:3], -1), lse
+    output = torch.matmul(weights, v).view(*q.shape[:3], -1)
+    return output, lse, all_finite(output, lse)
 
 
 def chunk_backward(grad_output, grad_lse, q, k, v, chunk, scoring, sequence, dropped):
@@ -140,6 +142,11 @@ def chunk_backward(grad_output, grad_lse, q, k, v, chunk, scoring, sequence, dro
     grad_k = torch.matmul(grad_scores.transpose(2, 3), q.reshape(*stacked, q.shape[-1]))
     grad_sinks = None if sink_weights is None else -(sink_weights * offset.view(lse.shape)).sum(dim=(0, 2))
     return grad_q, grad_k, grad_v, grad_sinks
+
+
+def all_finite(*tensors: Optional[torch.Tensor]) -> bool:
+    """False also where only the sum of finite numbers is not."""
+    return all(tensor is None or math.isfinite(tensor.sum()) for tensor in tensors)
 
 
 def integers(bounds: slice) -> torch.Tensor:
