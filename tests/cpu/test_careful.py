@@ -159,6 +159,21 @@ def test_gradients_at_any_magnitude(kernel, size_q, size_k, size_v, size_grad, s
         assert error <= 2e-4 * right.abs().max() + 1e-44
 
 
+@pytest.mark.parametrize("size", [1.0, 1e3, 1e18])
+def test_gradients_of_pages(kernel, size):
+    query, _, _ = dense(1, 5, 5, 2, 1, 16, torch.float32)
+    caches = [random_tensor(seed, 3, 16, 1, 16) * number for seed, number in ((1, size), (2, 1.0))]
+    inputs = [tensor.requires_grad_() for tensor in (query[0] * size, *caches)]
+    cu_q, cu_k = torch.tensor([0, 5], dtype=torch.int32), torch.tensor([0, 40], dtype=torch.int32)
+    table = torch.tensor([[2, 0, 2]], dtype=torch.int32)
+    output = kernel.flash_attn_varlen_func(*inputs, cu_q, cu_k, 5, 40, causal=True, block_table=table)
+    grad_output = random_tensor(7, *output.shape)
+    grads = torch.autograd.grad(output, inputs, grad_output)
+    places = {"cu_seqlens_q": cu_q, "cu_seqlens_k": cu_k, "window": (-1, 0), "block_table": table}
+    for grad, right in zip(grads, gradients(inputs, grad_output, **places)):
+        torch.testing.assert_close(grad.double(), right, rtol=1e-4, atol=1e-4 * float(right.abs().max()))
+
+
 def test_the_weight_of_a_sink_is_not_taken_from_a_rounded_logarithm(kernel):
     query, key, value = (torch.full((1, 1, 1, 16), x) for x in (256.0, 1024.0, 3.0))
     sinks = torch.tensor([2.0**20]).requires_grad_()  # as large as the score

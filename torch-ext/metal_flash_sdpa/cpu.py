@@ -20,7 +20,7 @@ from typing import Iterator, List, NamedTuple, Optional, Tuple
 import torch
 
 from .cpu_careful import careful_backward, careful_forward
-from .cpu_weights import Chunk, Dropout, Scoring, all_finite, chunk_forward, integers
+from .cpu_weights import Chunk, Dropout, Scoring, all_finite, are_small, chunk_forward, integers
 
 CHUNK_SCORES = 2**20  # scores (or elements of a mask) of a chunk: with more of them they leave the caches
 MIN_ROWS = 64  # of a chunk, even with more scores: with fewer, products of matrices become as slow as of vectors
@@ -166,7 +166,7 @@ def _fused_forward(
     if k.shape[2] > FUSED_BLOCK and k.amax().isnan():
         lse.fill_(torch.nan)
     elif lse.all():
-        return output, lse, all_finite(output)
+        return output, lse, are_small(lse) and all_finite(output)
     return output, lse.masked_fill(lse == 0, torch.nan), False
 
 
@@ -256,6 +256,7 @@ def _accumulate(grad: torch.Tensor, sequence: _Sequence, keys: slice, chunk_grad
         return
     num_pages, page_size = grad.shape[0], grad.shape[2]
     position = integers(keys)
+    chunk_grad = chunk_grad.to(grad.dtype)
     pages = sequence.pages[position // page_size].long().clamp_(0, num_pages - 1)
     tokens = grad.transpose(1, 2).flatten(0, 1)  # a view: the gradient is contiguous
     tokens.index_add_(0, pages * page_size + position % page_size, chunk_grad[0].transpose(0, 1))

@@ -1,8 +1,8 @@
-"""A chunk of attention on the CPU at any magnitude: in fp32 and, where that leaves its range or meets NaN, again.
+"""A chunk of attention on the CPU at any magnitude: in fp32 and, where that is too small or too coarse, in float64.
 
-What is not finite in fp32 comes from float64, which holds the results of all finite inputs. Numbers that are not finite
-are taken out before and marked in the results of the rows that see them: no product with a weight of 0 carries them to
-other rows. Those keep the bits that they have beside ordinary numbers.
+float64 holds the results of all finite inputs. Numbers that are not finite are taken out before and marked in the
+results of the rows that see them: no product with a weight of 0 carries them to other rows. Those keep the bits that
+they have beside ordinary numbers.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Callable, Optional, Tuple
 
 import torch
 
-from .cpu_weights import Chunk, Scoring, all_finite, chunk_backward, chunk_forward
+from .cpu_weights import MAX_LSE, Chunk, Scoring, chunk_backward, chunk_forward
 
 PIECE_SCORES = 2**20  # scores that are formed at once
 SAFE_SCORE = 2.0**126  # sums of products up to here are finite in fp32
@@ -29,8 +29,8 @@ def careful_forward(
     dropped: Optional[torch.Tensor],
 ) -> Tuple[torch.Tensor, torch.Tensor]:
     """(output, lse) as of `attend`, which is chunk_forward or a function like it."""
-    output, lse, is_finite = attend(q, k, v, chunk, scoring, sequence, dropped)
-    if is_finite:
+    output, lse, is_good = attend(q, k, v, chunk, scoring, sequence, dropped)
+    if is_good:
         return output, lse
     num_heads, rows, head_dim = q.shape[1:]
     bad_q, bad_k, bad_v = (~tensor.isfinite() for tensor in (q, k, v))
@@ -56,8 +56,8 @@ def careful_forward(
             (output, again, exact, no_weights | _any_seen(visible, bad_v, num_heads)),
             (lse.unsqueeze(-1), again_lse.unsqueeze(-1), exact_lse.unsqueeze(-1), no_weights),
         ):
-            keep = _finite_rows(result[here], lse[here])
-            use_again = _finite_rows(second[here], again_lse[here]) & ~sees_odd
+            keep = _good_rows(result[here], lse[here])
+            use_again = _good_rows(second[here], again_lse[here]) & ~sees_odd
             best = result[here].where(keep, second[here].where(use_again, third.to(result.dtype)))
             result[here] = best.masked_fill(mark, torch.nan)
     return output, lse
@@ -66,10 +66,10 @@ def careful_forward(
 def careful_backward(grad_output, grad_lse, q, k, v, chunk, scoring, sequence, dropped):
     """As chunk_backward."""
     inputs = grad_output, grad_lse, q, k, v
-    grads = chunk_backward(*inputs, chunk, scoring, sequence, dropped)
-    if all_finite(*grads):
+    grads, is_good = chunk_backward(*inputs, chunk, scoring, sequence, dropped)
+    if is_good:
         return grads
-    exact = chunk_backward(*map(_finite_double, inputs), chunk, scoring, sequence, dropped)
+    grads, _ = chunk_backward(*map(_finite_double, inputs), chunk, scoring, sequence, dropped)
     num_heads, num_heads_kv = q.shape[1], k.shape[1]
     visible = chunk.part(0, q.shape[2]).mask.double()
     bad_grad = ~grad_output.isfinite()
@@ -84,19 +84,16 @@ def careful_backward(grad_output, grad_lse, q, k, v, chunk, scoring, sequence, d
         _any_seeing(visible, bad_weights | bad_grad, num_heads_kv),
         bad_scores.any(dim=0).any(dim=1).squeeze(-1),
     )
-    return tuple(
-        None if grad is None else grad.where(grad.isfinite(), third.to(grad.dtype)).masked_fill(mark, torch.nan)
-        for grad, third, mark in zip(grads, exact, marks)
-    )
+    return tuple(None if grad is None else grad.masked_fill(mark, torch.nan) for grad, mark in zip(grads, marks))
 
 
 def _finite_double(tensor: Optional[torch.Tensor]) -> Optional[torch.Tensor]:
     return None if tensor is None else tensor.nan_to_num(0.0, 0.0, 0.0).double()
 
 
-def _finite_rows(output: torch.Tensor, lse: torch.Tensor) -> torch.Tensor:
+def _good_rows(output: torch.Tensor, lse: torch.Tensor) -> torch.Tensor:
     """bool [batch, heads, rows, 1]"""
-    return output.isfinite().all(dim=-1, keepdim=True) & lse.isfinite().unsqueeze(-1)
+    return output.isfinite().all(dim=-1, keepdim=True) & (lse.abs() <= MAX_LSE).unsqueeze(-1)
 
 
 def _any_seen(visible: torch.Tensor, keys: torch.Tensor, num_heads: int) -> torch.Tensor:

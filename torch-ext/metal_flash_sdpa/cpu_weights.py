@@ -10,6 +10,8 @@ from typing import NamedTuple, Optional, Tuple
 
 import torch
 
+MAX_LSE = 1024.0  # of fp32, in size: the scores below are rounded by 6e-5
+
 
 class Chunk(NamedTuple):
     rows: slice
@@ -107,17 +109,17 @@ def chunk_forward(
     sequence: int,
     dropped: Optional[torch.Tensor],
 ) -> Tuple[torch.Tensor, torch.Tensor, bool]:
-    """(output [batch, heads, rows, head_dim], lse [batch, heads, rows], whether both are finite); dropped: factors of
-    the weights [batch, heads, rows, keys], None without dropout."""
+    """(output [batch, heads, rows, head_dim], lse [batch, heads, rows], whether fp32 is good enough for both); dropped:
+    factors of the weights [batch, heads, rows, keys], None without dropout."""
     weights, lse, _, _ = _softmax(q, k, chunk, scoring, sequence)
     if dropped is not None:
         weights.mul_(dropped.view_as(weights))
     output = torch.matmul(weights, v).view(*q.shape[:3], -1)
-    return output, lse, all_finite(output, lse)
+    return output, lse, are_small(lse) and all_finite(output)
 
 
 def chunk_backward(grad_output, grad_lse, q, k, v, chunk, scoring, sequence, dropped):
-    """Gradients of a chunk's q, k, v and of the sinks (None without).
+    """Gradients of a chunk's q, k, v and of the sinks (None without), and whether fp32 is good enough for them.
 
     With P the weights: dS = P * (dP - rowsum(P * dP) + dlse); a sink is a score whose dP is 0. With dropout, the
     output is made of dropped * P, and dP takes the same factors.
@@ -141,7 +143,14 @@ def chunk_backward(grad_output, grad_lse, q, k, v, chunk, scoring, sequence, dro
     grad_q = torch.matmul(grad_scores, k).view(q.shape)
     grad_k = torch.matmul(grad_scores.transpose(2, 3), q.reshape(*stacked, q.shape[-1]))
     grad_sinks = None if sink_weights is None else -(sink_weights * offset.view(lse.shape)).sum(dim=(0, 2))
-    return grad_q, grad_k, grad_v, grad_sinks
+    grads = grad_q, grad_k, grad_v, grad_sinks
+    return grads, are_small(lse) and all_finite(*grads)
+
+
+def are_small(lse: torch.Tensor) -> bool:
+    """None is NaN or stands for scores whose rounding to fp32 shows. It would even where all keys are equal: a product
+    of matrices does not add up all columns in the same order."""
+    return bool(torch.linalg.vector_norm(lse, torch.inf) <= MAX_LSE)
 
 
 def all_finite(*tensors: Optional[torch.Tensor]) -> bool:
