@@ -31,7 +31,8 @@ def scores_of(query, key, window, scale, softcap=0.0, alibi_slopes=None, sinks=N
     rows, num_heads = query.shape[:2]
     keys = key.shape[0]
     key = key.repeat_interleave(num_heads // key.shape[1], dim=1)
-    scores = scale * torch.matmul(query.transpose(0, 1), key.permute(1, 2, 0))
+    # Not torch.matmul, which may add up equal keys in different orders.
+    scores = scale * (query.transpose(0, 1).unsqueeze(2) * key.transpose(0, 1).unsqueeze(1)).sum(dim=3)
     if softcap > 0:
         scores = softcap * torch.tanh(scores / softcap)
     if alibi_slopes is not None:
@@ -60,7 +61,8 @@ class Exact:
     An error of a score shows in the output by as much as the weights can change by it. Each score may be wrong by
     `slack` times what a plain fp32 evaluation of the definition makes of it: one rounding for each step, and for its
     sum of head_dim products the usual estimate of the error of such a sum, sqrt(head_dim) roundings of the sum of their
-    magnitudes (Higham and Mary, 2019). Equal keys have equal scores, however they are rounded.
+    magnitudes (Higham and Mary, 2019). Equal keys get scores
+    that are nearly equal, however they are rounded.
 
     output, output_error: [rows, heads, value_dim]; lse, lse_error: [heads, rows].
     is_seen: bool [rows], rows that see a key. in_domain: bool [rows, heads], where partial sums of scores stay below
@@ -98,7 +100,7 @@ class Exact:
         self.output = torch.matmul(weights, value)
         lse, low, high = (torch.logsumexp(scores + sign * error, dim=2) for sign in (0, -1, 1))
         if alibi_slopes is None and sinks is None and (key == key[:1]).all():
-            error = error * 0
+            error = error.clamp(max=1e-4)
         spread = torch.maximum(_most(scores, error) - weights, weights - _most(scores, -error))
         distance = (value[:, None] - self.output[:, :, None]).abs()  # [heads, rows, keys + 1, value_dim]
         output_error = (spread.unsqueeze(3) * distance).sum(dim=2)

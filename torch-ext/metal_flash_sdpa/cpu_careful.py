@@ -32,6 +32,7 @@ def careful_forward(
     output, lse, is_good = attend(q, k, v, chunk, scoring, sequence, dropped)
     if is_good:
         return output, lse
+    in_order = scoring._replace(in_order=True)
     num_heads, rows, head_dim = q.shape[1:]
     bad_q, bad_k, bad_v = (~tensor.isfinite() for tensor in (q, k, v))
     bad_rows, bad_keys = bad_q.any(dim=-1, keepdim=True), bad_k.any(dim=-1, keepdim=True)
@@ -49,7 +50,7 @@ def careful_forward(
         part = chunk.part(begin, end)
         visible = part.mask.double()
         dropped_here = None if dropped is None else dropped[here]
-        exact, exact_lse, _ = chunk_forward(q[here], k, v, part, scoring, sequence, dropped_here)
+        exact, exact_lse, _ = chunk_forward(q[here], k, v, part, in_order, sequence, dropped_here)
         sees_odd = _any_seen(visible, odd, num_heads)
         no_weights = bad_rows[here] | _any_seen(visible, bad_keys, num_heads)
         for result, second, third, mark in (
@@ -69,7 +70,8 @@ def careful_backward(grad_output, grad_lse, q, k, v, chunk, scoring, sequence, d
     grads, is_good = chunk_backward(*inputs, chunk, scoring, sequence, dropped)
     if is_good:
         return grads
-    grads, _ = chunk_backward(*map(_finite_double, inputs), chunk, scoring, sequence, dropped)
+    in_order = scoring._replace(in_order=True)
+    grads, _ = chunk_backward(*map(_finite_double, inputs), chunk, in_order, sequence, dropped)
     num_heads, num_heads_kv = q.shape[1], k.shape[1]
     visible = chunk.part(0, q.shape[2]).mask.double()
     bad_grad = ~grad_output.isfinite()

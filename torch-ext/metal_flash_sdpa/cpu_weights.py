@@ -52,6 +52,7 @@ class Scoring(NamedTuple):
     softcap: float  # 0.0 = none
     alibi_slopes: Optional[torch.Tensor]  # [heads] or [batch, heads]
     sinks: Optional[torch.Tensor]  # [heads]
+    in_order: bool = False  # every product of a query and a key added up in the same order: equal keys, equal scores
 
     def slopes(self, sequence: int) -> torch.Tensor:
         return self.alibi_slopes if self.alibi_slopes.dim() == 1 else self.alibi_slopes[sequence]
@@ -69,7 +70,9 @@ def _softmax(q: torch.Tensor, k: torch.Tensor, chunk: Chunk, scoring: Scoring, s
     repeated."""
     batch, num_heads, rows, head_dim = q.shape
     num_heads_kv, keys = k.shape[1:3]
-    scores = torch.matmul(q.reshape(batch, num_heads_kv, -1, head_dim), k.transpose(2, 3)).mul_(scoring.softmax_scale)
+    stacked = q.reshape(batch, num_heads_kv, -1, head_dim)
+    scores = _products_in_order(stacked, k) if scoring.in_order else torch.matmul(stacked, k.transpose(2, 3))
+    scores.mul_(scoring.softmax_scale)
     tanh = None
     if scoring.softcap > 0:  # scale / softcap may leave the range of fp32, so one after the other
         tanh = scores.div_(scoring.softcap).tanh_()
@@ -98,6 +101,14 @@ def _softmax(q: torch.Tensor, k: torch.Tensor, chunk: Chunk, scoring: Scoring, s
         sink_weights = sink_weights.div_(row_sum).view(batch, num_heads, rows)
     weights.div_(row_sum)
     return _Softmax(weights, row_sum.log_().add_(row_max).view(batch, num_heads, rows), tanh, sink_weights)
+
+
+def _products_in_order(q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+    """As torch.matmul(q, k.transpose(2, 3)), which does not add up all columns in the same order."""
+    products = q.new_zeros((*q.shape[:3], k.shape[2]))
+    for column in range(q.shape[3]):
+        products.addcmul_(q[..., column : column + 1], k[..., column].unsqueeze(2))
+    return products
 
 
 def chunk_forward(
@@ -148,8 +159,7 @@ def chunk_backward(grad_output, grad_lse, q, k, v, chunk, scoring, sequence, dro
 
 
 def are_small(lse: torch.Tensor) -> bool:
-    """None is NaN or stands for scores whose rounding to fp32 shows. It would even where all keys are equal: a product
-    of matrices does not add up all columns in the same order."""
+    """None is NaN or stands for scores whose rounding to fp32 shows, even where all keys are equal."""
     return bool(torch.linalg.vector_norm(lse, torch.inf) <= MAX_LSE)
 
 
