@@ -61,8 +61,7 @@ class Exact:
     An error of a score shows in the output by as much as the weights can change by it. Each score may be wrong by
     `slack` times what a plain fp32 evaluation of the definition makes of it: one rounding for each step, and for its
     sum of head_dim products the usual estimate of the error of such a sum, sqrt(head_dim) roundings of the sum of their
-    magnitudes (Higham and Mary, 2019). Equal keys get scores
-    that are nearly equal, however they are rounded.
+    magnitudes (Higham and Mary, 2019). Equal keys get scores that are nearly equal, however they are rounded.
 
     output, output_error: [rows, heads, value_dim]; lse, lse_error: [heads, rows].
     is_seen: bool [rows], rows that see a key. in_domain: bool [rows, heads], where partial sums of scores stay below
