@@ -3,8 +3,9 @@
     python tools/public_kernels.py FOLDER --json before.json
     python tools/public_kernels.py FOLDER --before before.json     # names what was lost since; status 1 if anything was
 
-FOLDER holds a folder for each project. Headers are looked up in every folder from a file's own up to its project's. The
-simulator is the one on PYTHONPATH, so that another commit's can be measured. docs/public-kernels.md holds results.
+FOLDER holds a folder for each project. Headers are looked up in every folder from a file's own up to its project's, and
+in the folders include/ of those. The simulator is the one on PYTHONPATH, so that another commit's can be measured.
+docs/public-kernels.md holds results.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ def measure(file: Path, project: Path, sample: int) -> dict:
     "errors": of the strict check; "kernels": how many are found; "compiled" and "refused" (with the reason): names out
     of a sample of at most so many kernels, evenly spaced.
     """
-    include = [folder for folder in file.parents if folder == project or project in folder.parents]
+    above = [folder for folder in file.parents if folder == project or project in folder.parents]
+    include = [*above, *(folder / "include" for folder in above if (folder / "include").is_dir())]
     result = {"errors": [], "kernels": 0, "compiled": [], "refused": {}}
     try:
         library = Library(file, include)

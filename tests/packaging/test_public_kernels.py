@@ -12,6 +12,7 @@ import public_kernels
 import pytest
 
 HEAD = "#include <metal_stdlib>\nusing namespace metal;\n"
+CONSTANT = '#include "in/one.h"\nconstant float c [[function_constant(0)]];\n'
 FIVE = [f"k{number}" for number in range(5)]
 KERNEL = "kernel void {name}(device float* x [[buffer(0)]], uint i [[thread_position_in_grid]]) {{ x[i] = {value}; }}\n"
 
@@ -25,7 +26,8 @@ def folder(tmp_path: Path) -> Path:
     files = {
         "first/common/two.h": "#define TWO 2\n",
         "first/five/five.metal": HEAD + '#include "common/two.h"\n' + "".join(map(kernel, FIVE)),
-        "first/constant.metal": HEAD + "constant float c [[function_constant(0)]];\n" + kernel("needs", "c"),
+        "first/include/in/one.h": "",
+        "first/constant.metal": HEAD + CONSTANT + kernel("needs", "c"),
         "second/wrong.metal": HEAD + kernel("right") + kernel("wrong", "nothing"),
         "second/missing.metal": '#include "missing.h"\n' + HEAD + kernel("unknown"),
         "second/notes.txt": kernel("text"),
