@@ -9,7 +9,8 @@ READY := $(ENVIRONMENT)/.ready
 RUN := PYTHONPATH=simulator:tools $(ENVIRONMENT)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help build wheel demo selftest test check check-build mac launchers bench bench-peers bench-tiles fuzz mutants nvidia clean
+.PHONY: help build wheel demo selftest test check check-build mac launchers bench bench-peers bench-tiles fuzz fast-math \
+    mutants nvidia clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 21
@@ -60,6 +61,9 @@ bench-tiles: build ## static budget of every kernel, and the counters behind the
 
 fuzz: build ## 2,000 random problems on all features, on the CPU and, each launch checked, on the simulator
 	$(RUN) -m pytest -n $(JOBS) -p metal_simulator.pytest_plugin --metal-check tests/test_features.py --shards 10
+
+fast-math: build ## the numeric tests, with every kernel compiled as in the compiled variant, simulated
+	$(RUN) -m pytest -n $(JOBS) --fast-math --shards 20 tests -k fast_math
 
 mutants: build ## plant bugs in kernels and show what finds each of them
 	@PYTHONPATH=simulator:tools:tests $(ENVIRONMENT)/bin/python -m mutants --json build/mutants.json

@@ -1,24 +1,29 @@
-// Joins the parts of a split forward pass: output = sum of exp(lse_s - lse) * output_s, lse = log(sum of exp(lse_s)),
-// the sinks' exponentials included. A threadgroup joins one row, one token of one head: each thread one column.
+// Joins the parts of a split forward pass. Part s has seen keys of its own, whose exponentials have the sum
+// exp(scale * row_max_s) * row_sum_s, and has divided its output by it: output = sum of share_s * output_s, where share_s is
+// the part's share in the sum of all exponentials, a sink's included. Maxima and sums come apart: the logarithm of a large
+// sum is too coarse a number to take an exponential of. A threadgroup joins one row, one token of one head: each thread
+// one column.
 #include <metal_stdlib>
 #include "constants.h"
 #include "mask.h"
+#include "overflow.h"
 #include "params.h"
 #include "softmax.h"
 using namespace metal;
 
-constant constexpr short kMaxSplits = 64;    // planner.py: MAX_SPLITS
-constant constexpr short kMaxColumns = 256;  // of value_dim
+constant constexpr short kMaxSplits = 64;  // planner.py: MAX_SPLITS
 
-// Grid: (rows, 1, 1). Parts of no key have lse kRowMaxFloor; a row of such parts only gets 0, and lse -inf.
+// Grid: (rows, 1, 1); up to 256 threads, the most columns of value_dim. Parts of no key have row_sum 0; a row of such
+// parts only gets 0, and lse -inf.
 template <typename T>
-[[kernel, max_total_threads_per_threadgroup(kMaxColumns)]] void attention_combine(
+[[kernel, max_total_threads_per_threadgroup(256)]] void attention_combine(
     constant CombineParams& params [[buffer(0)]],
-    device const float* partial_output [[buffer(1)]],  // [num_splits, (batch,) tokens, num_heads, value_dim]
-    device const float* partial_lse [[buffer(2)]],     // [num_splits, (batch,) num_heads, tokens]
-    device T* output [[buffer(3)]],                    // [(batch,) tokens, num_heads, value_dim]
-    device float* lse [[buffer(4), function_constant(writes_lse)]],          // [(batch,) num_heads, tokens]
-    device const float* sinks [[buffer(5), function_constant(has_sinks)]],   // [num_heads]
+    constant ScoreParams& score [[buffer(1)]],
+    device const float* partial_output [[buffer(2)]],    // [num_splits, (batch,) tokens, num_heads, value_dim]
+    device const float2* partial_softmax [[buffer(3)]],  // [num_splits, (batch,) num_heads, tokens]: row_max, row_sum
+    device T* output [[buffer(4)]],                      // [(batch,) tokens, num_heads, value_dim]
+    device float* lse [[buffer(5), function_constant(writes_lse)]],          // [(batch,) num_heads, tokens]
+    device const float* sinks [[buffer(6), function_constant(has_sinks)]],   // [num_heads]
     uint row [[threadgroup_position_in_grid]],
     uint column [[thread_position_in_threadgroup]],
     uint lane [[thread_index_in_simdgroup]]) {
@@ -26,38 +31,41 @@ template <typename T>
   const int head = row % num_heads, token = row / num_heads % tokens, batch = row / num_heads / tokens;
   const long lse_index = batch * params.lse_batch_stride + head * params.lse_head_stride + token;
 
-  // In each SIMD group, split s belongs to lane s % 32: its lse, then its share in the whole.
+  // In each SIMD group, split s belongs to lane s % 32: its maximum and sum, then its share in the whole.
   constexpr short kParts = kMaxSplits / kSimdWidth;
+  float part_max[kParts];
   float share[kParts];
   float largest = kRowMaxFloor;
   UNROLL for (short part = 0; part < kParts; part++) {
     const int split = part * kSimdWidth + lane;
-    share[part] = split < num_splits ? partial_lse[split * params.rows + lse_index] : kRowMaxFloor;
-    largest = max(largest, share[part]);
+    float2 part_softmax = float2{kRowMaxFloor, 0};
+    if (split < num_splits) part_softmax = partial_softmax[split * params.rows + lse_index];
+    part_max[part] = part_softmax[0];
+    share[part] = part_softmax[1];
+    largest = max(largest, part_max[part]);
   }
   largest = simd_max(largest);
-  const bool sees_keys = largest > kRowMaxFloor;
   float sum = 0;
-  if (has_sinks) {
-    largest = max(largest, sinks[head]);
-    sum = lane == 0 ? fast::exp2((sinks[head] - largest) * M_LOG2E_F) : 0;
-  }
   UNROLL for (short part = 0; part < kParts; part++) {
-    const bool exists = part * kSimdWidth + int(lane) < num_splits;
-    share[part] = exists ? fast::exp2((share[part] - largest) * M_LOG2E_F) : 0;
+    share[part] *= fast::exp2((part_max[part] - largest) * score.scale_log2);
     sum += share[part];
   }
   sum = simd_sum(sum);
+  const bool sees_keys = sum != 0;
+  Exponentials exponentials = {score.scale * largest, sum, 1};
+  if (has_sinks) exponentials = exponentials.with_sink(sinks[head]);
+  UNROLL for (short part = 0; part < kParts; part++) share[part] *= exponentials.inverse();
 
   const uint value_dim = params.value_dim;
   device const float* source = partial_output + row * params.value_dim + min(column, value_dim - 1);
-  float value = 0;
+  float half_value = 0;
   UNROLL for (short part = 0; part < kParts; part++)
     for (int split = part * kSimdWidth; split < min(num_splits, (part + 1) * kSimdWidth); split++)
-      value += simd_shuffle(share[part], ushort(split % kSimdWidth)) * source[split * params.rows * params.value_dim];
+      half_value += simd_shuffle(0.5f * share[part], ushort(split % kSimdWidth)) *
+                    source[split * params.rows * params.value_dim];
   device T* target = output + batch * params.output.batch + token * params.output.token + head * params.output.head;
-  if (column < value_dim) target[column] = T(value / sum);
-  if (writes_lse && column == 0) lse[lse_index] = sees_keys ? largest + precise::log(sum) : minus_infinity();
+  if (column < value_dim) target[column] = T(doubled(half_value));
+  if (writes_lse && column == 0) ((device uint*)lse)[lse_index] = exponentials.log_sum_exp(sees_keys);
 }
 
 #define INSTANTIATE(name, T) \

@@ -3,12 +3,13 @@
 // A threadgroup owns rows of one sequence and one key/value head; a row is one token of one of the query heads that
 // share it (row r: token r / group_size, head r % group_size of the group). Its SIMD groups divide the rows among them
 // (kRowGroups, of kRows rows each), and may divide the columns of a row (kSlices) or the keys (kKeyGroups).
-//   for each block of kBlockN keys:  S = Q K^T;  P = exp2(scale_log2 S - row_max);  O = rescale O + P V
+//   for each block of kBlockN keys:  S = Q K^T;  P = exp2(scale_log2 (S - row_max));  O = rescale O + P V
 //   O = O / row_sum
 #include <metal_stdlib>
 #include "constants.h"
 #include "direct.h"
 #include "mask.h"
+#include "overflow.h"
 #include "pages.h"
 #include "params.h"
 #include "partial.h"
@@ -21,8 +22,8 @@ using namespace metal;
 
 // Grid: (key/value heads, tiles of query rows, splits). Rows hold params.head_dim (query, key) and params.value_dim
 // (value, output) elements, up to kHeadDim and kValueDim. Output rows of no sequence are written too (0, and lse -inf).
-// With is_split each split writes the result of its own keys, for attention_combine to join: the output in fp32, and
-// lse with kRowMaxFloor for rows that see none of them.
+// With is_split each split writes the result of its own keys, for attention_combine to join: the output in fp32, and in
+// the place of lse the row_max and row_sum of its softmax.
 template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int kRowGroups, int kSlices, int kKeyGroups,
           bool kStaged>
 [[kernel, max_total_threads_per_threadgroup(kRowGroups * kSlices * kKeyGroups * kSimdWidth)]] void attention_forward(
@@ -35,7 +36,8 @@ template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int k
     device const T* value [[buffer(4)]],  // as key, [..., value_dim]
     device T* output [[buffer(5)]],       // as query, [..., value_dim]; split: fp32, [num_splits, ..., value_dim]
     device float* lse [[buffer(6), function_constant(writes_lse)]],  // [batch, num_heads, query_length] or
-                                                                     // [num_heads, total_q]; split: [num_splits, ...]
+                                                                     // [num_heads, total_q]; split: float2,
+                                                                     // [num_splits, ...]
     device const int* cu_seqlens_q [[buffer(7), function_constant(is_packed)]],   // [batch + 1]
     device const int* cu_seqlens_k [[buffer(8), function_constant(is_packed)]],   // [batch + 1]
     device const int* seqused_k [[buffer(9), function_constant(has_seqused_k)]],  // [batch]
@@ -55,7 +57,9 @@ template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int k
                                   DirectTile<T, kBlockN, kValueDim, kSlices>>;
   constexpr int kBlockBytes = KeyTile::kBytes + ValueTile::kBytes + slice_bytes<kRows, kBlockN, kSlices, kSimdgroups>();
   constexpr int kMergeBytes = merge_bytes<kRows, kValueDim, kKeyGroups>();
-  constexpr int kMemory = kBlockBytes > kMergeBytes ? kBlockBytes : kMergeBytes;
+  constexpr bool kMayOverflow = !is_same_v<T, half>;  // no sum of 2^30 half values leaves fp32
+  constexpr bool kIsShared = kStaged || kSlices > 1 || kKeyGroups > 1;  // SIMD groups go through the keys together
+  constexpr int kMemory = larger(kBlockBytes, kMergeBytes);
   threadgroup float4 memory[kMemory > 0 ? kMemory / 16 : 1];
 
   // Threadgroups start in the order of their linear index: all heads of a tile together, and the last tiles first,
@@ -108,11 +112,9 @@ template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int k
   RegisterTile<T, kRows, kHeadDim / kSlices> query_tile;
   RegisterTile<float, kRows, kBlockN> scores;                   // then weights
   RegisterTile<float, kRows, kValueDim / kSlices> accumulator;  // the output, before it is divided by row_sum
-  OnlineSoftmax<kRows> softmax(score.scale_log2);
-  if (has_sinks && key_group == 0) softmax.start_from(sinks + first_head, row0, group_size, lane);
   Alibi<kRows> alibi;
   if (has_alibi && tile.key_length > 0)
-    alibi.place(alibi_slopes + tile.sequence * params.alibi_batch_stride + first_head, score.scale_log2, row0, rows,
+    alibi.place(alibi_slopes + tile.sequence * params.alibi_batch_stride + first_head, score.scale, row0, rows,
                 group_size, mask.diagonal, lane);
 
   const int head_dim = params.head_dim, value_dim = params.value_dim;
@@ -120,9 +122,9 @@ template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int k
   load<KeyTile>(query_tile,
                 GroupedRows<const T>{query + first_query_column, params.query.token, params.query.head, group_size,
                                      rows, head_dim - first_query_column},
-                row0, score.query_sign, lane);
-  zero(accumulator);
+                row0, score.query_factor, lane);
 
+  OnlineSoftmax<kRows> softmax(score.scale_log2);
   const int own_begin = simd_min(visible.at[0].begin);  // keys that rows of this SIMD group see
   const int own_end = row0 < rows ? simd_max(visible.at[kRows / kFragment - 1].end) : 0;
   Rows<T> keys = {key, params.key.token, params.key.batch, 0, tile.key_length, head_dim,
@@ -132,37 +134,62 @@ template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int k
   const int begin = blocks.begin + key_group * kBlockN, step = kKeyGroups * kBlockN;
   keys.advance(begin);
   values.advance(begin);
-  for (int key0 = begin; key0 < blocks.end; key0 += step, keys.advance(step), values.advance(step)) {
-    if (kStaged || kSlices > 1) threadgroup_barrier(mem_flags::mem_threadgroup);  // all are done with the last block
-    bring<kThreads>(key_tile, keys, thread_index);
-    bring<kThreads>(value_tile, values, thread_index);
-    if (kStaged) threadgroup_barrier(mem_flags::mem_threadgroup);  // keys and values are there
-    if (kSlices == 1 && (key0 + kBlockN <= own_begin || key0 >= own_end)) continue;  // it only helped to bring them
+  bool shrinks = false;  // in a second pass, where sums of values overflowed in the first
+  for (;;) {
+    softmax.start();
+    zero(accumulator);
+    int key0 = begin;
+    for (; key0 < blocks.end; key0 += step, keys.advance(step), values.advance(step)) {
+      keys.first = values.first = key0;
+      if (kStaged || kSlices > 1) threadgroup_barrier(mem_flags::mem_threadgroup);  // all are done with the last block
+      bring<kThreads>(key_tile, keys, thread_index);
+      bring<kThreads>(value_tile, values, thread_index);
+      if (kStaged) threadgroup_barrier(mem_flags::mem_threadgroup);  // keys and values are there
+      if (kSlices == 1 && (key0 + kBlockN <= own_begin || key0 >= own_end)) continue;  // it only helped to bring them
 
-    zero(scores);
-    multiply_transposed(scores, query_tile, key_tile, lane);  // S = Q K^T
-    if (kSlices > 1) add_slices<kSlices>(slices, scores, simdgroup, lane_index);
-    if (has_softcap) cap(scores, score.tanh_scale);
-    if (has_alibi) add_bias(scores, alibi, key0, lane);
-    if (!blocks.is_full(key0, kBlockN)) hide_invisible(scores, visible, key0, lane);
-    RowVector<kRows> rescale;
-    if (softmax.update(scores, rescale)) scale_rows(accumulator, rescale);  // S -> P
-    multiply(accumulator, scores, value_tile, lane);                        // O += P V
+      zero(scores);
+      multiply_transposed(scores, query_tile, key_tile, lane);  // S = Q K^T
+      if (kSlices > 1) add_slices<kSlices>(slices, scores, simdgroup, lane_index);
+      if (has_softcap) cap(scores, score.tanh_scale);
+      if (has_alibi) add_bias(scores, alibi, score.bias_factor, key0, lane);
+      if (!blocks.is_full(key0, kBlockN)) hide_invisible(scores, visible, key0, lane);
+      RowVector<kRows> rescale;
+      if (softmax.update(scores, rescale)) scale_rows(accumulator, rescale);  // S -> P
+      multiply(accumulator, scores, value_tile, lane);                        // O += P V
+    }
+    if (kKeyGroups > 1)
+      merge_key_groups<kKeyGroups>((threadgroup float2*)memory, accumulator, softmax, key_group, lane_index);
+    if (!kMayOverflow || shrinks) break;
+    shrinks = shrink_overflowed<kIsShared, kSimdgroups, kKeyGroups>((threadgroup float2*)memory, accumulator, softmax,
+                                                                    simdgroup, lane_index);
+    if (!shrinks) break;
+    keys.advance(begin - key0);
+    values.advance(begin - key0);
   }
-  if (kKeyGroups > 1) {
-    merge_key_groups<kKeyGroups>((threadgroup float2*)memory, accumulator, softmax, key_group, lane_index);
-    if (key_group > 0) return;
-  }
+  if (key_group > 0) return;
 
-  const RowVector<kRows> inverse_sum = softmax.finish();
-  scale_rows(accumulator, inverse_sum);
+  softmax.finish();
+  Exponentials exponentials[kRows / kFragment];
+  RowVector<kRows> inverse_sum;
+  UNROLL for (short i = 0; i < kRows / kFragment; i++) {
+    exponentials[i] = softmax.exponentials(i, score.scale);
+    if (has_sinks) {
+      const float sink = sinks[first_head + (row0 + i * kFragment + lane.row) % group_size];
+      exponentials[i] = exponentials[i].with_sink(sink);
+    }
+    inverse_sum.at[i] = exponentials[i].inverse();
+  }
+  if (kMayOverflow && shrinks) {
+    divide_shrunk(accumulator, inverse_sum, softmax);
+  } else {
+    scale_rows(accumulator, inverse_sum);
+  }
   if (is_split) {
     device float* partial =
         (device float*)output + group.z * params.output_split_stride + output_offset + first_value_column;
     store<ValueTile>(GroupedRows<float>{partial, params.output.token, params.output.head, group_size, rows,
                                         value_dim - first_value_column},
                      accumulator, row0, lane);
-    lse += group.z * params.lse_split_stride;
   } else {
     device T* whole = output + output_offset + first_value_column;
     store<ValueTile>(GroupedRows<T>{whole, params.output.token, params.output.head, group_size, rows,
@@ -170,18 +197,23 @@ template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int k
                      accumulator, row0, lane);
   }
   if (writes_lse && lane.column == 0 && slice == 0) {
-    const float no_key = is_split ? kRowMaxFloor : minus_infinity();
     UNROLL for (short i = 0; i < kRows / kFragment; i++) {
       const int row = row0 + i * kFragment + lane.row;
-      if (row < rows)
-        lse[tile.batch * params.lse_batch_stride + (first_head + row % group_size) * params.lse_head_stride +
-            tile.query_start + row / group_size] =
-            visible.at[i].begin < visible.at[i].end && softmax.row_sum.at[i] > 0 ? softmax.log_sum_exp(i) : no_key;
+      const long index = tile.batch * params.lse_batch_stride +
+                         (first_head + row % group_size) * params.lse_head_stride + tile.query_start +
+                         row / group_size;
+      if (row < rows && is_split) {
+        ((device float2*)lse)[group.z * params.lse_split_stride + index] =
+            float2{softmax.row_max.at[i], exponentials[i].sum};
+      } else if (row < rows) {
+        ((device uint*)lse)[index] = exponentials[i].log_sum_exp(visible.at[i].begin < visible.at[i].end);
+      }
     }
   }
 }
 
-constant constexpr bool staged = true, direct = false;
+constant constexpr bool staged = true;
+constant constexpr bool direct = false;
 
 #define INSTANTIATE(name, T, head_dim, value_dim, rows, block_n, row_groups, slices, key_groups, loader) \
   template [[host_name("attention_forward_" #name "_d" #head_dim "_v" #value_dim "_r" #rows "_n" #block_n "_g" \

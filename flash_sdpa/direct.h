@@ -6,9 +6,11 @@
 #pragma once
 #include "tile.h"
 
-constexpr int chunk_of(int limit, int columns) {  // largest power of two, at most limit, that divides columns
-  while (columns % limit != 0) limit /= 2;
-  return limit;
+constexpr int chunk_of(int limit, int columns) {  // largest power of two, at most limit and 8, that divides columns
+  return limit >= 8 && columns % 8 == 0   ? 8
+         : limit >= 4 && columns % 4 == 0 ? 4
+         : limit >= 2 && columns % 2 == 0 ? 2
+                                          : 1;
 }
 
 // [kRows, kColumns], of which a SIMD group multiplies with one of kSlices slices of the columns.
@@ -36,9 +38,9 @@ struct DirectTile {
   // do not exist it is another that does: their weights are 0.
   device const T* row(short first, short r) const {
     device const T* start =
-        is_paged ? rows.paged_row(min(int(first), rows.count - 1)) : rows.data + first * rows.stride;
+        is_paged ? rows.paged_row(min(int(first), rows.count() - 1)) : rows.data + first * rows.stride;
     device const T* other = is_paged ? start : rows.data;
-    return (first + r < rows.count ? start + r * rows.stride : other) + slice * kSliceColumns;
+    return (first + r < rows.count() ? start + r * rows.stride : other) + slice * kSliceColumns;
   }
   int columns() const { return rows.columns - slice * kSliceColumns; }
 };
@@ -48,18 +50,19 @@ inline void bring(thread DirectTile<T, kRows, kColumns, kSlices>& tile, Rows<T> 
   tile.rows = rows;
 }
 
-// chunk = source[0 ... kCount - 1]; elements from columns on do not exist and become 0.
+// chunk = source[0 ... kCount - 1]; elements from columns on do not exist and become 0. Copied as vectors: these may
+// alias elements of any type, where the compiler takes a scalar of another type to be elsewhere in memory.
 template <int kCount, typename T>
 inline void load_chunk(thread T* chunk, device const T* source, int columns) {
   constexpr int kBytes = kCount * sizeof(T);
-  if (is_aligned && kBytes >= 4 && !has_column(columns, 0)) {
+  if (is_aligned && kCount >= 2 && !has_column(columns, 0)) {
     UNROLL for (short e = 0; e < kCount; e++) chunk[e] = T(0);
   } else if (is_aligned && kBytes == 16) {
     *(thread uint4*)chunk = *(device const uint4*)source;
   } else if (is_aligned && kBytes == 8) {
     *(thread uint2*)chunk = *(device const uint2*)source;
-  } else if (is_aligned && kBytes == 4) {
-    *(thread uint*)chunk = *(device const uint*)source;
+  } else if (is_aligned && kCount == 2) {
+    *(thread vec<T, 2>*)chunk = *(device const vec<T, 2>*)source;
   } else {
     UNROLL for (short e = 0; e < kCount; e++) chunk[e] = has_column(columns, e) ? source[e] : T(0);
   }
@@ -71,7 +74,8 @@ inline void multiply_transposed(thread RegisterTile<float, kM, kN>& c, thread Re
                                 DirectTile<T, kN, kColumns, kSlices> b, Lane lane) {
   constexpr short kChunk = DirectTile<T, kN, kColumns, kSlices>::kKeyChunk;
   simdgroup_matrix<T, kFragment, kFragment> b_fragment;
-  alignas(16) T first[kChunk], second[kChunk];  // of two adjacent keys
+  alignas(16) T first[kChunk];  // of two adjacent keys
+  alignas(16) T second[kChunk];
   UNROLL for (short n = 0; n < kN / kFragment; n++) {
     device const T* first_row = b.row(n * kFragment, lane.column);
     device const T* second_row = b.row(n * kFragment, lane.column + 1);

@@ -3,8 +3,10 @@
 #pragma once
 #include "tile.h"
 
-constant constexpr float kMaskedScore = -2e30f;  // below the floor: exp2 of its distance to any row maximum is 0
-constant constexpr float kRowMaxFloor = -1e30f;  // where a row maximum starts; fast math may assume no infinities
+// Finite, as fast math may assume that there are no infinities. Scores are above -2^127, and so is every row maximum:
+// the distance of a masked score to it is 2^127 at least, and its weight 0 (ScoreParams: scale_log2 >= 2^-119).
+constant constexpr float kMaskedScore = -3.40282347e38f;  // the lowest float
+constant constexpr float kRowMaxFloor = -1.70141183e38f;  // -2^127, where a row maximum starts
 
 struct KeyRange {
   int begin, end;

@@ -30,12 +30,16 @@ struct ForwardParams {
 };
 static_assert(sizeof(ForwardParams) == 29 * 8, "planner.ForwardParams packs 29 int64");
 
+// A score is <query_factor * query, key>, then capped or biased, in a unit that keeps it below 2^127: scale times a score
+// is what the softmax takes the exponential of.
 struct ScoreParams {
-  float query_sign;  // 1, -1 or 0: the sign of softmax_scale. It multiplies the query, which is exact in every dtype
-  float scale_log2;  // > 0, from scores to exponents of 2: |softmax_scale| * log2(e), with softcap softcap * log2(e)
-  float tanh_scale;  // |softmax_scale| / softcap; with softcap the scores are tanh(tanh_scale * <query, key>)
+  float query_factor;  // the sign of softmax_scale, exact in every dtype; with a tiny scale a power of two beside it
+  float tanh_scale;    // with softcap: the score is tanh(tanh_scale * score)
+  float bias_factor;   // with ALiBi: multiplies the score before the bias is added; at most 1
+  float scale;         // at least 2^-120
+  float scale_log2;    // scale * log2(e)
 };
-static_assert(sizeof(ScoreParams) == 3 * 4, "planner.ScoreParams packs 3 float32");
+static_assert(sizeof(ScoreParams) == 5 * 4, "planner.ScoreParams packs 5 float32");
 
 struct CombineParams {
   Strides output;         // elements

@@ -42,7 +42,10 @@ template <int kKeyGroups, int kRows, int kColumns>
 inline void merge_key_groups(threadgroup float2* memory, thread RegisterTile<float, kRows, kColumns>& accumulator,
                              thread OnlineSoftmax<kRows>& softmax, uint key_group, uint lane_index) {
   constexpr short kRowPairs = kColumns / kFragment + 1, kPairs = kRows / kFragment * kRowPairs;  // of a lane
-  UNROLL for (uint half_of = kKeyGroups / 2; half_of > 0; half_of /= 2) {
+  constexpr short kSteps = kKeyGroups == 1 ? 0 : kKeyGroups == 2 ? 1 : 2;
+  static_assert(kKeyGroups == 1 << kSteps, "1, 2 or 4 groups of keys");
+  UNROLL for (short step = 0; step < kSteps; step++) {
+    const uint half_of = kKeyGroups >> (step + 1);  // groups that take in another one's result
     threadgroup float2* slot = memory + key_group % half_of * kPairs * kSimdWidth + lane_index;
     threadgroup_barrier(mem_flags::mem_threadgroup);  // the memory is free
     if (key_group / half_of == 1) {

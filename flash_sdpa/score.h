@@ -1,8 +1,9 @@
-// What happens to <query, key> before the mask and the exponential: first the cap, then the bias.
+// What happens to <query, key> before the mask and the exponential: first the cap, then the bias. Scores are in the unit
+// of ScoreParams.
 #pragma once
 #include "tile.h"
 
-// scores = tanh(tanh_scale * scores); softmax multiplies them by softcap. precise, as fast::tanh overflows to NaN.
+// scores = tanh(tanh_scale * scores). precise, as fast::tanh overflows to NaN.
 template <int kRows, int kKeys>
 inline void cap(thread RegisterTile<float, kRows, kKeys>& scores, float tanh_scale) {
   UNROLL for (short i = 0; i < kRows / kFragment; i++)
@@ -21,25 +22,25 @@ struct Alibi {
   int position[kRows / kFragment];
 
   // slopes: of the heads that share the key/value head.
-  void place(device const float* slopes, float scale_log2, int row0, int rows, int group_size, int diagonal,
+  void place(device const float* slopes, float scale, int row0, int rows, int group_size, int diagonal,
              Lane lane) {
     UNROLL for (short i = 0; i < kRows / kFragment; i++) {
       const int row = min(row0 + i * kFragment + lane.row, rows - 1);
-      slope[i] = slopes[row % group_size] * (M_LOG2E_F / scale_log2);
+      slope[i] = slopes[row % group_size] / scale;
       position[i] = row / group_size + diagonal;
     }
   }
 };
 
-// scores[row, key] -= slope[row] * |position[row] - key|; the tile's first column is key0.
+// scores[row, key] = factor * scores[row, key] - slope[row] * |position[row] - key|; the tile's first column is key0.
 template <int kRows, int kKeys>
-inline void add_bias(thread RegisterTile<float, kRows, kKeys>& scores, thread const Alibi<kRows>& alibi, int key0,
-                     Lane lane) {
+inline void add_bias(thread RegisterTile<float, kRows, kKeys>& scores, thread const Alibi<kRows>& alibi, float factor,
+                     int key0, Lane lane) {
   UNROLL for (short i = 0; i < kRows / kFragment; i++)
     UNROLL for (short j = 0; j < kKeys / kFragment; j++)
       UNROLL for (short e = 0; e < 2; e++) {
         const int key = key0 + j * kFragment + lane.column + e;
         const float score = elements(scores.frag[i][j])[e];
-        elements(scores.frag[i][j])[e] = fma(-alibi.slope[i], float(abs(alibi.position[i] - key)), score);
+        elements(scores.frag[i][j])[e] = fma(-alibi.slope[i], float(abs(alibi.position[i] - key)), factor * score);
       }
 }

@@ -42,10 +42,10 @@ inline void bring(thread StagedTile<T, kRows, kColumns, kSlices>& tile, Rows<T> 
   if (row >= kRowStep) return;  // left over where rows do not divide the threads
   threadgroup T* target = tile.data + row * Tile::kStride + column;
   device const T* source = rows.data + row * rows.stride + column;  // unless paged
-  const bool is_whole = rows.count >= kRows;
+  const bool is_whole = rows.count() >= kRows;
   UNROLL for (int r = 0; r < kRows; r += kRowStep) {
     if (kRows % kRowStep == 0 || r + row < kRows) {
-      if ((is_whole || r + row < rows.count) && has_column(rows.columns, column)) {
+      if ((is_whole || r + row < rows.count()) && has_column(rows.columns, column)) {
         if (is_paged) source = rows.paged_row(r + row) + column;
         copy_chunk(target, source, rows.columns - column);
       } else {

@@ -38,24 +38,27 @@ struct RowVector {  // [kRows]: at[i] belongs to row 8 * i + lane.row, and is th
   float at[kRows / kFragment];
 };
 
+constexpr int larger(int a, int b) { return a > b ? a : b; }
+
 // Whether a row of `columns` elements has this one. Aligned rows have whole chunks of 16 bytes.
 inline bool has_column(int columns, int column) { return !is_padded || column < columns; }
 
-// Key or value rows of a block: row r is the block's token r, at data + r * stride or in its page; rows from count on,
+// Key or value rows of a block: row r is the block's token r, at data + r * stride or in its page; rows from count() on,
 // and columns from columns on, do not exist.
 template <typename T>
 struct Rows {
   device const T* data;       // of the block's first token; if is_paged, of the first page
   long stride, page_stride;   // elements
-  int first, count, columns;  // first: the block's first token
-  Pages pages;                // if is_paged
+  int first, length;          // tokens: the block's first one, and how many the sequence has
+  int columns;
+  Pages pages;  // if is_paged
 
-  // On to the block that starts `tokens` later.
+  // The data of the block that starts `tokens` later; first is set by itself, once for keys and values.
   void advance(int tokens) {
-    first += tokens;
-    count -= tokens;
     if (!is_paged) data += tokens * stride;
   }
+
+  int count() const { return length - first; }
 
   // Row r through its page.
   device const T* paged_row(int r) const {
@@ -89,10 +92,10 @@ inline void scale_rows(thread RegisterTile<float, kRows, kColumns>& tile, thread
     UNROLL for (short j = 0; j < kColumns / kFragment; j++) elements(tile.frag[i][j]) *= factor.at[i];
 }
 
-// tile = sign * rows[row0 ...]; missing rows and columns are 0. sign is 1, -1 or 0, so the product is exact. KeyTile
-// gives the order of the columns in which the tile will be multiplied.
+// tile = factor * rows[row0 ...]; missing rows and columns are 0. KeyTile gives the order of the columns in which the tile
+// will be multiplied.
 template <typename KeyTile, typename T, int kRows, int kColumns>
-inline void load(thread RegisterTile<T, kRows, kColumns>& tile, GroupedRows<const T> rows, int row0, float sign,
+inline void load(thread RegisterTile<T, kRows, kColumns>& tile, GroupedRows<const T> rows, int row0, float factor,
                  Lane lane) {
   UNROLL for (short i = 0; i < kRows / kFragment; i++) {
     const int r = row0 + i * kFragment + lane.row;
@@ -107,7 +110,7 @@ inline void load(thread RegisterTile<T, kRows, kColumns>& tile, GroupedRows<cons
         if (has_column(rows.columns, column)) pair[0] = source[column];
         if (has_column(rows.columns, next)) pair[1] = source[next];
       }
-      elements(tile.frag[i][j]) = vec<T, 2>{T(sign * float(pair[0])), T(sign * float(pair[1]))};
+      elements(tile.frag[i][j]) = vec<T, 2>{T(factor * float(pair[0])), T(factor * float(pair[1]))};
     }
   }
 }

@@ -18,11 +18,20 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one test process a core: threads on t
 
 def pytest_addoption(parser):
     parser.addoption("--shards", type=int, default=1, help="sets of 200 random problems in tests/test_features.py")
+    parser.addoption("--fast-math", action="store_true", help="only the launcher of the fast-math build")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "fast_math: runs on kernels in the fast-math build, too")
 
 
 def pytest_generate_tests(metafunc):
     if "shard" in metafunc.fixturenames:
         metafunc.parametrize("shard", range(metafunc.config.getoption("shards")))
+    if "launcher" in metafunc.fixturenames:
+        also = ["fast_math"] * (metafunc.definition.get_closest_marker("fast_math") is not None)
+        every = metafunc.config.getoption("fast_math")
+        metafunc.parametrize("launcher", ["fast_math"] if every else ["cpu", "simulated", *also], indirect=True)
 
 
 @pytest.fixture(scope="session")
@@ -39,11 +48,12 @@ def kernel(build):
     return kernels.get_local_kernel(build)
 
 
-@pytest.fixture(params=["cpu", "simulated"])
+@pytest.fixture
 def launcher(request, kernel):
-    """Runs the test once on the CPU implementation and once on the Metal kernels, simulated. The value is the name."""
-    on_simulator = request.param == "simulated"
-    with kernel.launchers.use_launcher(SimulatedLauncher()) if on_simulator else contextlib.nullcontext():
+    """Runs the test once on the CPU implementation and once on the Metal kernels, simulated; where it is marked
+    fast_math, once more in their fast-math build. The value is the name: "cpu", "simulated" or "fast_math"."""
+    target = SimulatedLauncher(fast_math=request.param == "fast_math")
+    with contextlib.nullcontext() if request.param == "cpu" else kernel.launchers.use_launcher(target):
         yield request.param
 
 

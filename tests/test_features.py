@@ -130,3 +130,7 @@ def test_simulated(kernel, shard):
 
 def test_checked(kernel, shard):
     search(shard, 50, lambda problem: compare(kernel, problem, SimulatedLauncher(check=True, order=problem["seed"])))
+
+
+def test_fast_math(kernel, shard):
+    search(shard, 15, lambda problem: compare(kernel, problem, SimulatedLauncher(fast_math=True)))

@@ -26,7 +26,7 @@ def test_nan_around_packed_tensors(kernel, launcher, dtype, head_dim):
     plain = kernel.flash_attn_varlen_func(query, key, value, *rest, causal=True)
     views = [poisoned(tensor) for tensor in (query, key, value)]
     output = kernel.flash_attn_varlen_func(*views, *rest, causal=True)
-    if launcher == "simulated":  # the CPU implementation may choose its sums by the strides
+    if launcher != "cpu":  # the CPU implementation may choose its sums by the strides
         assert torch.equal(output, plain)
     assert_output(output, attention(query, key, value, cu_q, cu_k, window=(-1, 0))[0], value)
 

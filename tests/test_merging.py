@@ -109,6 +109,59 @@ def test_far_apart(kernel):
     torch.testing.assert_close(lse, torch.tensor([[5000.0 + math.log(2)]]))
 
 
+LARGEST = torch.finfo(torch.float32).max
+LSES = [
+    [0.0, 0.0, 0.0], [1e30, 1e30, 1e30], [LARGEST, -LARGEST, 0.0], [-LARGEST] * 3, [LARGEST] * 3,
+    [-math.inf, 5.0, 5.0], [-math.inf] * 3, [-math.inf, -LARGEST, -math.inf], [1e38, -1e38, 1e38],
+    [3e-45, -3e-45, 0.0], [80.0, -80.0, 0.3],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("size", ["normal", "largest", "smallest", "opposite"])
+@pytest.mark.parametrize("lses", LSES, ids=str)
+def test_any_magnitude(kernel, lses, size, dtype):
+    """Finite results and gradients of finite inputs, and right to rounding."""
+    info = torch.finfo(dtype)
+    outputs = [random_tensor(seed, 3, 2, 8, dtype=dtype) for seed in range(3)]
+    if size != "normal":
+        number = {"largest": info.max, "opposite": info.max, "smallest": info.smallest_normal}[size]
+        signs = (1, -1, 1) if size == "opposite" else (1, 1, 1)
+        outputs = [torch.full_like(output, number * sign) for output, sign in zip(outputs, signs)]
+    outputs = [output.requires_grad_() for output in outputs]
+    parts = [torch.full((2, 3), lse).requires_grad_() for lse in lses]
+    merged, lse = kernel.merge_attention_states(outputs, parts)
+    exact = torch.tensor(lses, dtype=torch.float64)
+    shares = torch.softmax(exact, 0).nan_to_num(0.0)
+    expected = sum(share * output.detach().double() for share, output in zip(shares, outputs))
+    largest = max(float(output.detach().abs().max()) for output in outputs)
+    rounding = 1.1 * (expected.to(dtype).double() - expected).abs()
+    assert ((merged.detach().double() - expected).abs() <= 2e-6 * largest + rounding + 2.0**-146).all()
+    right = torch.logsumexp(exact, 0)
+    torch.testing.assert_close(lse.detach().double(), right.expand(2, 3), rtol=2e-7, atol=2e-7)
+    grads = torch.autograd.grad(merged.float().sum() / 64 + lse.where(lse.isfinite(), 0).sum() / 8, [*outputs, *parts])
+    assert all(grad.isfinite().all() for grad in grads)
+    for grad, share in zip(grads, shares):
+        torch.testing.assert_close(grad.double(), (share / 64).expand(3, 2, 8), rtol=1e-2, atol=1e-6)
+
+
+def test_nan_stays_where_it_is(kernel):
+    outputs, lses = [torch.ones(3, 2, 8), torch.ones(3, 2, 8)], [torch.zeros(2, 3), torch.zeros(2, 3)]
+    lses[1][0, 2] = math.nan
+    merged, lse = kernel.merge_attention_states(outputs, lses)
+    assert merged[2, 0].isnan().all() and lse[0, 2].isnan()
+    assert merged.isnan().sum() == 8 and lse.isnan().sum() == 1
+
+
+def test_error_of_large_log_sum_exps(kernel):
+    """|lse| * 6e-8, as the docstring says."""
+    query, key = torch.full((1, 1, 1, 16), 256.0), torch.full((1, 75, 1, 16), 250.0)
+    value = random_tensor(0, 1, 75, 1, 16)
+    output, _ = kernel.merge_attention_states(*parts_of(kernel, query, key, value))
+    error = (output.double() - value.double().mean(1, keepdim=True)).abs().max()
+    assert error <= 2 * 256 * 250 * 4 * 6e-8 * value.abs().max()
+
+
 OUTPUT, LSE = torch.zeros(5, 2, 8), torch.zeros(2, 5)
 ERRORS = [
     (OUTPUT, [LSE], TypeError, "outputs must be a list or tuple of tensors, got Tensor"),

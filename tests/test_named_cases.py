@@ -12,6 +12,8 @@ import torch
 from cases import dense, max_lengths, packed, random_tensor
 from reference import assert_lse, assert_output, attention
 
+pytestmark = pytest.mark.fast_math
+
 
 @pytest.fixture
 def many_cores(kernel, launcher):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from metal_simulator import Library
 
+LANGUAGE = "metal3.1"  # what macOS 14 compiles at run time
 SHADERS = Path(__file__).resolve().parent.parent / "flash_sdpa"
 
 
@@ -23,7 +24,7 @@ def check(folder: Path) -> int:
         raise FileNotFoundError(f"no .metal file in {folder}")
     count = 0
     for shader in shaders:
-        diagnostics = Library(shader, include=(folder,)).check()
+        diagnostics = Library(shader, include=(folder,)).check(LANGUAGE)
         for found in diagnostics:
             print(f"{found.file}:{found.line}:{found.column}: {found.severity}: {found.message}")
         print(f"[front end] {shader.name}: {len(diagnostics) or 'no'} diagnostics")

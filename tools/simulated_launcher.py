@@ -25,6 +25,7 @@ class SimulatedLauncher:
     ignore: beginnings of the kinds of findings that are no trouble.
     timeout: seconds of processor time for one threadgroup.
     check_written: every element of the outputs must be written.
+    fast_math: kernels compiled as for the compiled variant.
     """
 
     def __init__(
@@ -35,13 +36,15 @@ class SimulatedLauncher:
         ignore=(),
         timeout: float = 60,
         check_written: bool = False,
+        fast_math: bool = False,
     ):
         self.check, self.order, self.kernels = check, order, kernels
         self.ignore, self.timeout, self.check_written = tuple(ignore), timeout, check_written
+        self.fast_math = fast_math
         self.launches = 0
 
     def __call__(self, plan, tensors: Mapping[str, torch.Tensor]) -> None:
-        kernel = _compiled(self.kernels / plan.source, plan.kernel, plan.constants)
+        kernel = _compiled(self.kernels / plan.source, self.fast_math, plan.kernel, plan.constants)
         buffers = [_buffer(argument, tensors) for argument in plan.arguments]
         report = kernel.launch(
             buffers,
@@ -64,10 +67,10 @@ def _buffer(argument, tensors: Mapping[str, torch.Tensor]):
 
 
 @functools.lru_cache(maxsize=None)
-def _compiled(source: pathlib.Path, kernel: str, constants):
-    return _library(source).kernel(kernel, constants=dict(constants))
+def _compiled(source: pathlib.Path, fast_math: bool, kernel: str, constants):
+    return _library(source, fast_math).kernel(kernel, constants=dict(constants))
 
 
 @functools.lru_cache(maxsize=None)
-def _library(source: pathlib.Path) -> Library:
-    return Library(source, include=[source.parent])
+def _library(source: pathlib.Path, fast_math: bool) -> Library:
+    return Library(source, include=[source.parent], fast_math=fast_math)

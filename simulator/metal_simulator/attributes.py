@@ -29,7 +29,7 @@ ATTRIBUTES = set(POSITIONS) | {
 RENDERING = set(
     "amplification_count amplification_id attribute barycentric_coord base_instance base_vertex "
     "center_no_perspective center_perspective centroid_no_perspective centroid_perspective clip_distance "
-    "color depth early_fragment_tests flat front_facing instance_id invariant patch patch_id point_coord "
+    "color depth early_fragment_tests flat fragment front_facing instance_id invariant patch patch_id point_coord "
     "point_size position position_in_patch primitive_id raster_order_group render_target_array_index "
     "sample_id sample_mask sample_no_perspective sample_perspective shared stencil thread_index vertex "
     "vertex_id viewport_array_index".split()

@@ -5,34 +5,48 @@ from __future__ import annotations
 import difflib
 import tempfile
 from pathlib import Path
-from typing import Dict, Iterable, List, NamedTuple, Tuple
+from subprocess import CompletedProcess
+from typing import Dict, Iterable, Iterator, List, NamedTuple, Optional, Set, Tuple
 
-from . import cache, storage_bfloat
+from . import cache, storage_bfloat, words
 from .declarations import read_declarations
 from .errors import Diagnostic
+from .language import Language, language_named, newer, newer_attributes
 from .lint import lint
 from .repairs import repairable
 from .rewrite import THREADGROUP_LIMIT_MESSAGE, Rewritten, for_check
-from .source import MARKER, Source, metal_words, parse_message, preprocess, user_column, user_tokens
+from .source import (
+    MARKER,
+    Source,
+    by_line,
+    metal_words,
+    parse_message,
+    preprocess,
+    token_column,
+    user_column,
+    user_tokens,
+)
 from .syntax_tree import tree_findings
-from .tokens import tokenise
+from .tokens import Token, tokenise
 from .toolchain import INCLUDE, Clang, language_flags, run
 
 
-def check(clang: Clang, source: Source, digest: str) -> List[Diagnostic]:
+def check(clang: Clang, source: Source, digest: str, language: Optional[str] = None) -> List[Diagnostic]:
     """See Library.check; digest: of the source. Raises CompileError when the file does not even preprocess."""
-    name = "check-" + cache.key(clang.version, digest)
+    chosen = language_named(language)
+    name = "check-" + cache.key(clang.version, digest, language)
     files = [str(path) for path in source.files]
     known = cache.read(name)
     if known is None:
-        found = _check(clang, source)
+        found = _check(clang, source, chosen)
         known = {"found": [[files.index(d.file) if d.file in files else d.file, *d[1:]] for d in found]}
         cache.write(name, known)
     return [Diagnostic(files[f] if isinstance(f, int) else f, *rest) for f, *rest in known["found"]]
 
 
-def _check(clang: Clang, source: Source) -> List[Diagnostic]:
-    text = preprocess(clang, source, run_time=False)
+def _check(clang: Clang, source: Source, language: Optional[Language]) -> List[Diagnostic]:
+    version = language.version if language else None
+    text = preprocess(clang, source, run_time=False, version=version)
     declarations = read_declarations(user_tokens(text))
     rewritten = for_check(text, declarations)
     text, before = rewritten.text, ""
@@ -42,18 +56,49 @@ def _check(clang: Clang, source: Source) -> List[Diagnostic]:
         literals = storage_bfloat.literals(clang, text, errors)
         found += map(_Places(rewritten, text).to_user, literals) if literals else ()
         text, before = storage_bfloat.repaired(clang, text, errors), text
-    messages = _clang_errors(errors) + tree_findings(tree, [str(path) for path in source.files])
+    refused = _clang_errors(errors)
+    if refused or words.name_macros(source.files.values()):
+        found += _words(clang, source, version, {(d.file, d.line) for d in refused})
+    messages = refused + tree_findings(tree, [str(path) for path in source.files])
+    if language:
+        found += _newer_attributes(language, declarations.tokens)
+        messages += _newer(clang, source, text, language)
     return _ordered([*found, *map(_Places(rewritten, text).to_user, messages)])
+
+
+def _newer(clang: Clang, source: Source, text: str, language: Language) -> List[Diagnostic]:
+    """What is newer than the language."""
+    files = {str(path) for path in source.files}
+    flags = [*language_flags(run_time=False), "-fsyntax-only", "-Wno-everything", *language.warnings]
+    stderr = _run(clang, text, flags).stderr
+    return [Diagnostic(*place, "error", message) for *place, message in newer(language, stderr) if place[0] in files]
+
+
+def _newer_attributes(language: Language, tokens: List[Token]) -> Iterator[Diagnostic]:
+    lines = by_line(tokens)
+    for token, message in newer_attributes(language, tokens):
+        yield Diagnostic(token.file, token.line, token_column(token, lines), "error", message)
+
+
+def _words(clang: Clang, source: Source, version: Optional[int], refused: Set[Tuple[str, int]]) -> Iterator[Diagnostic]:
+    """Why clang refuses a word that is no name, with the headers' macros not expanded. refused: files and lines."""
+    tokens = user_tokens(preprocess(clang, source, run_time=False, kept=words.MACROS, version=version))
+    lines = by_line(tokens)
+    for token, word in words.found_in_tokens(tokens, refused):
+        yield Diagnostic(token.file, token.line, token_column(token, lines), "error", words.reason(word))
 
 
 def _run_clang(clang: Clang, text: str) -> Tuple[str, str]:
     """clang's messages and its syntax tree."""
+    done = _run(clang, text, [*language_flags(run_time=False), "-fsyntax-only", "-w", "-Xclang", "-ast-dump"])
+    return done.stderr, done.stdout
+
+
+def _run(clang: Clang, text: str, flags: List[str]) -> CompletedProcess:
     with tempfile.TemporaryDirectory() as scratch:
         written = Path(scratch) / "check.clcpp"
         written.write_text(text)
-        flags = [*language_flags(run_time=False), "-fsyntax-only", "-w", "-Xclang", "-ast-dump"]
-        done = run([clang.path, *flags, str(written)])
-    return done.stderr, done.stdout
+        return run([clang.path, *flags, str(written)])
 
 
 def _ordered(found: Iterable[Diagnostic]) -> List[Diagnostic]:

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Optional, Sequence
 
-from . import specification
+from . import language, specification
 from .errors import LaunchError, SimulatorError
 from .library import Library
 from .toolchain import find_clang
@@ -60,13 +60,14 @@ def _add_check(commands) -> None:
     parser.add_argument("files", nargs="+", metavar="FILE", help=".metal files")
     parser.add_argument("--include", "-I", action="append", default=[], help="folder for #include lines")
     parser.add_argument("--errors-only", action="store_true", help="no warnings")
+    parser.add_argument("--language", choices=language.NAMES, help="refuse what is newer than its C++ (14, 17)")
     parser.set_defaults(run=_check)
 
 
 def _check(options: argparse.Namespace) -> int:
     found = 0
     for file in options.files:
-        for diagnostic in Library(file, options.include).check():
+        for diagnostic in Library(file, options.include).check(options.language):
             if diagnostic.severity == "error" or not options.errors_only:
                 found += 1
                 print(diagnostic)
@@ -88,7 +89,8 @@ def _add_run(commands) -> None:
 def _run(options: argparse.Namespace) -> int:
     if options.no_check and (options.check_written or options.check_nan):
         raise LaunchError("--no-check goes with neither --check-written nor --check-nan")
-    kernel = Library(options.file, options.include).kernel(options.kernel, specification.constants(options.constant))
+    library = Library(options.file, options.include, fast_math=options.fast_math)
+    kernel = library.kernel(options.kernel, specification.constants(options.constant))
     buffers = specification.buffers(kernel.parameters, options.buffers)
     indices = {p["name"]: p["index"] for p in kernel.parameters if p["kind"] == "buffer"}
     outputs = [_output(text, indices) for text in options.output]

@@ -14,7 +14,7 @@ from .declarations import Declarations, Function, Instantiation
 from .errors import CompileError, ToolchainError
 from .rewrite import for_run, in_scope, threadgroup_variables
 from .source import Source, parse_diagnostics, summary
-from .toolchain import RUNTIME, Clang, language_flags, machine_flags, run
+from .toolchain import FAST_MATH, RUNTIME, Clang, language_flags, machine_flags, run
 
 THREADGROUP_LIMIT = 32768
 
@@ -55,11 +55,13 @@ def compile_kernel(
     kernel: Tuple[Function, Instantiation],
     constants: Dict[str, str],
     mode: str,
+    fast_math: bool,
     name: str,
 ) -> dict:
     """Compiles one kernel into <cache>/<name>.so; returns what the launch must know about it.
 
     mode: "run", "check" (every access calls the checker), "nan" (so does every floating-point result) or "count".
+    fast_math: with clang's fast math.
     """
     rewritten = for_run(text, declarations, kernel, constants).text
     with tempfile.TemporaryDirectory() as scratch:
@@ -69,7 +71,7 @@ def compile_kernel(
         while compiled != rewritten:  # until clang refuses nothing more that is legal Metal
             compiled = rewritten
             written.write_text(_number_files(compiled, source) + _ELEMENT_BYTES + _element_bytes(kernel))
-            done = _compile(clang, mode, written, built)
+            done = _compile(clang, mode, fast_math, written, built)
             rewritten = storage_bfloat.repaired(clang, compiled, _name_files(done.stderr, source))
         if done.returncode:
             messages = _name_files(done.stderr, source)
@@ -106,13 +108,14 @@ def _name_files(messages: str, source: Source) -> str:
     return re.sub(r"\bmetal:(\d+):(?=\d+:\d+:)", lambda match: f"{files[int(match.group(1))]}:", messages)
 
 
-def _compile(clang: Clang, mode: str, written: Path, built: Path):
+def _compile(clang: Clang, mode: str, fast_math: bool, written: Path, built: Path):
     """A checking build stops at LLVM IR to be edited, and goes on from there."""
+    command = [clang.path, *_flags(clang), *(FAST_MATH if fast_math else [])]
     if mode in ("run", "count"):
         kind = ["-shared", "-lm"] if mode == "run" else counting.FLAGS
-        return _optimise([clang.path, *_flags(clang), "-fmax-type-align=1"], kind, clang, written, built)
+        return _optimise([*command, "-fmax-type-align=1"], kind, clang, written, built)
     middle = written.with_suffix(".ll")
-    done = _optimise([clang.path, *_flags(clang)], [*checking.FLAGS, "-S", "-emit-llvm"], clang, written, middle)
+    done = _optimise(command, [*checking.FLAGS, "-S", "-emit-llvm"], clang, written, middle)
     if done.returncode:
         return done
     middle.write_text(checking.edited(middle.read_text(), mode == "nan"))
@@ -154,6 +157,7 @@ template <typename R, typename... A> struct __parameters<R(A...)> {
     return all[i];
   }
 };
+template <typename R, typename... A> struct __parameters<R(A...) noexcept> : __parameters<R(A...)> {};
 }
 """
 

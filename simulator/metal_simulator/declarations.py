@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Dict, List, NamedTuple, Optional, Tuple
 
 from .deduction import deduced, without_attributes
 from .errors import CompileError
 from .expressions import constant_values, evaluate
+from .statements import CALLS, Statement, is_attribute, statements
 from .tokens import OPEN, Token, matching, matching_angle, spell, split, string_value
 
 _SPACES = {"__global": "device", "__constant": "constant", "__local": "threadgroup", "__private": "thread"}
@@ -45,6 +46,7 @@ class Function(NamedTuple):
     body: int  # of the opening brace
     end: int  # of the closing brace
     template: bool
+    arguments: str  # of the template that it specialises, as text
     kernel: bool
     attributes: Tuple[Attribute, ...]
     parameters: Tuple[Parameter, ...]  # of kernels only
@@ -82,19 +84,27 @@ class Declarations(NamedTuple):
     functions: List[Function]
     instantiations: List[Instantiation]
     constants: List[Constant]
-    statements: List[Tuple[int, int, str]]  # every statement at namespace scope with its scope
+    statements: List[Statement]  # every one at namespace scope
 
     def kernels(self) -> Dict[str, Tuple[Function, Optional[Instantiation]]]:
         """Kernels by host name. Of equal names the first counts; the lint reports the others."""
         found: Dict[str, Tuple[Function, Optional[Instantiation]]] = {}
         for function in self.functions:
-            if function.kernel and not function.template:
-                found.setdefault(host_name(function), (function, None))
+            if function.kernel and (not function.template or function.arguments and _has_host_name(function)):
+                found.setdefault(host_name(function), (function, self._specialisation(function)))
         for instantiation in self.instantiations:
             function = self.template(instantiation)
             if function is not None:
                 found.setdefault(instantiation.host_name, (function, instantiation))
         return found
+
+    def _specialisation(self, function: Function) -> Optional[Instantiation]:
+        """A template's kernel that is defined by itself: template <> [[host_name("x")]] kernel void f<A>(...) {...}"""
+        if not function.template:
+            return None
+        name, token = host_name(function), self.tokens[function.start]
+        place = (function.start, function.end, token)
+        return Instantiation(name, function.name, function.scope, function.arguments, *place)
 
     def template(self, instantiation: Instantiation) -> Optional[Function]:
         """The kernel template that an instantiation names, innermost scope first."""
@@ -105,6 +115,10 @@ class Declarations(NamedTuple):
                 if function.kernel and function.template and function.qualified == name:
                     return function
         return None
+
+
+def _has_host_name(function: Function) -> bool:
+    return any(attribute.name == "host_name" for attribute in function.attributes)
 
 
 def host_name(function: Function) -> str:
@@ -118,7 +132,7 @@ def read_declarations(tokens: List[Token]) -> Declarations:
     """Walks the statements at namespace scope."""
     result = Declarations(tokens, [], [], [], [])
     values = constant_values(tokens)
-    for start, end, scope in _statements(tokens, 0, len(tokens), ""):
+    for start, end, scope in statements(tokens, 0, len(tokens)):
         result.statements.append((start, end, scope))
         statement = tokens[start : end + 1]
         if statement[0].text == "template" and (len(statement) < 2 or statement[1].text != "<"):
@@ -136,66 +150,16 @@ def read_declarations(tokens: List[Token]) -> Declarations:
     return result
 
 
-_AGGREGATES = {"struct", "class", "union", "enum", "typedef", "using"}
-
-
-def _statements(tokens: List[Token], start: int, stop: int, scope: str) -> Iterator[Tuple[int, int, str]]:
-    """(first, last, scope) of every statement between start and stop, descending into namespaces."""
-    i = start
-    while i < stop:
-        text = tokens[i].text
-        if text == ";":
-            i += 1
-        elif text == "namespace" or (text == "inline" and i + 1 < stop and tokens[i + 1].text == "namespace"):
-            brace = next((k for k in range(i, stop) if tokens[k].text in ("{", ";")), stop)
-            if brace == stop or tokens[brace].text == ";":
-                i = brace + 1
-                continue
-            names = [
-                t.text for t in tokens[i:brace] if t.kind == "identifier" and t.text not in ("namespace", "inline")
-            ]
-            close = matching(tokens, brace)
-            yield from _statements(tokens, brace + 1, close, "::".join(([scope] if scope else []) + names))
-            i = close + 1
-        elif text == "extern" and i + 2 < stop and tokens[i + 1].kind == "string" and tokens[i + 2].text == "{":
-            close = matching(tokens, i + 2)
-            yield from _statements(tokens, i + 3, close, scope)
-            i = close + 1
-        else:
-            end = _statement_end(tokens, i, stop)
-            yield i, end, scope
-            i = end + 1
-
-
-def _statement_end(tokens: List[Token], start: int, stop: int) -> int:
-    i, plain = start, True  # plain: a brace at this level would open a function body
-    while i < stop:
-        text = tokens[i].text
-        if text == "template" and i + 1 < stop and tokens[i + 1].text == "<":
-            i = max(matching_angle(tokens, i + 1), i + 1)
-        elif text == ";":
-            return i
-        elif text in _AGGREGATES or (text == "=" and tokens[i - 1].text != "operator"):
-            plain = False
-        elif text in OPEN:
-            i = matching(tokens, i)
-            if text == "{" and plain:
-                return min(i, stop - 1)
-        i += 1
-    return stop - 1
-
-
 def read_attributes(tokens: List[Token], start: int, end: int) -> List[Tuple[int, int, Tuple[Attribute, ...]]]:
     """Every [[...]] group in tokens[start:end] outside parentheses, as (first, last, attributes)."""
     groups = []
     i = start
     while i < end:
-        text = tokens[i].text
-        if text == "[" and i + 1 < end and tokens[i + 1].text == "[" and tokens[i].end == tokens[i + 1].start:
+        if is_attribute(tokens, i):
             close = matching(tokens, i)
             groups.append((i, close, tuple(_attribute(part) for part in split(tokens[i + 2 : close - 1]) if part)))
             i = close
-        elif text in OPEN:
+        elif tokens[i].text in OPEN:
             i = matching(tokens, i)
         i += 1
     return groups
@@ -275,30 +239,60 @@ def _constant(tokens: List[Token], start: int, end: int, values: Dict[str, int])
 
 
 def _function(tokens: List[Token], start: int, end: int, scope: str, values: Dict[str, int]) -> Optional[Function]:
-    if tokens[end].text != "}" or tokens[start].text in _AGGREGATES:
+    if tokens[end].text != "}":
         return None
-    i, template = start, False
-    while tokens[i].text == "template":
-        template = True
-        i = matching_angle(tokens, i + 1) + 1
-    opening = i
-    while opening < end and tokens[opening].text != "(":
-        opening = matching(tokens, opening) + 1 if tokens[opening].text == "[" else opening + 1
-        if opening < end and tokens[opening - 1].text in ("decltype", "alignas", "__attribute__"):
-            opening = matching(tokens, opening) + 1
-    if opening >= end or tokens[opening - 1].kind != "identifier":
+    found = declarator(tokens, start, end)
+    if found is None:
         return None
-    close = matching(tokens, opening)
-    body = next((k for k in range(close, end) if tokens[k].text == "{"), None)
-    if body is None:
+    name, arguments, opening = found
+    close = body = matching(tokens, opening)
+    while body < end and not (tokens[body].text == "{" and matching(tokens, body) == end):
+        body = matching(tokens, body) + 1 if tokens[body].text in OPEN else body + 1
+    groups = read_attributes(tokens, start, opening) + read_attributes(tokens, close, body)
+    attributes = tuple(a for group in groups for a in group[2])
+    kernel = any(a.name == "kernel" for a in attributes) or any(t.text == "kernel" for t in tokens[start:opening])
+    if body >= end or kernel and (name in ("void", "auto") or not ends_head(tokens[close + 1 : body])):
         return None
-    attributes = tuple(
-        a for group in read_attributes(tokens, i, opening) + read_attributes(tokens, close, body) for a in group[2]
-    )
-    kernel = any(a.name == "kernel" for a in attributes) or any(t.text == "kernel" for t in tokens[i:opening])
     parameters = _parameters(tokens[opening + 1 : close], values) if kernel else ()
-    name = tokens[opening - 1].text
-    return Function(name, scope, start, opening, close, body, end, template, kernel, attributes, parameters)
+    template = tokens[start].text == "template"
+    return Function(
+        name, scope, start, opening, close, body, end, template, arguments, kernel, attributes, parameters
+    )
+
+
+def declarator(tokens: List[Token], i: int, end: int) -> Optional[Tuple[str, str, int]]:
+    """Of a function that tokens[i:end] may declare: its name, the template arguments if it specialises a template, and
+    the '(' of its parameters."""
+    while tokens[i].text == "template":
+        i = max(matching_angle(tokens, i + 1), i + 1) + 1
+    name, arguments = i, ""
+    while i < end and tokens[i].text not in ("{", "="):
+        text = tokens[i].text
+        if text == "operator":
+            return _operator(tokens, i)
+        if text == "(":
+            return (tokens[name].text, arguments, i) if tokens[name].kind == "identifier" else None
+        if text in CALLS and tokens[i + 1].text == "(" or text == "[":
+            i = matching(tokens, i + (text != "["))
+        elif text == "<" and matching_angle(tokens, i) > 0:
+            close = matching_angle(tokens, i)
+            arguments = spell(tokens[i + 1 : close])
+            i = close
+        else:
+            name, arguments = i, ""
+        i += 1
+    return None
+
+
+def _operator(tokens: List[Token], i: int) -> Optional[Tuple[str, str, int]]:
+    opening = next(k for k in range(i + 1, len(tokens)) if tokens[k].text == "(")
+    opening += 2 * (opening == i + 1)  # operator()
+    return "operator", "", opening
+
+
+def ends_head(tokens: List[Token]) -> bool:
+    """Whether this may stand between a kernel's parameters and its body."""
+    return [t.text for t in without_attributes(tokens)] in ([], ["noexcept"], ["->", "void"])
 
 
 def _parameters(tokens: List[Token], values: Dict[str, int]) -> Tuple[Parameter, ...]:

@@ -17,7 +17,7 @@ _NAMES = re.compile(_NAME)
 _TYPE = re.compile(r"<\d+ x [\w.]+>|\{[^}]*\}|\[\d+ x [^\]]+\]|ptr|void|half|bfloat|float|double|i\d+")
 _FLAGS = re.compile(
     r"\b(?:tail|musttail|notail|nuw|nsw|exact|inbounds|nusw|disjoint|nneg|samesign|nnan|ninf|nsz|arcp|contract|afn|"
-    r"reassoc|fast|volatile|atomic|noundef|zeroext|signext|nonnull|range\([^)]*\)|captures\([^)]*\))\s+"
+    r"reassoc|fast|volatile|atomic|noundef|zeroext|signext|nonnull|(?:range|captures|nofpclass)\([^)]*\))\s+"
 )
 _METADATA = re.compile(r"(, ![\w.]+ !\d+|, !\w+ !\{.*\}|, align \d+| #\d+)+$")
 

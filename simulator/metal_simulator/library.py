@@ -7,49 +7,71 @@ import functools
 from typing import List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 from . import cache, check
+from .accounting import read_kernels
 from .compile import THREADGROUP_LIMIT, compile_kernel, runtime
 from .constants import near, spell_constants
 from .counters import Profile
-from .declarations import Declarations, read_declarations
-from .errors import CompileError, Diagnostic
+from .declarations import Declarations, Function, Instantiation
+from .errors import CompileError, Diagnostic, LaunchError
 from .launch import LaunchReport, Settings, launch
-from .source import preprocess, read_source, user_tokens
-from .toolchain import find_clang
+from .rewrite import POSITIONS
+from .source import preprocess, read_source
+from .toolchain import FAST_MATH, find_clang
 
 
 class Library:
-    """A .metal file, unmodified. include: folders in which its #include lines are looked up.
+    """A .metal file, unmodified.
+
+    include: folders in which its #include lines are looked up
+    fast_math: compile kernels as Metal does by default: no infinities, no NaN, no signed zeros, sums in any order,
+        reciprocals for divisions. What a kernel then makes of an infinity or a NaN is not defined.
 
     Raises CompileError if the file does not exist and ToolchainError if there is no clang; everything else waits until
     it is needed.
     """
 
-    def __init__(self, path, include: Sequence = ()):
+    def __init__(self, path, include: Sequence = (), *, fast_math: bool = False):
         self.source = read_source(path, include)
         self.clang = find_clang()
+        self.fast_math = fast_math
         self._digest = self.source.digest()
 
     @functools.cached_property
-    def _text(self) -> str:
-        return preprocess(self.clang, self.source, run_time=True)
+    def _read(self) -> Tuple[str, Declarations]:
+        return read_kernels(preprocess(self.clang, self.source, True, FAST_MATH if self.fast_math else ()))
 
-    @functools.cached_property
+    @property
+    def _text(self) -> str:
+        return self._read[0]
+
+    @property
     def _declarations(self) -> Declarations:
-        return read_declarations(user_tokens(self._text))
+        return self._read[1]
 
     @property
     def kernels(self) -> Tuple[str, ...]:
         """Host names of all kernels, in the order of the file."""
-        name = "library-" + cache.key(self.clang.version, self._digest)
+        name = "library-" + cache.key(self.clang.version, self._digest, self.fast_math)
         known = cache.read(name)
         if known is None:
             known = {"kernels": list(self._declarations.kernels())}
             cache.write(name, known)
         return tuple(known["kernels"])
 
-    def check(self) -> List[Diagnostic]:
-        """Strict check of the whole file, every instantiation included: what Apple's compiler rejects, and lints."""
-        return check.check(self.clang, self.source, self._digest)
+    def check(self, language: Optional[str] = None) -> List[Diagnostic]:
+        """Strict check of the whole file, every instantiation included: what Apple's compiler rejects, and lints.
+
+        language: "metal3.1" (C++14) or "metal4.0" (C++17): what is newer than its C++ is an error, too.
+        Raises CompileError for another language, and for a file that does not even preprocess.
+        """
+        found = check.check(self.clang, self.source, self._digest, language)
+        if any(d.severity == "error" for d in found):
+            return found
+        try:
+            len(self.kernels)  # accounts for every word kernel
+        except CompileError as error:
+            return [*found, *error.diagnostics]
+        return found
 
     def kernel(self, host_name: str, constants: Optional[Mapping[str, object]] = None) -> "Kernel":
         """A kernel specialised for function constants (name -> bool, int or float), compiled or taken from the cache.
@@ -59,18 +81,35 @@ class Library:
         """
         return Kernel(self, host_name, dict(constants or {}))
 
+    def _kernel(self, host_name: str) -> Tuple[Function, Optional[Instantiation]]:
+        """Raises CompileError for one that does not exist, or takes what nobody can give it here."""
+        kernels = self._declarations.kernels()
+        if host_name not in kernels:
+            raise CompileError(f"no kernel {host_name!r} in {self.source.path}{near(host_name, list(kernels))}")
+        for p in kernels[host_name][0].parameters:
+            if p.kind not in ("buffer", "threadgroup", *POSITIONS):
+                place, kind = f"{p.token.file}:{p.token.line}", p.kind and f" [[{p.kind}]]"
+                raise CompileError(f"{place}: error: {host_name} cannot be run: nothing here gives '{p.name}'{kind}")
+        return kernels[host_name]
+
     def _build(self, host_name: str, constants: Mapping[str, object], mode: str) -> Tuple[str, dict]:
         """Name of the compiled kernel in the cache, and its description. A hit runs no clang."""
         typed = sorted((name, type(value).__name__, repr(value)) for name, value in constants.items())
-        name = "kernel-" + cache.key(self.clang.version, self._digest, host_name, typed, mode)
+        name = "kernel-" + cache.key(self.clang.version, self._digest, host_name, typed, mode, self.fast_math)
         known = cache.read(name)
         if known is None or not (cache.folder() / f"{name}.so").exists():
-            kernels = self._declarations.kernels()
-            if host_name not in kernels:
-                raise CompileError(f"no kernel {host_name!r} in {self.source.path}{near(host_name, list(kernels))}")
+            kernel = self._kernel(host_name)
             values = spell_constants(self._declarations.constants, constants)
             known = compile_kernel(
-                self.clang, self.source, self._text, self._declarations, kernels[host_name], values, mode, name
+                self.clang,
+                self.source,
+                self._text,
+                self._declarations,
+                kernel,
+                values,
+                mode,
+                self.fast_math,
+                name,
             )
             known["gates"] = {p["gate"]: bool(constants.get(p["gate"], True)) for p in known["parameters"] if p["gate"]}
             cache.write(name, known)
@@ -156,7 +195,8 @@ class Kernel:
             implies check
         check_nan: a finding where a thread first makes a NaN out of numbers, or of memory or a variable that nobody
             set; implies check
-        Raises LaunchError for wrong arguments, and for a kernel that diverges, deadlocks, faults or does not end.
+        Raises LaunchError for wrong arguments, and for a kernel that diverges, deadlocks, faults or does not end;
+        ToolchainError for a clang with which the checker misses what it must find (see canaries.py).
         """
         settings = Settings(order, check, threadgroup_memory, workers, timeout, check_written, check_nan)
         return self._launch(buffers, grid, threads, settings)
@@ -178,6 +218,12 @@ class Kernel:
 
     def _launch(self, buffers, grid, threads, settings: Settings) -> LaunchReport:
         mode = settings.mode(self.name)
+        if mode == "nan" and self._library.fast_math:
+            raise LaunchError(f"kernel {self.name}: check_nan needs a build without fast math, which knows no NaN")
+        if mode in ("check", "nan"):
+            from . import canaries  # which needs this module
+
+            canaries.require(self._library.clang)
         if mode not in self._loaded:
             self._loaded[mode] = self._load(mode)
         return launch(self.name, self._loaded[mode], buffers, grid, threads, settings)

@@ -11,8 +11,9 @@ from .errors import Diagnostic
 from .names import known_names, unknown_names
 from .rewrite import POSITIONS, threadgroup_variable_at
 from .rules import RULES
-from .source import Source, token_column
+from .source import Source, by_line, token_column
 from .tokens import Token, matching, matching_angle, tokenise
+from .words import found_in_tokens, reason
 
 _VECTOR_POSITIONS = {
     "thread_position_in_grid",
@@ -57,6 +58,7 @@ def lint(source: Source, declarations: Declarations) -> List[Diagnostic]:
     rules = (
         _attributes,
         _words,
+        _names,
         _kernels,
         _host_names,
         _threadgroup_variables,
@@ -65,11 +67,10 @@ def lint(source: Source, declarations: Declarations) -> List[Diagnostic]:
         *RULES,
         unknown_names,
     )
+    lines = by_line(declarations.tokens)
     for rule in rules:
         for token, severity, message in rule(declarations):
-            found.append(
-                Diagnostic(token.file, token.line, token_column(token, declarations.tokens), severity, message)
-            )
+            found.append(Diagnostic(token.file, token.line, token_column(token, lines), severity, message))
     return found
 
 
@@ -123,6 +124,11 @@ def _words(declarations: Declarations) -> Iterator[Report]:
     for i in range(len(tokens) - 2):
         if tokens[i].text == "..." and (tokens[i - 1].text == "(" or tokens[i + 1].text == ")") and _is_fold(tokens, i):
             yield tokens[i], "warning", "fold expression: no public Metal kernel is known to use one"
+
+
+def _names(declarations: Declarations) -> Iterator[Report]:
+    for token, word in found_in_tokens(declarations.tokens):
+        yield token, "error", reason(word)
 
 
 _FOLDED = {"+", "*", "&&", "||", "&", "|", ",", "-", "^"}

@@ -121,7 +121,8 @@ def run(options: argparse.Namespace) -> int:
     for path in (options.json, options.plot):
         if path and not Path(path).parent.is_dir():
             raise SimulatorError(f"cannot write {path}: no folder {Path(path).parent}")
-    kernel = Library(options.file, options.include).kernel(options.kernel, specification.constants(options.constant))
+    library = Library(options.file, options.include, fast_math=options.fast_math)
+    kernel = library.kernel(options.kernel, specification.constants(options.constant))
     profile = kernel.profile(
         specification.buffers(kernel.parameters, options.buffers),
         specification.three("--grid", options.grid),

@@ -12,7 +12,7 @@ from .functions import function_edits
 from .inputs import input_edits
 from .members import member_edits
 from .spaces import space_edits
-from .tokens import OPEN, Token, matching, spell, split
+from .tokens import OPEN, Token, matching, matching_angle, spell, split
 
 POSITIONS = {
     "thread_position_in_grid": "::metal::__position(c->position_in_grid)",
@@ -144,11 +144,7 @@ def _common_edits(text: str, declarations: Declarations, limit: bool = False) ->
         + _literals(tokens)
         + _redeclarations(declarations)
     )
-    edits += [  # functions for rendering are compiled, but not run
-        _replace(tokens, start, start, "")
-        for start, _, _ in declarations.statements
-        if tokens[start].text in _RENDERING
-    ]
+    edits += _rendering(declarations)
     number = 0
     for function in declarations.functions:
         if not function.kernel:
@@ -169,6 +165,17 @@ def _common_edits(text: str, declarations: Declarations, limit: bool = False) ->
             edits.append(_replace(tokens, variable.start, variable.end, variable.text + check))
             inside = (tokens[variable.start].start, tokens[variable.end].end)
             edits = [e for e in edits if e is edits[-1] or not inside[0] <= e.start < inside[1]]
+    return edits
+
+
+def _rendering(declarations: Declarations) -> List[Edit]:
+    """Functions for rendering are compiled, but not run: without `vertex` and `fragment`."""
+    tokens, edits = declarations.tokens, []
+    for start, end, _ in declarations.statements:
+        while tokens[start].text == "template" and tokens[start + 1].text == "<":
+            start = matching_angle(tokens, start + 1) + 1
+        words = tokens[start : min(end, start + 2)]  # `template fragment ...` instantiates
+        edits += [Edit(t.start, t.end, "") for t in words if t.text in _RENDERING]
     return edits
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import tempfile
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 from .errors import CompileError, Diagnostic
 from .tokens import Token, tokenise
@@ -65,11 +67,28 @@ def _gather(path: Path, folders: Tuple[Path, ...], files: Dict[Path, bytes]) -> 
                 break
 
 
-def preprocess(clang: Clang, source: Source, run_time: bool) -> str:
-    """Preprocessed text with line markers. Raises CompileError with clang's own diagnostics."""
+def preprocess(
+    clang: Clang,
+    source: Source,
+    run_time: bool,
+    flags: Sequence[str] = (),
+    kept: Iterable[str] = (),
+    version: Optional[int] = None,
+) -> str:
+    """Preprocessed text with line markers. flags: more of clang's; kept: macros of the headers that stay as they are;
+    version: of Metal.
+
+    Raises CompileError with clang's own diagnostics."""
+    defined = ["-U__METAL_VERSION__", f"-D__METAL_VERSION__={version}"] if version else []
     folders = [f"-I{folder}" for folder in source.include]
     headers = PRELUDE + (RUN_TIME if run_time else [])
-    done = run([clang.path, *language_flags(run_time), *folders, *headers, "-w", "-E", str(source.path)])
+    with tempfile.TemporaryDirectory() as scratch:
+        if kept:
+            again = Path(scratch) / "kept.h"
+            again.write_text("".join(f"#undef {name}\n#define {name} {name}\n" for name in kept))
+            headers = [*headers, "-include", str(INCLUDE / "metal_stdlib"), "-include", str(again)]
+        command = [clang.path, *language_flags(run_time), *flags, *defined, *folders, *headers, "-w", "-E"]
+        done = run([*command, str(source.path)])
     if done.returncode:
         diagnostics = parse_diagnostics(done.stderr)
         raise CompileError(summary("does not preprocess", source, diagnostics, done.stderr), diagnostics)
@@ -78,12 +97,12 @@ def preprocess(clang: Clang, source: Source, run_time: bool) -> str:
 
 def user_tokens(text: str) -> List[Token]:
     """Tokens of the user's own part of preprocessed text: the stand-in headers are skipped."""
-    own = str(INCLUDE)
+    own = f"{INCLUDE}{os.sep}"
     tokens: List[Token] = []
     markers = list(re.finditer(MARKER.pattern + r"[^\n]*\n", text, re.MULTILINE))
     for marker, following in zip(markers, markers[1:] + [None]):
         file = marker.group(2)
-        if not file.startswith(own) and not file.startswith("<"):
+        if not file.startswith(own):
             end = following.start() if following else len(text)
             tokens += tokenise(text, marker.end(), end, file, int(marker.group(1)))
     return tokens
@@ -155,12 +174,19 @@ def user_column(file: str, line: int, preprocessed: str, column: int) -> int:
     return _column_of(file, line, before[index].text, nth)
 
 
-def token_column(token: Token, tokens: Sequence[Token]) -> int:
-    """Column in the user's file of a token of the preprocessed text."""
-    nth = sum(
-        t.text == token.text and t.start < token.start for t in tokens if t.file == token.file and t.line == token.line
-    )
+def token_column(token: Token, lines: Dict[Tuple[str, int], List[Token]]) -> int:
+    """Column in the user's file of a token of the preprocessed text, whose tokens come by line."""
+    line = lines[token.file, token.line]
+    nth = sum(t.start < token.start and t.text == token.text for t in line)
     return _column_of(token.file, token.line, token.text, nth)
+
+
+def by_line(tokens: Iterable[Token]) -> Dict[Tuple[str, int], List[Token]]:
+    """Tokens by file and line."""
+    lines: Dict[Tuple[str, int], List[Token]] = {}
+    for token in tokens:
+        lines.setdefault((token.file, token.line), []).append(token)
+    return lines
 
 
 def _column_of(file: str, line: int, text: str, nth: int) -> int:

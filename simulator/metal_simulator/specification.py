@@ -205,6 +205,7 @@ def launch_parser(subparsers, name: str, summary: str) -> argparse.ArgumentParse
     parser.add_argument("--threads", required=True, help="threads per threadgroup, like 128")
     parser.add_argument("--include", "-I", action="append", default=[], help="folder for #include lines")
     parser.add_argument("--constant", "-c", action="append", default=[], metavar="NAME=value", help="function constant")
+    parser.add_argument("--fast-math", action="store_true", help="compile as Metal does by default; see Library")
     sizes = {"action": "append", "type": int, "default": [], "metavar": "BYTES"}
     parser.add_argument("--threadgroup-memory", help="size of the next [[threadgroup(n)]] argument", **sizes)
     return parser

@@ -3,53 +3,21 @@
 from __future__ import annotations
 
 import re
-from typing import Iterator, List, NamedTuple, Sequence, Tuple
+from typing import List, Sequence, Tuple
 
+from . import words
+from .aliasing import aliasing_findings
+from .conditions import condition_findings
 from .errors import Diagnostic
+from .nodes import Node, read_nodes
 from .source import metal_words
 
-_NODE = re.compile(
-    r"^[|`\- ]*(\w+) 0x[0-9a-f]+ (?:prev 0x[0-9a-f]+ |parent 0x[0-9a-f]+ )*"  # kind, address
-    r"(<[^<>]*(?:<[^<>]*>[^<>]*)*>)(?: (\S+:\d+(?::\d+)?))?(.*)$"  # range, place of the name, the rest
-)
-_PLACE = re.compile(r"([^<>,\s]+):(\d+):(\d+)|line:(\d+):(\d+)|col:(\d+)")
 _DECLARED = {"ParmVarDecl", "VarDecl", "FieldDecl", "TypedefDecl", "TypeAliasDecl"}
 _NAME_AND_TYPE = re.compile(
     r"^ (?:(?:used|referenced|constexpr|invalid) )*(?!(?:used|referenced|constexpr|invalid) ')([A-Za-z_]\w*) '([^']*)'"
 )
 _CASTS = {"CStyleCastExpr", "CXXStaticCastExpr", "CXXFunctionalCastExpr"}
 _NARROW = {"__bf16": "bfloat", "_Float16": "half", "half": "half"}
-
-
-class Node(NamedTuple):
-    kind: str
-    file: str
-    line: int
-    column: int
-    rest: str
-    depth: int
-
-
-def _nodes(dump: str) -> Iterator[Node]:
-    """Nodes with absolute places: clang prints only what changed since the last place."""
-    file, line = "", 0
-    for text in dump.splitlines():
-        match = _NODE.match(text)
-        if not match:
-            continue
-        kind, span, name_place, rest = match.groups()
-        places = []
-        for place in _PLACE.finditer(span + " " + (name_place or "")):
-            if place.group(6):
-                places.append((file, line, int(place.group(6))))
-                continue
-            if place.group(1) and place.group(1) != "line":
-                file = place.group(1)
-            line = int(place.group(2) or place.group(4))
-            places.append((file, line, int(place.group(3) or place.group(5))))
-        if places:
-            where = places[-1] if name_place else places[0]
-            yield Node(kind, *where, rest, len(text) - len(text.lstrip("|`- ")))
 
 
 def tree_findings(dump: str, files: Sequence[str]) -> List[Diagnostic]:
@@ -60,19 +28,32 @@ def tree_findings(dump: str, files: Sequence[str]) -> List[Diagnostic]:
         return []
     found = []
     parents: List[Node] = []
-    for node in _nodes(dump[dump.rfind("\n", 0, min(starts)) + 1 :]):
+    nodes = list(read_nodes(dump[dump.rfind("\n", 0, min(starts)) + 1 :]))
+    for node in nodes:
         while parents and parents[-1].depth >= node.depth:
             parents.pop()
         if node.file in wanted:
-            message = _space_message(node)
-            if message:
-                found.append(Diagnostic(node.file, node.line, node.column, "error", message))
+            word = words.of_declaration(node.kind, node.rest, _is_global(parents)) if node.kind.endswith("Decl") else ""
+            for message in (_space_message(node), words.reason(word) if word else ""):
+                if message:
+                    found.append(Diagnostic(node.file, node.line, node.column, "error", message))
             severity, message = _conversion_message(parents, node) if parents else ("", "")
             if message:
                 at = parents[-1]
                 found.append(Diagnostic(node.file, at.line, at.column, severity, message))
         parents.append(node)
+    places = set()
+    for i, severity, message in [*aliasing_findings(nodes), *condition_findings(nodes)]:
+        place = nodes[i].file, nodes[i].line, nodes[i].column
+        if place[0] in wanted and place not in places:  # once for all instantiations
+            places.add(place)
+            found.append(Diagnostic(*place, severity, message))
     return found
+
+
+def _is_global(parents: Sequence[Node]) -> bool:
+    """Whether a declaration's name is one of global scope, as that of an enumerator of an enum without `class` is."""
+    return all(p.kind == "LinkageSpecDecl" or p.kind == "EnumDecl" and " class " not in p.rest for p in parents)
 
 
 def _space_message(node: Node) -> str:

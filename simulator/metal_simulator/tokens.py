@@ -108,12 +108,19 @@ def matching_angle(tokens: List[Token], index: int, certain: bool = False) -> in
 
     certain: it is none, so that && and || may occur.
     """
-    depth, i = 0, index
     before = tokens[index - 1].text
-    certain = certain or before in _CONDITIONS or before.endswith(("_t", "_v"))
+    close = _matching_angle(tokens, index, certain or before in _CONDITIONS or before.endswith(("_t", "_v")))
+    if close < 0 and before == "template":  # every other '<' in it may be a comparison: N < 4 ? 1 : 2
+        close = _matching_angle(tokens, index, True, False)
+    return close
+
+
+def _matching_angle(tokens: List[Token], index: int, certain: bool, nested: bool = True) -> int:
+    depth, i = 0, index
     while i < len(tokens):
         text = tokens[i].text
-        if text == "<" and (i == index or tokens[i - 1].kind == "identifier"):  # else a comparison: sizeof(T) < 8
+        named = nested and tokens[i - 1].kind == "identifier"  # else a comparison: sizeof(T) < 8
+        if text == "<" and (i == index or named):
             depth += 1
         elif text == ">":
             depth -= 1

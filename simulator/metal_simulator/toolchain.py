@@ -21,6 +21,16 @@ PACKAGE = Path(__file__).parent
 INCLUDE = PACKAGE / "include"
 RUNTIME = PACKAGE / "runtime"
 OLDEST, NEWEST, PREFERRED = 16, 22, 19
+FAST_MATH = [  # all of -ffast-math but contraction; by that name, clang may change the host's treatment of denormals
+    "-fno-honor-infinities",
+    "-fno-honor-nans",
+    "-fno-signed-zeros",
+    "-fassociative-math",
+    "-freciprocal-math",
+    "-fapprox-func",
+    "-fno-trapping-math",
+    "-fno-math-errno",
+]
 PREDEFINED = ["__METAL__=1", "__METAL_VERSION__=400", "__METAL_MACOS__=1", "__HAVE_BFLOAT__=1"]
 
 

@@ -72,6 +72,7 @@ template <int kKeyGroups>
   threadgroup float2 memory[merge_bytes<8, 16, kKeyGroups>() / 8];
   const Lane lane = lane_position(lane_index);
   OnlineSoftmax<8> softmax(1);
+  softmax.start();
   RegisterTile<float, 8, 16> accumulator;
   zero(accumulator);
   for (int block = key_group; block < blocks; block += kKeyGroups) {
@@ -85,10 +86,11 @@ template <int kKeyGroups>
   }
   merge_key_groups<kKeyGroups>(memory, accumulator, softmax, key_group, lane_index);
   if (key_group > 0) return;
-  const RowVector<8> inverse_sum = softmax.finish();
-  scale_rows(accumulator, inverse_sum);
+  softmax.finish();
+  const Exponentials exponentials = softmax.exponentials(0, M_LN2_F);
+  scale_rows(accumulator, RowVector<8>{exponentials.inverse()});
   store<Plain>(GroupedRows<float>{output, 16, 16, 1, 8, 16}, accumulator, 0, lane);
-  if (lane.column == 0) lse[lane.row] = softmax.log_sum_exp(0);
+  if (lane.column == 0) lse[lane.row] = as_type<float>(exponentials.log_sum_exp(true));
 }
 template [[host_name("merged_groups_1")]] [[kernel]] decltype(merged_groups<1>) merged_groups<1>;
 template [[host_name("merged_groups_2")]] [[kernel]] decltype(merged_groups<2>) merged_groups<2>;
@@ -141,6 +143,7 @@ template [[host_name("merged_groups_4")]] [[kernel]] decltype(merged_groups<4>) 
   const Lane lane = lane_position(lane_index);
   using Plain = StagedTile<float, 8, 16, 1>;  // columns in their own order
   OnlineSoftmax<8> softmax(scale_log2);
+  softmax.start();
   for (int block = 0; block < blocks; block++) {
     RegisterTile<float, 8, 16> tile;
     RowVector<8> rescale;
@@ -149,9 +152,10 @@ template [[host_name("merged_groups_4")]] [[kernel]] decltype(merged_groups<4>) 
     store<Plain>(GroupedRows<float>{weights + block * 128, 16, 16, 1, 8, 16}, tile, 0, lane);
     if (lane.column == 0) rescales[block * 8 + lane.row] = grew ? rescale.at[0] : 1;
   }
-  const RowVector<8> factor = softmax.finish();
+  softmax.finish();
+  const Exponentials exponentials = softmax.exponentials(0, M_LN2_F * scale_log2);
   if (lane.column == 0) {
-    inverse[lane.row] = factor.at[0];
-    lse[lane.row] = softmax.log_sum_exp(0);
+    inverse[lane.row] = exponentials.inverse();
+    lse[lane.row] = as_type<float>(exponentials.log_sum_exp(true));
   }
 }

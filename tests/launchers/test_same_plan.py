@@ -147,7 +147,7 @@ def results(launcher, plan, tensors) -> list[bytes]:
     """What the launch leaves in copies of all tensors, bit by bit; those that it only writes begin as zeros."""
     inputs = {"query", "key", "value"}
     copies = {name: tensor if name in inputs else tensor.clone() for name, tensor in tensors.items()}
-    for name in ("output", "lse", "partial_output", "partial_lse"):
+    for name in ("output", "lse", "partial_output", "partial_softmax"):
         if name in copies:
             copies[name].zero_()
     launcher(plan, copies)

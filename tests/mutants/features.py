@@ -17,17 +17,20 @@ MUTANTS = [
         "numbers",
     ),
     Mutant("slope of the next head", SCORE, "slopes[row % group_size]", "slopes[(row + 1) % group_size]", "numbers"),
-    Mutant("slope in the wrong unit", SCORE, "(M_LOG2E_F / scale_log2)", "M_LOG2E_F", "numbers"),
+    Mutant("slope in the wrong unit", SCORE, "slopes[row % group_size] / scale", "slopes[row % group_size]", "numbers"),
     Mutant("bias of the wrong place", SCORE, "row / group_size + diagonal", "row / group_size", "numbers"),
-    Mutant("sink counted four times", SOFTMAX, "lane.column == 0 ? 1 : 0", "1", "numbers"),
+    Mutant("scores without the factor of the bias", SCORE, "factor * score);", "score);", "numbers"),
+    Mutant("sink of another unit", SOFTMAX, "-M_LOG2E_F * abs(distance)", "-abs(distance)", "numbers"),
+    Mutant("a large sink does not count", SOFTMAX, "if (distance > 0)", "if (false)", "numbers"),
+    Mutant("values beside a large sink keep their share", SOFTMAX, "share * smaller};", "share};", "numbers"),
     Mutant(
         "sink of the next head",
-        SOFTMAX,
-        "lane.row) % group_size] * M_LOG2E_F",
-        "lane.row + 1) % group_size] * M_LOG2E_F",
+        MAIN,
+        "lane.row) % group_size];\n      exponentials",
+        "lane.row + 1) % group_size];\n      exponentials",
         "numbers",
     ),
-    Mutant("lse of a row without keys", MAIN, "visible.at[i].begin < visible.at[i].end && ", "", "numbers"),
+    Mutant("lse of a row without keys", MAIN, "visible.at[i].begin < visible.at[i].end)", "true)", "numbers"),
     # head dims without a kernel of their own
     Mutant("missing columns read", TILE, "return !is_padded || column < columns;", "return true;", "checker"),
     Mutant("one column too many", TILE, "!is_padded || column < columns", "!is_padded || column <= columns", "checker"),
@@ -77,13 +80,14 @@ MUTANTS = [
         "output_offset",
         "checker",
     ),
-    Mutant("splits write one lse", MAIN, "    lse += group.z * params.lse_split_stride;\n", "", "checker"),
-    Mutant("parts not weighted", COMBINE, "fast::exp2((share[part] - largest) * M_LOG2E_F)", "1.0f", "numbers"),
-    Mutant("parts not normalised", COMBINE, "T(value / sum)", "T(value)", "numbers"),
+    Mutant("splits write one lse", MAIN, "group.z * params.lse_split_stride + index", "index", "checker"),
+    Mutant(
+        "parts not weighted", COMBINE, "fast::exp2((part_max[part] - largest) * score.scale_log2)", "1.0f", "numbers"
+    ),
+    Mutant("parts not normalised", COMBINE, "share[part] *= exponentials.inverse()", "share[part] *= 1", "numbers"),
     Mutant(
         "weight of another part", COMBINE, "ushort(split % kSimdWidth)", "ushort(split % kSimdWidth ^ 1)", "numbers"
     ),
-    Mutant("joined without the sink", COMBINE, "sum = lane == 0 ? ", "sum = false ? ", "numbers"),
-    Mutant("sink joined by every lane", COMBINE, "sum = lane == 0 ? ", "sum = true ? ", "numbers"),
+    Mutant("joined without the sink", COMBINE, "if (has_sinks) exponentials", "if (false) exponentials", "numbers"),
     Mutant("one column too many joined", COMBINE, "if (column < value_dim) target", "if (true) target", "checker"),
 ]

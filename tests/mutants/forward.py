@@ -56,7 +56,7 @@ MUTANTS = [
     Mutant("scores not zeroed", MAIN, "    zero(scores);\n", "", "numbers"),
     Mutant("accumulator not zeroed", MAIN, "  zero(accumulator);\n", "", "numbers"),
     Mutant("row sum not zeroed", SOFTMAX, "      row_sum.at[i] = 0;\n", "", "numbers"),
-    Mutant("row maximum not set", SOFTMAX, "      row_max.at[i] = kRowMaxFloor * scale_log2;\n", "", "numbers"),
+    Mutant("row maximum not set", SOFTMAX, "      row_max.at[i] = kRowMaxFloor;\n", "", "numbers"),
     Mutant(
         "accumulator starts at 1",
         MAIN,
@@ -65,7 +65,7 @@ MUTANTS = [
         "numbers",
     ),
     # bounds and guards
-    Mutant("lse rows: one too many", MAIN, "if (row < rows)\n", "if (row <= rows)\n", "checker"),
+    Mutant("lse rows: one too many", MAIN, "} else if (row < rows) {", "} else if (row <= rows) {", "checker"),
     Mutant("lse by every lane", MAIN, "lane.column == 0 && slice == 0", "slice == 0", "checker"),
     Mutant(
         "surplus tiles stay",
@@ -166,7 +166,13 @@ MUTANTS = [
         "(first_head + row / group_size) * params.lse_head_stride",
         "checker",
     ),
-    Mutant("lse token", MAIN, "tile.query_start + row / group_size] =", "tile.query_start + row] =", "checker"),
+    Mutant(
+        "lse token",
+        MAIN,
+        "tile.query_start +\n                         row / group_size;",
+        "tile.query_start + row;",
+        "checker",
+    ),
     Mutant("keys stay", MAIN, "keys.advance(step), values", "values", "numbers"),
     Mutant("values stay", MAIN, ", values.advance(step)) {", ") {", "numbers"),
     Mutant("values from the first key on", MAIN, "  values.advance(begin);\n", "", "numbers"),
@@ -236,7 +242,9 @@ MUTANTS = [
     ),
     Mutant("mask compares the wrong end", MASK, "key >= visible.at[i].end", "key > visible.at[i].end", "numbers"),
     Mutant("diagonal", MAIN, "tile.key_length - tile.query_length, int", "0, int", "numbers"),
-    Mutant("masked score is the floor", MASK, "kMaskedScore = -2e30f", "kMaskedScore = -1e30f", "numbers"),
+    Mutant(
+        "masked score is the floor", MASK, "kMaskedScore = -3.40282347e38f", "kMaskedScore = kRowMaxFloor", "numbers"
+    ),
     # softmax
     Mutant(
         "shuffle distance of the maximum",
@@ -250,8 +258,16 @@ MUTANTS = [
     ),
     Mutant("maximum of one column", SOFTMAX, "max(pair[0], pair[1])", "pair[0]", "numbers"),
     Mutant("maximum at least 0", SOFTMAX, "float largest = kRowMaxFloor;", "float largest = 0;", "numbers"),
-    Mutant("maximum not scaled", SOFTMAX, "block_max[i] = largest * scale_log2;", "block_max[i] = largest;", "numbers"),
-    Mutant("maximum of the last block", SOFTMAX, "= max(previous, block_max[i]);", "= block_max[i];", "numbers"),
+    Mutant(
+        "slack not scaled",
+        SOFTMAX,
+        "(largest - row_max.at[i]) * scale_log2 > kSlack",
+        "largest - row_max.at[i] > kSlack",
+        "numbers",
+    ),
+    Mutant(
+        "maximum of the last block", SOFTMAX, "grows[i] ? block_max[i] : row_max.at[i];", "block_max[i];", "numbers"
+    ),
     Mutant("slack too large for fp32", SOFTMAX, "kSlack = 8;", "kSlack = 3000;", "numbers"),
     Mutant(
         "slack of 2^60",
@@ -264,23 +280,23 @@ MUTANTS = [
     Mutant(
         "slack with the wrong sign",
         SOFTMAX,
-        "row_max.at[i] + kSlack;",
-        "row_max.at[i] - kSlack;",
+        "* scale_log2 > kSlack;",
+        "* scale_log2 > -kSlack;",
         "equivalent",
         "it rescales more often, to the same result",
     ),
     Mutant(
         "never a new maximum",
         SOFTMAX,
-        "block_max[i] > row_max.at[i] + kSlack;",
-        "block_max[i] < row_max.at[i] - kSlack;",
+        "* scale_log2 > kSlack;",
+        "* scale_log2 < -kSlack;",
         "numbers",
     ),
     Mutant(
         "rescaled the wrong way",
         SOFTMAX,
-        "fast::exp2(previous - row_max.at[i]);",
-        "fast::exp2(row_max.at[i] - previous);",
+        "(row_max.at[i] - block_max[i]) * scale_log2",
+        "(block_max[i] - row_max.at[i]) * scale_log2",
         "numbers",
     ),
     Mutant("half of the sum", SOFTMAX, "      row_sum.at[i] += simd_shuffle_xor(row_sum.at[i], 8);\n", "", "numbers"),
@@ -293,11 +309,17 @@ MUTANTS = [
     ),
     Mutant("sum not rescaled", SOFTMAX, "        row_sum.at[i] *= rescale.at[i];\n", "", "numbers"),
     Mutant("weights of one column summed", SOFTMAX, "+= weight[0] + weight[1];", "+= weight[0];", "numbers"),
-    Mutant("vote inside a branch", SOFTMAX, "grew = simd_any(grew);", "grew = grew && simd_any(grew);", "checker"),
+    Mutant(
+        "vote inside a branch",
+        SOFTMAX,
+        "any_grows = simd_any(any_grows);",
+        "any_grows = any_grows && simd_any(any_grows);",
+        "checker",
+    ),
     Mutant(
         "rescale where the lane's own row grew",
         SOFTMAX,
-        "    grew = simd_any(grew);\n",
+        "    any_grows = simd_any(any_grows);\n",
         "",
         "equivalent",
         "a row's four lanes agree, and a row may keep its maximum until it grows by the slack",
@@ -305,9 +327,9 @@ MUTANTS = [
     Mutant(
         "empty rows divided",
         SOFTMAX,
-        "inverse.at[i] = row_sum.at[i] > 0 ? 1 / row_sum.at[i] : 0;",
-        "inverse.at[i] = 1 / row_sum.at[i];",
+        "sum != 0 ? share / sum : 0",
+        "share / sum",
         "numbers",
     ),
-    Mutant("lse in base 2", SOFTMAX, "M_LN2_F * (row_max", "(row_max", "numbers"),
+    Mutant("lse in base 2", SOFTMAX, "log_max + precise::log(sum)", "log_max + precise::log2(sum)", "numbers"),
 ]

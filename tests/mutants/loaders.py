@@ -2,7 +2,7 @@
 
 from .mutant import Mutant
 
-TILE, STAGED, DIRECT = "tile.h", "staged.h", "direct.h"
+MAIN, TILE, STAGED, DIRECT = "attention_forward.metal", "tile.h", "staged.h", "direct.h"
 
 MUTANTS = [
     # rows of queries and outputs
@@ -70,7 +70,7 @@ MUTANTS = [
     Mutant("missing query column", TILE, "if (has_column(rows.columns, column)) pair[0]", "pair[0]", "checker"),
     Mutant("missing next query column", TILE, "if (has_column(rows.columns, next)) pair[1]", "pair[1]", "checker"),
     Mutant("next query column in memory", TILE, "pair[1] = source[next];", "pair[1] = source[column + 1];", "numbers"),
-    Mutant("sign of the scale", TILE, "T(sign * float(pair[0])), T(sign", "T(float(pair[0])), T(sign", "numbers"),
+    Mutant("sign of the scale", TILE, "T(factor * float(pair[0])), T(factor", "T(float(pair[0])), T(factor", "numbers"),
     Mutant(
         "unaligned output as vectors",
         TILE,
@@ -114,8 +114,8 @@ MUTANTS = [
         "numbers",
     ),
     # rows of keys and values
-    Mutant("block's first token stays", TILE, "    first += tokens;\n", "", "numbers"),
-    Mutant("number of keys stays", TILE, "    count -= tokens;\n", "", "checker"),
+    Mutant("block's first token stays", MAIN, "keys.first = values.first = key0;", "", "numbers"),
+    Mutant("number of keys stays", TILE, "return length - first;", "return length;", "checker"),
     Mutant("first key stays", TILE, "    if (!is_paged) data += tokens * stride;\n", "", "numbers"),
     Mutant("first page moves", TILE, "if (!is_paged) data += tokens", "data += tokens", "checker"),
     Mutant("page of the block's first token", TILE, "pages.id(token) *", "pages.id(first) *", "numbers"),
@@ -204,18 +204,20 @@ MUTANTS = [
         "tile.data + column;",
         "checker",
     ),
-    Mutant("whole with a row missing", STAGED, "rows.count >= kRows;", "rows.count >= kRows - 1;", "checker"),
+    Mutant("whole with a row missing", STAGED, "rows.count() >= kRows;", "rows.count() >= kRows - 1;", "checker"),
     Mutant(
         "never whole",
         STAGED,
-        "is_whole = rows.count >= kRows;",
+        "is_whole = rows.count() >= kRows;",
         "is_whole = false;",
         "equivalent",
         "it only saves comparisons",
     ),
-    Mutant("missing keys: one row too few", STAGED, "r + row < rows.count)", "r + row <= rows.count)", "checker"),
-    Mutant("missing keys: never", STAGED, "(is_whole || r + row < rows.count) && ", "", "checker"),
-    Mutant("missing keys: one row too many", STAGED, "r + row < rows.count)", "r + row + 1 < rows.count)", "numbers"),
+    Mutant("missing keys: one row too few", STAGED, "r + row < rows.count())", "r + row <= rows.count())", "checker"),
+    Mutant("missing keys: never", STAGED, "(is_whole || r + row < rows.count()) && ", "", "checker"),
+    Mutant(
+        "missing keys: one row too many", STAGED, "r + row < rows.count())", "r + row + 1 < rows.count())", "numbers"
+    ),
     Mutant("missing chunks read", STAGED, " && has_column(rows.columns, column)) {", ") {", "checker"),
     Mutant("missing keys are not zeroed", STAGED, "*(threadgroup float4*)target = float4(0);", ";", "checker"),
     Mutant(
@@ -278,12 +280,12 @@ MUTANTS = [
         "only the even column of a pair is asked for",
     ),
     Mutant("direct rows of the block's start", DIRECT, "rows.data + first * rows.stride", "rows.data", "numbers"),
-    Mutant("last page not held", DIRECT, "min(int(first), rows.count - 1)", "int(first)", "checker"),
+    Mutant("last page not held", DIRECT, "min(int(first), rows.count() - 1)", "int(first)", "checker"),
     Mutant(
         "last page held one key late",
         DIRECT,
-        "min(int(first), rows.count - 1)",
-        "min(int(first), rows.count)",
+        "min(int(first), rows.count() - 1)",
+        "min(int(first), rows.count())",
         "checker",
     ),
     Mutant(
@@ -292,16 +294,16 @@ MUTANTS = [
     Mutant(
         "direct missing keys: one row too few",
         DIRECT,
-        "first + r < rows.count ?",
-        "first + r <= rows.count ?",
+        "first + r < rows.count() ?",
+        "first + r <= rows.count() ?",
         "checker",
     ),
-    Mutant("direct missing keys: never", DIRECT, "first + r < rows.count ?", "true ?", "checker"),
+    Mutant("direct missing keys: never", DIRECT, "first + r < rows.count() ?", "true ?", "checker"),
     Mutant(
         "direct missing keys: one row too many",
         DIRECT,
-        "first + r < rows.count ?",
-        "first + r + 1 < rows.count ?",
+        "first + r < rows.count() ?",
+        "first + r + 1 < rows.count() ?",
         "numbers",
     ),
     Mutant("direct rows of a fragment", DIRECT, "? start + r * rows.stride :", "? start :", "numbers"),
@@ -313,7 +315,7 @@ MUTANTS = [
         "return rows.columns;",
         "checker",
     ),
-    Mutant("direct missing chunks read", DIRECT, "kBytes >= 4 && !has_column(columns, 0)", "false", "checker"),
+    Mutant("direct missing chunks read", DIRECT, "kCount >= 2 && !has_column(columns, 0)", "false", "checker"),
     Mutant(
         "half a chunk of 16 bytes",
         DIRECT,
@@ -322,7 +324,7 @@ MUTANTS = [
         "numbers",
     ),
     Mutant(
-        "unaligned chunks as vectors", DIRECT, "else if (is_aligned && kBytes == 4)", "else if (kBytes == 4)", "checker"
+        "unaligned chunks as vectors", DIRECT, "else if (is_aligned && kCount == 2)", "else if (kCount == 2)", "checker"
     ),
     Mutant("direct missing columns", DIRECT, "has_column(columns, e) ? source[e] : T(0)", "source[e]", "checker"),
     Mutant("second key is the first", DIRECT, "lane.column + 1);", "lane.column);", "numbers"),

@@ -119,7 +119,7 @@ def test_packed_plan(kernel):
     params, score = fields(kernel, plan)
     assert params[:12] == (0, 512, 64, 0, 128, 64, 0, 128, 64, 0, 512, 64)
     assert params[12:] == (0, 100, 3, 100, 90, 64, 64, 4, 2**30, 0, 0, 0, 0, 0, 1, 0, 0)
-    assert score == pytest.approx((1.0, 0.125 * 1.4426950408889634, 1.0))
+    assert score == pytest.approx((1.0, 0.0, 1.0, 0.125, 0.125 * 1.4426950408889634))
     assert plan.grid == (2, 100 * 4 // 32 + 3 + 2, 1) and plan.threads == (128, 1, 1)
     assert {name for name, value in plan.constants if value} == {"is_packed", "is_aligned"}
     assert plan.arguments[2:] == ("query", "key", "value", "output", None, "cu_seqlens_q", "cu_seqlens_k", *[None] * 4)
@@ -148,7 +148,7 @@ def test_paged_plan(kernel):
     params, score = fields(kernel, plan)
     assert params[3:6] == (16 * 2 * 64, 2 * 64, 64)  # page, token, head
     assert params[14:] == (3, 1, 80, 64, 64, 4, 2**30, 0, 12, 16, 5, 8, 1, 0, 0)
-    assert score == pytest.approx((1.0, 30 * 1.4426950408889634, 0.1 / 30))
+    assert score == pytest.approx((1.0, 0.1 / 30, 1.0, 30.0, 30 * 1.4426950408889634))
     assert plan.arguments[6:] == (None, None, None, *tensors)
     assert {name for name, value in plan.constants if not value} == {"is_packed", "is_padded", "is_split", "writes_lse"}
 
@@ -168,13 +168,15 @@ def test_split_plan(kernel):
     assert plan.grid == (2, 1, 5)
     assert params[9:14] == (8 * 128, 8 * 128, 128, 8, 1)  # of the partial output, and of lse
     assert params[-3:] == (5, 8 * 128, 8)
-    assert plan.scratch == (("partial_output", (5, 8, 128)), ("partial_lse", (5, 8)))
-    assert plan.arguments[5:7] == ("partial_output", "partial_lse")
+    assert plan.scratch == (("partial_output", (5, 8, 128)), ("partial_softmax", (5, 8, 2)))
+    assert plan.arguments[5:7] == ("partial_output", "partial_softmax")
     assert not dict(plan.constants)["has_sinks"]  # they are one more exponential of the whole, not of each part
     combine = plan.then
-    assert combine.arguments[1:] == ("partial_output", "partial_lse", "output", "lse", "sinks")
+    assert combine.arguments[2:] == ("partial_output", "partial_softmax", "output", "lse", "sinks")
     assert combine.grid == (8, 1, 1) and combine.then is None
-    assert fields(kernel, combine) == [(8 * 128, 8 * 128, 128, 8, 1, 8, 8, 1, 128, 5)]
+    joined, score = fields(kernel, combine)
+    assert joined == (8 * 128, 8 * 128, 128, 8, 1, 8, 8, 1, 128, 5)
+    assert score == fields(kernel, plan)[1]
 
 
 def test_splits_fill_the_gpu_and_no_more(kernel):

@@ -114,6 +114,18 @@ def test_optional_checks(command):
     assert status == 1 and "NaN made from numbers" in output and "root.metal:6" in output
 
 
+def test_fast_math(command):
+    (command.folder / "nan.metal").write_text(KERNEL.replace("x[i] * factor", "isnan(x[i])"))
+    line = ["run", "nan.metal", "scale", "x:float[3]=nan", "out:float[3]=zeros", "count:uint=3", *SIZES]
+    line += ["--print", "out"]
+    assert "out = [1. 1. 1.]" in command(*line)[1]
+    assert "out = [0. 0. 0.]" in command(*line, "--fast-math")[1]
+    status, _, errors = command(*line, "--fast-math", "--check-nan")
+    assert status == 2 and "check_nan needs a build without fast math" in errors
+    status, output, _ = command("report", *line[1:-2], "--fast-math", "--chip", "M1")
+    assert status == 0 and "M1" in output
+
+
 def test_endless_kernels_are_stopped(command):
     text = "#include <metal_stdlib>\nkernel void f(device float* x) {\n  while (true) {}\n}\n"
     (command.folder / "endless.metal").write_text(text)

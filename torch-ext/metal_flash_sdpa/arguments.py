@@ -7,11 +7,12 @@ the environment variable METAL_FLASH_SDPA_CHECK_VALUES is "1" when the package i
 
 from __future__ import annotations
 
-import operator
 import os
 from typing import Optional, Tuple, Union
 
 import torch
+
+from .scalars import as_flag, as_float, as_integer, as_pair, kind_of
 
 CHECK_VALUES = os.environ.get("METAL_FLASH_SDPA_CHECK_VALUES") == "1"
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -80,10 +81,23 @@ def _check_like_query(query: torch.Tensor, tensor: torch.Tensor, layout: str, qu
 
 
 def _check_layout(tensor: torch.Tensor, layout: str, name: str) -> None:
-    if not isinstance(tensor, torch.Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
+    check_kind(tensor, name)
     if tensor.dim() != RANKS[layout]:
         raise ValueError(f"{name} must have {RANKS[layout]} dimensions {layout}, got shape {tuple(tensor.shape)}")
+
+
+def check_kind(tensor: torch.Tensor, name: str, allowed: str = "a tensor") -> None:
+    """A tensor, and one whose elements lie at strides in the memory of one device."""
+    if not isinstance(tensor, torch.Tensor):
+        raise TypeError(f"{name} must be {allowed}, got {kind_of(tensor)}")
+    if tensor.is_nested:
+        raise NotImplementedError(
+            f"{name} must not be a nested tensor: pass its values to flash_attn_varlen_func, its offsets as cu_seqlens"
+        )
+    if tensor.layout is not torch.strided:
+        raise NotImplementedError(f"{name} must have the layout torch.strided, got {tensor.layout}")
+    if type(tensor) is not torch.Tensor and type(tensor).__name__ == "DTensor":
+        raise NotImplementedError(f"{name} must not be a DTensor: pass its to_local(), of whole sequences and heads")
 
 
 def check_stacked(tensor: torch.Tensor, name: str, layout: str) -> None:
@@ -98,8 +112,7 @@ def check_tensor(
     tensor: torch.Tensor, name: str, layout: str, at_least: int = 0, dtypes: Tuple[torch.dtype, ...] = ()
 ) -> None:
     """A tensor of at least that many dimensions and one of the dtypes, if there are any."""
-    if not isinstance(tensor, torch.Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
+    check_kind(tensor, name)
     if dtypes and tensor.dtype not in dtypes:
         raise TypeError(f"{name} must be one of {list_of(dtypes)}, got {tensor.dtype}")
     if tensor.dim() < at_least:
@@ -131,8 +144,7 @@ def check_cu_seqlens(
 
 
 def _check_cu_seqlens(cu_seqlens: torch.Tensor, name: str, query: torch.Tensor, query_name: str) -> torch.Tensor:
-    if not isinstance(cu_seqlens, torch.Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(cu_seqlens).__name__}")
+    check_kind(cu_seqlens, name)
     if cu_seqlens.dim() != 1 or cu_seqlens.shape[0] < 1:
         raise ValueError(f"{name} must have shape [batch + 1], got shape {tuple(cu_seqlens.shape)}")
     if cu_seqlens.dtype != torch.int32 and cu_seqlens.dtype != torch.int64:
@@ -158,15 +170,8 @@ def check_max_seqlen(max_seqlen: Union[int, torch.Tensor], total: int, name: str
 
 def check_window(window_size: Tuple[int, int], causal: bool, causal_name: str) -> Tuple[int, int]:
     """(window_left, window_right) in keys, -1 = unbounded; causal is a window that ends at the diagonal."""
-    if not isinstance(causal, bool):
-        raise TypeError(f"{causal_name} must be a bool, got {type(causal).__name__}")
-    if not isinstance(window_size, (tuple, list)):
-        raise TypeError(f"window_size must be a pair of ints (left, right), got {type(window_size).__name__}")
-    if len(window_size) != 2:
-        raise ValueError(f"window_size must be a pair of ints (left, right), got {tuple(window_size)}")
-    left, right = window_size
-    if not isinstance(left, (int, torch.SymInt)) or not isinstance(right, (int, torch.SymInt)):
-        left, right = _index(left, "window_size"), _index(right, "window_size")
+    causal = as_flag(causal, causal_name)
+    left, right = as_pair(window_size, "window_size")
     if left < -1 or right < -1:
         raise ValueError(f"window_size must be -1 (unbounded) or more on both sides, got {(left, right)}")
     # Wider than any sequence is as good as unbounded; the operators count in 64 bits.
@@ -177,17 +182,15 @@ def check_softmax_scale(softmax_scale: Optional[float], head_dim: int, name: str
     """The scale, by default head_dim ** -0.5."""
     if softmax_scale is None:
         return head_dim**-0.5
-    if not isinstance(softmax_scale, (float, int)):
-        raise TypeError(f"{name} must be a float or None, got {type(softmax_scale).__name__}")
+    softmax_scale = as_float(softmax_scale, name, "a float or None")
     if not -MAX_SCALE <= softmax_scale <= MAX_SCALE:  # false for NaN, too
         raise ValueError(f"{name} must be finite and {-MAX_SCALE:g} to {MAX_SCALE:g}, got {softmax_scale}")
     return float(softmax_scale)
 
 
 def check_out(out: torch.Tensor, query: torch.Tensor, value: torch.Tensor) -> None:
-    """`out` can be written: like `query` with the head_dim of `value`, no two of its elements in the same memory."""
-    if not isinstance(out, torch.Tensor):
-        raise TypeError(f"out must be a tensor, got {type(out).__name__}")
+    """`out` is like `query` with the head_dim of `value`."""
+    check_kind(out, "out")
     shape = (*query.shape[:-1], value.shape[-1])
     if out.shape != shape:
         raise ValueError(
@@ -197,45 +200,14 @@ def check_out(out: torch.Tensor, query: torch.Tensor, value: torch.Tensor) -> No
         raise TypeError(f"out must have the dtype of query, {query.dtype}, got {out.dtype}")
     if out.device != query.device:
         raise ValueError(f"out must be on the device of query, {query.device}, got {out.device}")
-    # While compiling, strides are unknown.
-    if not out.is_contiguous() and not torch.compiler.is_compiling() and _overlaps_itself(out):
-        raise ValueError(f"out must not overlap itself in memory, got shape {tuple(out.shape)}, strides {out.stride()}")
-
-
-def _overlaps_itself(tensor: torch.Tensor) -> bool:
-    extent = 1  # elements from the first to the last, over the dimensions with smaller strides
-    for stride, size in sorted(zip(tensor.stride(), tensor.shape)):
-        if size > 1:
-            if stride < extent:
-                return True
-            extent += (size - 1) * stride
-    return False
-
-
-def check_flag(flag: bool, name: str) -> None:
-    if not isinstance(flag, bool):
-        raise TypeError(f"{name} must be a bool, got {type(flag).__name__}")
-
-
-def check_number(number: float, name: str) -> None:
-    if not isinstance(number, (float, int)):
-        raise TypeError(f"{name} must be a float, got {type(number).__name__}")
 
 
 def check_index(number: int, name: str, largest: int = MAX_LENGTH) -> int:
-    if not isinstance(number, (int, torch.SymInt)):
-        number = _index(number, name)
+    number = as_integer(number, name)
     # While compiling, the value may be unknown until run time.
     if not torch.compiler.is_compiling() and not 0 <= number <= largest:
         raise ValueError(f"{name} must be 0 to {largest}, got {number}")
     return number
-
-
-def _index(number: object, name: str) -> int:
-    try:
-        return operator.index(number)
-    except TypeError:
-        raise TypeError(f"{name} must be of integer type, got {type(number).__name__}") from None
 
 
 def list_of(dtypes: Tuple[torch.dtype, ...]) -> str:

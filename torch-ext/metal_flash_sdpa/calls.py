@@ -8,6 +8,7 @@ import torch
 
 from . import arguments, features, operators, values
 from .arguments import DENSE, PACKED, PAGED
+from .scalars import as_flag
 
 Result = Union[torch.Tensor, Tuple[torch.Tensor, torch.Tensor, None]]
 
@@ -45,15 +46,14 @@ def dense(
     """Attention over a dense batch: all of a public function but its signature."""
     arguments.check_query(query, DENSE, names.query)
     arguments.check_key_value(query, key, value, DENSE, names[:3])
-    features.check_dropout(dropout_p)
+    dropout_p = features.check_dropout(dropout_p)
     scale = arguments.check_softmax_scale(softmax_scale, query.shape[-1], names.softmax_scale)
     window_left, window_right = arguments.check_window(window_size, causal, names.causal)
     softcap = features.check_softcap(softcap)
     slopes = features.check_alibi_slopes(alibi_slopes, query, query.shape[0])
     sinks = features.check_sinks(s_aux, learnable_sink, query)
-    arguments.check_flag(deterministic, "deterministic")
-    arguments.check_flag(return_attn_probs, "return_attn_probs")
-    query, key, value = contiguous_rows(query), contiguous_rows(key), contiguous_rows(value)
+    as_flag(deterministic, "deterministic")
+    return_attn_probs = as_flag(return_attn_probs, "return_attn_probs")
     tensors = query, key, value, None, None, None, None, slopes, sinks
     settings = query.shape[1], key.shape[1], scale, window_left, window_right, softcap, 0
     return _attend((*tensors, *settings), dropout_p, return_attn_probs)
@@ -82,9 +82,9 @@ def packed(
     seqused_k: Optional[torch.Tensor] = None,
 ) -> Result:
     """Attention over a packed batch: all of a public function but its signature."""
-    features.check_dropout(dropout_p)
-    arguments.check_flag(deterministic, "deterministic")
-    arguments.check_flag(return_attn_probs, "return_attn_probs")
+    dropout_p = features.check_dropout(dropout_p)
+    as_flag(deterministic, "deterministic")
+    return_attn_probs = as_flag(return_attn_probs, "return_attn_probs")
     inputs = packed_inputs(
         names,
         query,
@@ -144,8 +144,8 @@ def packed_inputs(
     if arguments.CHECK_VALUES:
         values.check_query_values(cu_q, max_seqlen_q, query.shape[0])
         values.check_key_values(cu_k, max_seqlen_k, used, table, key)
-    tensors = contiguous_rows(query), contiguous_rows(key), contiguous_rows(value), cu_q, cu_k, used, table
-    return (*tensors, slopes, sinks, max_q, max_k, scale, window_left, window_right, softcap, 0)
+    tensors = query, key, value, cu_q, cu_k, used, table, slopes, sinks
+    return (*tensors, max_q, max_k, scale, window_left, window_right, softcap, 0)
 
 
 def _attend(inputs: tuple, dropout_p: float, return_lse: bool) -> Result:
@@ -155,8 +155,3 @@ def _attend(inputs: tuple, dropout_p: float, return_lse: bool) -> Result:
     else:
         output, lse = operators.attention_forward(*inputs, return_lse)
     return (output, lse, None) if return_lse else output
-
-
-def contiguous_rows(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor itself unless its last dimension is strided."""
-    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()

@@ -3,9 +3,11 @@
 Works through the batch sequence by sequence and through a long sequence in chunks of query rows, so that no matrix of
 all scores is ever held; the keys of a paged cache are gathered for one chunk at a time. A chunk that needs neither the
 log-sum-exp nor anything else that PyTorch's own fused attention lacks goes there; otherwise, and for the gradients, its
-weights are formed. All arithmetic is fp32: on fp16 and bf16 PyTorch's fused attention would round the weights, and be
-no faster. Dropout draws its mask anew for each chunk, in the forward and again in the backward, which go through the
-same chunks in the same order.
+weights are formed. The fused operator is called by its own name, as F.scaled_dot_product_attention obeys switches. All
+arithmetic is fp32: on fp16 and bf16 PyTorch's fused attention would round the weights, and be no faster. It is float64
+where fp32 does not hold the results (cpu_careful.py) and where PyTorch is allowed to multiply fp32 matrices in less.
+Dropout draws its mask anew for each chunk, in the forward and again in the backward, which go through the same chunks
+in the same order.
 
 Inside, tensors are [batch, heads, seqlen, head_dim] (a paged cache [pages, heads, page_size, head_dim]) and lse is
 [batch, heads, seqlen_q].
@@ -16,13 +18,14 @@ from __future__ import annotations
 from typing import Iterator, List, NamedTuple, Optional, Tuple
 
 import torch
-import torch.nn.functional as F
 
-from .cpu_weights import Chunk, chunk_backward, integers, make_scoring, softmax_weights
+from .cpu_careful import careful_backward, careful_forward
+from .cpu_weights import Chunk, Dropout, Scoring, all_finite, are_small, chunk_forward, integers
 
 CHUNK_SCORES = 2**20  # scores (or elements of a mask) of a chunk: with more of them they leave the caches
 MIN_ROWS = 64  # of a chunk, even with more scores: with fewer, products of matrices become as slow as of vectors
 MAX_SCORES = 2**24  # of a chunk, even with fewer rows: bounds the memory
+FUSED_BLOCK = 512  # keys that PyTorch's fused attention takes at once, or fewer
 UNBOUNDED = 2**62  # a window this wide hides nothing
 
 _EVERYTHING = slice(None)
@@ -65,10 +68,13 @@ def attention_forward(
     """Fills every row of `output`, and of `lse` unless it is None. Arguments as of operators.attention_forward."""
     output, query, key, value = map(_heads_first, (output, query, key, value))
     lse = lse[None] if lse is not None and lse.dim() == 2 else lse
-    scoring = make_scoring(softmax_scale, softcap, alibi_slopes, sinks, dropout_p, dropout_seed)
+    scoring = Scoring(softmax_scale, softcap, alibi_slopes, sinks)
+    dropout = Dropout(dropout_p, dropout_seed) if dropout_p > 0 else None
+    dtype = _dtype_of_products()
     plain = alibi_slopes is None and sinks is None and softcap == 0 and dropout_p == 0
-    fused = lse is None and plain and query.shape[3] == value.shape[3]
-    num_heads, enable_gqa = query.shape[1], query.shape[1] != key.shape[1]
+    fused = lse is None and plain and query.shape[3] == value.shape[3] and dtype == torch.float32
+    attend = _fused_forward if fused else chunk_forward
+    num_heads = query.shape[1]
     lengths = (cu_seqlens_q, cu_seqlens_k, seqused_k, block_table)
     for sequence in _sequences(query, key, *lengths, whole_batch=fused):
         seqlen_q, seqlen_k = sequence.lengths()
@@ -80,16 +86,10 @@ def attention_forward(
                 lse[rows] = -torch.inf
         for chunk in _chunks(seqlen_q, seqlen_k, num_heads, softmax_scale, window_left, window_right, blind, fused):
             rows = sequence.rows(chunk.rows)
-            q, k, v = query[rows].float(), _read(key, sequence, chunk.keys), _read(value, sequence, chunk.keys)
-            if fused:
-                output[rows] = F.scaled_dot_product_attention(
-                    q, k, v, chunk.mask, is_causal=chunk.is_causal, scale=softmax_scale, enable_gqa=enable_gqa
-                )
-                continue
-            weights, chunk_lse, _ = softmax_weights(q, k, chunk, scoring, sequence.index)
-            if scoring.dropout is not None:
-                weights.mul_(scoring.dropout.mask(weights))
-            output[rows] = torch.matmul(weights, v).view(*q.shape[:3], -1)
+            q = query[rows].to(dtype)
+            k, v = _read(key, sequence, chunk.keys).to(dtype), _read(value, sequence, chunk.keys).to(dtype)
+            dropped = None if dropout is None else dropout.mask(*q.shape[:3], k.shape[2])
+            output[rows], chunk_lse = careful_forward(attend, q, k, v, chunk, scoring, sequence.index, dropped)
             if lse is not None:
                 lse[rows] = chunk_lse
 
@@ -119,7 +119,9 @@ def attention_backward(
     tensors = (grad_output, query, key, value, *grads)
     grad_output, query, key, value, grad_query, grad_key, grad_value = map(_heads_first, tensors)
     grad_lse = grad_lse[None] if grad_lse is not None and grad_lse.dim() == 2 else grad_lse
-    scoring = make_scoring(softmax_scale, softcap, alibi_slopes, sinks, dropout_p, dropout_seed)
+    scoring = Scoring(softmax_scale, softcap, alibi_slopes, sinks)
+    dropout = Dropout(dropout_p, dropout_seed) if dropout_p > 0 else None
+    dtype = _dtype_of_products()
     num_heads = query.shape[1]
     lengths = (cu_seqlens_q, cu_seqlens_k, seqused_k, block_table)
     for sequence in _sequences(query, key, *lengths, whole_batch=False):
@@ -127,22 +129,45 @@ def attention_backward(
         blind = _blind_rows(seqlen_q, seqlen_k, window_right)
         for chunk in _chunks(seqlen_q, seqlen_k, num_heads, softmax_scale, window_left, window_right, blind, False):
             rows = sequence.rows(chunk.rows)
-            chunk_grads = chunk_backward(
-                grad_output[rows].float(),
-                None if grad_lse is None else grad_lse[rows],
-                query[rows].float(),
-                _read(key, sequence, chunk.keys),
-                _read(value, sequence, chunk.keys),
-                chunk,
-                scoring,
-                sequence.index,
-            )
+            q = query[rows].to(dtype)
+            k, v = _read(key, sequence, chunk.keys).to(dtype), _read(value, sequence, chunk.keys).to(dtype)
+            dropped = None if dropout is None else dropout.mask(*q.shape[:3], k.shape[2])
+            grad_out, grad_sums = grad_output[rows].to(dtype), None if grad_lse is None else grad_lse[rows].to(dtype)
+            chunk_grads = careful_backward(grad_out, grad_sums, q, k, v, chunk, scoring, sequence.index, dropped)
             grad_query[rows] += chunk_grads[0]
             _accumulate(grad_key, sequence, chunk.keys, chunk_grads[1])
             _accumulate(grad_value, sequence, chunk.keys, chunk_grads[2])
             if sinks is not None:
                 grad_sinks += chunk_grads[3]
     return (*(grad.to(query.dtype) for grad in grads), grad_sinks)
+
+
+def _dtype_of_products() -> torch.dtype:
+    """torch.set_float32_matmul_precision and its like may turn products of fp32 matrices into those of bf16."""
+    is_reduced = torch.backends.mkldnn.matmul.fp32_precision in ("bf16", "tf32")
+    return torch.float64 if is_reduced else torch.float32
+
+
+def _fused_forward(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    chunk: Chunk,
+    scoring: Scoring,
+    _sequence: int,
+    _dropped: None,
+) -> Tuple[torch.Tensor, torch.Tensor, bool]:
+    """As chunk_forward, by the operator that F.scaled_dot_product_attention takes on the CPU."""
+    mask = None if chunk.mask is None else torch.where(chunk.mask, 0.0, -torch.inf).to(q.dtype)
+    output, lse = torch._scaled_dot_product_flash_attention_for_cpu(
+        q, k, v, is_causal=chunk.is_causal, attn_mask=mask, scale=scoring.softmax_scale
+    )
+    # The operator leaves out a block of keys where a row has no scores but NaN and -inf; without any block, lse is 0.
+    if k.shape[2] > FUSED_BLOCK and k.amax().isnan():
+        lse.fill_(torch.nan)
+    elif lse.all():
+        return output, lse, are_small(lse) and all_finite(output)
+    return output, lse.masked_fill(lse == 0, torch.nan), False
 
 
 def _heads_first(tensor: torch.Tensor) -> torch.Tensor:
@@ -208,19 +233,19 @@ def _ranges(bounds: List[int]) -> List[slice]:
 
 
 def _read(tensor: torch.Tensor, sequence: _Sequence, keys: slice) -> torch.Tensor:
-    """Those rows of a sequence's keys or values, fp32 [batch, heads, keys, head_dim]."""
+    """Those rows of a sequence's keys or values, [batch, heads, keys, head_dim]."""
     begin, end = keys.start, keys.stop
     if sequence.pages is None:
         start = sequence.keys.start
-        return tensor[sequence.batch, :, start + begin : start + end].float()
+        return tensor[sequence.batch, :, start + begin : start + end]
     page_size = tensor.shape[2]
     first = begin // page_size
     begin, end = begin - first * page_size, end - first * page_size
     pages = sequence.pages[first : first - (-end // page_size)].clamp(0, tensor.shape[0] - 1)
     if pages.shape[0] == 1:  # nothing to put together
-        return tensor[int(pages)][None, :, begin:end].float()
+        return tensor[int(pages)][None, :, begin:end]
     tokens = tensor.transpose(1, 2).index_select(0, pages).flatten(0, 1)
-    return tokens[begin:end].transpose(0, 1)[None].float()
+    return tokens[begin:end].transpose(0, 1)[None]
 
 
 def _accumulate(grad: torch.Tensor, sequence: _Sequence, keys: slice, chunk_grad: torch.Tensor) -> None:
@@ -231,6 +256,7 @@ def _accumulate(grad: torch.Tensor, sequence: _Sequence, keys: slice, chunk_grad
         return
     num_pages, page_size = grad.shape[0], grad.shape[2]
     position = integers(keys)
+    chunk_grad = chunk_grad.to(grad.dtype)
     pages = sequence.pages[position // page_size].long().clamp_(0, num_pages - 1)
     tokens = grad.transpose(1, 2).flatten(0, 1)  # a view: the gradient is contiguous
     tokens.index_add_(0, pages * page_size + position % page_size, chunk_grad[0].transpose(0, 1))
@@ -264,7 +290,7 @@ def _chunks(
         return max(0, row + diagonal - left), min(seqlen_k, row + diagonal + right + 1)
 
     first, last = visible(first_row), visible(seqlen_q - 1)
-    # PyTorch masks the causal scores before it scales them: right for positive scales only.
+    # PyTorch's operator masks the causal scores before it scales them: right for positive scales only.
     is_causal = last[0] == 0 and right == 0 and seqlen_q - first_row == seqlen_k > 1 and softmax_scale > 0
     if fused and (first == last or is_causal):
         yield Chunk(slice(first_row, seqlen_q), slice(first[0], last[1]), diagonal, None, is_causal)

@@ -1,10 +1,16 @@
-"""The softmax weights of one chunk of attention on the CPU, and the gradients through them; cpu.py has the chunks."""
+"""One chunk of attention on the CPU, from its softmax weights, and the gradients through them; cpu.py has the chunks.
+
+Everything is computed in the dtype of the query, key and value given: fp32 or float64.
+"""
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple, Optional, Tuple
 
 import torch
+
+MAX_LSE = 1024.0  # of fp32, in size: the scores below are rounded by 6e-5
 
 
 class Chunk(NamedTuple):
@@ -14,17 +20,29 @@ class Chunk(NamedTuple):
     mask: Optional[torch.Tensor]  # [rows, keys], True where seen; None if every row sees every key
     is_causal: bool  # instead of a mask: row r sees the keys up to r
 
+    def part(self, begin: int, end: int) -> Chunk:
+        """Those of its rows, always with a mask."""
+        keys = self.keys.stop - self.keys.start
+        if self.mask is not None:
+            mask = self.mask[begin:end]
+        elif self.is_causal:
+            mask = integers(slice(0, keys)) <= integers(slice(begin, end)).unsqueeze(1)
+        else:
+            mask = torch.ones(end - begin, keys, dtype=torch.bool, device="cpu")
+        return Chunk(slice(self.rows.start + begin, self.rows.start + end), self.keys, self.diagonal, mask, False)
+
 
 class Dropout:
     """Masks of the chunks, the same for the same seed when chunks ask in the same order."""
 
     def __init__(self, probability: float, seed: torch.Tensor):
         self.kept = 1 - probability
-        self.generator = torch.Generator().manual_seed(int(seed))
+        self.generator = torch.Generator("cpu").manual_seed(int(seed))
 
-    def mask(self, weights: torch.Tensor) -> torch.Tensor:
+    def mask(self, *shape: int) -> torch.Tensor:
         """Factors of the weights: 0 where dropped, else 1 / kept."""
-        return torch.empty_like(weights).bernoulli_(self.kept, generator=self.generator).div_(self.kept)
+        mask = torch.empty(shape, dtype=torch.float32, device="cpu")
+        return mask.bernoulli_(self.kept, generator=self.generator).div_(self.kept)
 
 
 class Scoring(NamedTuple):
@@ -34,71 +52,99 @@ class Scoring(NamedTuple):
     softcap: float  # 0.0 = none
     alibi_slopes: Optional[torch.Tensor]  # [heads] or [batch, heads]
     sinks: Optional[torch.Tensor]  # [heads]
-    dropout: Optional[Dropout]
+    in_order: bool = False  # every product of a query and a key added up in the same order: equal keys, equal scores
 
     def slopes(self, sequence: int) -> torch.Tensor:
         return self.alibi_slopes if self.alibi_slopes.dim() == 1 else self.alibi_slopes[sequence]
 
 
-def make_scoring(softmax_scale, softcap, alibi_slopes, sinks, dropout_p, dropout_seed) -> Scoring:
-    if sinks is not None:
-        sinks = sinks.clamp(max=torch.finfo(torch.float32).max)  # the difference of two infinities is NaN
-    dropout = Dropout(dropout_p, dropout_seed) if dropout_p > 0 else None
-    return Scoring(softmax_scale, softcap, alibi_slopes, sinks, dropout)
+class _Softmax(NamedTuple):
+    weights: torch.Tensor  # [batch, heads_kv, group * rows, keys]
+    lse: torch.Tensor  # [batch, heads, rows]
+    tanh: Optional[torch.Tensor]  # of the scores, like the weights; None without softcap
+    sink_weights: Optional[torch.Tensor]  # [batch, heads, rows]
 
 
-def softmax_weights(
-    q: torch.Tensor, k: torch.Tensor, chunk: Chunk, scoring: Scoring, sequence: int
-) -> Tuple[torch.Tensor, torch.Tensor, Optional[torch.Tensor]]:
-    """Softmax weights [batch, heads_kv, group * rows, keys], lse [batch, heads, rows], and with a softcap the tanh of
-    the scores, shaped like the weights; every row sees a key.
-
-    The query heads that share a key/value head are stacked as rows, so that keys are not repeated.
-    """
+def _softmax(q: torch.Tensor, k: torch.Tensor, chunk: Chunk, scoring: Scoring, sequence: int) -> _Softmax:
+    """Every row sees a key. The query heads that share a key/value head are stacked as rows, so that keys are not
+    repeated."""
     batch, num_heads, rows, head_dim = q.shape
     num_heads_kv, keys = k.shape[1:3]
-    scores = torch.matmul(q.reshape(batch, num_heads_kv, -1, head_dim), k.transpose(2, 3))
+    stacked = q.reshape(batch, num_heads_kv, -1, head_dim)
+    scores = _products_in_order(stacked, k) if scoring.in_order else torch.matmul(stacked, k.transpose(2, 3))
+    scores.mul_(scoring.softmax_scale)
     tanh = None
-    if scoring.softcap == 0:
-        scores.mul_(scoring.softmax_scale)
-    else:
-        tanh = scores.mul_(scoring.softmax_scale / scoring.softcap).tanh_()
+    if scoring.softcap > 0:  # scale / softcap may leave the range of fp32, so one after the other
+        tanh = scores.div_(scoring.softcap).tanh_()
         scores = tanh * scoring.softcap
     by_head = scores.view(batch, num_heads_kv, -1, rows, keys)
     if scoring.alibi_slopes is not None:
         position = integers(chunk.rows).unsqueeze(1) + chunk.diagonal
-        distance = (position - integers(chunk.keys)).abs_()
-        by_head.addcmul_(scoring.slopes(sequence).view(num_heads_kv, -1, 1, 1), distance.float(), value=-1)
+        distance = (position - integers(chunk.keys)).abs_().to(scores.dtype)
+        slopes = scoring.slopes(sequence).to(scores.dtype)
+        by_head.addcmul_(slopes.view(num_heads_kv, -1, 1, 1), distance, value=-1)
     if chunk.mask is not None:
         by_head.masked_fill_(~chunk.mask, -torch.inf)
     row_max = scores.amax(dim=-1, keepdim=True)
     if scoring.sinks is None:
         weights = scores.sub_(row_max).exp_()
         row_sum = weights.sum(dim=-1, keepdim=True)
+        sink_weights = None
     else:  # one more key for every row, without a value
-        sinks = _stacked_sinks(scoring.sinks, num_heads_kv, rows)
+        largest = torch.finfo(scores.dtype).max  # the difference of two infinities is NaN
+        sinks = scoring.sinks.to(scores.dtype).clamp(max=largest).view(num_heads_kv, -1, 1)
+        sinks = sinks.expand(-1, -1, rows).reshape(num_heads_kv, -1, 1)
         row_max = torch.maximum(row_max, sinks)
         weights = scores.sub_(row_max).exp_()
-        row_sum = weights.sum(dim=-1, keepdim=True).add_(torch.exp(sinks - row_max))
-    return weights.div_(row_sum), row_sum.log_().add_(row_max).view(batch, num_heads, rows), tanh
+        sink_weights = torch.exp(sinks - row_max)
+        row_sum = weights.sum(dim=-1, keepdim=True).add_(sink_weights)
+        sink_weights = sink_weights.div_(row_sum).view(batch, num_heads, rows)
+    weights.div_(row_sum)
+    return _Softmax(weights, row_sum.log_().add_(row_max).view(batch, num_heads, rows), tanh, sink_weights)
 
 
-def chunk_backward(grad_output, grad_lse, q, k, v, chunk, scoring, sequence):
-    """Gradients of a chunk's q, k, v and of the sinks (None without).
+def _products_in_order(q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+    """As torch.matmul(q, k.transpose(2, 3)), which does not add up all columns in the same order."""
+    products = q.new_zeros((*q.shape[:3], k.shape[2]))
+    for column in range(q.shape[3]):
+        products.addcmul_(q[..., column : column + 1], k[..., column].unsqueeze(2))
+    return products
+
+
+def chunk_forward(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    chunk: Chunk,
+    scoring: Scoring,
+    sequence: int,
+    dropped: Optional[torch.Tensor],
+) -> Tuple[torch.Tensor, torch.Tensor, bool]:
+    """(output [batch, heads, rows, head_dim], lse [batch, heads, rows], whether fp32 is good enough for both); dropped:
+    factors of the weights [batch, heads, rows, keys], None without dropout."""
+    weights, lse, _, _ = _softmax(q, k, chunk, scoring, sequence)
+    if dropped is not None:
+        weights.mul_(dropped.view_as(weights))
+    output = torch.matmul(weights, v).view(*q.shape[:3], -1)
+    return output, lse, are_small(lse) and all_finite(output)
+
+
+def chunk_backward(grad_output, grad_lse, q, k, v, chunk, scoring, sequence, dropped):
+    """Gradients of a chunk's q, k, v and of the sinks (None without), and whether fp32 is good enough for them.
 
     With P the weights: dS = P * (dP - rowsum(P * dP) + dlse); a sink is a score whose dP is 0. With dropout, the
-    output is made of mask * P, and dP takes the same mask.
+    output is made of dropped * P, and dP takes the same factors.
     """
-    weights, lse, tanh = softmax_weights(q, k, chunk, scoring, sequence)
+    weights, lse, tanh, sink_weights = _softmax(q, k, chunk, scoring, sequence)
     stacked = (*k.shape[:2], -1)  # query heads that share a key/value head, as rows
     grad_out = grad_output.reshape(*stacked, v.shape[-1])
     grad_weights = torch.matmul(grad_out, v.transpose(2, 3))
-    if scoring.dropout is None:
+    if dropped is None:
         grad_v = torch.matmul(weights.transpose(2, 3), grad_out)
     else:
-        mask = scoring.dropout.mask(weights)
-        grad_weights.mul_(mask)
-        grad_v = torch.matmul(mask.mul_(weights).transpose(2, 3), grad_out)
+        dropped = dropped.view_as(weights)
+        grad_weights.mul_(dropped)
+        grad_v = torch.matmul((dropped * weights).transpose(2, 3), grad_out)
     offset = torch.linalg.vecdot(weights, grad_weights).unsqueeze(-1)
     if grad_lse is not None:
         offset = offset - grad_lse.reshape(*stacked, 1)
@@ -107,17 +153,20 @@ def chunk_backward(grad_output, grad_lse, q, k, v, chunk, scoring, sequence):
         grad_scores.mul_(tanh.square_().neg_().add_(1))
     grad_q = torch.matmul(grad_scores, k).view(q.shape)
     grad_k = torch.matmul(grad_scores.transpose(2, 3), q.reshape(*stacked, q.shape[-1]))
-    grad_sinks = None
-    if scoring.sinks is not None:
-        sink_weights = torch.exp(scoring.sinks.unsqueeze(-1) - lse)
-        grad_sinks = -(sink_weights * offset.view(lse.shape)).sum(dim=(0, 2))
-    return grad_q, grad_k, grad_v, grad_sinks
+    grad_sinks = None if sink_weights is None else -(sink_weights * offset.view(lse.shape)).sum(dim=(0, 2))
+    grads = grad_q, grad_k, grad_v, grad_sinks
+    return grads, are_small(lse) and all_finite(*grads)
+
+
+def are_small(lse: torch.Tensor) -> bool:
+    """None is NaN or stands for scores whose rounding to fp32 shows, even where all keys are equal."""
+    return bool(torch.linalg.vector_norm(lse, torch.inf) <= MAX_LSE)
+
+
+def all_finite(*tensors: Optional[torch.Tensor]) -> bool:
+    """False also where only the sum of finite numbers is not."""
+    return all(tensor is None or math.isfinite(tensor.sum()) for tensor in tensors)
 
 
 def integers(bounds: slice) -> torch.Tensor:
-    return torch.arange(bounds.start, bounds.stop)
-
-
-def _stacked_sinks(sinks: torch.Tensor, num_heads_kv: int, rows: int) -> torch.Tensor:
-    """[heads_kv, group * rows, 1]"""
-    return sinks.view(num_heads_kv, -1, 1).expand(-1, -1, rows).reshape(num_heads_kv, -1, 1)
+    return torch.arange(bounds.start, bounds.stop, dtype=torch.int64, device="cpu")

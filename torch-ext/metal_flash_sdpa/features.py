@@ -6,22 +6,24 @@ from typing import Optional, Tuple
 
 import torch
 
-from .arguments import DTYPES, check_number, list_of
+from .arguments import DTYPES, check_kind, list_of
+from .scalars import as_float, refuse_gradient
 
 SINK_DTYPES = (*DTYPES, torch.float64)
 # Keeps the scores finite in fp32, before and after the cap.
 MIN_SOFTCAP, MAX_SOFTCAP = 1e-8, 1e8
 
 
-def check_dropout(dropout_p: float) -> None:
-    check_number(dropout_p, "dropout_p")
+def check_dropout(dropout_p: float) -> float:
+    dropout_p = as_float(dropout_p, "dropout_p")
     if not 0.0 <= dropout_p < 1.0:
         raise ValueError(f"dropout_p must be 0.0 or more and less than 1.0, got {dropout_p}")
+    return float(dropout_p)
 
 
 def check_softcap(softcap: float) -> float:
     """The cap of the scores, 0.0 = none."""
-    check_number(softcap, "softcap")
+    softcap = as_float(softcap, "softcap")
     if softcap != 0.0 and not MIN_SOFTCAP <= softcap <= MAX_SOFTCAP:
         raise ValueError(f"softcap must be 0.0 (none) or {MIN_SOFTCAP:g} to {MAX_SOFTCAP:g}, got {softcap}")
     return float(softcap)
@@ -29,7 +31,7 @@ def check_softcap(softcap: float) -> float:
 
 def check_softcapping(softcapping: float) -> float:
     """As `check_softcap`, in `flash_attention_varlen`'s own convention: 1.0 means that scores are not capped."""
-    check_number(softcapping, "softcapping")
+    softcapping = as_float(softcapping, "softcapping")
     if not MIN_SOFTCAP <= softcapping <= MAX_SOFTCAP:
         raise ValueError(
             f"softcapping must be {MIN_SOFTCAP:g} to {MAX_SOFTCAP:g} (1.0 = no softcap), got {softcapping}"
@@ -48,11 +50,7 @@ def check_alibi_slopes(alibi_slopes: Optional[torch.Tensor], query: torch.Tensor
             f"alibi_slopes must have shape [heads] = {(num_heads,)} or [batch, heads] = {(batch, num_heads)}, "
             f"got shape {tuple(alibi_slopes.shape)}"
         )
-    if alibi_slopes.requires_grad and torch.is_grad_enabled():
-        raise NotImplementedError(
-            "the gradient of alibi_slopes is not implemented: alibi_slopes must not require grad, "
-            "pass alibi_slopes.detach()"
-        )
+    refuse_gradient(alibi_slopes, "alibi_slopes")
     return alibi_slopes.contiguous()
 
 
@@ -99,8 +97,7 @@ def check_per_sequence(
 
 
 def _check_tensor(tensor: torch.Tensor, name: str, dtypes: Tuple[torch.dtype, ...], query: torch.Tensor) -> None:
-    if not isinstance(tensor, torch.Tensor):
-        raise TypeError(f"{name} must be a tensor or None, got {type(tensor).__name__}")
+    check_kind(tensor, name, "a tensor or None")
     if tensor.dtype not in dtypes:
         raise TypeError(f"{name} must be one of {list_of(dtypes)}, got {tensor.dtype}")
     if tensor.device != query.device:

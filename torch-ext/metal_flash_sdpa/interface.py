@@ -18,7 +18,7 @@ from typing import Optional, Tuple, Union
 
 import torch
 
-from . import arguments, calls, features, operators
+from . import arguments, calls, features, memory, operators
 
 _NAMES = calls.Names()
 _LONG_NAMES = calls.Names("query", "key", "value", "scale", "do_causal")
@@ -46,8 +46,10 @@ def flash_attention_varlen(
     """Attention over a packed batch of sequences, written into `out`.
 
     Args:
-        out: `[total_q, num_heads, value head_dim]`, dtype and device of `query`, any strides; shares no memory with
-            the inputs. Every row is written: those that belong to no sequence become 0.
+        out: `[total_q, num_heads, value head_dim]`, dtype and device of `query`, any strides. Every row is written:
+            those that belong to no sequence become 0. An out that shares memory with an input, or with another part
+            of itself, is a ValueError, also where strides do not tell; disjoint and interleaved parts of one tensor
+            share none. Compiled, the call may write a copy instead and give the right answer.
         do_causal: as `causal`.
         scale: as `softmax_scale`.
         softcapping: as `softcap`, but 1.0 means that scores are not capped, and 0.0 is an error.
@@ -78,8 +80,12 @@ def flash_attention_varlen(
     if torch.is_grad_enabled() and any(
         tensor is not None and tensor.requires_grad for tensor in (out, query, key, value, s_aux)
     ):
+        if not torch.compiler.is_compiling():
+            memory.check([("out", out)], [("query", query), ("key", key), ("value", value), ("s_aux", s_aux)])
         out.copy_(operators.attention_forward(*inputs, False)[0])  # autograd sees a copy, not a foreign write
     else:
+        if not torch.compiler.is_compiling():
+            operators.refuse_captured(out)
         operators.attention_forward_out(out, *inputs)
 
 
@@ -122,7 +128,8 @@ def flash_attn_varlen_func(
             log-sum-exp does not change. Torch's CPU generator chooses. On CPU tensors only.
         softmax_scale: factor of the scores, at most 1e8 in size; None is head_dim ** -0.5.
         causal: a query sees no key after its own position; caps the right side of `window_size` at 0.
-        window_size: (left, right), keys that a query sees before and after its own position, -1 = all.
+        window_size: (left, right), keys that a query sees before and after its own position, 0 or more, or -1 for all
+            of them; less is a ValueError. A tuple, list, tensor on the CPU or array of two integers.
         alibi_slopes: `[num_heads]` or `[batch, num_heads]`, fp32: what a score loses per token of distance. It has no
             gradient.
         deterministic: accepted; every call is deterministic.
@@ -134,7 +141,10 @@ def flash_attn_varlen_func(
             query of the head, with a value of 0. A query that sees no key ignores it.
         seqused_k: `[batch]`, int32: how many of each sequence's keys, from its first, are used.
 
-        Values of cu_seqlens, seqused_k and block_table beyond the tensors they index are clamped.
+        Values of cu_seqlens, seqused_k and block_table beyond the tensors they index are clamped. Numbers and flags may
+        be Python's, NumPy's, or 0-dim tensors on the CPU, which are read; a bool is no number. Gradients flow to q, k,
+        v and the sinks; second derivatives, torch.func.jvp, torch.vmap and what uses them (jacrev, jacfwd, hessian)
+        are not implemented.
 
     Returns:
         The output `[total_q, num_heads, value head_dim]` in the dtype of q, or, with return_attn_probs, the triple
@@ -143,7 +153,8 @@ def flash_attn_varlen_func(
 
     Raises:
         TypeError, ValueError: an argument of a wrong type; of a wrong value or shape.
-        NotImplementedError: a feature that this version lacks.
+        NotImplementedError: a feature that this version lacks; a nested or sparse tensor, or a DTensor; a gradient
+            that is wanted of an argument that has none.
     """
     return calls.packed(
         _NAMES,

@@ -10,9 +10,10 @@ from typing import NamedTuple, Optional, Tuple, Union
 
 import torch
 
-from . import arguments, calls, features, operators, values
+from . import arguments, features, memory, operators, values
 from .arguments import CACHE, DENSE, PAGED
 from .rotary import check_rotary
+from .scalars import as_flag
 
 MAX_SPLITS = 128
 _INTEGERS = (torch.int32, torch.int64)
@@ -67,16 +68,18 @@ def flash_attn_with_kvcache(
         q: `[batch, seqlen_q, num_heads, head_dim]`, fp32, fp16 or bf16.
         k_cache, v_cache: `[batch_cache, seqlen_cache, num_heads_kv, head_dim]`, batch_cache at least batch, or, with a
             block_table, `[num_pages, page_size, num_heads_kv, head_dim]`, page_size a multiple of 16. dtype and device
-            of `q`; the head_dim of v_cache may be another one. Any strides with a contiguous last dimension.
+            of `q`; the head_dim of v_cache may be another one. Any strides with a contiguous last dimension; also
+            parts or views of larger tensors. If k and v are given, a cache that shares memory with the other, with
+            another part of itself or with another argument is a ValueError (not while compiling).
         k, v: `[batch, seqlen_new, num_heads_kv, head_dim]`, together: written to the cache from position cache_seqlens
             on, and seen by the queries. A token that finds no place (beyond the end, or at a negative position, or in
             a page that does not exist) is not written.
         rotary_cos, rotary_sin: `[positions, rotary_dim / 2]`, as many positions as a sequence of the cache can
             hold or more, rotary_dim up to head_dim, dtype of `q` or fp32: k and q are rotated by them, the new key
             number t by the row cache_seqlens + t, query i by the row cache_seqlens + i, or, if neither causal nor a
-            window is given, cache_seqlens. Only together with k and v.
-        cache_seqlens: tokens in the cache before the call, int or `[batch]` int32 (int64 is converted); None is all
-            that it can hold. Needed with k and v.
+            window is given, cache_seqlens. Only together with k and v. They have no gradient.
+        cache_seqlens: tokens in the cache before the call, int or `[batch]` or 0-dim int32 (int64 is converted); None
+            is all that it can hold. Needed with k and v.
         cache_batch_idx: `[batch]`, int32 or int64: the row of the cache that holds each sequence, instead of 0, 1, ...
             If rows are repeated while k and v are appended, any of them is kept. Not together with block_table.
         cache_leftpad: `[batch]`, int32 or int64: where each sequence begins in its row of the cache; cache_seqlens
@@ -91,7 +94,7 @@ def flash_attn_with_kvcache(
     Returns:
         The output `[batch, seqlen_q, num_heads, value head_dim]`, or, with return_softmax_lse, the pair
         (output, softmax_lse) with softmax_lse `[batch, num_heads, seqlen_q]`, fp32. There is no gradient: a backward
-        through them raises NotImplementedError.
+        through them raises NotImplementedError. To the caches, k and v are written as by torch's own operations.
 
     The cache is not copied, with one exception: if cache_leftpad is given, or cache_batch_idx and seqlen_cache is no
     multiple of 16, and if the step from row to row of k_cache or v_cache is no multiple of its step from token to
@@ -99,15 +102,16 @@ def flash_attn_with_kvcache(
 
     Raises:
         TypeError, ValueError: an argument of a wrong type; of a wrong value or shape.
-        NotImplementedError: a feature that this version lacks.
+        NotImplementedError: a feature that this version lacks, as for `flash_attn_varlen_func`.
     """
     arguments.check_query(q, DENSE, "q")
     batch, seqlen_q = q.shape[:2]
     cache = _check_cache(q, k_cache, v_cache, block_table, cache_batch_idx)
+    leftpad = None
     if cache_leftpad is not None:
         if block_table is not None:
             raise NotImplementedError("cache_leftpad is not implemented for paged caches: block_table must be None")
-        cache_leftpad = features.check_per_sequence(cache_leftpad, "cache_leftpad", q, batch, _INTEGERS)
+        leftpad = features.check_per_sequence(cache_leftpad, "cache_leftpad", q, batch, _INTEGERS)
     seqlen_new = _check_new(q, k, v, cache)
     if k is not None and cache_seqlens is None:
         raise ValueError("cache_seqlens must say where k and v are appended, got None")
@@ -121,28 +125,33 @@ def flash_attn_with_kvcache(
     slopes = features.check_alibi_slopes(alibi_slopes, q, batch)
     sinks = features.check_sinks(s_aux, learnable_sink, q)
     num_splits = arguments.check_index(num_splits, "num_splits", MAX_SPLITS)
-    arguments.check_flag(return_softmax_lse, "return_softmax_lse")
+    return_softmax_lse = as_flag(return_softmax_lse, "return_softmax_lse")
     if arguments.CHECK_VALUES:
-        values.check_cache_values(lengths, seqlen_new, cache.capacity, cache.rows, cache_leftpad, block_table, k_cache)
+        values.check_cache_values(lengths, seqlen_new, cache.capacity, cache.rows, leftpad, block_table, k_cache)
 
+    if seqlen_new > 0 and k_cache is v_cache:
+        raise ValueError("k_cache is written, so it must not share memory with v_cache, got one tensor for both")
+    if seqlen_new > 0 and not torch.compiler.is_compiling():  # while tracing, tensors have no memory
+        read = [("q", q), ("k", k), ("v", v), ("rotary_cos", rotary_cos), ("rotary_sin", rotary_sin)]
+        read += [("cache_batch_idx", cache_batch_idx), ("cache_leftpad", cache_leftpad), ("block_table", block_table)]
+        read += [("alibi_slopes", alibi_slopes), ("s_aux", s_aux), ("learnable_sink", learnable_sink)]
+        if isinstance(cache_seqlens, torch.Tensor):
+            read.append(("cache_seqlens", cache_seqlens))
+        memory.check([("k_cache", k_cache), ("v_cache", v_cache)], read)
+
+    query = q
+    if rotary is not None:
+        first = lengths.long().unsqueeze(1)
+        k = rotary.rotate(k, first + torch.arange(seqlen_new, device=q.device))
+        if window != (-1, -1):  # else all queries stand where the first one does
+            first = first + torch.arange(seqlen_q, device=q.device)
+        query = rotary.rotate(q, first)
+    if k is not None:
+        _append(cache, k, v, lengths)
+        lengths = lengths + seqlen_new
     with torch.no_grad():
-        query = q
-        if rotary is not None:
-            first = lengths.long().unsqueeze(1)
-            k = rotary.rotate(k, first + torch.arange(seqlen_new, device=q.device))
-            if window != (-1, -1):  # else all queries stand where the first one does
-                first = first + torch.arange(seqlen_q, device=q.device)
-            query = rotary.rotate(q, first)
-        if k is not None:
-            _append(cache, k, v, lengths)
-            lengths = lengths + seqlen_new
-        inputs = _inputs(calls.contiguous_rows(query), cache, lengths, cache_leftpad, slopes, sinks)
         settings = seqlen_q, longest, scale, *window, softcap, num_splits, return_softmax_lse
-        output, lse = operators.attention_forward(*inputs, *settings)
-        if inputs[3] is not None:  # packed
-            output = output.unflatten(0, (batch, seqlen_q))
-            if return_softmax_lse:
-                lse = lse.unflatten(1, (batch, seqlen_q)).transpose(0, 1).contiguous()
+        output, lse = _attend(query, cache, lengths, leftpad, slopes, sinks, *settings)
     sources = [t for t in (q, k_cache, v_cache, k, v, sinks) if t is not None and t.requires_grad]
     if sources and torch.is_grad_enabled():
         output, lse = operators.without_backward(output, lse, *sources)
@@ -162,76 +171,36 @@ def _append(cache: _Cache, k: torch.Tensor, v: torch.Tensor, lengths: torch.Tens
     source = torch.arange(valid.shape[0], device=k.device).where(valid, valid.int().argmax())
     index = places.flatten()[source].clamp(0, cache.keys.shape[0] - 1), offsets.flatten()[source]
     for tensor, new in ((cache.keys, k), (cache.values, v)):
-        tensor.index_put_(index, new.flatten(0, 1)[source].where(valid.any(), tensor[index]))
+        # As for every in-place operation, but that a cache which is a parameter may be written.
+        tracked = new.requires_grad or (tensor.requires_grad and not tensor.is_leaf)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and tracked):
+            tensor.index_put_(index, new.flatten(0, 1)[source].where(valid.any(), tensor[index]))
 
 
-def _inputs(
+def _attend(
     query: torch.Tensor,
     cache: _Cache,
     lengths: Optional[torch.Tensor],
     leftpad: Optional[torch.Tensor],
     slopes: Optional[torch.Tensor],
     sinks: Optional[torch.Tensor],
-) -> tuple:
-    """The operator's tensors: cache and queries are dense or paged if every sequence starts its row, else packed."""
+    *settings,
+) -> Tuple[torch.Tensor, torch.Tensor]:
+    """One call of an operator: on dense or paged keys if every sequence starts its row."""
     keys, cached_values, table, rows, capacity = cache
     batch = query.shape[0]
+    if capacity != 0 and (leftpad is not None or rows is not None and capacity % arguments.PAGE_SIZE_UNIT):
+        return operators.attention_over_rows(
+            query, keys, cached_values, lengths, rows, leftpad, slopes, sinks, *settings
+        )
     used = None if lengths is None else lengths.to(torch.int32)
-    in_place = leftpad is None and (rows is None or capacity % arguments.PAGE_SIZE_UNIT == 0)
-    if in_place or capacity == 0:
-        if rows is not None:  # a page for each row of the cache
-            table = rows.to(torch.int32).unsqueeze(1)
-        if table is None:
-            keys, cached_values = keys[:batch], cached_values[:batch]
-        elif used is None:
-            used = torch.full((batch,), capacity, dtype=torch.int32, device=query.device)
-        return query, keys, cached_values, None, None, used, table, slopes, sinks
-    return _packed_inputs(query, cache, used, leftpad, slopes, sinks)
-
-
-def _packed_inputs(
-    query: torch.Tensor,
-    cache: _Cache,
-    lengths: Optional[torch.Tensor],
-    leftpad: Optional[torch.Tensor],
-    slopes: Optional[torch.Tensor],
-    sinks: Optional[torch.Tensor],
-) -> tuple:
-    """The operator's tensors, packed: the cache is seen as one line of tokens, and cu_seqlens_k says where in it.
-
-    As two sequences that follow each other in the batch may lie anywhere, there is a sequence without queries between
-    them, from the end of the one to the beginning of the other: a pair of cu_seqlens_k for each.
-    """
-    keys, cached_values, _, rows, capacity = cache
-    batch, seqlen_q = query.shape[:2]
-    rows = torch.arange(batch, device=query.device) if rows is None else rows.long().clamp(0, keys.shape[0] - 1)
-    step = _row_step(keys)
-    if step is None or step != _row_step(cached_values):
-        keys, cached_values = keys[rows], cached_values[rows]
-        rows, step = torch.arange(batch, device=query.device), capacity
-    starts = torch.zeros_like(rows) if leftpad is None else leftpad.long().clamp(0, capacity)
-    ends = torch.full_like(rows, capacity) if lengths is None else lengths.long().clamp(0, capacity)
-    bounds = torch.stack((starts, ends.maximum(starts)), dim=1) + (rows * step).unsqueeze(1)
-    cu_seqlens_k = torch.cat((bounds.flatten(), rows.new_zeros(1)))
-    cu_seqlens_q = (torch.arange(2 * batch + 1, device=query.device) + 1) // 2 * seqlen_q
-    if slopes is not None and slopes.dim() == 2:
-        slopes = slopes.repeat_interleave(2, dim=0)
-    tensors = query.flatten(0, 1), _as_packed(keys, step), _as_packed(cached_values, step)
-    return (*tensors, cu_seqlens_q.int(), cu_seqlens_k.int(), None, None, slopes, sinks)
-
-
-def _row_step(cache: torch.Tensor) -> Optional[int]:
-    """Tokens from one row of the cache to the next, in units of the step between tokens; None if that is no integer."""
-    row, token = cache.stride()[:2]
-    if cache.shape[0] < 2:
-        return cache.shape[1]
-    return row // token if token > 0 and row % token == 0 else None
-
-
-def _as_packed(cache: torch.Tensor, step: int) -> torch.Tensor:
-    """[tokens, heads, head_dim]: token t of row r is row r * step + t of the view."""
-    tokens = (cache.shape[0] - 1) * step + cache.shape[1] if cache.shape[0] else 0
-    return cache.as_strided((tokens, *cache.shape[2:]), cache.stride()[1:])
+    if rows is not None:  # a page for each row of the cache
+        table = rows.to(torch.int32).unsqueeze(1)
+    if table is None:
+        keys, cached_values = keys[:batch], cached_values[:batch]
+    elif used is None:
+        used = torch.full((batch,), capacity, dtype=torch.int32, device=query.device)
+    return operators.attention_forward(query, keys, cached_values, None, None, used, table, slopes, sinks, *settings)
 
 
 def _check_cache(
@@ -270,6 +239,8 @@ def _check_cache_seqlens(
     if cache_seqlens is None:
         return None, capacity
     if isinstance(cache_seqlens, torch.Tensor):
+        if cache_seqlens.dim() == 0:  # one length for all: not read, either
+            cache_seqlens = cache_seqlens.expand(batch)
         return features.check_per_sequence(cache_seqlens, "cache_seqlens", query, batch, _INTEGERS), capacity
     length = arguments.check_index(cache_seqlens, "cache_seqlens", capacity - seqlen_new)
     return torch.full((batch,), length, dtype=torch.int32, device=query.device), length + seqlen_new

@@ -6,8 +6,9 @@ from typing import Optional, Sequence, Tuple
 
 import torch
 from torch.autograd import forward_ad
+from torch.autograd.graph import increment_version
 
-from . import cpu, launchers, planner
+from . import cache_rows, cpu, flops, launchers, memory, planner
 from ._ops import add_op_namespace_prefix, ops
 
 # Queries are packed, [total, heads, head_dim] with both cu_seqlens, or dense, [batch, seqlen, heads, head_dim] with
@@ -22,12 +23,19 @@ _TENSORS = (
     "Tensor query, Tensor key, Tensor value, Tensor? cu_seqlens_q, Tensor? cu_seqlens_k, Tensor? seqused_k, "
     "Tensor? block_table, Tensor? alibi_slopes, Tensor? sinks"
 )
+# A cache whose sequences begin anywhere in its rows: [batch_cache, seqlen_cache, heads, head_dim], the rows [batch] of
+# the sequences and where each begins and ends in its row, [batch], or None for the rows in order, 0 and seqlen_cache.
+_ROWS = (
+    "Tensor query, Tensor keys, Tensor values, Tensor? lengths, Tensor? rows, Tensor? leftpad, Tensor? alibi_slopes, "
+    "Tensor? sinks"
+)
 _LENGTHS = "SymInt max_seqlen_q, SymInt max_seqlen_k"
 _SETTINGS = "float softmax_scale, SymInt window_left, SymInt window_right, float softcap, int num_splits"
 _INPUTS = f"{_TENSORS}, {_LENGTHS}, {_SETTINGS}"
 _DROPOUT = "float dropout_p=0.0, Tensor? dropout_seed=None"
 _NUM_INPUTS = len(_INPUTS.split(", "))
 _NAMES = tuple(declaration.split()[-1] for declaration in _TENSORS.split(", "))
+_PUBLIC_NAMES = (*_NAMES[:-1], "s_aux")  # of flash_attention_varlen, which gives them all
 _NO_BACKWARD = (
     "the backward of attention is not implemented on Metal: run the forward under torch.no_grad(), or on CPU tensors"
 )
@@ -38,6 +46,7 @@ for _schema in (
     f"attention_forward_out(Tensor(a!) output, {_INPUTS}) -> ()",
     f"attention_backward(Tensor grad_output, Tensor? grad_lse, {_INPUTS}, {_DROPOUT}) "
     "-> (Tensor, Tensor, Tensor, Tensor)",
+    f"attention_over_rows({_ROWS}, {_LENGTHS}, {_SETTINGS}, bool return_lse) -> (Tensor, Tensor)",
     "refuse_backward(Tensor grad, SymInt[] shape) -> Tensor",
 ):
     _library.define(_schema, tags=torch.Tag.pt2_compliant_tag)
@@ -45,6 +54,7 @@ for _schema in (
 attention_forward = ops.attention_forward.default
 attention_forward_out = ops.attention_forward_out.default
 attention_backward = ops.attention_backward.default
+attention_over_rows = ops.attention_over_rows.default
 refuse_backward = ops.refuse_backward.default
 
 
@@ -56,7 +66,19 @@ def _forward(*inputs) -> Tuple[torch.Tensor, torch.Tensor]:
 
 
 def _forward_out(output: torch.Tensor, *inputs) -> None:
+    memory.check((("out", output),), zip(_PUBLIC_NAMES, inputs))  # here, as tracing knows no memory
+    if not output.is_inference():
+        increment_version(output)  # a launcher writes behind torch's back
     _compute(output, None, inputs)
+
+
+def _over_rows(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, *inputs):
+    """Here strides are those of the memory; while tracing, they may not be."""
+    *tensors, return_lse = inputs
+    packed = cache_rows.packed_inputs(query, keys, values, *tensors[:5])
+    output, lse = _forward(*packed, *tensors[5:], return_lse)
+    output = output.unflatten(0, query.shape[:2])
+    return output, lse.unflatten(1, query.shape[:2]).transpose(0, 1).contiguous() if return_lse else lse
 
 
 def _for_cpu(inputs):
@@ -80,6 +102,10 @@ def _compute(
     dropout_seed: Optional[torch.Tensor] = None,
 ) -> None:
     """Fills output, and lse unless None, by the implementation for the tensors' device."""
+    query, key, value = inputs[:3]
+    if not query.stride(-1) == key.stride(-1) == value.stride(-1) == 1:  # the kernels read contiguous rows
+        rows = (tensor if tensor.stride(-1) == 1 else tensor.contiguous() for tensor in (query, key, value))
+        inputs = (*rows, *inputs[3:])
     target = launchers.current() if output.device.type == "cpu" else launchers.metal()
     if target is None:
         with torch._C._DisableAutocast():  # or it would round within
@@ -124,7 +150,38 @@ def _refuse_backward(_grad, _shape):
 
 
 def _refuse_vmap(*_inputs):
-    raise NotImplementedError("attention does not support torch.vmap: it takes a batch of sequences as it is")
+    raise NotImplementedError(
+        "attention does not support torch.vmap, nor torch.func.jacrev, which uses it: a batch of sequences is one call"
+    )
+
+
+def refuse_captured(out: torch.Tensor) -> None:
+    """As torch does for its own in-place operations: what torch.func transforms does not see a write from outside."""
+    functorch = torch._C._functorch
+    if (
+        torch._C._are_functorch_transforms_active()
+        and functorch.maybe_get_level(out) != functorch.maybe_current_level()
+    ):
+        raise NotImplementedError(
+            "out must be made inside the function that torch.func transforms, got one from outside"
+        )
+
+
+def _apply(function, inputs):
+    """function.apply; torch.func runs an operator's autograd kernel once for each of its levels."""
+    if not torch._C._are_functorch_transforms_active():
+        return function.apply(*inputs)
+    with torch._functorch.autograd_function.enable_single_level_autograd_function():
+        return super(torch.autograd.Function, function).apply(*inputs)
+
+
+def _below_autograd(operator, inputs):
+    with torch._C._AutoDispatchBelowAutograd():
+        if not torch._C._are_functorch_transforms_active():
+            return operator(*inputs)
+        # A Function's forward turns both off, and the level below would not see that it has something to derive.
+        with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True):
+            return operator(*inputs)
 
 
 class _Attention(torch.autograd.Function):
@@ -137,8 +194,7 @@ class _Attention(torch.autograd.Function):
         ctx.settings = inputs[9:_NUM_INPUTS]
         ctx.launched = launchers.current() is not None
         ctx.set_materialize_grads(False)
-        with torch._C._AutoDispatchBelowAutograd():
-            output, lse = attention_forward(*inputs)
+        output, lse = _below_autograd(attention_forward, inputs)
         if lse.dim() == 1:  # not asked for
             ctx.mark_non_differentiable(lse)
         return output, lse
@@ -147,10 +203,11 @@ class _Attention(torch.autograd.Function):
     def backward(ctx, grad_output, grad_lse):
         if ctx.launched:
             raise NotImplementedError(_NO_BACKWARD)
-        query, value, sinks = ctx.saved_tensors[0], ctx.saved_tensors[2], ctx.saved_tensors[8]
+        saved = ctx.saved_tensors  # unpacked once: checkpoints and offloading give each tensor once
+        query, value, sinks = saved[0], saved[2], saved[8]
         if grad_output is None:
             grad_output = query.new_zeros((*query.shape[:-1], value.shape[-1]))
-        *grads, grad_sinks = attention_backward(grad_output, grad_lse, *ctx.saved_tensors, *ctx.settings, *ctx.dropout)
+        *grads, grad_sinks = attention_backward(grad_output, grad_lse, *saved, *ctx.settings, *ctx.dropout)
         return (*grads, *(None,) * 5, None if sinks is None else grad_sinks, *(None,) * (8 + len(ctx.dropout)))
 
 
@@ -159,8 +216,7 @@ class _AttentionBackward(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, *inputs):
-        with torch._C._AutoDispatchBelowAutograd():
-            return attention_backward(*inputs)
+        return _below_autograd(attention_backward, inputs)
 
     @staticmethod
     def backward(ctx, *_grads):
@@ -178,10 +234,13 @@ class _WithoutBackward(torch.autograd.Function):
     """Ties results to what they came from, for a backward that is refused: without, autograd would leave it out."""
 
     @staticmethod
-    def forward(ctx, output, lse, *tensors):
-        ctx.set_materialize_grads(False)
-        ctx.shapes = [tensor.shape for tensor in tensors]
+    def forward(output, lse, *tensors):
         return output.view_as(output), lse.view_as(lse)
+
+    @staticmethod
+    def setup_context(ctx, inputs, _results):
+        ctx.set_materialize_grads(False)
+        ctx.shapes = [tensor.shape for tensor in inputs[2:]]
 
     @staticmethod
     def backward(ctx, grad_output, grad_lse):
@@ -199,17 +258,27 @@ def _forward_autograd(*inputs):
     if torch.is_grad_enabled():
         query, key, value, sinks = inputs[0], inputs[1], inputs[2], inputs[8]
         if query.requires_grad or key.requires_grad or value.requires_grad or sinks is not None and sinks.requires_grad:
-            return _Attention.apply(*inputs)
+            return _apply(_Attention, inputs)
     with torch._C._AutoDispatchBelowAutograd():
         return attention_forward(*inputs)
 
 
-def _forward_out_autograd(*inputs):
-    """Without gradients: the interface calls attention_forward where they are wanted."""
+def _backward_autograd(*inputs):
     if forward_ad._current_level >= 0:
         _refuse_tangents(inputs)
-    with torch._C._AutoDispatchBelowAutograd():
-        attention_forward_out(*inputs)
+    return _apply(_AttentionBackward, inputs)
+
+
+def _without_gradient(operator):
+    """The interface calls attention_forward where gradients are wanted, or refuses them."""
+
+    def autograd(*inputs):
+        if forward_ad._current_level >= 0:
+            _refuse_tangents(inputs)
+        with torch._C._AutoDispatchBelowAutograd():
+            return operator(*inputs)
+
+    return autograd
 
 
 def _forward_fake(*inputs):
@@ -226,24 +295,24 @@ def _backward_fake(grad_output, grad_lse, query, key, value, *inputs):
     return (*(tensor.new_empty(tensor.shape) for tensor in (query, key, value)), grad_sinks)
 
 
+def _over_rows_fake(query, _keys, values, *inputs):
+    return _new_outputs(query, values, inputs[-1])
+
+
 def _refuse_backward_fake(grad, shape):
     return grad.new_empty(shape)
 
 
-_library.impl("attention_forward", _forward, "CPU")
-_library.impl("attention_forward", _forward, "MPS")
-_library.impl("attention_forward", _forward_autograd, "Autograd")
-_library.impl("attention_forward_out", _forward_out, "CPU")
-_library.impl("attention_forward_out", _forward_out, "MPS")
-_library.impl("attention_forward_out", _forward_out_autograd, "Autograd")
-_library.impl("attention_backward", _backward_cpu, "CPU")
-_library.impl("attention_backward", _backward_mps, "MPS")
-_library.impl("attention_backward", _AttentionBackward.apply, "Autograd")
-_library.impl("refuse_backward", _refuse_backward, "CPU")
-_library.impl("refuse_backward", _refuse_backward, "MPS")
-for _name in ("attention_forward", "attention_forward_out", "attention_backward"):
+for _name, _cpu, _mps, _autograd, _fake in (
+    ("attention_forward", _forward, _forward, _forward_autograd, _forward_fake),
+    ("attention_forward_out", _forward_out, _forward_out, _without_gradient(attention_forward_out), _forward_out_fake),
+    ("attention_backward", _backward_cpu, _backward_mps, _backward_autograd, _backward_fake),
+    ("attention_over_rows", _over_rows, _over_rows, _without_gradient(attention_over_rows), _over_rows_fake),
+    ("refuse_backward", _refuse_backward, _refuse_backward, _without_gradient(refuse_backward), _refuse_backward_fake),
+):
+    _library.impl(_name, _cpu, "CPU")
+    _library.impl(_name, _mps, "MPS")
+    _library.impl(_name, _autograd, "Autograd")
     _library.impl(_name, _refuse_vmap, "FuncTorchBatched")
-torch.library.register_fake(add_op_namespace_prefix("attention_forward"), _forward_fake, lib=_library)
-torch.library.register_fake(add_op_namespace_prefix("attention_forward_out"), _forward_out_fake, lib=_library)
-torch.library.register_fake(add_op_namespace_prefix("attention_backward"), _backward_fake, lib=_library)
-torch.library.register_fake(add_op_namespace_prefix("refuse_backward"), _refuse_backward_fake, lib=_library)
+    torch.library.register_fake(add_op_namespace_prefix(_name), _fake, lib=_library)
+flops.register(ops, _NUM_INPUTS)

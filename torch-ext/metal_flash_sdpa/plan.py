@@ -98,17 +98,26 @@ class CombineParams(NamedTuple):
 class ScoreParams(NamedTuple):
     """Mirrors params.h: ScoreParams."""
 
-    query_sign: float
-    scale_log2: float
+    query_factor: float
     tanh_scale: float
+    bias_factor: float
+    scale: float
+    scale_log2: float
 
     @classmethod
-    def of(cls, softmax_scale: float, softcap: float) -> ScoreParams:
-        # exp2(scale_log2 * -1e30) must be 0. A smaller scale, or cap, makes all scores 0 in fp32.
-        if abs(softmax_scale) < 1e-20 or 0 < softcap < 1e-20:
-            return cls(0.0, 1.0, 0.0)
-        scale = softcap if softcap > 0 else abs(softmax_scale)
-        return cls(math.copysign(1.0, softmax_scale), scale * math.log2(math.e), abs(softmax_scale) / scale)
+    def of(cls, softmax_scale: float, softcap: float, has_alibi: bool) -> ScoreParams:
+        sign, scale = math.copysign(1.0, softmax_scale), abs(softmax_scale)
+        first = scale / softcap if softcap > 0 else scale  # what the product of query and key is multiplied by
+        if first < 2.0**-110:
+            # fp32 may lack so small a number. Products are below 2^127, so the query can spare some of its last bits.
+            sign, first = sign * 2.0**-60, first * 2.0**60
+        if first < 2.0**-119:
+            sign, first = 0.0, 1.0  # scores are below 2^-50
+        unit = softcap if softcap > 0 else first
+        tanh_scale = first if softcap > 0 else 0.0
+        # With ALiBi scores are in units of at least 1, in which no slope is larger than it is given.
+        bias_factor, unit = (min(unit, 1.0), max(unit, 1.0)) if has_alibi else (1.0, unit)
+        return cls(sign, tanh_scale, bias_factor, unit, unit * math.log2(math.e))
 
     def pack(self) -> Parameters:
-        return Parameters("f", struct.pack("<3f", *self))
+        return Parameters("f", struct.pack(f"<{len(self)}f", *self))

@@ -142,7 +142,7 @@ def _forward_plan(problem: _Problem, params: ForwardParams, tile: Tile) -> Plan:
         "writes_lse": problem.has_lse or is_split,
     }
     optional = {
-        "partial_lse" if is_split else "lse": "writes_lse",
+        "partial_softmax" if is_split else "lse": "writes_lse",
         "cu_seqlens_q": "is_packed",
         "cu_seqlens_k": "is_packed",
         "seqused_k": "has_seqused_k",
@@ -154,7 +154,7 @@ def _forward_plan(problem: _Problem, params: ForwardParams, tile: Tile) -> Plan:
         source="attention_forward.metal",
         kernel=tile.kernel(problem.dtype),
         constants=tuple(constants.items()),
-        arguments=(params.pack(), ScoreParams.of(problem.softmax_scale, problem.softcap).pack())
+        arguments=(params.pack(), _score_params(problem).pack())
         + ("query", "key", "value", "partial_output" if is_split else "output")
         + tuple(name if constants[constant] else None for name, constant in optional.items()),
         grid=(problem.key.shape[-2], _query_tiles(params, packed, tile.block_m), params.num_splits),
@@ -164,7 +164,8 @@ def _forward_plan(problem: _Problem, params: ForwardParams, tile: Tile) -> Plan:
 
 
 def _split_plan(problem: _Problem, params: ForwardParams, tile: Tile, num_splits: int) -> Plan:
-    """Each split's output and lse in fp32, laid out as the whole output and lse, and the launch that joins them."""
+    """Each split's output in fp32, laid out as the whole one, the maxima and sums of its softmax, laid out as lse, and
+    the launch that joins them."""
     num_heads = problem.query.shape[-2]
     rows = problem.output.shape[:-1].numel()
     token_stride = num_heads * params.value_dim
@@ -182,7 +183,8 @@ def _split_plan(problem: _Problem, params: ForwardParams, tile: Tile, num_splits
         source="attention_combine.metal",
         kernel=f"attention_combine_{DTYPES[problem.dtype]}",
         constants=(("has_sinks", problem.has_sinks), ("writes_lse", problem.has_lse)),
-        arguments=(combine_params.pack(), "partial_output", "partial_lse", "output")
+        arguments=(combine_params.pack(), _score_params(problem).pack())
+        + ("partial_output", "partial_softmax", "output")
         + ("lse" if problem.has_lse else None, "sinks" if problem.has_sinks else None),
         grid=(rows, 1, 1),
         threads=(-(-params.value_dim // 32) * 32, 1, 1),
@@ -196,7 +198,7 @@ def _split_plan(problem: _Problem, params: ForwardParams, tile: Tile, num_splits
     )
     scratch = (
         Scratch("partial_output", (num_splits, rows, params.value_dim)),
-        Scratch("partial_lse", (num_splits, rows)),
+        Scratch("partial_softmax", (num_splits, rows, 2)),
     )
     return _forward_plan(problem, params, tile)._replace(scratch=scratch, then=combine)
 
@@ -238,6 +240,10 @@ def _forward_params(problem: _Problem) -> ForwardParams:
         output_split_stride=0,
         lse_split_stride=0,
     )
+
+
+def _score_params(problem: _Problem) -> ScoreParams:
+    return ScoreParams.of(problem.softmax_scale, problem.softcap, problem.alibi_dims > 0)
 
 
 def _strides(layout: _Layout) -> Tuple[int, int, int]:

@@ -6,7 +6,8 @@ from typing import NamedTuple, Optional
 
 import torch
 
-from .arguments import check_flag, check_tensor
+from .arguments import check_tensor
+from .scalars import as_flag, refuse_gradient
 
 
 class Rotary(NamedTuple):
@@ -38,7 +39,7 @@ def check_rotary(
     capacity: int,
 ) -> Optional[Rotary]:
     """For tokens at positions below `capacity`. None without."""
-    check_flag(rotary_interleaved, "rotary_interleaved")
+    interleaved = as_flag(rotary_interleaved, "rotary_interleaved")
     if rotary_cos is None and rotary_sin is None:
         return None
     dtypes = (query.dtype, torch.float32)
@@ -46,6 +47,7 @@ def check_rotary(
         check_tensor(tensor, name, "[positions, rotary_dim / 2]", at_least=2, dtypes=dtypes)
         if tensor.device != query.device:
             raise ValueError(f"{name} must be on the device of q, {query.device}, got {tensor.device}")
+        refuse_gradient(tensor, name)
     head_dim = query.shape[-1]
     if rotary_cos.dim() != 2 or rotary_cos.shape[0] < capacity or not 1 <= rotary_cos.shape[1] <= head_dim // 2:
         raise ValueError(
@@ -59,4 +61,4 @@ def check_rotary(
         )
     if rotary_sin.dtype != rotary_cos.dtype:
         raise TypeError(f"rotary_sin must have the dtype of rotary_cos, {rotary_cos.dtype}, got {rotary_sin.dtype}")
-    return Rotary(rotary_cos, rotary_sin, rotary_interleaved)
+    return Rotary(rotary_cos, rotary_sin, interleaved)

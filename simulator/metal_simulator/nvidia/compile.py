@@ -11,7 +11,7 @@ from typing import Dict, Mapping, Optional, Tuple
 
 from .. import cache
 from ..compile import THREADGROUP_LIMIT
-from ..constants import near, spell_constants
+from ..constants import spell_constants
 from ..declarations import Function
 from ..errors import CompileError, ToolchainError
 from ..library import Library
@@ -49,13 +49,15 @@ def build(
     The description holds parameters (as Kernel.parameters), gates, unset (names of constants not given), threads,
     architecture, and resources: registers, threadgroup_bytes, spilled_bytes, stack_bytes, generic_accesses,
     and the level of ptxas's optimisation.
-    Raises CompileError like Library.kernel, and for more threadgroup memory than Metal has; ToolchainError without
-    clang 17 or newer, or ptxas.
+    Raises CompileError like Library.kernel, for more threadgroup memory than Metal has, and for a library with
+    fast_math; ToolchainError without clang 17 or newer, or ptxas.
     """
     if library.clang.major < 17:
         raise ToolchainError(
             f"{library.clang.path} is clang {library.clang.major}; kernels for NVIDIA GPUs need 17 or newer"
         )
+    if library.fast_math:
+        raise CompileError("there is no fast-math build for NVIDIA GPUs")
     if matrix not in MATRIX_MODES:
         raise CompileError(f"matrix is one of {', '.join(MATRIX_MODES)}, not {matrix!r}")
     constants = dict(constants or {})
@@ -99,12 +101,10 @@ def _digest() -> str:
 
 
 def _build(library, assembler: Assembler, host_name, constants, threads, matrix, lines, name: str) -> dict:
-    kernels = library._declarations.kernels()
-    if host_name not in kernels:
-        raise CompileError(f"no kernel {host_name!r} in {library.source.path}{near(host_name, list(kernels))}")
-    function = kernels[host_name][0]
+    kernel = library._kernel(host_name)
+    function = kernel[0]
     spelled = spell_constants(library._declarations.constants, constants)
-    text = for_run(library._text, library._declarations, kernels[host_name], spelled).text + _entry(function)
+    text = for_run(library._text, library._declarations, kernel, spelled).text + _entry(function)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         module = _front(library, text, lines, folder)

@@ -72,8 +72,10 @@ __METAL_BOOL_OPERATOR(!=)
 
 template <int N> METAL_FUNC bool any(__bool_vector<N> v) { bool r = false; for (int i = 0; i < N; i++) r = r || v[i]; return r; }
 template <int N> METAL_FUNC bool all(__bool_vector<N> v) { bool r = true; for (int i = 0; i < N; i++) r = r && v[i]; return r; }
-template <typename T, int N> METAL_FUNC bool any(vec<T, N> v) { return any(__truth(v)); }
-template <typename T, int N> METAL_FUNC bool all(vec<T, N> v) { return all(__truth(v)); }
+// Of a comparison's vector of integers; the strict check sees by this type that one is taken, and looks where it is from.
+struct __of_comparison {};
+template <typename T, int N> METAL_FUNC bool any(vec<T, N> v, __of_comparison = __of_comparison()) { return any(__truth(v)); }
+template <typename T, int N> METAL_FUNC bool all(vec<T, N> v, __of_comparison = __of_comparison()) { return all(__truth(v)); }
 METAL_FUNC bool any(bool b) { return b; }
 METAL_FUNC bool all(bool b) { return b; }
 using bool2 = __bool_vector<2>;

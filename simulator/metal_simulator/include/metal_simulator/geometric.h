@@ -22,9 +22,11 @@ __METAL_GEOMETRIC(half, 3)
 __METAL_GEOMETRIC(half, 4)
 METAL_FUNC float3 cross(float3 a, float3 b) { return a.yzx * b.zxy - a.zxy * b.yzx; }
 METAL_FUNC half3 cross(half3 a, half3 b) { return a.yzx * b.zxy - a.zxy * b.yzx; }
-#define __METAL_GEOMETRIC_NAMES                                                                   \
-  using metal::dot; using metal::length; using metal::length_squared; using metal::distance;      \
-  using metal::distance_squared; using metal::normalize; using metal::cross; using metal::reflect; using metal::refract;
-namespace fast { __METAL_GEOMETRIC_NAMES }
-namespace precise { __METAL_GEOMETRIC_NAMES }
+#define __METAL_SINGLE(N)                                                                         \
+  METAL_FUNC float length(float##N a) { return metal::length(a); }                                \
+  METAL_FUNC float distance(float##N a, float##N b) { return metal::distance(a, b); }             \
+  METAL_FUNC float##N normalize(float##N a) { return metal::normalize(a); }
+namespace fast { __METAL_SINGLE(2) __METAL_SINGLE(3) __METAL_SINGLE(4) }
+namespace precise { __METAL_SINGLE(2) __METAL_SINGLE(3) __METAL_SINGLE(4) }
+#undef __METAL_SINGLE
 }  // namespace metal

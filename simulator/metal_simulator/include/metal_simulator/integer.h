@@ -96,7 +96,6 @@ __METAL_INTEGER(ulong, ulong, __wide_ulong)
 
 #define __METAL_SIGNED(T)                                      \
   METAL_FUNC constexpr T abs(T x) { return x < 0 ? -x : x; }   \
-  METAL_FUNC constexpr T sign(T x) { return (x > 0) - (x < 0); } \
   __METAL_EACH(abs, T)
 __METAL_SIGNED(char)
 __METAL_SIGNED(short)

@@ -23,7 +23,7 @@ namespace metal {
   template <typename T> METAL_FUNC __float_of_bfloat<T> f(T x, T y, T z) { return f(float(x), float(y), float(z)); } \
   __METAL_EACH3(f, float) __METAL_EACH3(f, half)
 
-// The transcendental functions exist plainly and, for float, in namespaces fast and precise.
+// Functions that exist plainly and, for float only, in namespaces fast and precise.
 #define __METAL_FUNCTIONS                                                           \
   __METAL_TRANSCENDENTAL1(acos, __builtin_acosf(x))                                 \
   __METAL_TRANSCENDENTAL1(acosh, __builtin_acoshf(x))                               \
@@ -55,7 +55,6 @@ namespace metal {
   __METAL_TRANSCENDENTAL1(trunc, __builtin_truncf(x))                               \
   __METAL_TRANSCENDENTAL1(fabs, __builtin_fabsf(x))                                 \
   __METAL_TRANSCENDENTAL1(abs, __builtin_fabsf(x))                                  \
-  __METAL_TRANSCENDENTAL1(sign, x > 0 ? 1.0f : (x < 0 ? -1.0f : (x == x ? x : 0.0f))) \
   __METAL_TRANSCENDENTAL1(saturate, __builtin_fminf(__builtin_fmaxf(x, 0.0f), 1.0f)) \
   __METAL_TRANSCENDENTAL2(atan2, __builtin_atan2f(x, y))                            \
   __METAL_TRANSCENDENTAL2(pow, __builtin_powf(x, y))                                \
@@ -68,17 +67,14 @@ namespace metal {
   __METAL_TRANSCENDENTAL2(max, __builtin_fmaxf(x, y))                               \
   __METAL_TRANSCENDENTAL2(fdim, __builtin_fdimf(x, y))                              \
   __METAL_TRANSCENDENTAL2(copysign, __builtin_copysignf(x, y))                      \
-  __METAL_TRANSCENDENTAL2(step, y < x ? 0.0f : 1.0f)                                \
   __METAL_TRANSCENDENTAL3(fma, __builtin_fmaf(x, y, z))                             \
   __METAL_TRANSCENDENTAL3(clamp, __builtin_fminf(__builtin_fmaxf(x, y), z))         \
-  __METAL_TRANSCENDENTAL3(mix, x + (y - x) * z)                                     \
   __METAL_TRANSCENDENTAL3(min3, __builtin_fminf(x, __builtin_fminf(y, z)))          \
   __METAL_TRANSCENDENTAL3(max3, __builtin_fmaxf(x, __builtin_fmaxf(y, z)))          \
   __METAL_TRANSCENDENTAL3(fmin3, __builtin_fminf(x, __builtin_fminf(y, z)))         \
   __METAL_TRANSCENDENTAL3(fmax3, __builtin_fmaxf(x, __builtin_fmaxf(y, z)))         \
   __METAL_TRANSCENDENTAL3(median3, __median(x, y, z))                               \
-  __METAL_TRANSCENDENTAL3(fmedian3, __median(x, y, z))                              \
-  __METAL_TRANSCENDENTAL3(smoothstep, __smoothstep(x, y, z))
+  __METAL_TRANSCENDENTAL3(fmedian3, __median(x, y, z))
 
 METAL_FUNC float __median(float x, float y, float z) {
   return __builtin_fmaxf(__builtin_fminf(x, y), __builtin_fminf(__builtin_fmaxf(x, y), z));
@@ -92,6 +88,10 @@ METAL_FUNC float __smoothstep(float low, float high, float x) {
 #define __METAL_TRANSCENDENTAL2 __METAL_MATH2
 #define __METAL_TRANSCENDENTAL3 __METAL_MATH3
 __METAL_FUNCTIONS
+__METAL_MATH1(sign, x > 0 ? 1.0f : (x < 0 ? -1.0f : (x == x ? x : 0.0f)))
+__METAL_MATH2(step, y < x ? 0.0f : 1.0f)
+__METAL_MATH3(mix, x + (y - x) * z)
+__METAL_MATH3(smoothstep, __smoothstep(x, y, z))
 METAL_FUNC float nextafter(float x, float y) { return __builtin_nextafterf(x, y); }
 METAL_FUNC half nextafter(half x, half y) {
   if (!(x < y || x > y)) return x == y ? y : x + y;  // NaN
@@ -158,8 +158,19 @@ METAL_FUNC half modf(half x, thread half& whole) { float w; half r = half(modf(f
 METAL_FUNC half sincos(half x, thread half& cosine) { cosine = half(__builtin_cosf(x)); return half(__builtin_sinf(x)); }
 __METAL_PARTS(float, 2) __METAL_PARTS(float, 3) __METAL_PARTS(float, 4)
 __METAL_PARTS(half, 2) __METAL_PARTS(half, 3) __METAL_PARTS(half, 4)
-namespace fast { using metal::fract; using metal::ilogb; using metal::ldexp; using metal::frexp; using metal::modf; using metal::sincos; }
-namespace precise { using metal::fract; using metal::ilogb; using metal::ldexp; using metal::frexp; using metal::modf; using metal::sincos; }
+#define __METAL_SINGLE                                                                             \
+  METAL_FUNC float fract(float x) { return metal::fract(x); }                                      \
+  METAL_FUNC float nextafter(float x, float y) { return metal::nextafter(x, y); }                  \
+  METAL_FUNC int ilogb(float x) { return metal::ilogb(x); }                                        \
+  METAL_FUNC float ldexp(float x, int k) { return metal::ldexp(x, k); }                            \
+  METAL_FUNC float frexp(float x, thread int& exponent) { return metal::frexp(x, exponent); }      \
+  METAL_FUNC float modf(float x, thread float& whole) { return metal::modf(x, whole); }            \
+  METAL_FUNC float sincos(float x, thread float& cosine) { return metal::sincos(x, cosine); }      \
+  __METAL_EACH(fract, float) __METAL_EACH2(nextafter, float)                                       \
+  __METAL_PARTS(float, 2) __METAL_PARTS(float, 3) __METAL_PARTS(float, 4)
+namespace fast { __METAL_SINGLE }
+namespace precise { __METAL_SINGLE }
+#undef __METAL_SINGLE
 
 // Scalars spread over vectors: clamp(v, 0.0f, 1.0f), mix(a, b, t), min(v, s).
 #define __METAL_SPREAD(T, N)                                                                       \

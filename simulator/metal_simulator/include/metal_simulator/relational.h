@@ -16,16 +16,18 @@ __METAL_CLASSIFY(isinf, __builtin_isinf(x))
 __METAL_CLASSIFY(isfinite, __builtin_isfinite(x))
 __METAL_CLASSIFY_AS(isnormal, __builtin_isnormal(x), __builtin_isfinite(x) && __builtin_fabsf(x) >= float(HALF_MIN))
 __METAL_CLASSIFY(signbit, __builtin_signbit(x) != 0)
-METAL_FUNC bool isordered(float a, float b) { return a == a && b == b; }
-METAL_FUNC bool isunordered(float a, float b) { return a != a || b != b; }
-#define __METAL_ORDERED(f)                                                             \
-  template <typename T, int N> METAL_FUNC __bool_vector<N> f(vec<T, N> a, vec<T, N> b) { \
+#define __METAL_ORDERED(f, e)                                                          \
+  METAL_FUNC bool f(float a, float b) { return e; }                                    \
+  METAL_FUNC bool f(half a, half b) { return f(float(a), float(b)); }                  \
+  METAL_FUNC bool f(bfloat a, bfloat b) { return f(float(a), float(b)); }              \
+  template <typename T, int N>                                                         \
+  METAL_FUNC enable_if_t<is_floating_point<T>::value, __bool_vector<N>> f(vec<T, N> a, vec<T, N> b) { \
     __bool_vector<N> r;                                                                \
     for (int i = 0; i < N; i++) r[i] = f(a[i], b[i]);                                  \
     return r;                                                                          \
   }
-__METAL_ORDERED(isordered)
-__METAL_ORDERED(isunordered)
+__METAL_ORDERED(isordered, a == a && b == b)
+__METAL_ORDERED(isunordered, a != a || b != b)
 
 #define __METAL_SELECT(T) METAL_FUNC constexpr T select(T a, T b, bool c) { return c ? b : a; }
 __METAL_SELECT(bool)
@@ -44,10 +46,27 @@ template <typename T, int N>
 METAL_FUNC vec<T, N> select(vec<T, N> a, vec<T, N> b, bool condition) { return condition ? b : a; }
 template <int N>
 METAL_FUNC __bool_vector<N> select(__bool_vector<N> a, __bool_vector<N> b, __bool_vector<N> c) { return (a && !c) || (b && c); }
-template <typename T, int N, typename C>
-METAL_FUNC vec<T, N> select(vec<T, N> a, typename type_identity<vec<T, N>>::type b, C condition) {
-  __bool_vector<N> c = __truth(condition);
+template <typename T, int N>
+METAL_FUNC vec<T, N> select(vec<T, N> a, typename type_identity<vec<T, N>>::type b, __bool_vector<N> c) {
   for (int i = 0; i < N; i++) if (c[i]) a[i] = b[i];
   return a;
 }
+template <typename T, int N, typename C>
+METAL_FUNC vec<T, N> select(vec<T, N> a, typename type_identity<vec<T, N>>::type b, vec<C, N> condition,
+                            __of_comparison = __of_comparison()) {
+  return select(a, b, __truth(condition));
+}
+#define __METAL_SINGLE(N)                                                                         \
+  METAL_FUNC float##N select(float##N a, float##N b, bool##N c) { return metal::select(a, b, c); } \
+  template <typename C>                                                                           \
+  METAL_FUNC float##N select(float##N a, float##N b, vec<C, N> c, __of_comparison = __of_comparison()) { \
+    return metal::select(a, b, c);                                                                \
+  }
+#define __METAL_SINGLES                                                                           \
+  METAL_FUNC constexpr float select(float a, float b, bool c) { return c ? b : a; }               \
+  __METAL_SINGLE(2) __METAL_SINGLE(3) __METAL_SINGLE(4)
+namespace fast { __METAL_SINGLES }
+namespace precise { __METAL_SINGLES }
+#undef __METAL_SINGLE
+#undef __METAL_SINGLES
 }  // namespace metal

@@ -1,0 +1,73 @@
+// Sums of values that leave fp32 before they are divided by the sum of weights, though their mean does not. They are
+// found when all keys are seen; the keys are then seen once more, and the rows concerned have smaller weights. So the
+// first pass costs nothing more, and no value is ever too small.
+#pragma once
+#include "softmax.h"
+
+constant constexpr float kLargest = 3.40282347e38f;
+
+// Whether a sum is above 2^126 or no number. By the order of bits: fast math may assume that all numbers are finite.
+inline bool is_beyond(float sum) { return (as_type<uint>(sum) & 0x7fffffffu) > 0x7e800000u; }
+
+// Bit i: whether a lane's row i holds such a sum, the same on the row's four lanes.
+template <int kRows, int kColumns>
+inline uint rows_beyond(thread RegisterTile<float, kRows, kColumns>& tile) {
+  uint beyond = 0;
+  UNROLL for (short i = 0; i < kRows / kFragment; i++) {
+    float size = 0;  // what is beyond stays so in a sum of magnitudes
+    UNROLL for (short j = 0; j < kColumns / kFragment; j++) {
+      const float2 pair = elements(tile.frag[i][j]);
+      size += abs(pair[0]) + abs(pair[1]);
+    }
+    if (is_beyond(size)) beyond |= 1u << i;
+  }
+  beyond |= simd_shuffle_xor(beyond, 1);
+  beyond |= simd_shuffle_xor(beyond, 8);
+  return beyond;
+}
+
+// Shrinks the weights of the rows whose sums overflowed. Returns whether there is any such row among the SIMD groups that
+// go through the keys together: this one alone, or with kIsShared all of the threadgroup's kSimdgroups. Then all threads
+// call it, as it contains barriers. Where key groups share their rows, the first, which has the sums over all keys,
+// speaks for them.
+template <bool kIsShared, int kSimdgroups, int kKeyGroups, int kRows, int kColumns>
+inline bool shrink_overflowed(threadgroup float2* memory, thread RegisterTile<float, kRows, kColumns>& accumulator,
+                              thread OnlineSoftmax<kRows>& softmax, uint simdgroup, uint lane_index) {
+  uint beyond = rows_beyond(accumulator);
+  bool any = simd_any(beyond != 0);
+  if (kIsShared) {
+    threadgroup_barrier(mem_flags::mem_threadgroup);  // the memory is free
+    if (kKeyGroups > 1) {
+      threadgroup uint2* rows = (threadgroup uint2*)memory;
+      if (simdgroup == 0) rows[lane_index] = uint2(beyond, any);
+      threadgroup_barrier(mem_flags::mem_threadgroup);  // the first key group has spoken
+      beyond = rows[lane_index][0];
+      any = rows[lane_index][1];
+    } else {
+      threadgroup uint* any_of = (threadgroup uint*)memory;
+      if (lane_index == 0) any_of[simdgroup] = any;
+      threadgroup_barrier(mem_flags::mem_threadgroup);  // all SIMD groups have
+      UNROLL for (short other = 0; other < kSimdgroups; other++) any = any || any_of[other];
+    }
+  }
+  UNROLL for (short i = 0; i < kRows / kFragment; i++) softmax.size.at[i] = beyond >> i & 1 ? kShrunk : 0;
+  return any;
+}
+
+// Twice half a mean of values. What rounding would lift above the largest float stays there.
+inline float doubled(float half_mean) {
+  if (is_beyond(0.25f * half_mean)) return half_mean;  // no mean of finite values
+  return 2 * clamp(half_mean, -0.5f * kLargest, 0.5f * kLargest);
+}
+
+// tile[row, :] *= inverse_sum[row], where the rows with small weights may hold means of the largest floats.
+template <int kRows, int kColumns>
+inline void divide_shrunk(thread RegisterTile<float, kRows, kColumns>& tile,
+                          thread const RowVector<kRows>& inverse_sum, thread const OnlineSoftmax<kRows>& softmax) {
+  UNROLL for (short i = 0; i < kRows / kFragment; i++)
+    UNROLL for (short j = 0; j < kColumns / kFragment; j++)
+      UNROLL for (short e = 0; e < 2; e++) {
+        const float sum = elements(tile.frag[i][j])[e], factor = inverse_sum.at[i];
+        elements(tile.frag[i][j])[e] = softmax.size.at[i] < 0 ? doubled(sum * (0.5f * factor)) : sum * factor;
+      }
+}
