@@ -82,9 +82,9 @@ def test_a_capped_figure_is_no_class_of_registers(pipelines) -> None:
     assert "within the kernel's own limit:\n   512 in 1 pipelines" in printed and "registers" not in printed
 
 
-@pytest.mark.parametrize("launcher", [SimulatedLauncher(), recorded.Plans()])
-def test_a_launcher_that_describes_nothing(kernel, pipelines, launcher) -> None:
-    described = pipelines.Described(launcher)
+@pytest.mark.parametrize("silent", [SimulatedLauncher(), recorded.Plans()])
+def test_a_launcher_that_describes_nothing(kernel, pipelines, silent) -> None:
+    described = pipelines.Described(silent)
     query = torch.randn(1, 4, 1, 64)
     with kernel.launchers.use_launcher(described):
         kernel.flash_attn_func(query, query, query)
