@@ -58,13 +58,12 @@ template <typename T>
 
   const uint value_dim = params.value_dim;
   device const float* source = partial_output + row * params.value_dim + min(column, value_dim - 1);
-  float half_value = 0;
+  float value = 0;
   UNROLL for (short part = 0; part < kParts; part++)
     for (int split = part * kSimdWidth; split < min(num_splits, (part + 1) * kSimdWidth); split++)
-      half_value += simd_shuffle(0.5f * share[part], ushort(split % kSimdWidth)) *
-                    source[split * params.rows * params.value_dim];
+      value += simd_shuffle(share[part], ushort(split % kSimdWidth)) * source[split * params.rows * params.value_dim];
   device T* target = output + batch * params.output.batch + token * params.output.token + head * params.output.head;
-  if (column < value_dim) target[column] = T(doubled(half_value));
+  if (column < value_dim) target[column] = T(saturated(value));
   if (writes_lse && column == 0) ((device uint*)lse)[lse_index] = exponentials.log_sum_exp(sees_keys);
 }
 

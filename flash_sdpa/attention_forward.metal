@@ -179,11 +179,8 @@ template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int k
     }
     inverse_sum.at[i] = exponentials[i].inverse();
   }
-  if (kMayOverflow && shrinks) {
-    divide_shrunk(accumulator, inverse_sum, softmax);
-  } else {
-    scale_rows(accumulator, inverse_sum);
-  }
+  scale_rows(accumulator, inverse_sum);
+  if (kMayOverflow && shrinks) saturate(accumulator);
   if (is_split) {
     device float* partial =
         (device float*)output + group.z * params.output_split_stride + output_offset + first_value_column;

@@ -4,8 +4,6 @@
 #pragma once
 #include "softmax.h"
 
-constant constexpr float kLargest = 3.40282347e38f;
-
 // Whether a sum is above 2^126 or no number. By the order of bits: fast math may assume that all numbers are finite.
 inline bool is_beyond(float sum) { return (as_type<uint>(sum) & 0x7fffffffu) > 0x7e800000u; }
 
@@ -54,20 +52,17 @@ inline bool shrink_overflowed(threadgroup float2* memory, thread RegisterTile<fl
   return any;
 }
 
-// Twice half a mean of values. What rounding would lift above the largest float stays there.
-inline float doubled(float half_mean) {
-  if (is_beyond(0.25f * half_mean)) return half_mean;  // no mean of finite values
-  return 2 * clamp(half_mean, -0.5f * kLargest, 0.5f * kLargest);
+// A mean of values, or the largest float where rounding lifted it above. By the order of bits, too; NaN stays.
+inline float saturated(float mean) {
+  const uint bits = as_type<uint>(mean), magnitude = bits & 0x7fffffffu;
+  const uint limited = magnitude > 0x7f800000u ? magnitude : min(magnitude, 0x7f7fffffu);
+  return as_type<float>((bits & 0x80000000u) | limited);
 }
-
-// tile[row, :] *= inverse_sum[row], where the rows with small weights may hold means of the largest floats.
 template <int kRows, int kColumns>
-inline void divide_shrunk(thread RegisterTile<float, kRows, kColumns>& tile,
-                          thread const RowVector<kRows>& inverse_sum, thread const OnlineSoftmax<kRows>& softmax) {
+inline void saturate(thread RegisterTile<float, kRows, kColumns>& means) {
   UNROLL for (short i = 0; i < kRows / kFragment; i++)
-    UNROLL for (short j = 0; j < kColumns / kFragment; j++)
-      UNROLL for (short e = 0; e < 2; e++) {
-        const float sum = elements(tile.frag[i][j])[e], factor = inverse_sum.at[i];
-        elements(tile.frag[i][j])[e] = softmax.size.at[i] < 0 ? doubled(sum * (0.5f * factor)) : sum * factor;
-      }
+    UNROLL for (short j = 0; j < kColumns / kFragment; j++) {
+      const float2 pair = elements(means.frag[i][j]);
+      elements(means.frag[i][j]) = float2{saturated(pair[0]), saturated(pair[1])};
+    }
 }

@@ -1,5 +1,6 @@
 """Bugs seeded into kernels, and whether the checker or the numbers find them: python -m mutants."""
 
-from . import features, forward, loaders, sharing, teaching
+from . import extremes, features, forward, loaders, sharing, teaching
 
-MUTANTS = [*forward.MUTANTS, *loaders.MUTANTS, *sharing.MUTANTS, *features.MUTANTS, *teaching.MUTANTS]
+_TABLES = (forward, loaders, sharing, features, extremes, teaching)
+MUTANTS = [mutant for table in _TABLES for mutant in table.MUTANTS]

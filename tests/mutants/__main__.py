@@ -38,19 +38,25 @@ def _report(arguments) -> int:
     for outcome in run_all(chosen, arguments.jobs):
         outcomes.append(outcome)
         mutant = outcome.mutant
-        found = " + ".join(w for w, by in (("checker", outcome.checker), ("numbers", outcome.numbers)) if by) or "-"
+        found = " + ".join(w for w, by in _finders(outcome) if by) or "-"
         found = "BROKEN" if outcome.broken else found
-        print(
-            f"{mutant.file:24} {mutant.name:38} {found:18} {outcome.broken or outcome.checker or outcome.numbers}"[
-                :160
-            ],
-            flush=True,
-        )
+        words = outcome.broken or outcome.checker or outcome.numbers or outcome.other
+        print(f"{mutant.file:24} {mutant.name:38} {found:18} {words}"[:160], flush=True)
     if arguments.json:
         with open(arguments.json, "w") as file:
-            rows = [{**o.mutant._asdict(), "checker": o.checker, "numbers": o.numbers} for o in outcomes]
+            rows = [
+                {**o.mutant._asdict(), "checker": o.checker, "numbers": o.numbers, "other": o.other} for o in outcomes
+            ]
             json.dump(rows, file, indent=1)
     return _summary(outcomes)
+
+
+def _finders(outcome):
+    return (
+        ("checker", outcome.checker),
+        ("numbers", outcome.numbers),
+        (outcome.mutant.expected, outcome.other),
+    )
 
 
 def _summary(outcomes) -> int:
@@ -58,12 +64,13 @@ def _summary(outcomes) -> int:
     survivors, wrong = [o for o in real if not o.found], [o for o in outcomes if o not in real and o.found]
     share = 1 - len(survivors) / max(1, len(real))
     print(f"\n{len(outcomes)} mutants, {len(outcomes) - len(real)} of them equivalent; of the other {len(real)}")
-    print(f"  found by checker or numbers {len(real) - len(survivors)} ({share:.1%}, goal {GOAL:.0%})")
+    print(f"  found                       {len(real) - len(survivors)} ({share:.1%}, goal {GOAL:.0%})")
     print(f"  by the checker alone        {sum(bool(o.checker and not o.numbers) for o in real)}")
     print(f"  by the numbers alone        {sum(bool(o.numbers and not o.checker) for o in real)}")
     print(f"  by both                     {sum(bool(o.numbers and o.checker) for o in real)}")
     print(f"  all by the checker          {sum(bool(o.checker) for o in real)}")
     print(f"  all by the numbers          {sum(bool(o.numbers) for o in real)}")
+    print(f"  by the fast-math build, or the strict check, alone {sum(bool(o.other) for o in real)}")
     for outcome in outcomes:
         if not outcome.found:
             print(f"survivor: {outcome.mutant.name}: {outcome.mutant.reason or 'NOT EXPECTED'}")

@@ -8,7 +8,8 @@ from typing import NamedTuple
 class Mutant(NamedTuple):
     """`old`, which occurs once in `file`, becomes `new`.
 
-    expected: "checker" (whether or not the numbers show it too), "numbers" (they alone), or "equivalent", for `reason`.
+    expected: "checker" (whether or not the numbers show it too), "numbers" (they alone), "fast math" (the numbers of
+    the fast-math build alone), "strict check" (it alone), or "equivalent", for `reason`.
     """
 
     name: str

@@ -6,6 +6,7 @@ import functools
 import pathlib
 import struct
 import tempfile
+from typing import NamedTuple
 
 import kernels
 import numpy as np
@@ -31,18 +32,33 @@ def folder_of(file: str) -> pathlib.Path:
     return forward if (forward / file).exists() else ROOT / "tests" / "simulator" / "kernels"
 
 
-def run(file: str, folder: pathlib.Path, check: bool) -> None:
-    """Runs the kernel of `file` from a folder of sources.
+class Run(NamedTuple):
+    """How a folder of sources is run.
 
     check: raises Found or LaunchError for what the checker finds, and does not look at numbers; else raises
-    AssertionError for wrong numbers.
+    AssertionError for wrong numbers. fast_math: of the fast-math build.
     """
+
+    folder: pathlib.Path
+    check: bool
+    fast_math: bool = False
+
+
+def run(file: str, how: Run) -> None:
+    """Runs the kernel of `file`."""
     if folder_of(file).name == "flash_sdpa":
         for case, files in CASES:
             if file in files:
-                case(folder, check)
+                case(how)
     else:
-        TEACHING[file](functools.partial(_launch, Library(folder / file), check), not check)
+        TEACHING[file](functools.partial(_launch, Library(how.folder / file), how.check), not how.check)
+
+
+def strictly(file: str, folder: pathlib.Path) -> None:
+    """Raises Found for what the strict check says of the kernels that a file is part of."""
+    for shader in sorted(folder.glob("*.metal") if file.endswith(".h") else [folder / file]):
+        for found in Library(shader, include=(folder,)).check("metal3.1"):
+            raise Found(found.message)
 
 
 @functools.lru_cache(maxsize=None)
@@ -62,13 +78,13 @@ STAGED, DIRECT = (7, 12), (9, 10)  # GPUs (family, cores) with these tiles (tile
 LENGTHS = [(1, 1), (33, 40), (7, 75), (70, 70), (40, 20), (5, 0), (45, 140), (20, 63)]
 
 
-def _attend(folder, check, gpu, tensors, bounds=(), window=(-1, 0), lying=None, **features):
+def _attend(how, gpu, tensors, bounds=(), window=(-1, 0), lying=None, **features):
     """One call for a GPU on (query, key, value), packed with bounds = (cu_seqlens_q, cu_seqlens_k), and its numbers.
 
     lying: the max_seqlens to claim; there are no right numbers then, and threadgroups may write one place.
     """
-    options = {"check": check, "check_written": check and not lying, "ignore": [BETWEEN_GROUPS] if lying else []}
-    launcher = SimulatedLauncher(kernels=folder, timeout=TIMEOUT, **options)
+    options = {"check_written": how.check and not lying, "ignore": [BETWEEN_GROUPS] if lying else []}
+    launcher = SimulatedLauncher(how.check, kernels=how.folder, timeout=TIMEOUT, fast_math=how.fast_math, **options)
     kernel = _kernel()
     function = kernel.flash_attn_varlen_func if bounds else kernel.flash_attn_func
     lengths = (lying or max_lengths(*bounds)) if bounds else ()
@@ -78,10 +94,10 @@ def _attend(folder, check, gpu, tensors, bounds=(), window=(-1, 0), lying=None, 
                 *tensors, *bounds, *lengths, window_size=window, return_attn_probs=True, **features
             )
     except AssertionError as error:
-        if check:
+        if how.check:
             raise Found(str(error)) from None
         raise
-    if not check and not lying:
+    if not how.check and not lying:
         if "s_aux" in features:
             features["sinks"] = features.pop("s_aux")
         expected, expected_lse = attention(*tensors, *bounds, window=window, **features)
@@ -93,34 +109,34 @@ def _int32(*values):
     return torch.tensor(values, dtype=torch.int32)
 
 
-def _packed(folder, check, gpu):
+def _packed(how, gpu):
     """Every kind of window, and cu_seqlens that point anywhere."""
     *tensors, cu_q, cu_k = packed(LENGTHS, 4, 2, 32, torch.float16)
     for window in ((-1, 0), (9, 3), (100, 3), (0, 0)):
-        _attend(folder, check, gpu, tensors, (cu_q, cu_k), window, softmax_scale=-0.2)
-    if check:
+        _attend(how, gpu, tensors, (cu_q, cu_k), window, softmax_scale=-0.2)
+    if how.check:
         tensors = [tensor[0] for tensor in dense(1, 40, 100, 4, 2, 32, torch.float16)]
         for bounds in (_int32(-5, 3, 2**31 - 1, 50, -(2**31), 500), _int32(12, 30, 35)):
-            _attend(folder, check, gpu, tensors, (bounds, bounds), lying=(40, 100))
+            _attend(how, gpu, tensors, (bounds, bounds), lying=(40, 100))
 
 
-def _dense(folder, check):
+def _dense(how):
     """Tiles of 64 rows; then scores that are all low, and grow by hundreds within a block of keys and to the next."""
     query, key, value = dense(2, 62, 200, 4, 2, 32, torch.float16)
     gpu = (7, 1)
-    _attend(folder, check, gpu, (query, key, value), window=(-1, -1))
+    _attend(how, gpu, (query, key, value), window=(-1, -1))
     growing = key / 16 + torch.linspace(-50, -40, 200, dtype=torch.float16)[:, None, None]
     growing[:, 77] = -20
-    _attend(folder, check, gpu, (1 + query / 16, growing, value), window=(-1, -1), softmax_scale=1.0)
+    _attend(how, gpu, (1 + query / 16, growing, value), window=(-1, -1), softmax_scale=1.0)
 
 
-def _unaligned(folder, check, gpu):
+def _unaligned(how, gpu):
     """Rows that are no whole chunks of 16 bytes, of a head_dim without a kernel of its own, with NaN around them."""
     *tensors, cu_q, cu_k = packed(LENGTHS[:4], 4, 2, 69, torch.float16)
-    _attend(folder, check, gpu, [poisoned(tensor) for tensor in tensors], (cu_q, cu_k), (30, 3))
+    _attend(how, gpu, [poisoned(tensor) for tensor in tensors], (cu_q, cu_k), (30, 3))
 
 
-def _paged(folder, check, gpu, has_used, num_heads_kv=2, lengths=((7, 21), (2, 48))):
+def _paged(how, gpu, has_used, num_heads_kv=2, lengths=((7, 21), (2, 48))):
     """Pages in any order, of lengths that seqused_k or cu_seqlens_k tells; then a block_table that points anywhere."""
     query, _, _, cu_q, cu_k = packed(lengths, 4, num_heads_kv, 64, torch.float16)
     pages = -(-max(length for _, length in lengths) // 16)
@@ -130,15 +146,15 @@ def _paged(folder, check, gpu, has_used, num_heads_kv=2, lengths=((7, 21), (2, 4
     used = {"seqused_k": _int32(*(length for _, length in lengths))} if has_used else {}
     for window in ((-1, 0), (37, 0)):  # the last row of 150 keys sees none of the 16 that the first starts with
         tensors = query, cache, cache.flip(0)
-        _attend(folder, check, gpu, tensors, (cu_q, cu_k), window, block_table=table, **used)
-    if check:
+        _attend(how, gpu, tensors, (cu_q, cu_k), window, block_table=table, **used)
+    if how.check:
         anywhere = torch.where(table % 2 == 0, table - 900, table + 900)
         used = {"seqused_k": _int32(*range(-3, 999, 999 // len(lengths)))[: len(lengths)]} if has_used else {}
         bounds, claim = (cu_q, cu_k if has_used else cu_k * 100), max_lengths(cu_q, cu_k)
-        _attend(folder, check, gpu, (query, cache, cache), bounds, block_table=anywhere, lying=claim, **used)
+        _attend(how, gpu, (query, cache, cache), bounds, block_table=anywhere, lying=claim, **used)
 
 
-def _features(folder, check, gpu, tokens, num_heads_kv, head_dim, length):
+def _features(how, gpu, tokens, num_heads_kv, head_dim, length):
     """Softcap, ALiBi, sinks and a head_dim without a kernel of its own; keys in parts, or not."""
     query, key, value = dense(1, tokens, length, 4, num_heads_kv, head_dim, torch.float32)
     slopes, sinks = torch.tensor([0.1, 0.02, 0.03, 0.2]), torch.tensor([-1.0, 0.0, 2.0, 5.0])
@@ -149,27 +165,44 @@ def _features(folder, check, gpu, tokens, num_heads_kv, head_dim, length):
         (length // 2, (-1, 0)),  # whole
         (3, (-1, 0)),  # rows that see nothing
     ):
-        _attend(folder, check, gpu, (query, key[:, :keys], value[:, :keys]), window=window, **features)
+        _attend(how, gpu, (query, key[:, :keys], value[:, :keys]), window=window, **features)
 
 
-def _slices(folder, check, gpu, tokens, head_dim, value_dim, length, dtype):
+def _slices(how, gpu, tokens, head_dim, value_dim, length, dtype):
     """Columns divided among SIMD groups, some of which have none."""
     query, key, value = dense(2, tokens, length, 8, 2, head_dim, dtype)
-    _attend(folder, check, gpu, (query, key, value[..., :value_dim]))
+    _attend(how, gpu, (query, key, value[..., :value_dim]))
 
 
-def _narrow(folder, check):
+def _extremes(how, gpu, tokens, num_heads_kv, length, head_dim=32):
+    """Equal scores of 3e9 in half precision; of -1e32, and of 1e37 under a scale of 1e-37, beside masked ones; the
+    largest values, which half of the rows see, beside some that smaller weights would turn into 0."""
+    shape = (1, tokens, length, 4, num_heads_kv, head_dim)
+    query, key, value = dense(*shape, torch.float16)
+    _attend(how, gpu, (query * 0 + 20000, key * 0 + 20000, value))
+    query, key, value = dense(*shape, torch.float32)
+    _attend(how, gpu, (query * 0 + 2e15, key * 0 - 2e15, value), softmax_scale=1.0)
+    _attend(how, gpu, (query.abs() * 1e17, key.abs() * -1e19, value), softmax_scale=1e-37)
+    later = length - tokens // 2 - 1
+    value[:, :later] *= 1e-25
+    value[:, later:] = torch.finfo(torch.float32).max
+    _attend(how, gpu, (query, key, value), window=(tokens // 2, 0))
+
+
+def _narrow(how):
     """A head_dim whose direct loads are of 4 bytes and less."""
-    _attend(folder, check, DIRECT, dense(1, 20, 50, 4, 2, 72, torch.float16))
+    _attend(how, DIRECT, dense(1, 20, 50, 4, 2, 72, torch.float16))
 
 
 MAIN, COMBINE, TILE, PARTIAL = "attention_forward.metal", "attention_combine.metal", "tile.h", "partial.h"
-STAGED_TILE, DIRECT_TILE = "staged.h", "direct.h"
+STAGED_TILE, DIRECT_TILE, OVERFLOW = "staged.h", "direct.h", "overflow.h"
 MASK, SOFTMAX, SCORE, PAGES, SEQUENCE = "mask.h", "softmax.h", "score.h", "pages.h", "sequence.h"
 
 DECODE = {"num_heads_kv": 1, "lengths": ((2, 150), (1, 3), (2, 21))}
 WIDE = {"tokens": 20, "head_dim": 132, "value_dim": 40, "length": 50, "dtype": torch.float32}
 WIDE_DECODE = {"tokens": 2, "head_dim": 200, "value_dim": 200, "length": 50, "dtype": torch.float16}
+WHOLE = {"tokens": 70, "num_heads_kv": 2, "length": 90}
+ONE_ROW_OF_TILES = {"tokens": 2, "num_heads_kv": 1, "length": 300}
 MANY = {"tokens": 5, "num_heads_kv": 2, "head_dim": 100, "length": 100}
 FEW = {"tokens": 2, "num_heads_kv": 1, "head_dim": 36, "length": 300}
 
@@ -189,6 +222,8 @@ CASES = [
     (functools.partial(_slices, gpu=DIRECT, **WIDE_DECODE), {DIRECT_TILE, PARTIAL}),
     (functools.partial(_features, gpu=DIRECT, **FEW), {MAIN, SCORE, SOFTMAX, PARTIAL, COMBINE}),
     (functools.partial(_features, gpu=STAGED, **MANY), {MAIN, SCORE, MASK, COMBINE}),
+    (functools.partial(_extremes, gpu=STAGED, **WHOLE), {MAIN, MASK, SOFTMAX, OVERFLOW}),
+    (functools.partial(_extremes, gpu=DIRECT, **ONE_ROW_OF_TILES), {MAIN, SOFTMAX, OVERFLOW, COMBINE}),
 ]
 
 
