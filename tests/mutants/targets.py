@@ -175,12 +175,10 @@ def _slices(how, gpu, tokens, head_dim, value_dim, length, dtype):
 
 
 def _extremes(how, gpu, tokens, num_heads_kv, length, head_dim=32):
-    """Equal scores of 3e9 in half precision; of -1e32, and of 1e37 under a scale of 1e-37, beside masked ones; the
-    largest values, which half of the rows see, beside some that smaller weights would turn into 0."""
-    shape = (1, tokens, length, 4, num_heads_kv, head_dim)
-    query, key, value = dense(*shape, torch.float16)
-    _attend(how, gpu, (query * 0 + 20000, key * 0 + 20000, value))
-    query, key, value = dense(*shape, torch.float32)
+    """Equal scores of 2e9; of -1e32, and of 1e37 under a scale of 1e-37, beside masked ones; the largest values, which
+    half of the rows see, beside some that smaller weights would turn into 0."""
+    query, key, value = dense(1, tokens, length, 4, num_heads_kv, head_dim, torch.float32)
+    _attend(how, gpu, (query * 0 + 20000.7, key * 0 + 20000.7, value))
     _attend(how, gpu, (query * 0 + 2e15, key * 0 - 2e15, value), softmax_scale=1.0)
     _attend(how, gpu, (query.abs() * 1e17, key.abs() * -1e19, value), softmax_scale=1e-37)
     later = length - tokens // 2 - 1
