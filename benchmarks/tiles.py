@@ -56,11 +56,9 @@ def describe(build, tile, dtype: torch.dtype, source: pathlib.Path):
     generator = torch.Generator().manual_seed(0)
     shapes = [(1, tokens, 1, tile.head_dim), (1, keys, 1, tile.head_dim), (1, keys, 1, tile.value_dim)]
     query, key, value = (torch.randn(shape, generator=generator).to(dtype) for shape in shapes)
-    build.planner._plan_forward.cache_clear()
-    build.planner.choose = lambda *_arguments, **_keywords: tile
-    inputs = query, key, value, *[None] * 6, tokens, keys, tile.head_dim**-0.5, -1, -1, 0.0, 1
-    with build.launchers.use_launcher(launcher):
-        build.operators.attention_forward(*inputs, False)
+    device = build.device.SMALLEST._replace(preferred=tile)
+    with build.launchers.use_launcher(launcher, device):
+        build.flash_attn_with_kvcache(query, key, value, num_splits=1)
     (profile,), (budget,) = profiles, budgets
     line = f"{tile.kernel(dtype)[18:]:38} {budget.threadgroup_bytes:6} {budget.registers:6.1f} {budget.instructions:6}"
     for chip in CHIPS:
@@ -74,7 +72,7 @@ def describe(build, tile, dtype: torch.dtype, source: pathlib.Path):
 def try_tile(build, tile, dtype: torch.dtype) -> str:
     """One line on a tile that the kernels are not instantiated for."""
     with tempfile.TemporaryDirectory() as folder:
-        source = with_row(tile, dtype, build.tiles.DTYPES, pathlib.Path(folder) / "flash_sdpa")
+        source = with_row(tile, dtype, build.call.DTYPES, pathlib.Path(folder) / "flash_sdpa")
         try:
             return describe(build, tile, dtype, source)[0]
         except CompileError as error:

@@ -6,7 +6,8 @@ from typing import Optional, Tuple
 
 import torch
 
-from .arguments import DTYPES, check_kind, list_of
+from .arguments import check_kind, list_of
+from .call import DTYPES
 from .scalars import as_float, refuse_gradient
 
 SINK_DTYPES = (*DTYPES, torch.float64)
@@ -29,8 +30,8 @@ def check_softcap(softcap: float) -> float:
     return float(softcap)
 
 
-def check_softcapping(softcapping: float) -> float:
-    """As `check_softcap`, in `flash_attention_varlen`'s own convention: 1.0 means that scores are not capped."""
+def softcap_of(softcapping: float) -> float:
+    """The softcap of `flash_attention_varlen`'s own convention, in which 1.0 means that scores are not capped."""
     softcapping = as_float(softcapping, "softcapping")
     if not MIN_SOFTCAP <= softcapping <= MAX_SOFTCAP:
         raise ValueError(

@@ -19,9 +19,10 @@ from typing import Optional, Tuple, Union
 import torch
 
 from . import arguments, calls, features, memory, operators
+from .arguments import Names
 
-_NAMES = calls.Names()
-_LONG_NAMES = calls.Names("query", "key", "value", "scale", "do_causal")
+_NAMES = Names()
+_LONG_NAMES = Names(query="query", key="key", value="value", softmax_scale="scale", causal="do_causal")
 
 
 def flash_attention_varlen(
@@ -57,24 +58,23 @@ def flash_attention_varlen(
 
     Raises TypeError, ValueError, NotImplementedError as `flash_attn_varlen_func`.
     """
-    inputs = calls.packed_inputs(
+    call = calls.packed(
         _LONG_NAMES,
         query,
         key,
         value,
-        cu_seqlens_q,
-        cu_seqlens_k,
-        max_seqlen_q,
-        max_seqlen_k,
-        scale,
-        do_causal,
-        window_size,
-        features.check_softcapping(softcapping),
-        alibi_slopes,
-        s_aux,
-        None,
-        block_table,
-        seqused_k,
+        cu_seqlens_q=cu_seqlens_q,
+        cu_seqlens_k=cu_seqlens_k,
+        max_seqlen_q=max_seqlen_q,
+        max_seqlen_k=max_seqlen_k,
+        block_table=block_table,
+        seqused_k=seqused_k,
+        softmax_scale=scale,
+        causal=do_causal,
+        window_size=window_size,
+        softcap=features.softcap_of(softcapping),
+        alibi_slopes=alibi_slopes,
+        s_aux=s_aux,
     )
     arguments.check_out(out, query, value)
     if torch.is_grad_enabled() and any(
@@ -82,11 +82,11 @@ def flash_attention_varlen(
     ):
         if not torch.compiler.is_compiling():
             memory.check([("out", out)], [("query", query), ("key", key), ("value", value), ("s_aux", s_aux)])
-        out.copy_(operators.attention_forward(*inputs, False)[0])  # autograd sees a copy, not a foreign write
+        out.copy_(operators.attention_forward(*call, False)[0])  # autograd sees a copy, not a foreign write
     else:
         if not torch.compiler.is_compiling():
             operators.refuse_captured(out)
-        operators.attention_forward_out(out, *inputs)
+        operators.attention_forward_out(out, *call)
 
 
 def flash_attn_varlen_func(
@@ -156,28 +156,26 @@ def flash_attn_varlen_func(
         NotImplementedError: a feature that this version lacks; a nested or sparse tensor, or a DTensor; a gradient
             that is wanted of an argument that has none.
     """
-    return calls.packed(
+    call = calls.packed(
         _NAMES,
         q,
         k,
         v,
-        cu_seqlens_q,
-        cu_seqlens_k,
-        max_seqlen_q,
-        max_seqlen_k,
-        dropout_p,
-        softmax_scale,
-        causal,
-        window_size,
-        softcap,
-        alibi_slopes,
-        deterministic,
-        return_attn_probs,
-        s_aux,
-        learnable_sink,
-        block_table,
-        seqused_k,
+        cu_seqlens_q=cu_seqlens_q,
+        cu_seqlens_k=cu_seqlens_k,
+        max_seqlen_q=max_seqlen_q,
+        max_seqlen_k=max_seqlen_k,
+        block_table=block_table,
+        seqused_k=seqused_k,
+        softmax_scale=softmax_scale,
+        causal=causal,
+        window_size=window_size,
+        softcap=softcap,
+        alibi_slopes=alibi_slopes,
+        s_aux=s_aux,
+        learnable_sink=learnable_sink,
     )
+    return calls.attend(call, dropout_p, deterministic, return_attn_probs)
 
 
 def flash_attn_func(
@@ -216,19 +214,17 @@ def flash_attn_func(
             "block_table must be None: keys and values of flash_attn_func are dense; "
             "flash_attn_varlen_func takes paged ones"
         )
-    return calls.dense(
+    call = calls.dense(
         _NAMES,
         q,
         k,
         v,
-        dropout_p,
-        softmax_scale,
-        causal,
-        window_size,
-        softcap,
-        alibi_slopes,
-        deterministic,
-        return_attn_probs,
-        s_aux,
-        learnable_sink,
+        softmax_scale=softmax_scale,
+        causal=causal,
+        window_size=window_size,
+        softcap=softcap,
+        alibi_slopes=alibi_slopes,
+        s_aux=s_aux,
+        learnable_sink=learnable_sink,
     )
+    return calls.attend(call, dropout_p, deterministic, return_attn_probs)

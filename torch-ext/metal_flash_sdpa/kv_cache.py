@@ -10,12 +10,14 @@ from typing import NamedTuple, Optional, Tuple, Union
 
 import torch
 
-from . import arguments, features, memory, operators, values
-from .arguments import CACHE, DENSE, PAGED
+from . import arguments, calls, features, memory, operators, values
+from .arguments import Layout, Names
+from .call import Call
 from .rotary import check_rotary
 from .scalars import as_flag
 
-MAX_SPLITS = 128
+LARGEST_NUM_SPLITS = 128  # as flash_attn has it; the planner takes what its kernels can
+_NAMES, _NEW_NAMES = Names(key="k_cache", value="v_cache"), Names()
 _INTEGERS = (torch.int32, torch.int64)
 
 
@@ -104,7 +106,7 @@ def flash_attn_with_kvcache(
         TypeError, ValueError: an argument of a wrong type; of a wrong value or shape.
         NotImplementedError: a feature that this version lacks, as for `flash_attn_varlen_func`.
     """
-    arguments.check_query(q, DENSE, "q")
+    arguments.check_query(q, Layout.DENSE, "q")
     batch, seqlen_q = q.shape[:2]
     cache = _check_cache(q, k_cache, v_cache, block_table, cache_batch_idx)
     leftpad = None
@@ -119,12 +121,19 @@ def flash_attn_with_kvcache(
     rotary = check_rotary(rotary_cos, rotary_sin, rotary_interleaved, q, cache.capacity)
     if rotary is not None and k is None:
         raise ValueError("rotary_cos and rotary_sin need new keys to rotate: k and v must be given, got None")
-    scale = arguments.check_softmax_scale(softmax_scale, q.shape[-1], "softmax_scale")
-    window = arguments.check_window(window_size, causal, "causal")
-    softcap = features.check_softcap(softcap)
-    slopes = features.check_alibi_slopes(alibi_slopes, q, batch)
-    sinks = features.check_sinks(s_aux, learnable_sink, q)
-    num_splits = arguments.check_index(num_splits, "num_splits", MAX_SPLITS)
+    scored = calls.scored(
+        _NAMES,
+        q,
+        batch,
+        softmax_scale=softmax_scale,
+        causal=causal,
+        window_size=window_size,
+        softcap=softcap,
+        alibi_slopes=alibi_slopes,
+        s_aux=s_aux,
+        learnable_sink=learnable_sink,
+    )
+    num_splits = arguments.check_index(num_splits, "num_splits", LARGEST_NUM_SPLITS)
     return_softmax_lse = as_flag(return_softmax_lse, "return_softmax_lse")
     if arguments.CHECK_VALUES:
         values.check_cache_values(lengths, seqlen_new, cache.capacity, cache.rows, leftpad, block_table, k_cache)
@@ -143,16 +152,29 @@ def flash_attn_with_kvcache(
     if rotary is not None:
         first = lengths.long().unsqueeze(1)
         k = rotary.rotate(k, first + torch.arange(seqlen_new, device=q.device))
-        if window != (-1, -1):  # else all queries stand where the first one does
+        is_whole = scored["window_left"] == scored["window_right"] == -1
+        if not is_whole:  # else all queries stand where the first one does
             first = first + torch.arange(seqlen_q, device=q.device)
         query = rotary.rotate(q, first)
     if k is not None:
         _append(cache, k, v, lengths)
         lengths = lengths + seqlen_new
+    call = Call(
+        query=query,
+        key=k_cache,
+        value=v_cache,
+        cu_seqlens_q=None,
+        cu_seqlens_k=None,
+        seqused_k=lengths,
+        block_table=cache.block_table,
+        max_seqlen_q=seqlen_q,
+        max_seqlen_k=longest,
+        num_splits=num_splits,
+        **scored,
+    )
     with torch.no_grad():
-        settings = seqlen_q, longest, scale, *window, softcap, num_splits, return_softmax_lse
-        output, lse = _attend(query, cache, lengths, leftpad, slopes, sinks, *settings)
-    sources = [t for t in (q, k_cache, v_cache, k, v, sinks) if t is not None and t.requires_grad]
+        output, lse = _attend(call, cache, leftpad, return_softmax_lse)
+    sources = [t for t in (q, k_cache, v_cache, k, v, call.sinks) if t is not None and t.requires_grad]
     if sources and torch.is_grad_enabled():
         output, lse = operators.without_backward(output, lse, *sources)
     return (output, lse) if return_softmax_lse else output
@@ -178,29 +200,24 @@ def _append(cache: _Cache, k: torch.Tensor, v: torch.Tensor, lengths: torch.Tens
 
 
 def _attend(
-    query: torch.Tensor,
-    cache: _Cache,
-    lengths: Optional[torch.Tensor],
-    leftpad: Optional[torch.Tensor],
-    slopes: Optional[torch.Tensor],
-    sinks: Optional[torch.Tensor],
-    *settings,
+    call: Call, cache: _Cache, leftpad: Optional[torch.Tensor], return_lse: bool
 ) -> Tuple[torch.Tensor, torch.Tensor]:
-    """One call of an operator: on dense or paged keys if every sequence starts its row."""
-    keys, cached_values, table, rows, capacity = cache
-    batch = query.shape[0]
+    """One call of an operator: on dense or paged keys if every sequence starts its row. The call's seqused_k is of any
+    integer dtype."""
+    rows, capacity, batch = cache.rows, cache.capacity, call.query.shape[0]
     if capacity != 0 and (leftpad is not None or rows is not None and capacity % arguments.PAGE_SIZE_UNIT):
-        return operators.attention_over_rows(
-            query, keys, cached_values, lengths, rows, leftpad, slopes, sinks, *settings
-        )
-    used = None if lengths is None else lengths.to(torch.int32)
+        return operators.attention_over_rows(*call, rows, leftpad, return_lse)
+    key, value, block_table, seqused_k = call.key, call.value, call.block_table, call.seqused_k
     if rows is not None:  # a page for each row of the cache
-        table = rows.to(torch.int32).unsqueeze(1)
-    if table is None:
-        keys, cached_values = keys[:batch], cached_values[:batch]
-    elif used is None:
-        used = torch.full((batch,), capacity, dtype=torch.int32, device=query.device)
-    return operators.attention_forward(query, keys, cached_values, None, None, used, table, slopes, sinks, *settings)
+        block_table = rows.to(torch.int32).unsqueeze(1)
+    if seqused_k is not None:
+        seqused_k = seqused_k.to(torch.int32)
+    elif block_table is not None:
+        seqused_k = torch.full((batch,), capacity, dtype=torch.int32, device=call.query.device)
+    if block_table is None:
+        key, value = key[:batch], value[:batch]
+    call = call._replace(key=key, value=value, block_table=block_table, seqused_k=seqused_k)
+    return operators.attention_forward(*call, return_lse)
 
 
 def _check_cache(
@@ -211,24 +228,24 @@ def _check_cache(
     cache_batch_idx: Optional[torch.Tensor],
 ) -> _Cache:
     batch = query.shape[0]
-    names = ("q", "k_cache", "v_cache")
-    table = features.check_block_table(block_table, query, batch)
-    arguments.check_key_value(query, k_cache, v_cache, CACHE if table is None else PAGED, names)
+    block_table = features.check_block_table(block_table, query, batch)
+    layout = Layout.CACHE if block_table is None else Layout.PAGED
+    arguments.check_key_value(query, k_cache, v_cache, layout, _NAMES)
     for tensor, name in ((k_cache, "k_cache"), (v_cache, "v_cache")):
         if tensor.stride(-1) != 1:
             raise ValueError(f"{name} must have a contiguous last dimension, got strides {tensor.stride()}")
     rows = None
     if cache_batch_idx is not None:
-        if table is not None:
+        if block_table is not None:
             raise ValueError("cache_batch_idx must be None with block_table, which says where the sequences are")
         rows = features.check_per_sequence(cache_batch_idx, "cache_batch_idx", query, batch, _INTEGERS)
-    elif table is None and k_cache.shape[0] < batch:
+    elif block_table is None and k_cache.shape[0] < batch:
         raise ValueError(
             f"k_cache must have at least the batch size of q, {batch}, without cache_batch_idx, "
             f"got shape {tuple(k_cache.shape)}"
         )
-    capacity = k_cache.shape[1] if table is None else table.shape[1] * k_cache.shape[1]
-    return _Cache(k_cache, v_cache, table, rows, capacity)
+    capacity = k_cache.shape[1] if block_table is None else block_table.shape[1] * k_cache.shape[1]
+    return _Cache(k_cache, v_cache, block_table, rows, capacity)
 
 
 def _check_cache_seqlens(
@@ -252,7 +269,7 @@ def _check_new(query: torch.Tensor, k: Optional[torch.Tensor], v: Optional[torch
         return 0
     if k is None or v is None:
         raise ValueError(f"k and v must be given together, got {'k' if v is None else 'v'} alone")
-    arguments.check_key_value(query, k, v, DENSE, ("q", "k", "v"))
+    arguments.check_key_value(query, k, v, Layout.DENSE, _NEW_NAMES)
     for new, cached, name in ((k, cache.keys, "k"), (v, cache.values, "v")):
         if new.shape[2:] != cached.shape[2:]:
             raise ValueError(

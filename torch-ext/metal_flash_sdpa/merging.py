@@ -6,7 +6,8 @@ from typing import Sequence, Tuple
 
 import torch
 
-from .arguments import DTYPES, check_tensor
+from .arguments import check_tensor
+from .call import DTYPES
 
 
 def merge_attention_states(
