@@ -9,7 +9,8 @@ READY := $(ENVIRONMENT)/.ready
 RUN := PYTHONPATH=simulator:tools $(ENVIRONMENT)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help build wheel demo selftest test check check-build launchers bench bench-peers bench-tiles fuzz fast-math mutants nvidia clean
+.PHONY: help build wheel demo selftest test check check-build mac launchers bench bench-peers bench-tiles fuzz fast-math \
+    mutants nvidia clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 21
@@ -34,6 +35,12 @@ check: $(READY) ## lint, strict check of the shaders, type check of the Objectiv
 
 check-build: $(READY) ## check build.toml, the card and the layout of the compiled variants as the kernel builder makes them
 	@$(RUN) tools/check_build.py
+
+mac: ## on a Mac: Apple's compiler and headers on every kernel and the launcher, and the self-test
+	@command -v xcrun >/dev/null || { echo "make mac: this needs a Mac with Xcode 26; elsewhere, make check" >&2; exit 2; }
+	@test -x $(ENVIRONMENT)/bin/python || $(PYTHON) -m venv $(ENVIRONMENT)
+	@$(ENVIRONMENT)/bin/python -m pip install --quiet --requirement requirements-torch.txt
+	@$(RUN) tools/mac.py
 
 selftest: build ## run the self-test that users run, here on the CPU
 	@$(RUN) tools/selftest.py --report build/selftest.json

@@ -86,6 +86,8 @@ id<MTLComputePipelineState> new_pipeline(const std::string& kernel, const c10::L
 
 id<MTLComputePipelineState> cached_pipeline(std::string_view kernel, const c10::List<std::string>& constants,
                                             const c10::List<bool>& values) {
+  TORCH_CHECK_VALUE(constants.size() == values.size(), "constants and values must be as many, got ", constants.size(),
+                    " and ", values.size());
   static std::mutex mutex;
   static auto& pipelines = *new std::unordered_map<std::string, id<MTLComputePipelineState>>;  // bounded by the kernels
   std::string key(kernel);
@@ -127,8 +129,6 @@ void bind(id<MTLComputeCommandEncoder> encoder, const at::Tensor& tensor, size_t
 
 void launch_kernel(std::string_view kernel, const c10::List<std::string>& constants, const c10::List<bool>& values,
                    const c10::List<std::optional<at::Tensor>>& buffers, at::IntArrayRef grid, at::IntArrayRef threads) {
-  TORCH_CHECK_VALUE(constants.size() == values.size(), "constants and values must be as many, got ", constants.size(),
-                    " and ", values.size());
   const MTLSize groups = size_of(grid, "grid"), group = size_of(threads, "threads");
   const std::vector<std::optional<at::Tensor>> tensors = buffers.vec();
   for (size_t i = 0; i < tensors.size(); i++)
@@ -150,6 +150,13 @@ void launch_kernel(std::string_view kernel, const c10::List<std::string>& consta
       [encoder dispatchThreadgroups:groups threadsPerThreadgroup:group];
     }
   });
+}
+
+std::tuple<int64_t, int64_t, int64_t> describe_pipeline(
+    std::string_view kernel, const c10::List<std::string>& constants, const c10::List<bool>& values) {
+  id<MTLComputePipelineState> pipeline = cached_pipeline(kernel, constants, values);
+  return {pipeline.maxTotalThreadsPerThreadgroup, pipeline.staticThreadgroupMemoryLength,
+          pipeline.threadExecutionWidth};
 }
 
 std::tuple<std::string, int64_t, int64_t, int64_t, std::string> describe_device() {

@@ -34,18 +34,17 @@ inline bool shrink_overflowed(threadgroup float2* memory, thread RegisterTile<fl
   uint beyond = rows_beyond(accumulator);
   bool any = simd_any(beyond != 0);
   if (kIsShared) {
+    threadgroup uint2* votes = (threadgroup uint2*)memory;
     threadgroup_barrier(mem_flags::mem_threadgroup);  // the memory is free
     if (kKeyGroups > 1) {
-      threadgroup uint2* rows = (threadgroup uint2*)memory;
-      if (simdgroup == 0) rows[lane_index] = uint2(beyond, any);
+      if (simdgroup == 0) votes[lane_index] = uint2(beyond, any);
       threadgroup_barrier(mem_flags::mem_threadgroup);  // the first key group has spoken
-      beyond = rows[lane_index][0];
-      any = rows[lane_index][1];
+      beyond = votes[lane_index][0];
+      any = votes[lane_index][1];
     } else {
-      threadgroup uint* any_of = (threadgroup uint*)memory;
-      if (lane_index == 0) any_of[simdgroup] = any;
+      if (lane_index == 0) votes[simdgroup] = uint2(any, 0);
       threadgroup_barrier(mem_flags::mem_threadgroup);  // all SIMD groups have
-      UNROLL for (short other = 0; other < kSimdgroups; other++) any = any || any_of[other];
+      UNROLL for (short other = 0; other < kSimdgroups; other++) any = any || votes[other][0];
     }
   }
   UNROLL for (short i = 0; i < kRows / kFragment; i++) softmax.size.at[i] = beyond >> i & 1 ? kShrunk : 0;

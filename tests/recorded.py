@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import array
+import pathlib
 import re
 from typing import NamedTuple, Union
 
 import torch
+
+CONSTANTS = pathlib.Path(__file__).resolve().parent.parent / "flash_sdpa" / "constants.h"
+FUNCTION_CONSTANTS = re.findall(r"constant bool (\w+) \[\[function_constant", CONSTANTS.read_text())
 
 
 class Launch(NamedTuple):
@@ -43,7 +47,7 @@ class _ShaderLibrary:
         self._text, self._launches = text, launches
 
     def __getattr__(self, kernel: str):
-        constants = re.findall(r"constant constexpr bool (\w+) = (true|false);", self._text)
+        constants = re.findall(rf"constant constexpr bool ({'|'.join(FUNCTION_CONSTANTS)}) = (true|false);", self._text)
 
         def launch(*arguments, threads, group_size):
             assert [count % size for count, size in zip(threads, group_size)] == [0, 0, 0]

@@ -1,6 +1,7 @@
 """Type check of the compiled launcher for arm64 macOS, on Linux: a part of `make check`.
 
 clang parses the Objective-C++ against torch's own headers and the declarations in tools/apple/, and generates nothing.
+On a Mac, `make mac` does the same with Apple's clang and headers.
 """
 
 from __future__ import annotations
@@ -47,6 +48,14 @@ def compile_for_macos(source: Path, options: Sequence[str], include: Path | None
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+def command_with_sdk(source: Path) -> list[str]:
+    """The same by Apple's clang and headers, on a Mac. No warning is an error there: clang's versions differ."""
+    command = ["xcrun", "-sdk", "macosx", "clang++", "-target", "arm64-apple-macos26", *OPTIONS, "-Wno-error"]
+    command += [option for header in torch_headers() for option in ("-isystem", str(header))]
+    command += ["-DTORCH_EXTENSION_NAME=metal_flash_sdpa_compiled", "-x", "objective-c++", "-fsyntax-only", str(source)]
+    return command
+
+
 @functools.lru_cache(maxsize=1)
 def system_headers() -> list[str]:
     """Where this machine's clang finds the headers of C and C++."""
@@ -67,7 +76,7 @@ def main() -> int:
     if include and not (include / "ATen" / "mps" / "MPSStream.h").is_file():
         parser.error(f"--headers must be a folder with torch's headers, got {include}")
     if sys.platform != "linux":
-        print("[host check] only on Linux: on a Mac, the builder compiles the launcher")
+        print("[host check] only on Linux: on a Mac, make mac checks the launcher with Apple's headers")
         return 0
     count = 0
     for source in SOURCES:

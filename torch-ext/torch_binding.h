@@ -1,4 +1,4 @@
-// The two operators that a compiled build adds to those that operators.py defines in Python.
+// The operators that a compiled build adds to those that operators.py defines in Python.
 #pragma once
 
 #include <ATen/core/List.h>
@@ -20,6 +20,12 @@
 // c10::ValueError for arguments that no plan has.
 void launch_kernel(std::string_view kernel, const c10::List<std::string>& constants, const c10::List<bool>& values,
                    const c10::List<std::optional<at::Tensor>>& buffers, at::IntArrayRef grid, at::IntArrayRef threads);
+
+// (most threads of a threadgroup, bytes of its memory, threads of a SIMD group) of the pipeline that launch_kernel would
+// run; it is made if there is none yet. The first is at most the kernel's max_total_threads_per_threadgroup. Throws as
+// launch_kernel does.
+std::tuple<int64_t, int64_t, int64_t> describe_pipeline(
+    std::string_view kernel, const c10::List<std::string>& constants, const c10::List<bool>& values);
 
 // (name, Apple GPU family, cores, bytes that the GPU works well with, version of the OS). The family is 7 for M1, 8 for
 // M2, 9 for M3 and M4, 10 for M5 and newer; 0 when it is none of them.

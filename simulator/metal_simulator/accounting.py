@@ -6,7 +6,7 @@ from typing import Iterator, List, Set, Tuple
 
 from .declarations import Declarations, Function, declarator, ends_head, read_attributes, read_declarations
 from .errors import CompileError, Diagnostic
-from .source import token_column, user_tokens
+from .source import by_line, token_column, user_tokens
 from .tokens import Token, matching, spell
 
 
@@ -26,7 +26,8 @@ def read_kernels(text: str) -> Tuple[str, Declarations]:
     lost = _lost(declarations)
     if lost:
         message = "cannot tell what the word kernel declares here"
-        found = [Diagnostic(t.file, t.line, token_column(t, declarations.tokens), "error", message) for t in lost]
+        lines = by_line(declarations.tokens)
+        found = [Diagnostic(t.file, t.line, token_column(t, lines), "error", message) for t in lost]
         raise CompileError("\n".join(map(str, found[:5])), found)
     return text, declarations
 

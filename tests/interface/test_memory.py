@@ -308,6 +308,22 @@ def test_caches_in_one_buffer(kernel, launcher, make):
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(caches, apart))
 
 
+def test_caches_of_pages_in_one_pool(kernel, launcher):
+    """Keys in the even pages and values in the odd ones: views that overlap, where the block_table keeps them apart."""
+    pool = random_tensor(0, 13, 16, 2, 32)
+    table = torch.tensor([[4, 0], [2, 10]], dtype=torch.int32)
+    apart = pool[:-1].clone(), pool[1:].clone()
+    expected = append(kernel, *apart, block_table=table)
+    assert torch.equal(append(kernel, pool[:-1], pool[1:], block_table=table), expected)
+    assert torch.equal(pool[:-1][0::2], apart[0][0::2]) and torch.equal(pool[1:][0::2], apart[1][0::2])
+
+
+def test_caches_of_the_same_pages(kernel, launcher):
+    pool, table = random_tensor(0, 13, 16, 2, 32), torch.zeros(2, 2, dtype=torch.int32)
+    with pytest.raises(ValueError, match="k_cache is written, so it must not share memory with v_cache"):
+        append(kernel, pool[:12], pool[:12], block_table=table)
+
+
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 def test_compiled_caches_in_one_tensor(kernel, backend):
     """The break of the graph leads to the error."""

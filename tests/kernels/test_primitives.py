@@ -49,12 +49,15 @@ def test_products(library, name, dtype, count_a, count_b, sign, missing, aligned
         torch.testing.assert_close(weighted.double(), expected @ b.double(), rtol=1e-4, atol=1e-4)
 
 
+HIDDEN = -3.40282347e38  # mask.h: kMaskedScore
+
+
 @pytest.mark.parametrize("key_groups", [1, 2, 4])
 @pytest.mark.parametrize("blocks", [1, 3, 8])
 def test_groups_of_keys_are_merged(library, key_groups, blocks):
     rng = np.random.default_rng(blocks)
     scores = rng.normal(0, 20, (blocks, 8, 16)).astype(np.float32)
-    scores[blocks // 2, 3] = -2e30  # hidden keys
+    scores[blocks // 2, 3] = HIDDEN  # hidden keys
     values = rng.normal(0, 1, (blocks, 8, 16)).astype(np.float32)
     output, lse = np.full((8, 16), np.nan, np.float32), np.full(8, np.nan, np.float32)
     buffers = [scores, values, output, lse, packed(blocks)]
@@ -141,8 +144,8 @@ def test_softmax_block_by_block(library):
     rng = np.random.default_rng(0)
     blocks, scale_log2 = 4, 0.3
     scores = rng.normal(0, 20, (blocks, 8, 16)).astype(np.float32)
-    scores[1:3, 2] = -2e30  # hidden blocks
-    scores[:, 5] = -2e30  # a row that sees nothing
+    scores[1:3, 2] = HIDDEN  # hidden blocks
+    scores[:, 5] = HIDDEN  # a row that sees nothing
     weights, rescales = np.full_like(scores, np.nan), np.full((blocks, 8), np.nan, np.float32)
     inverse, lse = np.full(8, np.nan, np.float32), np.full(8, np.nan, np.float32)
     run(library, "softmax_rows", [scores, weights, rescales, inverse, lse, packed(blocks), packed(scale_log2)])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 
 import pytest
+import recorded
 import torch
 from cases import LENGTHS, max_lengths, packed
 from shader_library import ShaderLibrary
@@ -163,3 +164,63 @@ def test_a_torch_that_does_not_tell_the_gpu(metal_kernel, monkeypatch):
     monkeypatch.delattr(torch.backends.mps, "get_core_count")
     [target] = metal_kernel.launchers.available().values()
     assert target.device == metal_kernel.launchers.SMALLEST
+
+
+def test_a_pipeline_is_described_without_the_kernel_s_own_limit(metal_kernel, runtime, monkeypatch):
+    """torch's kernels tell what the GPU allows them; only the text without the limit gives the GPU's own figure."""
+    module, compiled = runtime
+
+    def compile_shader(text):
+        compiled.append(text)
+        is_limited = "max_total_threads_per_threadgroup" in text
+        return type("Library", (), {"__getattr__": lambda self, name: StandIn(256 if is_limited else 832)})()
+
+    class StandIn:
+        static_thread_group_memory_length, thread_execution_width = 9216, 32
+
+        def __init__(self, threads):
+            self.max_threads_per_threadgroup = threads
+
+    monkeypatch.setattr(torch.mps, "compile_shader", compile_shader)
+    plan = planned(metal_kernel)
+    found = module.RuntimeLauncher().describe(plan)
+    assert (found.max_threads, found.is_capped, found.threadgroup_bytes, found.simd_width) == (832, False, 9216, 32)
+    assert found.compile_ms > 0
+    limited, free = compiled
+    limit = ", max_total_threads_per_threadgroup(kRowGroups * kSlices * kKeyGroups * kSimdWidth)"
+    assert limit in limited and limited.replace(limit, "") == free
+    module.RuntimeLauncher().describe(plan)
+    assert compiled[2:] == [free]  # the one that is launched is kept
+
+
+def planned(metal_kernel):
+    """A plan of a split call, which two kernels run."""
+    plans = recorded.Plans()
+    query = torch.randn(1, 1, 4, 64, dtype=torch.float16)
+    key = torch.randn(1, 600, 4, 64, dtype=torch.float16)
+    with metal_kernel.launchers.use_launcher(plans):
+        metal_kernel.flash_attn_with_kvcache(query, key, key, num_splits=3)
+    return plans.seen[0][0]
+
+
+@pytest.mark.parametrize("source", ["attention_forward.metal", "attention_combine.metal"])
+def test_a_kernel_without_its_limit_is_the_same_but_for_it(metal_kernel, runtime, source, tmp_path):
+    module, _ = runtime
+    plan = planned(metal_kernel)
+    [plan] = [each for each in (plan, plan.then) if each.source == source]
+    text = module.specialised_source(plan.source, plan.kernel, plan.constants)
+    free = module.without_limit(text)
+    assert text.count("max_total_threads_per_threadgroup") == 1 and "max_total_threads" not in free
+    assert "[[kernel]] void" in free
+    library = ShaderLibrary(free, tmp_path).library
+    assert library.kernels == (plan.kernel,)
+    assert [found for found in library.check() if found.severity == "error"] == []
+
+
+def test_a_pipeline_that_is_refused_is_not_described(metal_kernel, runtime, monkeypatch):
+    def compile_shader(text):
+        raise SyntaxError("no")
+
+    monkeypatch.setattr(torch.mps, "compile_shader", compile_shader)
+    with pytest.raises(RuntimeError, match="the Metal compiler refuses attention_forward_f16_d64.*: no"):
+        runtime[0].RuntimeLauncher().describe(planned(metal_kernel))

@@ -75,7 +75,7 @@ def plans_of(kernel, count: int):
 
 def compiled_launch(kernel, standin, plan, tensors) -> recorded.Launch:
     metal, operators = standin
-    launcher = module(kernel, "compiled_launcher").CompiledLauncher(operators.launch_kernel.default)
+    launcher = module(kernel, "compiled_launcher").CompiledLauncher(operators)
     launcher(plan, {name: metal.as_mps(tensor) for name, tensor in tensors.items()})
     return recorded.of_calls(metal.take_calls())
 
@@ -181,6 +181,32 @@ def test_every_object_is_released_or_kept_as_the_table_says(standin) -> None:
     for temporary in ("function", "MTLFunctionConstantValues", "process", "string", "error"):
         assert set(counts(temporary)) <= {0}, temporary
     assert standin[0].open_pools() == 0
+
+
+def test_a_pipeline_is_described_and_made_once(metal_kernel, standin, setting) -> None:
+    launcher = module(metal_kernel, "compiled_launcher").CompiledLauncher(standin[1])
+    plan, tensors = plans_of(metal_kernel, 1)[0]
+    plan = plan._replace(kernel="described")
+    setting("threads", "768")
+    setting("slow", "yes")
+    before = len(standin[0].counts("pipeline"))
+    first, second = launcher.describe(plan), launcher.describe(plan)
+    assert first[1:] == second[1:] == (768, True, 12288, 32)
+    assert first.compile_ms > 50 > second.compile_ms >= 0
+    assert standin[0].take_calls() == [] and standin[0].open_pools() == 0
+    launcher(plan, {name: standin[0].as_mps(tensor) for name, tensor in tensors.items()})
+    assert len(standin[0].counts("pipeline")) == before + 1 and set(standin[0].counts("pipeline")) == {1}
+    assert set(standin[0].counts("function")) == {0}
+
+
+@pytest.mark.parametrize("what", ["function", "pipeline"])
+def test_a_pipeline_that_cannot_be_made_is_not_described(standin, setting, what: str) -> None:
+    setting(what, "it is not there")
+    with pytest.raises(RuntimeError, match="it is not there"):
+        standin[1].describe_pipeline(f"undescribed_{what}", [], [])
+    assert standin[0].open_pools() == 0
+    with pytest.raises(ValueError, match="constants and values must be as many, got 1 and 2"):
+        standin[1].describe_pipeline("kernel", ["a"], [True, False])
 
 
 def test_every_launch_goes_to_the_stream_that_is_current(standin, setting) -> None:

@@ -26,6 +26,7 @@ MISTAKES = {  # what is replaced, by what, and what the diagnostic names
     "number for an enumeration": ("static_cast<MTLGPUFamily>(1000 + family)", "1000 + family", "MTLGPUFamily"),
     "unknown method": ("newComputePipelineStateWithFunction:function", "newPipeline:function", "newPipeline"),
     "unknown property": ("maxTotalThreadsPerThreadgroup,", "maxThreads,", "maxThreads"),
+    "unknown length": ("staticThreadgroupMemoryLength", "threadgroupMemoryLength", "threadgroupMemoryLength"),
     "unknown function of torch": ("stream->commandEncoder()", "stream->encoder()", "encoder"),
     "unknown name of torch": ("at::mps::getCurrentMPSStream()", "at::mps::getStream()", "getStream"),
     "unknown helper of torch": ("mps::dispatch_sync_with_rethrow", "mps::dispatch_rethrow", "dispatch_rethrow"),
@@ -33,6 +34,7 @@ MISTAKES = {  # what is replaced, by what, and what the diagnostic names
 }
 BINDING_MISTAKES = {
     "unknown function": ("&launch_kernel", "&launch_kernels", "launch_kernels"),
+    "a function that is not declared": ("&describe_pipeline", "&describe_pipelines", "describe_pipelines"),
     "unknown method": ("operators.impl(", "operators.implement(", "implement"),
     "unknown key": ("DispatchKey::MPS", "DispatchKey::Nowhere", "Nowhere"),
 }

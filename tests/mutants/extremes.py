@@ -55,8 +55,8 @@ MUTANTS = [
         "checker",
     ),
     Mutant("no barrier within the vote", OVERFLOW, f"  {BARRIER}all SIMD groups have\n", "", "checker"),
-    Mutant("SIMD groups vote alone", OVERFLOW, "any = any || any_of[other];", "any = any;", "checker"),
-    Mutant("every key group has its own rows", OVERFLOW, "      beyond = rows[lane_index][0];\n", "", "numbers"),
+    Mutant("SIMD groups vote alone", OVERFLOW, "any = any || votes[other][0];", "any = any;", "checker"),
+    Mutant("every key group has its own rows", OVERFLOW, "      beyond = votes[lane_index][0];\n", "", "numbers"),
     Mutant("log-sum-exp of small weights", SOFTMAX, "share = 1 / fast::exp2(size.at[i]);", "share = 1;", "numbers"),
     Mutant(
         "a mean above the largest float",

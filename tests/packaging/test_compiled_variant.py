@@ -20,6 +20,8 @@ library = torch.library.Library(__name__.rpartition(".")[2], "DEF")
 calls = []
 library.define({launch_kernel!r})
 library.impl("launch_kernel", lambda *arguments: calls.append(arguments), "CPU")
+library.define({describe_pipeline!r})
+library.impl("describe_pipeline", lambda *arguments: (256, 9216, 32), "CompositeImplicitAutograd")
 library.define({describe_device!r})
 library.impl("describe_device", lambda: ("Apple M4 Max", 9, 40, 1 << 30, "Version 26.1"), "CompositeImplicitAutograd")
 """
@@ -100,9 +102,12 @@ assert (name, target.device) == ("compiled", (9, 40)), name
 assert kernel.launchers.metal() == kernel.launchers.metal() and kernel.launchers.metal().device == (9, 40)
 query = torch.randn(1, 40, 2, 64)
 assert kernel.flash_attn_func(query, query, query).isfinite().all()  # on the CPU
-with kernel.launchers.use_launcher(*target):
+described = kernel.selftest.pipelines.Described(target.launcher)
+with kernel.launchers.use_launcher(described, target.device):
     kernel.flash_attn_func(query, query, query)
 [call] = __import__(kernel.__name__, fromlist=["_ops"])._ops.__dict__[kernel.__name__].calls
+[entry] = described.entries()
+assert entry["kernel"] == call[0] and (entry["max_threads"], entry["is_capped"]) == (256, True), entry
 assert call[0].startswith("attention_forward_f32_d64_v64") and any(buffer is query for buffer in call[3]), call
 """)  # fmt: skip
     assert result.returncode == 0, result.stderr

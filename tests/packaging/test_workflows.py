@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mac
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,6 +42,24 @@ def test_the_linter_finds_a_mistake(tmp_path: Path, old: str, new: str, rule: st
     (folder / "release.yml").write_text(text)
     result = lint(folder)
     assert result.returncode != 0 and rule in result.stdout
+
+
+def test_apple_s_compiler_is_asked_at_every_push_and_pull_request() -> None:
+    text = (WORKFLOWS / "test.yml").read_text()
+    assert re.search(r"^on:\n  push:\n  pull_request:\n\n", text, re.MULTILINE)  # whatever the branch or the files
+    job = text.partition("\n  mac:\n")[2]
+    for line in ("runs-on: macos-26", "timeout-minutes: 30", "run: make mac PYTHON=python"):
+        assert job.count(f"    {line}\n") == 1, line
+    assert not re.search(r"continue-on-error|secrets\.|^    if:", job, re.MULTILINE)
+    written = re.search(r"(?m)^ *path: (\S+)$", job)[1]
+    assert mac.REPORT == ROOT / written
+
+
+def test_without_a_mac_the_command_says_so(tmp_path: Path) -> None:
+    command = ["make", "-C", str(ROOT), "mac", f"ENVIRONMENT={tmp_path / 'environment'}"]
+    result = subprocess.run(command, env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=False)
+    assert result.returncode == 2 and "make mac: this needs a Mac with Xcode 26; elsewhere, make check" in result.stderr
+    assert not (tmp_path / "environment").exists()  # nothing is set up in vain
 
 
 def test_what_they_run_exists() -> None:

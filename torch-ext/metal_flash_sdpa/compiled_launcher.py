@@ -3,28 +3,42 @@
 from __future__ import annotations
 
 import functools
-from typing import Callable, Mapping
+import time
+from typing import Mapping
 
 import torch
 
-from .plan import Parameters, Plan
+from .plan import Parameters, Pipeline, Plan
 
 
 class CompiledLauncher:
-    """Launches plans on `mps` tensors. Errors of the library, of a kernel or of the GPU raise RuntimeError."""
+    """Launches plans on `mps` tensors. Errors of the library, of a kernel or of the GPU raise RuntimeError.
 
-    def __init__(self, launch_kernel: Callable):
-        self._launch_kernel = launch_kernel
+    ops: the operators of torch_binding.h.
+    """
+
+    def __init__(self, ops):
+        self._launch_kernel = ops.launch_kernel.default
+        self._describe_pipeline = ops.describe_pipeline.default
 
     def __call__(self, plan: Plan, tensors: Mapping[str, torch.Tensor]) -> None:
         self._launch_kernel(
             plan.kernel,
-            [name for name, _ in plan.constants],
-            [value for _, value in plan.constants],
+            *_names_and_values(plan),
             [_argument(argument, tensors) for argument in plan.arguments],
             plan.grid,
             plan.threads,
         )
+
+    def describe(self, plan: Plan) -> Pipeline:
+        """The pipeline of a plan, made if need be. Raises RuntimeError as a launch does."""
+        started = time.perf_counter()
+        max_threads, threadgroup_bytes, simd_width = self._describe_pipeline(plan.kernel, *_names_and_values(plan))
+        return Pipeline((time.perf_counter() - started) * 1e3, max_threads, True, threadgroup_bytes, simd_width)
+
+
+def _names_and_values(plan: Plan):
+    return [name for name, _ in plan.constants], [value for _, value in plan.constants]
 
 
 def _argument(argument, tensors: Mapping[str, torch.Tensor]):

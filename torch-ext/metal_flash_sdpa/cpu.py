@@ -145,7 +145,7 @@ def _sequences(call: Call, whole_batch: bool) -> Iterator[_Sequence]:
     seqused_k, block_table = call.seqused_k, call.block_table
     all_queries = slice(0, query.shape[2])
     if cu_seqlens_q is None:
-        if whole_batch and seqused_k is None:
+        if whole_batch and seqused_k is None and query.shape[0] > 0:
             yield _Sequence(0, _EVERYTHING, all_queries, slice(0, key.shape[2]), None)
             return
         places = [(slice(b, b + 1), all_queries) for b in range(query.shape[0])]

@@ -72,7 +72,8 @@ def flash_attn_with_kvcache(
             block_table, `[num_pages, page_size, num_heads_kv, head_dim]`, page_size a multiple of 16. dtype and device
             of `q`; the head_dim of v_cache may be another one. Any strides with a contiguous last dimension; also
             parts or views of larger tensors. If k and v are given, a cache that shares memory with the other, with
-            another part of itself or with another argument is a ValueError (not while compiling).
+            another part of itself or with another argument is a ValueError (not while compiling). With a block_table
+            both may be views of one pool of pages, from different pages on.
         k, v: `[batch, seqlen_new, num_heads_kv, head_dim]`, together: written to the cache from position cache_seqlens
             on, and seen by the queries. A token that finds no place (beyond the end, or at a negative position, or in
             a page that does not exist) is not written.
@@ -146,7 +147,12 @@ def flash_attn_with_kvcache(
         read += [("alibi_slopes", alibi_slopes), ("s_aux", s_aux), ("learnable_sink", learnable_sink)]
         if isinstance(cache_seqlens, torch.Tensor):
             read.append(("cache_seqlens", cache_seqlens))
-        memory.check([("k_cache", k_cache), ("v_cache", v_cache)], read)
+        if block_table is None:
+            memory.check([("k_cache", k_cache), ("v_cache", v_cache)], read)
+        else:  # both may be views of one pool, from different pages on: the block_table then keeps them apart
+            same_pages = [("v_cache", v_cache)] if k_cache.storage_offset() == v_cache.storage_offset() else []
+            memory.check([("k_cache", k_cache)], read + same_pages)
+            memory.check([("v_cache", v_cache)], read)
 
     query = q
     if rotary is not None:

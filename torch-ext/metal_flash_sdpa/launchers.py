@@ -2,7 +2,8 @@
 
 A launcher is a callable `launcher(plan, tensors)` that runs a `plan.Plan` on tensors by name and knows no attention.
 Tensors on `mps` go to `metal()`; tensors on the CPU go to the CPU implementation. Inside `use_launcher`, both go to the
-launcher given there (a simulator, say), with plans for the device given there.
+launcher given there (a simulator, say), with plans for the device given there. Launchers of a GPU also answer
+`describe(plan)` with a `plan.Pipeline`.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def available() -> Dict[str, Target]:
     targets = {}
     if hasattr(ops, "launch_kernel"):
         _, family, cores, _, _ = ops.describe_device()
-        targets["compiled"] = Target(CompiledLauncher(ops.launch_kernel.default), device.known(family, cores))
+        targets["compiled"] = Target(CompiledLauncher(ops), device.known(family, cores))
     if (pathlib.Path(__file__).parent / "flash_sdpa").is_dir():  # the kernels' text
         targets["run-time"] = Target(RuntimeLauncher(), device.of_torch())
     return targets

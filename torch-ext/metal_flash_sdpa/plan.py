@@ -38,6 +38,16 @@ class Plan(NamedTuple):
     then: Optional[Plan] = None
 
 
+class Pipeline(NamedTuple):
+    """What a GPU tells of a plan's kernel, compiled for it."""
+
+    compile_ms: float  # about 0 when it was compiled before, also by an earlier process: macOS keeps what it compiled
+    max_threads: int  # that a threadgroup may have; fewer the more registers a thread takes
+    is_capped: bool  # whether the kernel's own limit bounds max_threads, too
+    threadgroup_bytes: int
+    simd_width: int
+
+
 class ForwardParams(NamedTuple):
     """Mirrors params.h: ForwardParams. Strides are (batch, token, head) in elements, lengths in tokens."""
 

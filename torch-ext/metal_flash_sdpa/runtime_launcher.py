@@ -9,11 +9,12 @@ import functools
 import pathlib
 import platform
 import re
+import time
 from typing import Callable, Mapping, Tuple
 
 import torch
 
-from .plan import Parameters, Plan
+from .plan import Parameters, Pipeline, Plan
 
 _KERNELS = pathlib.Path(__file__).parent / "flash_sdpa"
 _OLDEST_MACOS = 14  # the first whose Metal has bfloat
@@ -30,6 +31,24 @@ class RuntimeLauncher:
             group_size=list(plan.threads),
         )
 
+    def describe(self, plan: Plan) -> Pipeline:
+        """The pipeline of a plan, made if need be, and what the GPU allows it without the kernel's own limit.
+
+        The latter is compiled anew. Raises RuntimeError as a launch does.
+        """
+        started = time.perf_counter()
+        _kernel(plan.source, plan.kernel, plan.constants)
+        compile_ms = (time.perf_counter() - started) * 1e3
+        text = without_limit(specialised_source(plan.source, plan.kernel, plan.constants))
+        free = _compiled(text, plan.kernel, plan.constants)
+        return Pipeline(
+            compile_ms,
+            free.max_threads_per_threadgroup,
+            False,
+            free.static_thread_group_memory_length,
+            free.thread_execution_width,
+        )
+
 
 def _argument(argument, tensors: Mapping[str, torch.Tensor], unbound: torch.Tensor):
     if argument is None:
@@ -41,7 +60,10 @@ def _argument(argument, tensors: Mapping[str, torch.Tensor], unbound: torch.Tens
 
 @functools.lru_cache(maxsize=256)  # specialisations; a model uses a few
 def _kernel(source: str, kernel: str, constants: Tuple[Tuple[str, bool], ...]) -> Callable:
-    text = specialised_source(source, kernel, constants)
+    return _compiled(specialised_source(source, kernel, constants), kernel, constants)
+
+
+def _compiled(text: str, kernel: str, constants: Tuple[Tuple[str, bool], ...]) -> Callable:
     specialisation = f"{kernel} with {', '.join(name for name, value in constants if value) or 'no feature'}"
     try:
         library = torch.mps.compile_shader(text)
@@ -80,6 +102,11 @@ def specialised_source(source: str, kernel: str, constants: Tuple[Tuple[str, boo
     text = _flattened(source, set())
     text = re.sub(r"constant (\w+) (\w+) \[\[function_constant\(\d+\)\]\];", definition, text)
     return _with_one_row(re.sub(r", function_constant\(\w+\)", "", text), source, kernel)
+
+
+def without_limit(text: str) -> str:
+    """A kernel's text without the limit that it sets itself to the threads of a threadgroup."""
+    return re.sub(r",\s*max_total_threads_per_threadgroup\((?:[^()]|\([^()]*\))*\)", "", text)
 
 
 def _with_one_row(text: str, source: str, kernel: str) -> str:

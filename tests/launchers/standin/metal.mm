@@ -107,6 +107,8 @@ Object* new_pipeline(Object*, Selector, Object* function, Object** error) {
 }
 Object* device_of(Object*, Selector) { return (Object*)at::mps::MPSDevice::getInstance()->device(); }
 NSUInteger threads_limit(Object*, Selector) { return settings.count("threads") ? std::stoul(settings["threads"]) : 1024; }
+NSUInteger memory_length(Object*, Selector) { return 12288; }
+NSUInteger simd_width(Object*, Selector) { return 32; }
 BOOL supports_family(Object*, Selector, MTLGPUFamily family) {
   return family <= (settings.count("family") ? std::stol(settings["family"]) : 1009);
 }
@@ -145,6 +147,8 @@ const std::map<std::string, void*> methods = {
     {"newComputePipelineStateWithFunction:error:", (void*)new_pipeline},
     {"device", (void*)device_of},
     {"maxTotalThreadsPerThreadgroup", (void*)threads_limit},
+    {"staticThreadgroupMemoryLength", (void*)memory_length},
+    {"threadExecutionWidth", (void*)simd_width},
     {"supportsFamily:", (void*)supports_family},
     {"recommendedMaxWorkingSetSize", (void*)memory},
     {"setComputePipelineState:", (void*)set_pipeline},

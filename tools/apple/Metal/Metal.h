@@ -32,6 +32,8 @@ typedef enum MTLGPUFamily : NSInteger {
 
 @protocol MTLComputePipelineState <NSObject>
 @property(readonly) NSUInteger maxTotalThreadsPerThreadgroup;
+@property(readonly) NSUInteger staticThreadgroupMemoryLength;
+@property(readonly) NSUInteger threadExecutionWidth;
 @end
 
 @protocol MTLDevice;

@@ -18,7 +18,7 @@ from typing import Callable, Dict, Iterator, List, Optional, Union
 import torch
 
 from .. import launchers
-from . import cases, machine, timing, workloads
+from . import cases, machine, pipelines, timing, workloads
 
 CPU = "CPU implementation"
 
@@ -69,11 +69,16 @@ def test_launcher(
     """The part of the report on one launcher; target None is the CPU implementation."""
     planned_for = "" if target is None else f", planned for family {target.device.family}, {target.device.cores} cores"
     print_line(f"\n{name}{planned_for}: {count} random problems against float64 on the CPU")
-    with contextlib.nullcontext() if target is None else launchers.use_launcher(*target):
+    described = None if target is None else pipelines.Described(target.launcher)
+    with contextlib.nullcontext() if target is None else launchers.use_launcher(described, target.device):
         result = _numbers(cases.random_cases(count, seed), device, print_line)
         result["threads"] = _outcome_of(_same_in_threads, cases.random_cases(9, seed), target, device)
         print_line(f"  {'called from four threads':28} {result['threads']}")
         result["timings"] = _timings(device, print_line) if timed else {}
+    if described is not None:
+        result["pipelines"] = described.entries()
+        for line in pipelines.summary(result["pipelines"], target.device.family):
+            print_line(f"  {line}")
     wrong = [timings for timings in result["timings"].values() if "failed" in timings or not timings["error"] <= 1]
     result["passed"] = not result["failures"] and result["threads"] == "right" and not wrong
     return result

@@ -1,0 +1,63 @@
+"""A sample of the texts that the run-time launcher gives to Apple's compiler, chosen to meet everything that they hold.
+
+The plans are those of the self-test's problems, for a GPU of each family, some also without log-sum-exp or with
+seqused_k. The sample holds every kind of loader, dtype, shape of tile and head_dim that they use, each loader with each
+dtype, and every function constant both true and false.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import NamedTuple
+
+import torch
+
+PROBLEMS = 200
+
+
+class Specialisation(NamedTuple):
+    """Arguments of runtime_launcher.specialised_source."""
+
+    source: str
+    kernel: str
+    constants: tuple[tuple[str, bool], ...]
+
+    def parts(self) -> set:
+        """What it holds of what a sample must meet."""
+        words = self.kernel.split("_")
+        dtype = {"f16", "bf16", "f32"} & set(words)
+        constants = {(self.source, *constant) for constant in self.constants}
+        return {(self.source, word) for word in words} | {(*dtype, words[-1])} | constants
+
+
+def sample(package) -> list[Specialisation]:
+    """package: the module metal_flash_sdpa, of a wheel or of a staged variant that has the shaders' text."""
+    found = dict.fromkeys(_planned(package))
+    missing = set().union(*(each.parts() for each in found))
+    chosen = []
+    while missing:
+        chosen.append(max(found, key=lambda each: len(each.parts() & missing)))
+        missing -= chosen[-1].parts()
+    return chosen
+
+
+def text(package, specialisation: Specialisation) -> str:
+    return importlib.import_module(f"{package.__name__}.runtime_launcher").specialised_source(*specialisation)
+
+
+def _planned(package) -> list[Specialisation]:
+    cases = importlib.import_module(f"{package.__name__}.selftest.cases")
+    devices = [package.device.known(family, 8) for family in (7, 8, 9, 10)]
+    planned: list[Specialisation] = []
+
+    def launcher(plan, tensors) -> None:
+        planned.append(Specialisation(plan.source, plan.kernel, plan.constants))
+
+    for number, case in enumerate(cases.random_cases(PROBLEMS, 0)):
+        function, arguments = cases.call(case, torch.device("cpu"))
+        arguments["return_attn_probs"] = number % 2 == 0
+        if "cu_seqlens_k" in arguments and number % 5 == 0:
+            arguments["seqused_k"] = arguments["cu_seqlens_k"].diff()
+        with package.launchers.use_launcher(launcher, devices[number % len(devices)]):
+            function(**arguments)
+    return planned
