@@ -1,6 +1,6 @@
 """The static budget of every kernel, and the counters behind the tile tables: python benchmarks/tiles.py
 
-For each tile of metal_flash_sdpa/tiles.py, in fp16 and fp32 (bf16 has fp16's tiles): threadgroup memory, estimated live
+For each tile of planning/tiles.py, in fp16 and fp32 (bf16 has fp16's tiles): threadgroup memory, estimated live
 registers, instructions of the optimised code, and, for a prefill of 512 x 512 (decode tiles: 8 rows, 1024 keys) on
 Apple7 and Apple9, clocks, the share of matrix products in them and the SIMD groups that a core holds. With --head-dim
 also the tiles that the tables leave out, for that size: blocks of 8 to 128 keys and 1 to 4 slices.
@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("--head-dim", type=int, help="also the tiles that the tables leave out for this head_dim")
     options = parser.parse_args()
     build = kernels.get_local_kernel(ROOT / "build")
-    tiles, source = build.tiles, ROOT / "flash_sdpa" / "attention_forward.metal"
+    tiles, source = build.planning.tiles, ROOT / "flash_sdpa" / "attention_forward.metal"
     print(__doc__.split("\n\n", 1)[1])
     columns = "".join(f" | {chip.name:>8} share held  rate" for chip in CHIPS)
     header = f"{'bytes':>6} {'regs':>6} {'instr':>6}{columns}    Mclocks, share of products, SIMD groups, rate"

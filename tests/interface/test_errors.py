@@ -167,13 +167,13 @@ WRONG_VALUES = [
 @pytest.mark.parametrize("cu_seqlens_k, max_seqlen_k, message", WRONG_VALUES, ids=[case[2] for case in WRONG_VALUES])
 def test_value_checks(kernel, monkeypatch, function, cu_seqlens_k, max_seqlen_k, message):
     call(kernel, function, cu_seqlens_k=cu_seqlens_k, max_seqlen_k=max_seqlen_k)  # not read by default
-    monkeypatch.setattr(kernel.arguments, "CHECK_VALUES", True)
+    monkeypatch.setattr(kernel.checks.tensors, "CHECK_VALUES", True)
     with pytest.raises(ValueError, match=re.escape(message)):
         call(kernel, function, cu_seqlens_k=cu_seqlens_k, max_seqlen_k=max_seqlen_k)
 
 
 def test_value_checks_pass_sound_values(kernel, monkeypatch):
-    monkeypatch.setattr(kernel.arguments, "CHECK_VALUES", True)
+    monkeypatch.setattr(kernel.checks.tensors, "CHECK_VALUES", True)
     call(kernel, VARLEN)
     call(kernel, VARLEN, cu_seqlens_q=int32(4), cu_seqlens_k=int32(4), max_seqlen_q=0, max_seqlen_k=0)
 

@@ -33,7 +33,7 @@ def recorded(kernel, monkeypatch) -> list:
         calls.append(kernel.call.taken(arguments)[0])
         return operator(*arguments)
 
-    monkeypatch.setattr(kernel.calls, "operators", types.SimpleNamespace(attention_forward=record))
+    monkeypatch.setattr(kernel.interface.calls, "operators", types.SimpleNamespace(attention_forward=record))
     return calls
 
 

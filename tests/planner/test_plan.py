@@ -28,7 +28,7 @@ def plan_of(kernel, query, key, value=None, lse=False, device=None, **named):
 
 def params_of(kernel, plan, kind="ForwardParams"):
     """A plan's two parameter structs, unpacked: the first by the names in params.h, the second as a tuple."""
-    params, score = [a.values() for a in plan.arguments if isinstance(a, kernel.plan.Parameters)]
+    params, score = [a.values() for a in plan.arguments if isinstance(a, kernel.planning.plan.Parameters)]
     values = iter(params)
     found = {}
     for name in metal_struct(kind):
@@ -39,7 +39,7 @@ def params_of(kernel, plan, kind="ForwardParams"):
 
 
 def test_planned_kernels_are_the_kernels_that_exist(kernel):
-    tiles, planned = kernel.tiles, set()
+    tiles, planned = kernel.planning.tiles, set()
     devices = [kernel.device.Device(*facts) for facts in [(7, 1), (7, 64), (9, 10)]]
     lengths = [(4, 4), (64, 2000)]  # for a decode tile; for large tiles on few cores, small ones on many
     sizes = [(tile.head_dim, tile.value_dim) for tile in tiles.LARGE[2]] + [(8, 8), (256, 8), (8, 256), (160, 160)]
@@ -74,8 +74,8 @@ def test_tuned_tiles_are_preferred(kernel, monkeypatch, tmp_path):
     """Those in the file of this very GPU, which no other test plans for."""
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    fastest, gpu = kernel.tiles.DIRECT[2][1], kernel.device.Device(7, 71)
-    kernel.tiles.tuned.store(gpu, {("f16", 64, 64): fastest})
+    fastest, gpu = kernel.planning.tiles.DIRECT[2][1], kernel.device.Device(7, 71)
+    kernel.planning.tiles.tuned.store(gpu, {("f16", 64, 64): fastest})
     for head_dim, dtype, is_tuned in [
         (64, torch.float16, True),
         (50, torch.float16, True),  # the same kernel
@@ -93,7 +93,8 @@ def test_tuned_tiles_are_preferred(kernel, monkeypatch, tmp_path):
 def test_a_tile_on_trial_is_planned_with(kernel):
     """For the device that prefers it alone, whatever was planned before; not where it is too small."""
     query = torch.empty(1, 100, 1, 64, dtype=torch.float16, device="meta")
-    gpu, trials = kernel.device.Device(7, 8), kernel.tiles.candidates(kernel.device.Device(7, 8), torch.float16, 64, 64)
+    gpu = kernel.device.Device(7, 8)
+    trials = kernel.planning.tiles.candidates(gpu, torch.float16, 64, 64)
     before = plan_of(kernel, query, query, device=gpu)
     assert len(trials) == 3
     for tile in trials:
@@ -107,7 +108,8 @@ def test_a_tile_on_trial_is_planned_with(kernel):
 
 def test_every_tile_fits_a_threadgroup_and_its_launch(kernel):
     """By the kernels' own text: threadgroup memory within 32 KB is the simulator's check, threads within 1024."""
-    for table in (kernel.tiles.LARGE, kernel.tiles.SMALL, kernel.tiles.DIRECT, kernel.tiles.DECODE):
+    tiles = kernel.planning.tiles
+    for table in (tiles.LARGE, tiles.SMALL, tiles.DIRECT, tiles.DECODE):
         for tile in (*table[2], *table[4]):
             assert tile.simdgroups * 32 <= 1024 and tile.rows % 8 == 0 and tile.block_n % 8 == 0
             assert tile.head_dim % (8 * tile.slices) == tile.value_dim % (8 * tile.slices) == 0

@@ -26,7 +26,7 @@ def tiles(kernel, monkeypatch, tmp_path):
     """The table of tiles, with an empty cache folder."""
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    return kernel.tiles
+    return kernel.planning.tiles
 
 
 @pytest.fixture

@@ -9,9 +9,11 @@ from typing import Callable, Dict, Optional, Tuple
 
 import torch
 
-from .. import interface, launchers, tiles, tuned
+from .. import interface
+from .. import launching as launchers
 from ..call import DTYPES
-from ..device import Device
+from ..planning import tiles, tuned
+from ..planning.device import Device
 from .timing import milliseconds
 
 _TOKENS, _HEADS, _HEADS_KV = 2048, 16, 4  # of the causal prefill that is timed: enough to fill the largest GPU

@@ -10,7 +10,7 @@ from typing import Optional
 
 import torch
 
-from .call import Call
+from ..call import Call
 
 
 def packed(call: Call, cache_batch_idx: Optional[torch.Tensor], cache_leftpad: Optional[torch.Tensor]) -> Call:

@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.utils.flop_counter import register_flop_formula
 
-from .call import Call, taken
+from ..call import Call, taken
 
 
 def register(ops) -> None:

@@ -10,11 +10,13 @@ from typing import NamedTuple, Optional, Tuple, Union
 
 import torch
 
-from . import arguments, calls, features, memory, operators, values
-from .arguments import Layout, Names
-from .call import Call
+from .. import operators
+from ..call import Call
+from ..checks import device_values, features, memory, tensors
+from ..checks.scalars import as_flag
+from ..checks.tensors import Layout, Names
+from . import calls
 from .rotary import check_rotary
-from .scalars import as_flag
 
 LARGEST_NUM_SPLITS = 128  # as flash_attn has it; the planner takes what its kernels can
 _NAMES, _NEW_NAMES = Names(key="k_cache", value="v_cache"), Names()
@@ -107,7 +109,7 @@ def flash_attn_with_kvcache(
         TypeError, ValueError: an argument of a wrong type; of a wrong value or shape.
         NotImplementedError: a feature that this version lacks, as for `flash_attn_varlen_func`.
     """
-    arguments.check_query(q, Layout.DENSE, "q")
+    tensors.check_query(q, Layout.DENSE, "q")
     batch, seqlen_q = q.shape[:2]
     cache = _check_cache(q, k_cache, v_cache, block_table, cache_batch_idx)
     leftpad = None
@@ -134,10 +136,10 @@ def flash_attn_with_kvcache(
         s_aux=s_aux,
         learnable_sink=learnable_sink,
     )
-    num_splits = arguments.check_index(num_splits, "num_splits", LARGEST_NUM_SPLITS)
+    num_splits = tensors.check_index(num_splits, "num_splits", LARGEST_NUM_SPLITS)
     return_softmax_lse = as_flag(return_softmax_lse, "return_softmax_lse")
-    if arguments.CHECK_VALUES:
-        values.check_cache_values(lengths, seqlen_new, cache.capacity, cache.rows, leftpad, block_table, k_cache)
+    if tensors.CHECK_VALUES:
+        device_values.check_cache_values(lengths, seqlen_new, cache.capacity, cache.rows, leftpad, block_table, k_cache)
 
     if seqlen_new > 0 and k_cache is v_cache:
         raise ValueError("k_cache is written, so it must not share memory with v_cache, got one tensor for both")
@@ -211,7 +213,7 @@ def _attend(
     """One call of an operator: on dense or paged keys if every sequence starts its row. The call's seqused_k is of any
     integer dtype."""
     rows, capacity, batch = cache.rows, cache.capacity, call.query.shape[0]
-    if capacity != 0 and (leftpad is not None or rows is not None and capacity % arguments.PAGE_SIZE_UNIT):
+    if capacity != 0 and (leftpad is not None or rows is not None and capacity % tensors.PAGE_SIZE_UNIT):
         return operators.attention_over_rows(*call, rows, leftpad, return_lse)
     key, value, block_table, seqused_k = call.key, call.value, call.block_table, call.seqused_k
     if rows is not None:  # a page for each row of the cache
@@ -236,7 +238,7 @@ def _check_cache(
     batch = query.shape[0]
     block_table = features.check_block_table(block_table, query, batch)
     layout = Layout.CACHE if block_table is None else Layout.PAGED
-    arguments.check_key_value(query, k_cache, v_cache, layout, _NAMES)
+    tensors.check_key_value(query, k_cache, v_cache, layout, _NAMES)
     for tensor, name in ((k_cache, "k_cache"), (v_cache, "v_cache")):
         if tensor.stride(-1) != 1:
             raise ValueError(f"{name} must have a contiguous last dimension, got strides {tensor.stride()}")
@@ -265,7 +267,7 @@ def _check_cache_seqlens(
         if cache_seqlens.dim() == 0:  # one length for all: not read, either
             cache_seqlens = cache_seqlens.expand(batch)
         return features.check_per_sequence(cache_seqlens, "cache_seqlens", query, batch, _INTEGERS), capacity
-    length = arguments.check_index(cache_seqlens, "cache_seqlens", capacity - seqlen_new)
+    length = tensors.check_index(cache_seqlens, "cache_seqlens", capacity - seqlen_new)
     return torch.full((batch,), length, dtype=torch.int32, device=query.device), length + seqlen_new
 
 
@@ -275,7 +277,7 @@ def _check_new(query: torch.Tensor, k: Optional[torch.Tensor], v: Optional[torch
         return 0
     if k is None or v is None:
         raise ValueError(f"k and v must be given together, got {'k' if v is None else 'v'} alone")
-    arguments.check_key_value(query, k, v, Layout.DENSE, _NEW_NAMES)
+    tensors.check_key_value(query, k, v, Layout.DENSE, _NEW_NAMES)
     for new, cached, name in ((k, cache.keys, "k"), (v, cache.values, "v")):
         if new.shape[2:] != cached.shape[2:]:
             raise ValueError(

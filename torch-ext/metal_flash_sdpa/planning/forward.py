@@ -10,7 +10,7 @@ from typing import NamedTuple, Optional, Tuple
 
 import torch
 
-from .call import DTYPES, Call
+from ..call import DTYPES, Call
 from .device import Device
 from .plan import CombineParams, ForwardParams, Plan, ScoreParams, Scratch
 from .tiles import DECODE_ROWS, Tile, choose

@@ -9,8 +9,8 @@ from typing import Optional, Tuple, Union
 
 import torch
 
+from ..checks.tensors import Layout, Names, check_stacked
 from . import calls
-from .arguments import Layout, Names, check_stacked
 
 _QKV = Names("qkv[:, :, 0]", "qkv[:, :, 1]", "qkv[:, :, 2]")
 _KV = Names("q", "kv[:, :, 0]", "kv[:, :, 1]")

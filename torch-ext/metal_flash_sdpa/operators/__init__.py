@@ -8,9 +8,13 @@ import torch
 from torch.autograd import forward_ad
 from torch.autograd.graph import increment_version
 
-from . import cache_rows, cpu, flops, launchers, memory, planner
-from ._ops import add_op_namespace_prefix, ops
-from .call import SETTINGS, TENSORS, Call, Dropout, Gradients, present, schema, settings_of, taken, tensors_of
+from .. import cpu
+from .. import launching as launchers
+from .._ops import add_op_namespace_prefix, ops
+from ..call import SETTINGS, TENSORS, Call, Dropout, Gradients, present, schema, settings_of, taken, tensors_of
+from ..checks import memory
+from ..planning import forward as planner
+from . import cache_rows, flops
 
 _PUBLIC_NAMES = {"sinks": "s_aux"}  # of flash_attention_varlen, where they differ
 _NO_GRADIENTS = Call(*(None,) * len(Call._fields))

@@ -1,4 +1,4 @@
-"""Checks of the arguments of optional features, and what the operators get for them. As arguments.py."""
+"""Checks of the arguments of optional features, and what the operators get for them. As tensors.py."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Optional, Tuple
 
 import torch
 
-from .arguments import check_kind, list_of
-from .call import DTYPES
+from ..call import DTYPES
 from .scalars import as_float, refuse_gradient
+from .tensors import check_kind, list_of
 
 SINK_DTYPES = (*DTYPES, torch.float64)
 # Keeps the scores finite in fp32, before and after the cap.

@@ -1,4 +1,4 @@
-"""One chunk of attention on the CPU, from its softmax weights, and the gradients through them; cpu.py has the chunks.
+"""One chunk of attention on the CPU, from its softmax weights, and the gradients through them.
 
 Everything is computed in the dtype of the query, key and value given: fp32 or float64.
 """
@@ -10,7 +10,7 @@ from typing import NamedTuple, Optional, Tuple
 
 import torch
 
-from .call import Dropout, Gradients
+from ..call import Dropout, Gradients
 
 MAX_LSE = 1024.0  # of fp32, in size: the scores below are rounded by 6e-5
 
@@ -162,7 +162,7 @@ def chunk_backward(grad_output, grad_lse, q, k, v, chunk, scoring, sequence, dro
 
 def are_small(lse: torch.Tensor) -> bool:
     """None is NaN or stands for scores whose rounding to fp32 shows, even where all keys are equal."""
-    return lse.numel() == 0 or bool(torch.linalg.vector_norm(lse, torch.inf) <= MAX_LSE)
+    return bool(torch.linalg.vector_norm(lse, torch.inf) <= MAX_LSE)
 
 
 def all_finite(*tensors: Optional[torch.Tensor]) -> bool:

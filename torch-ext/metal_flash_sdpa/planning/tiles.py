@@ -12,8 +12,8 @@ from typing import Callable, NamedTuple, Optional, Tuple
 
 import torch
 
+from ..call import DTYPES
 from . import tuned
-from .call import DTYPES
 from .device import Device
 
 DECODE_ROWS = 8  # rows of a decode tile: one 8x8 fragment

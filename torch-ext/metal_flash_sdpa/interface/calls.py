@@ -6,18 +6,19 @@ from typing import Dict, Optional, Tuple, Union
 
 import torch
 
-from . import arguments, features, operators, values
-from .arguments import Layout, Names
-from .call import Call
-from .scalars import as_flag
+from .. import operators
+from ..call import Call
+from ..checks import device_values, features, tensors
+from ..checks.scalars import as_flag
+from ..checks.tensors import Layout, Names
 
 Result = Union[torch.Tensor, Tuple[torch.Tensor, torch.Tensor, None]]
 
 
 def dense(names: Names, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **scoring) -> Call:
     """A checked call on a dense batch; `scoring` is what `scored` takes."""
-    arguments.check_query(query, Layout.DENSE, names.query)
-    arguments.check_key_value(query, key, value, Layout.DENSE, names)
+    tensors.check_query(query, Layout.DENSE, names.query)
+    tensors.check_key_value(query, key, value, Layout.DENSE, names)
     return Call(
         query=query,
         key=key,
@@ -48,14 +49,14 @@ def packed(
     **scoring,
 ) -> Call:
     """A checked call on a packed batch, of packed or paged keys; `scoring` is what `scored` takes."""
-    arguments.check_query(query, Layout.PACKED, names.query)
-    cu_seqlens_q, cu_seqlens_k = arguments.check_cu_seqlens(
+    tensors.check_query(query, Layout.PACKED, names.query)
+    cu_seqlens_q, cu_seqlens_k = tensors.check_cu_seqlens(
         cu_seqlens_q, cu_seqlens_k, seqused_k, block_table, query, names
     )
     batch = cu_seqlens_q.shape[0] - 1
     block_table = features.check_block_table(block_table, query, batch)
     seqused_k = features.check_seqused_k(seqused_k, query, batch)
-    arguments.check_key_value(query, key, value, Layout.PACKED if block_table is None else Layout.PAGED, names)
+    tensors.check_key_value(query, key, value, Layout.PACKED if block_table is None else Layout.PAGED, names)
     total_k = key.shape[0] if block_table is None else block_table.shape[1] * key.shape[1]
     call = Call(
         query=query,
@@ -65,14 +66,14 @@ def packed(
         cu_seqlens_k=cu_seqlens_k,
         seqused_k=seqused_k,
         block_table=block_table,
-        max_seqlen_q=arguments.check_max_seqlen(max_seqlen_q, query.shape[0], names.max_seqlen_q),
-        max_seqlen_k=arguments.check_max_seqlen(max_seqlen_k, total_k, names.max_seqlen_k),
+        max_seqlen_q=tensors.check_max_seqlen(max_seqlen_q, query.shape[0], names.max_seqlen_q),
+        max_seqlen_k=tensors.check_max_seqlen(max_seqlen_k, total_k, names.max_seqlen_k),
         num_splits=0,
         **scored(names, query, batch, **scoring),
     )
-    if arguments.CHECK_VALUES:
-        values.check_query_values(cu_seqlens_q, max_seqlen_q, query.shape[0])
-        values.check_key_values(cu_seqlens_k, max_seqlen_k, seqused_k, block_table, key)
+    if tensors.CHECK_VALUES:
+        device_values.check_query_values(cu_seqlens_q, max_seqlen_q, query.shape[0])
+        device_values.check_key_values(cu_seqlens_k, max_seqlen_k, seqused_k, block_table, key)
     return call
 
 
@@ -90,8 +91,8 @@ def scored(
     learnable_sink: Optional[torch.Tensor] = None,
 ) -> Dict[str, object]:
     """The fields of a call that make scores of the products of queries and keys, all checked."""
-    softmax_scale = arguments.check_softmax_scale(softmax_scale, query.shape[-1], names.softmax_scale)
-    window_left, window_right = arguments.check_window(window_size, causal, names.causal)
+    softmax_scale = tensors.check_softmax_scale(softmax_scale, query.shape[-1], names.softmax_scale)
+    window_left, window_right = tensors.check_window(window_size, causal, names.causal)
     return {
         "softmax_scale": softmax_scale,
         "window_left": window_left,

@@ -12,8 +12,8 @@ from typing import Callable, Optional, Tuple
 
 import torch
 
-from .call import Gradients
-from .cpu_weights import MAX_LSE, Chunk, Scoring, chunk_backward, chunk_forward
+from ..call import Gradients
+from .weights import MAX_LSE, Chunk, Scoring, chunk_backward, chunk_forward
 
 PIECE_SCORES = 2**20  # scores that are formed at once
 SAFE_SCORE = 2.0**126  # sums of products up to here are finite in fp32

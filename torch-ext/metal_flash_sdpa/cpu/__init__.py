@@ -5,7 +5,7 @@ all scores is ever held; the keys of a paged cache are gathered for one chunk at
 log-sum-exp nor anything else that PyTorch's own fused attention lacks goes there; otherwise, and for the gradients, its
 weights are formed. The fused operator is called by its own name, as F.scaled_dot_product_attention obeys switches. All
 arithmetic is fp32: on fp16 and bf16 PyTorch's fused attention would round the weights, and be no faster. It is float64
-where fp32 does not hold the results (cpu_careful.py) and where PyTorch is allowed to multiply fp32 matrices in less.
+where fp32 does not hold the results (careful.py) and where PyTorch is allowed to multiply fp32 matrices in less.
 Dropout draws its mask anew for each chunk, in the forward and again in the backward, which go through the same chunks
 in the same order.
 
@@ -19,9 +19,9 @@ from typing import Iterator, List, NamedTuple, Optional, Tuple
 
 import torch
 
-from .call import Call, Dropout, Gradients
-from .cpu_careful import careful_backward, careful_forward
-from .cpu_weights import Chunk, DropoutMasks, Scoring, all_finite, are_small, chunk_forward, integers
+from ..call import Call, Dropout, Gradients
+from .careful import careful_backward, careful_forward
+from .weights import Chunk, DropoutMasks, Scoring, all_finite, are_small, chunk_forward, integers
 
 CHUNK_SCORES = 2**20  # scores (or elements of a mask) of a chunk: with more of them they leave the caches
 MIN_ROWS = 64  # of a chunk, even with more scores: with fewer, products of matrices become as slow as of vectors

@@ -1,4 +1,5 @@
-"""Checks of the public functions' arguments; those of optional features are in features.py, of values in values.py.
+"""Checks of the public functions' arguments; those of optional features are in features.py, of values in
+device_values.py.
 
 Every check names the argument, what is allowed and what came: TypeError for a wrong type, ValueError for a wrong value
 or shape, NotImplementedError for a feature that this version lacks. Values that live on a device are not read, unless
@@ -13,7 +14,7 @@ from typing import Iterable, NamedTuple, Optional, Tuple, Union
 
 import torch
 
-from .call import DTYPES
+from ..call import DTYPES
 from .scalars import as_flag, as_float, as_integer, as_pair, kind_of
 
 CHECK_VALUES = os.environ.get("METAL_FLASH_SDPA_CHECK_VALUES") == "1"

@@ -1,16 +1,4 @@
-"""The public functions: they check arguments, fill in defaults and call one operator.
-
-Everywhere, query token i of a sequence with seqlen_q queries and seqlen_k keys stands at p = i + seqlen_k - seqlen_q
-(the last query lines up with the last key) and sees the keys j with p - left <= j <= p + right. Their scores are
-
-    s_j = softmax_scale * <query_i, key_j>
-    s_j = softcap * tanh(s_j / softcap)     with a softcap
-    s_j = s_j - alibi_slope * |p - j|       with ALiBi slopes
-
-and the output is sum_j exp(s_j) value_j / sum_j exp(s_j), where a sink adds exp(sink) to the divisor; lse is the
-natural logarithm of the divisor. A query that sees no key gives 0, and -inf. Query head h uses key/value head
-h // (num_heads // num_heads_kv).
-"""
+"""Attention over dense and packed batches."""
 
 from __future__ import annotations
 
@@ -18,8 +6,10 @@ from typing import Optional, Tuple, Union
 
 import torch
 
-from . import arguments, calls, features, memory, operators
-from .arguments import Names
+from .. import operators
+from ..checks import features, memory, tensors
+from ..checks.tensors import Names
+from . import calls
 
 _NAMES = Names()
 _LONG_NAMES = Names(query="query", key="key", value="value", softmax_scale="scale", causal="do_causal")
@@ -76,7 +66,7 @@ def flash_attention_varlen(
         alibi_slopes=alibi_slopes,
         s_aux=s_aux,
     )
-    arguments.check_out(out, query, value)
+    tensors.check_out(out, query, value)
     if torch.is_grad_enabled() and any(
         tensor is not None and tensor.requires_grad for tensor in (out, query, key, value, s_aux)
     ):
