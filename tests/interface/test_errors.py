@@ -181,7 +181,7 @@ def test_value_checks_pass_sound_values(kernel, monkeypatch):
 @pytest.mark.parametrize("setting", ["1", "0"])
 def test_environment_variable_turns_value_checks_on(build, setting):
     load = f"kernels.get_local_kernel(pathlib.Path({str(build)!r}))"
-    command = [sys.executable, "-c", f"import kernels, pathlib; print({load}.arguments.CHECK_VALUES)"]
+    command = [sys.executable, "-c", f"import kernels, pathlib; print({load}.checks.tensors.CHECK_VALUES)"]
     environment = {**os.environ, "METAL_FLASH_SDPA_CHECK_VALUES": setting}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert result.stdout.split()[-1] == str(setting == "1")

@@ -157,7 +157,7 @@ def test_the_gpu_by_its_name(metal_kernel, monkeypatch, name, cores, expected):
     monkeypatch.setattr(torch.backends.mps, "get_name", lambda: name)
     monkeypatch.setattr(torch.backends.mps, "get_core_count", lambda: cores)
     [target] = metal_kernel.launchers.available().values()
-    assert target.device == expected
+    assert target.device == metal_kernel.device.Device(*expected)
 
 
 def test_a_torch_that_does_not_tell_the_gpu(metal_kernel, monkeypatch):

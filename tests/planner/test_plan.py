@@ -124,7 +124,7 @@ def metal_struct(name):
 
 @pytest.mark.parametrize("name", ["ForwardParams", "ScoreParams", "CombineParams"])
 def test_structs_mirror_params_h(kernel, name):
-    assert list(getattr(kernel.plan, name)._fields) == metal_struct(name)
+    assert list(getattr(kernel.planning.plan, name)._fields) == metal_struct(name)
 
 
 def test_constants_mirror_constants_h(kernel):
