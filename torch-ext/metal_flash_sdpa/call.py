@@ -63,6 +63,7 @@ DTYPES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}  #
 
 tensors_of = operator.attrgetter(*TENSORS)  # the values of those fields, in order
 settings_of = operator.attrgetter(*SETTINGS)
+differentiable_of = operator.itemgetter(*map(Call._fields.index, Gradients._fields))  # also of an operator's arguments
 
 
 def schema(kind: type) -> str:
@@ -77,7 +78,7 @@ def schema(kind: type) -> str:
 def taken(arguments: tuple) -> Tuple[Call, tuple]:
     """The call that an operator's arguments begin with, and what follows it."""
     count = len(Call._fields)
-    return Call(*arguments[:count]), arguments[count:]
+    return Call._make(arguments[:count]), arguments[count:]
 
 
 def present(call: Call) -> Dict[str, torch.Tensor]:

@@ -50,8 +50,14 @@ class Layout(enum.Enum):
     DENSE_QKV = ("batch", "seqlen", 3, "heads", "head_dim")
     DENSE_KV = ("batch", "seqlen", 2, "heads", "head_dim")
 
+    def __init__(self, *axes: Union[str, int]):
+        self.axes, self.rank = axes, len(axes)
+
     def __str__(self) -> str:
-        return f"[{', '.join(map(str, self.value))}]"
+        return f"[{', '.join(map(str, self.axes))}]"
+
+
+_DENSE, _PAGED = Layout.DENSE, Layout.PAGED  # as looking up a member takes its time
 
 
 def check_query(query: torch.Tensor, layout: Layout, name: str) -> None:
@@ -95,11 +101,11 @@ def _check_like_query(query: torch.Tensor, tensor: torch.Tensor, layout: Layout,
         raise TypeError(f"{name} must have the dtype of {query_name}, {query.dtype}, got {tensor.dtype}")
     if tensor.device != query.device:
         raise ValueError(f"{name} must be on the device of {query_name}, {query.device}, got {tensor.device}")
-    if layout is Layout.DENSE and tensor.shape[0] != query.shape[0]:
+    if layout is _DENSE and tensor.shape[0] != query.shape[0]:
         raise ValueError(
             f"{name} must have the batch size of {query_name}, {query.shape[0]}, got shape {tuple(tensor.shape)}"
         )
-    if layout is Layout.PAGED and (tensor.shape[1] < 1 or tensor.shape[1] % PAGE_SIZE_UNIT):
+    if layout is _PAGED and (tensor.shape[1] < 1 or tensor.shape[1] % PAGE_SIZE_UNIT):
         raise ValueError(
             f"{name} must have a page_size that is a multiple of {PAGE_SIZE_UNIT} in its layout {layout}, "
             f"got shape {tuple(tensor.shape)}"
@@ -108,9 +114,8 @@ def _check_like_query(query: torch.Tensor, tensor: torch.Tensor, layout: Layout,
 
 def _check_layout(tensor: torch.Tensor, layout: Layout, name: str) -> None:
     check_kind(tensor, name)
-    rank = len(layout.value)
-    if tensor.dim() != rank:
-        raise ValueError(f"{name} must have {rank} dimensions {layout}, got shape {tuple(tensor.shape)}")
+    if tensor.dim() != layout.rank:
+        raise ValueError(f"{name} must have {layout.rank} dimensions {layout}, got shape {tuple(tensor.shape)}")
 
 
 def check_kind(tensor: torch.Tensor, name: str, allowed: str = "a tensor") -> None:
@@ -130,7 +135,7 @@ def check_kind(tensor: torch.Tensor, name: str, allowed: str = "a tensor") -> No
 def check_stacked(tensor: torch.Tensor, name: str, layout: Layout) -> None:
     """Queries, keys and values, or keys and values, in one tensor."""
     check_kind(tensor, name)
-    if tensor.dim() != len(layout.value) or tensor.shape[-3] != layout.value[-3]:
+    if tensor.dim() != layout.rank or tensor.shape[-3] != layout.axes[-3]:
         raise ValueError(f"{name} must have shape {layout}, got shape {tuple(tensor.shape)}")
 
 

@@ -6,7 +6,7 @@ lengths, indices and page numbers stay tensors.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Optional, Tuple, Union
+from typing import Dict, NamedTuple, Optional, Tuple, Union
 
 import torch
 
@@ -124,7 +124,7 @@ def flash_attn_with_kvcache(
     rotary = check_rotary(rotary_cos, rotary_sin, rotary_interleaved, q, cache.capacity)
     if rotary is not None and k is None:
         raise ValueError("rotary_cos and rotary_sin need new keys to rotate: k and v must be given, got None")
-    scored = calls.scored(
+    fields = calls.scored(
         _NAMES,
         q,
         batch,
@@ -160,29 +160,17 @@ def flash_attn_with_kvcache(
     if rotary is not None:
         first = lengths.long().unsqueeze(1)
         k = rotary.rotate(k, first + torch.arange(seqlen_new, device=q.device))
-        is_whole = scored["window_left"] == scored["window_right"] == -1
+        is_whole = fields["window_left"] == fields["window_right"] == -1
         if not is_whole:  # else all queries stand where the first one does
             first = first + torch.arange(seqlen_q, device=q.device)
         query = rotary.rotate(q, first)
     if k is not None:
         _append(cache, k, v, lengths)
         lengths = lengths + seqlen_new
-    call = Call(
-        query=query,
-        key=k_cache,
-        value=v_cache,
-        cu_seqlens_q=None,
-        cu_seqlens_k=None,
-        seqused_k=lengths,
-        block_table=cache.block_table,
-        max_seqlen_q=seqlen_q,
-        max_seqlen_k=longest,
-        num_splits=num_splits,
-        **scored,
-    )
+    fields.update(query=query, max_seqlen_q=seqlen_q, max_seqlen_k=longest, num_splits=num_splits)
     with torch.no_grad():
-        output, lse = _attend(call, cache, leftpad, return_softmax_lse)
-    sources = [t for t in (q, k_cache, v_cache, k, v, call.sinks) if t is not None and t.requires_grad]
+        output, lse = _attend(cache, lengths, leftpad, return_softmax_lse, fields)
+    sources = [t for t in (q, k_cache, v_cache, k, v, fields["sinks"]) if t is not None and t.requires_grad]
     if sources and torch.is_grad_enabled():
         output, lse = operators.without_backward(output, lse, *sources)
     return (output, lse) if return_softmax_lse else output
@@ -208,23 +196,37 @@ def _append(cache: _Cache, k: torch.Tensor, v: torch.Tensor, lengths: torch.Tens
 
 
 def _attend(
-    call: Call, cache: _Cache, leftpad: Optional[torch.Tensor], return_lse: bool
+    cache: _Cache,
+    lengths: Optional[torch.Tensor],
+    leftpad: Optional[torch.Tensor],
+    return_lse: bool,
+    fields: Dict[str, object],
 ) -> Tuple[torch.Tensor, torch.Tensor]:
-    """One call of an operator: on dense or paged keys if every sequence starts its row. The call's seqused_k is of any
-    integer dtype."""
-    rows, capacity, batch = cache.rows, cache.capacity, call.query.shape[0]
-    if capacity != 0 and (leftpad is not None or rows is not None and capacity % tensors.PAGE_SIZE_UNIT):
+    """One call of an operator: on dense or paged keys if every sequence starts its row. `fields` of the call are those
+    that do not depend on the cache."""
+    key, value, block_table, rows, capacity = cache
+    batch = fields["query"].shape[0]
+    over_rows = capacity != 0 and (leftpad is not None or rows is not None and capacity % tensors.PAGE_SIZE_UNIT)
+    if not over_rows:
+        if rows is not None:  # a page for each row of the cache
+            block_table = rows.to(torch.int32).unsqueeze(1)
+        if lengths is not None:
+            lengths = lengths.to(torch.int32)
+        elif block_table is not None:
+            lengths = torch.full((batch,), capacity, dtype=torch.int32, device=key.device)
+        if block_table is None:
+            key, value = key[:batch], value[:batch]
+    call = Call(
+        key=key,
+        value=value,
+        cu_seqlens_q=None,
+        cu_seqlens_k=None,
+        seqused_k=lengths,
+        block_table=block_table,
+        **fields,
+    )
+    if over_rows:
         return operators.attention_over_rows(*call, rows, leftpad, return_lse)
-    key, value, block_table, seqused_k = call.key, call.value, call.block_table, call.seqused_k
-    if rows is not None:  # a page for each row of the cache
-        block_table = rows.to(torch.int32).unsqueeze(1)
-    if seqused_k is not None:
-        seqused_k = seqused_k.to(torch.int32)
-    elif block_table is not None:
-        seqused_k = torch.full((batch,), capacity, dtype=torch.int32, device=call.query.device)
-    if block_table is None:
-        key, value = key[:batch], value[:batch]
-    call = call._replace(key=key, value=value, block_table=block_table, seqused_k=seqused_k)
     return operators.attention_forward(*call, return_lse)
 
 

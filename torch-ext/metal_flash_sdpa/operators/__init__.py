@@ -11,12 +11,24 @@ from torch.autograd.graph import increment_version
 from .. import cpu
 from .. import launching as launchers
 from .._ops import add_op_namespace_prefix, ops
-from ..call import SETTINGS, TENSORS, Call, Dropout, Gradients, present, schema, settings_of, taken, tensors_of
+from ..call import (
+    SETTINGS,
+    TENSORS,
+    Call,
+    Dropout,
+    Gradients,
+    differentiable_of,
+    present,
+    schema,
+    settings_of,
+    taken,
+    tensors_of,
+)
 from ..checks import memory
 from ..planning import forward as planner
 from . import cache_rows, flops
 
-_PUBLIC_NAMES = {"sinks": "s_aux"}  # of flash_attention_varlen, where they differ
+_PUBLIC_NAMES = tuple("s_aux" if name == "sinks" else name for name in TENSORS)  # of flash_attention_varlen
 _NO_GRADIENTS = Call(*(None,) * len(Call._fields))
 _NO_BACKWARD = (
     "the backward of attention is not implemented on Metal: run the forward under torch.no_grad(), or on CPU tensors"
@@ -54,7 +66,7 @@ def _forward(*arguments) -> Tuple[torch.Tensor, torch.Tensor]:
 def _forward_out(output: torch.Tensor, *arguments) -> None:
     call = Call(*arguments)
     # Here, as tracing knows no memory.
-    memory.check((("out", output),), ((_PUBLIC_NAMES.get(name, name), t) for name, t in present(call).items()))
+    memory.check((("out", output),), zip(_PUBLIC_NAMES, tensors_of(call)))
     if not output.is_inference():
         increment_version(output)  # a launcher writes behind torch's back
     _compute(output, None, call, Dropout())
@@ -247,8 +259,7 @@ def _forward_autograd(*inputs):
     if forward_ad._current_level >= 0:
         _refuse_tangents(inputs)
     if torch.is_grad_enabled():
-        call, _ = taken(inputs)
-        query, key, value, sinks = call.query, call.key, call.value, call.sinks
+        query, key, value, sinks = differentiable_of(inputs)
         if query.requires_grad or key.requires_grad or value.requires_grad or sinks is not None and sinks.requires_grad:
             return _apply(_Attention, inputs)
     with torch._C._AutoDispatchBelowAutograd():

@@ -65,26 +65,26 @@ def plan_forward(
     """
     query, key, value = call.query, call.key, call.value
     return _plan_forward(
-        _Problem(
-            device=device,
-            dtype=query.dtype,
-            query=_Layout(query.shape, query.stride(), query.storage_offset() % 16),
-            key=_Layout(key.shape, key.stride(), key.storage_offset() % 16),
-            value=_Layout(value.shape, value.stride(), value.storage_offset() % 16),
-            output=_Layout(output.shape, output.stride(), output.storage_offset() % 16),
-            batch=None if call.cu_seqlens_q is None else call.cu_seqlens_q.shape[0] - 1,
-            max_pages=None if call.block_table is None else call.block_table.shape[1],
-            alibi_dims=0 if call.alibi_slopes is None else call.alibi_slopes.dim(),
-            has_seqused_k=call.seqused_k is not None,
-            has_sinks=call.sinks is not None,
-            has_lse=lse is not None,
-            softmax_scale=call.softmax_scale,
-            window_left=call.window_left,
-            window_right=call.window_right,
-            softcap=call.softcap,
-            is_decode=min(call.max_seqlen_q, query.shape[-3]) * query.shape[-2] <= DECODE_ROWS * key.shape[-2],
-            longest_key=1 << max(0, call.max_seqlen_k - 1).bit_length(),
-            num_splits=call.num_splits,
+        _Problem(  # by position: a quarter of this function's time
+            device,
+            query.dtype,
+            _Layout(query.shape, query.stride(), query.storage_offset() % 16),
+            _Layout(key.shape, key.stride(), key.storage_offset() % 16),
+            _Layout(value.shape, value.stride(), value.storage_offset() % 16),
+            _Layout(output.shape, output.stride(), output.storage_offset() % 16),
+            None if call.cu_seqlens_q is None else call.cu_seqlens_q.shape[0] - 1,
+            None if call.block_table is None else call.block_table.shape[1],
+            0 if call.alibi_slopes is None else call.alibi_slopes.dim(),
+            call.seqused_k is not None,
+            call.sinks is not None,
+            lse is not None,
+            call.softmax_scale,
+            call.window_left,
+            call.window_right,
+            call.softcap,
+            min(call.max_seqlen_q, query.shape[-3]) * query.shape[-2] <= DECODE_ROWS * key.shape[-2],
+            1 << max(0, call.max_seqlen_k - 1).bit_length(),
+            call.num_splits,
         )
     )
 
