@@ -243,7 +243,8 @@ class _WithoutBackward(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx, inputs, _results):
         ctx.set_materialize_grads(False)
-        ctx.shapes = [tensor.shape for tensor in inputs[2:]]
+        _output, _lse, *tensors = inputs
+        ctx.shapes = [tensor.shape for tensor in tensors]
 
     @staticmethod
     def backward(ctx, grad_output, grad_lse):
