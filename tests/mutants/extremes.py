@@ -29,7 +29,7 @@ MUTANTS = [
         "-inf as a float",
         SOFTMAX,
         "return sees_keys ? as_type<uint>(log_max + precise::log(sum)) : 0xff800000u;",
-        "return as_type<uint>(sees_keys ? log_max + precise::log(sum) : as_type<float>(0xff800000u));",
+        "return as_type<uint>(log_max + (sees_keys ? precise::log(sum) : as_type<float>(0xff800000u)));",
         "fast math",
     ),
     # sums of values that overflow

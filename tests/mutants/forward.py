@@ -243,7 +243,7 @@ MUTANTS = [
     Mutant("mask compares the wrong end", MASK, "key >= visible.at[i].end", "key > visible.at[i].end", "numbers"),
     Mutant("diagonal", MAIN, "tile.key_length - tile.query_length, int", "0, int", "numbers"),
     Mutant(
-        "masked score is the floor", MASK, "kMaskedScore = -3.40282347e38f", "kMaskedScore = kRowMaxFloor", "numbers"
+        "masked score is the floor", MASK, "kMaskedScore = -3.40282347e38f", "kMaskedScore = -1.70141183e38f", "numbers"
     ),
     # softmax
     Mutant(

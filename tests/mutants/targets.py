@@ -175,18 +175,16 @@ def _slices(how, gpu, tokens, head_dim, value_dim, length, dtype):
 
 
 def _extremes(how, gpu, tokens, num_heads_kv, length, head_dim=32):
-    """Equal scores of 3e9 in half precision; of -1e32, and of 1e37 under a scale of 1e-37, beside masked ones; the
-    largest values, which half of the rows see, beside some that smaller weights would turn into 0."""
-    shape = (1, tokens, length, 4, num_heads_kv, head_dim)
-    query, key, value = dense(*shape, torch.float16)
-    _attend(how, gpu, (query * 0 + 20000, key * 0 + 20000, value))
-    query, key, value = dense(*shape, torch.float32)
+    """Equal scores of 2e9; of -1e32, and of 1e37 under a scale of 1e-37, beside masked ones; a column of the largest
+    values, which half of the rows see, beside some that smaller weights would turn into 0."""
+    query, key, value = dense(1, tokens, length, 4, num_heads_kv, head_dim, torch.float32)
+    _attend(how, gpu, (query * 0 + 20000.7, key * 0 + 20000.7, value))
     _attend(how, gpu, (query * 0 + 2e15, key * 0 - 2e15, value), softmax_scale=1.0)
     _attend(how, gpu, (query.abs() * 1e17, key.abs() * -1e19, value), softmax_scale=1e-37)
     later = length - tokens // 2 - 1
     value[:, :later] *= 1e-25
-    value[:, later:] = torch.finfo(torch.float32).max
-    _attend(how, gpu, (query, key, value), window=(tokens // 2, 0))
+    value[:, later:, :, 5] = torch.finfo(torch.float32).max
+    _attend(how, gpu, (query, key, value), window=(length // 2, 0))
 
 
 def _narrow(how):
@@ -202,7 +200,7 @@ DECODE = {"num_heads_kv": 1, "lengths": ((2, 150), (1, 3), (2, 21))}
 WIDE = {"tokens": 20, "head_dim": 132, "value_dim": 40, "length": 50, "dtype": torch.float32}
 WIDE_DECODE = {"tokens": 2, "head_dim": 200, "value_dim": 200, "length": 50, "dtype": torch.float16}
 WHOLE = {"tokens": 70, "num_heads_kv": 2, "length": 90}
-ONE_ROW_OF_TILES = {"tokens": 2, "num_heads_kv": 1, "length": 300}
+ONE_ROW_OF_TILES = {"tokens": 2, "num_heads_kv": 1, "length": 600}
 MANY = {"tokens": 5, "num_heads_kv": 2, "head_dim": 100, "length": 100}
 FEW = {"tokens": 2, "num_heads_kv": 1, "head_dim": 36, "length": 300}
 
