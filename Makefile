@@ -27,8 +27,9 @@ demo: build ## embed real sentences with a real model, then run its attention on
 test: build check ## run all tests
 	$(RUN) -m pytest -n $(JOBS)
 
-check: $(READY) ## lint, strict check of the shaders, type check of the Objective-C++ for macOS
+check: $(READY) ## lint, direction of the imports, strict check of the shaders, type check of the Objective-C++ for macOS
 	$(ENVIRONMENT)/bin/ruff check .
+	@$(RUN) tools/imports.py
 	$(ENVIRONMENT)/bin/zizmor --offline --quiet .github/workflows
 	@$(RUN) tools/check.py
 	@$(RUN) tools/typecheck.py

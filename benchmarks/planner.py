@@ -33,19 +33,24 @@ def main() -> int:
     build = kernels.get_local_kernel(pathlib.Path(__file__).resolve().parent.parent / "build")
     planner, device = build.planner, build.device.Device(family=7, cores=32)
     cu_seqlens = torch.tensor([0, 300, 1000], dtype=torch.int32)
-    packed = [torch.empty(1000, heads, 64, dtype=torch.float16) for heads in (32, 8, 8, 32)]
-    dense = [torch.empty(2, 512, heads, 128) for heads in (32, 8, 8, 32)]
+    heads = {"query": 32, "key": 8, "value": 8}
+    packed = {name: torch.empty(1000, number, 64, dtype=torch.float16) for name, number in heads.items()}
+    dense = {name: torch.empty(2, 512, number, 128) for name, number in heads.items()}
 
-    def plan(tensors, cu, window):
-        query, key, value, output = tensors
-        inputs = output, None, query, key, value, cu, cu, *[None] * 4
-        planner.plan_forward(device, *inputs, 1000, 1000, 0.125, window, 0, 0.0, 0)
+    def call(tensors, cu_seqlens):
+        fields = dict.fromkeys(build.call.TENSORS)
+        fields |= tensors | {"cu_seqlens_q": cu_seqlens, "cu_seqlens_k": cu_seqlens}
+        fields |= {"max_seqlen_q": 1000, "max_seqlen_k": 1000, "softmax_scale": 0.125, "softcap": 0.0}
+        return build.call.Call(**fields, window_left=-1, window_right=0, num_splits=0)
+
+    def plan(call):
+        planner.plan_forward(device, call.query, None, call)
 
     missed = False
-    for name, *inputs in [("packed", packed, cu_seqlens), ("dense", dense, None)]:
-        repeated = median_microseconds(functools.partial(plan, *inputs, -1))
-        windows = itertools.count(1)  # each another plan
-        new = median_microseconds(lambda case=inputs, ever=windows: plan(*case, next(ever)), calls=200)
+    for name, repeating in [("packed", call(packed, cu_seqlens)), ("dense", call(dense, None))]:
+        repeated = median_microseconds(functools.partial(plan, repeating))
+        ever = (repeating._replace(window_left=size) for size in itertools.count(1))  # each another plan
+        new = median_microseconds(lambda ever=ever: plan(next(ever)), calls=200)
         print(
             f"planning a {name} call: repeated {repeated:.2f} us (goal {GOAL:.0f}), new {new:.1f} us ({NEW_GOAL:.0f})"
         )

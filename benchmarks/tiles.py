@@ -1,6 +1,6 @@
 """The static budget of every kernel, and the counters behind the tile tables: python benchmarks/tiles.py
 
-For each tile of metal_flash_sdpa/tiles.py, in fp16 and fp32 (bf16 has fp16's tiles): threadgroup memory, estimated live
+For each tile of planning/tiles.py, in fp16 and fp32 (bf16 has fp16's tiles): threadgroup memory, estimated live
 registers, instructions of the optimised code, and, for a prefill of 512 x 512 (decode tiles: 8 rows, 1024 keys) on
 Apple7 and Apple9, clocks, the share of matrix products in them and the SIMD groups that a core holds. With --head-dim
 also the tiles that the tables leave out, for that size: blocks of 8 to 128 keys and 1 to 4 slices.
@@ -56,11 +56,9 @@ def describe(build, tile, dtype: torch.dtype, source: pathlib.Path):
     generator = torch.Generator().manual_seed(0)
     shapes = [(1, tokens, 1, tile.head_dim), (1, keys, 1, tile.head_dim), (1, keys, 1, tile.value_dim)]
     query, key, value = (torch.randn(shape, generator=generator).to(dtype) for shape in shapes)
-    build.planner._plan_forward.cache_clear()
-    build.planner.choose = lambda *_arguments, **_keywords: tile
-    inputs = query, key, value, *[None] * 6, tokens, keys, tile.head_dim**-0.5, -1, -1, 0.0, 1
-    with build.launchers.use_launcher(launcher):
-        build.operators.attention_forward(*inputs, False)
+    device = build.device.SMALLEST._replace(preferred=tile)
+    with build.launchers.use_launcher(launcher, device):
+        build.flash_attn_with_kvcache(query, key, value, num_splits=1)
     (profile,), (budget,) = profiles, budgets
     line = f"{tile.kernel(dtype)[18:]:38} {budget.threadgroup_bytes:6} {budget.registers:6.1f} {budget.instructions:6}"
     for chip in CHIPS:
@@ -74,7 +72,7 @@ def describe(build, tile, dtype: torch.dtype, source: pathlib.Path):
 def try_tile(build, tile, dtype: torch.dtype) -> str:
     """One line on a tile that the kernels are not instantiated for."""
     with tempfile.TemporaryDirectory() as folder:
-        source = with_row(tile, dtype, build.tiles.DTYPES, pathlib.Path(folder) / "flash_sdpa")
+        source = with_row(tile, dtype, build.call.DTYPES, pathlib.Path(folder) / "flash_sdpa")
         try:
             return describe(build, tile, dtype, source)[0]
         except CompileError as error:
@@ -99,7 +97,7 @@ def main() -> None:
     parser.add_argument("--head-dim", type=int, help="also the tiles that the tables leave out for this head_dim")
     options = parser.parse_args()
     build = kernels.get_local_kernel(ROOT / "build")
-    tiles, source = build.tiles, ROOT / "flash_sdpa" / "attention_forward.metal"
+    tiles, source = build.planning.tiles, ROOT / "flash_sdpa" / "attention_forward.metal"
     print(__doc__.split("\n\n", 1)[1])
     columns = "".join(f" | {chip.name:>8} share held  rate" for chip in CHIPS)
     header = f"{'bytes':>6} {'regs':>6} {'instr':>6}{columns}    Mclocks, share of products, SIMD groups, rate"

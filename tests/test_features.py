@@ -10,7 +10,7 @@ import contextlib
 import math
 
 import torch
-from cases import DTYPES, packed, poisoned, random_tensor
+from cases import DTYPES, call_of, packed, poisoned, random_tensor
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from reference import assert_lse, assert_output, attention
@@ -60,7 +60,7 @@ def paged_cache(sequences, page_size, seed):
 
 
 def arguments(problem):
-    """(tensor arguments of the operator, settings of the operator, keyword arguments of the reference)."""
+    """(query, key, value, the other fields of a call, keyword arguments of the reference)."""
     lengths, dtype, seed = problem["lengths"], problem["dtype"], problem["seed"]
     if "dense" in problem["layout"]:
         lengths = [lengths[0]] * len(lengths)
@@ -85,23 +85,24 @@ def arguments(problem):
         slopes = random_tensor(seed + 3, *shape).abs() / 4
     sinks = random_tensor(seed + 4, heads[0]) * 3 if problem["sinks"] else None
     scale = problem["scale"] * problem["head_dim"] ** -0.5
-    tensors = (query, key, value, cu_q, cu_k, seqused_k, table, slopes, sinks)
-    longest = [max(pair[side] for pair in lengths) for side in (0, 1)]
-    settings_ = (*longest, scale, *problem["window"], problem["softcap"], problem["num_splits"])
-    keywords = {"softcap": problem["softcap"], "alibi_slopes": slopes, "sinks": sinks}
-    keywords |= {"seqused_k": seqused_k, "block_table": table}
-    return tensors, settings_, keywords
+    features = {"softcap": problem["softcap"], "alibi_slopes": slopes, "sinks": sinks}
+    features |= {"cu_seqlens_q": cu_q, "cu_seqlens_k": cu_k, "seqused_k": seqused_k, "block_table": table}
+    fields = {**features, "softmax_scale": scale, "num_splits": problem["num_splits"]}
+    for side, name in enumerate("qk"):
+        fields[f"max_seqlen_{name}"] = max(pair[side] for pair in lengths)
+    fields["window_left"], fields["window_right"] = problem["window"]
+    keywords = {**features, "softmax_scale": scale, "window": problem["window"]}
+    return query, key, value, fields, keywords
 
 
 def compare(kernel, problem, launcher):
-    tensors, settings_, keywords = arguments(problem)
-    query, key, value, cu_q, cu_k = tensors[:5]
-    expected, expected_lse = attention(query, key, value, cu_q, cu_k, settings_[2], problem["window"], **keywords)
-    surrounded = tuple(map(poisoned, tensors[:3])) + tensors[3:]
+    query, key, value, fields, keywords = arguments(problem)
+    expected, expected_lse = attention(query, key, value, **keywords)
+    call = call_of(kernel, *map(poisoned, (query, key, value)), **fields)
     device = kernel.device.Device(*problem["device"])
     with kernel.launchers.use_launcher(launcher, device) if launcher else contextlib.nullcontext():
-        output, lse = kernel.operators.attention_forward(*surrounded, *settings_, True)
-        without_lse, _ = kernel.operators.attention_forward(*surrounded, *settings_, False)
+        output, lse = kernel.operators.attention_forward(*call, True)
+        without_lse, _ = kernel.operators.attention_forward(*call, False)
     finite = torch.nan_to_num(value)
     assert_output(output, expected, finite)
     assert_output(without_lse, expected, finite)

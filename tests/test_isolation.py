@@ -9,7 +9,7 @@ import math
 
 import pytest
 import torch
-from cases import LENGTHS, dense, max_lengths, packed, poisoned, random_tensor
+from cases import LENGTHS, call_of, dense, max_lengths, packed, poisoned, random_tensor
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import assert_lse, assert_output, attention
@@ -134,15 +134,16 @@ def test_lying_pages_and_used_lengths_stay_inside_the_tensors(kernel, used, page
     table, seqused_k = torch.tensor(pages, dtype=torch.int32).view(2, 3), torch.tensor(used, dtype=torch.int32)
     cu_q, cu_k = torch.tensor([0, 3, 9], dtype=torch.int32), torch.tensor([pages[0], used[0], 5], dtype=torch.int32)
     packed_query, dense_query = random_tensor(1, 9, 2, 32), random_tensor(1, 2, 5, 2, 32)
-    rest = (None, None, 9, 48, 0.2, -1, 0, 0.0, 0, True)
+    paged = {"block_table": table, "max_seqlen_q": 9, "max_seqlen_k": 48, "window_right": 0}
+    packed_paged = {"cu_seqlens_q": cu_q, "cu_seqlens_k": cu_k, **paged}
     calls = [
-        (packed_query, cache, cache, cu_q, cu_k, seqused_k, table, *rest),
-        (packed_query, cache, cache, cu_q, cu_k, None, table, *rest),
-        (dense_query, cache, cache, None, None, seqused_k, table, *rest),
-        (dense_query, cache[:2], cache[:2], None, None, seqused_k, None, *rest),
+        call_of(kernel, packed_query, cache, cache, seqused_k=seqused_k, **packed_paged),
+        call_of(kernel, packed_query, cache, cache, **packed_paged),
+        call_of(kernel, dense_query, cache, cache, seqused_k=seqused_k, **paged),
+        call_of(kernel, dense_query, cache[:2], cache[:2], seqused_k=seqused_k, window_right=0),
     ]
     for call in calls:
         with kernel.launchers.use_launcher(SimulatedLauncher(check=True)):
-            launched, _ = kernel.operators.attention_forward(*call)
-        output, _ = kernel.operators.attention_forward(*call)
+            launched, _ = kernel.operators.attention_forward(*call, True)
+        output, _ = kernel.operators.attention_forward(*call, True)
         torch.testing.assert_close(launched, output, rtol=1e-4, atol=1e-5)  # both clamp to the same keys

@@ -16,7 +16,7 @@ PROBLEMS = 200
 
 
 class Specialisation(NamedTuple):
-    """Arguments of runtime_launcher.specialised_source."""
+    """Arguments of launching.runtime.specialised_source."""
 
     source: str
     kernel: str
@@ -42,7 +42,7 @@ def sample(package) -> list[Specialisation]:
 
 
 def text(package, specialisation: Specialisation) -> str:
-    return importlib.import_module(f"{package.__name__}.runtime_launcher").specialised_source(*specialisation)
+    return importlib.import_module(f"{package.__name__}.launching.runtime").specialised_source(*specialisation)
 
 
 def _planned(package) -> list[Specialisation]:

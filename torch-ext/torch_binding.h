@@ -1,4 +1,4 @@
-// The operators that a compiled build adds to those that operators.py defines in Python.
+// The operators that a compiled build adds to those that operators/ defines in Python.
 #pragma once
 
 #include <ATen/core/List.h>
@@ -10,7 +10,7 @@
 #include <string_view>
 #include <tuple>
 
-// Runs one launch of a plan (plan.py: Plan) on torch's current stream, without committing or waiting.
+// Runs one launch of a plan (planning/plan.py: Plan) on torch's current stream, without committing or waiting.
 //
 // constants, values: names and values of the function constants. buffers, by buffer index: a tensor on mps is bound with
 // its offset, a uint8 tensor on the CPU is copied into the command (at most 4 KB), nullopt stays unbound. grid:

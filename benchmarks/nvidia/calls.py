@@ -6,32 +6,14 @@ from __future__ import annotations
 import math
 from typing import List, NamedTuple, Optional, Set, Tuple
 
+import package
 import torch
-from package import Specialisation, package, specialisations
+from cases import call_of
+from package import Specialisation, specialisations
 
 SENTINEL = 1234.0  # around outputs
+Call = package.package().call.Call
 LOADERS = {"staged": (7, 64), "direct": (9, 40)}  # an Apple GPU (family, cores) whose plans bring keys that way
-
-
-class Call(NamedTuple):
-    """What planner.plan_forward takes, after its output and lse. Shapes and meanings are those of operators.py."""
-
-    query: torch.Tensor
-    key: torch.Tensor
-    value: torch.Tensor
-    cu_seqlens_q: Optional[torch.Tensor]
-    cu_seqlens_k: Optional[torch.Tensor]
-    seqused_k: Optional[torch.Tensor]
-    block_table: Optional[torch.Tensor]
-    alibi_slopes: Optional[torch.Tensor]
-    sinks: Optional[torch.Tensor]
-    max_seqlen_q: int
-    max_seqlen_k: int
-    softmax_scale: float
-    window_left: int = -1
-    window_right: int = -1
-    softcap: float = 0.0
-    num_splits: int = 0
 
 
 class Recorder:
@@ -44,11 +26,16 @@ class Recorder:
         self.seen.update(specialisations(plan._replace(then=None)))
 
 
+def make_call(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **fields) -> Call:
+    """A call by the names of its fields, as the tests make it."""
+    return call_of(package.package(), query, key, value, **fields)
+
+
 def launch(launcher, device: Tuple[int, int], output: torch.Tensor, lse: Optional[torch.Tensor], call: Call) -> None:
     """Plans for an Apple GPU (family, cores) and hands every launch to the launcher, as the operators do."""
-    module = package()
+    module = package.package()
     target = module.launchers.Target(launcher, module.device.Device(*device))
-    module.operators._launch(target, output, lse, call)
+    module.operators.launch(target, output, lse, call)
 
 
 def surrounded(tensor: torch.Tensor, value: float, gap: int) -> Tuple[torch.Tensor, torch.Tensor]:

@@ -12,7 +12,7 @@ from itertools import accumulate
 from typing import Iterator, NamedTuple, Optional, Set, Tuple
 
 import torch
-from calls import Call, Outputs, Recorder, launch, surrounded
+from calls import Call, Outputs, Recorder, launch, make_call, surrounded
 from package import Specialisation
 
 PROBLEMS = 2000
@@ -118,12 +118,21 @@ def make(problem: Problem, device: str) -> Tuple[Call, dict]:
     slopes = numbers(*([batch] if problem.alibi_by_batch else []), heads).abs() / 8 if problem.alibi else None
     sinks = numbers(heads) * 3 if problem.sinks else None
     views = [surrounded(tensor, math.nan, problem.gap)[0] for tensor in (query, key, value)]
-    longest = (max(pair[side] for pair in problem.lengths) for side in (0, 1))
-    scale = problem.scale * problem.head_dim**-0.5
-    rest = (scale, *problem.window, problem.softcap, problem.num_splits)
-    call = Call(*views, cu_q, cu_k, used, table, slopes, sinks, *longest, *rest)
     features = {"softcap": problem.softcap, "alibi_slopes": slopes, "sinks": sinks, "seqused_k": used}
-    return call, {**features, "block_table": table}
+    features["block_table"] = table
+    call = make_call(
+        *views,
+        cu_seqlens_q=cu_q,
+        cu_seqlens_k=cu_k,
+        max_seqlen_q=max(length for length, _ in problem.lengths),
+        max_seqlen_k=max(length for _, length in problem.lengths),
+        softmax_scale=problem.scale * problem.head_dim**-0.5,
+        window_left=problem.window[0],
+        window_right=problem.window[1],
+        num_splits=problem.num_splits,
+        **features,
+    )
+    return call, features
 
 
 def _table(problem: Problem) -> list:

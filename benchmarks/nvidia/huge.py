@@ -8,7 +8,7 @@ import math
 from typing import List, NamedTuple, Optional, Set, Tuple
 
 import torch
-from calls import LOADERS, SENTINEL, Call, Recorder, launch
+from calls import LOADERS, SENTINEL, Call, Recorder, launch, make_call
 from package import Specialisation
 
 GUARD = 2**16  # elements before and after every tensor
@@ -87,8 +87,17 @@ def make(case: Case, device: str) -> Tuple[Call, Guarded, List[Guarded]]:
         pages = torch.arange(tokens_k // PAGE, dtype=torch.int32, device=device).flip(0)
         table = pages.view(case.batch, -1).contiguous()
         used = torch.full((case.batch,), case.length_k, dtype=torch.int32, device=device)
-    settings = (case.length_q, case.length_k, case.head_dim**-0.5, -1, 0)
-    return Call(*(g.tensor for g in inputs), cu_q, cu_k, used, table, None, None, *settings), output, inputs
+    call = make_call(
+        *(guarded.tensor for guarded in inputs),
+        cu_seqlens_q=cu_q,
+        cu_seqlens_k=cu_k,
+        seqused_k=used,
+        block_table=table,
+        max_seqlen_q=case.length_q,
+        max_seqlen_k=case.length_k,
+        window_right=0,
+    )
+    return call, output, inputs
 
 
 def specialisations() -> Set[Specialisation]:

@@ -10,7 +10,7 @@ from itertools import accumulate
 from typing import List, NamedTuple, Optional, Set, Tuple
 
 import torch
-from calls import LOADERS, Call, Recorder, launch
+from calls import LOADERS, Call, Recorder, launch, make_call
 from package import Specialisation
 
 RUNS, SAMPLES = 5, 48  # runs that must agree in every bit; rows compared, besides the first and last of a sequence
@@ -58,8 +58,18 @@ def make(case: Case, device: str) -> Call:
     query = numbers(bounds[0][-1], case.num_heads, case.head_dim)
     key, value = (numbers(bounds[1][-1], case.num_heads_kv, case.head_dim) for _ in range(2))
     sinks = numbers(case.num_heads, dtype=torch.float32) if case.sinks else None
-    longest = (max(pair[side] for pair in case.lengths) for side in (0, 1))
-    return Call(query, key, value, cu_q, cu_k, None, None, None, sinks, *longest, case.head_dim**-0.5, *case.window)
+    return make_call(
+        query,
+        key,
+        value,
+        cu_seqlens_q=cu_q,
+        cu_seqlens_k=cu_k,
+        sinks=sinks,
+        max_seqlen_q=max(length for length, _ in case.lengths),
+        max_seqlen_k=max(length for _, length in case.lengths),
+        window_left=case.window[0],
+        window_right=case.window[1],
+    )
 
 
 def results_for(call: Call) -> Tuple[torch.Tensor, torch.Tensor]:

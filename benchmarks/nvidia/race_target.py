@@ -12,7 +12,7 @@ import types
 from typing import Iterator, NamedTuple, Set, Tuple
 
 import torch
-from calls import Call, Recorder, launch
+from calls import Recorder, launch, make_call
 from package import ARCHIVE, Specialisation, load_variant
 
 # isort: split
@@ -54,9 +54,18 @@ def run_case(case: Case, launcher, place: str) -> None:
     head_dim, value_dim = case.head_dims
     query, output = rows(totals[0], 4, head_dim), rows(totals[0], 4, value_dim)
     lse = torch.zeros(4, totals[0], device=place)
-    longest = (max(pair[side] for pair in LENGTHS) for side in (0, 1))
-    tensors = query, rows(totals[1], 2, head_dim), rows(totals[1], 2, value_dim), cu_q, cu_k
-    call = Call(*tensors, None, None, None, None, *longest, head_dim**-0.5, 20, 0, 0.0, case.num_splits)
+    call = make_call(
+        query,
+        rows(totals[1], 2, head_dim),
+        rows(totals[1], 2, value_dim),
+        cu_seqlens_q=cu_q,
+        cu_seqlens_k=cu_k,
+        max_seqlen_q=max(length for length, _ in LENGTHS),
+        max_seqlen_k=max(length for _, length in LENGTHS),
+        window_left=20,
+        window_right=0,
+        num_splits=case.num_splits,
+    )
     launch(launcher, case.device, output, lse, call)
 
 

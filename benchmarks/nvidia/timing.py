@@ -12,7 +12,7 @@ import statistics
 from typing import Dict, List, NamedTuple, Optional, Set, Tuple
 
 import torch
-from calls import LOADERS, Call, Recorder, launch
+from calls import LOADERS, Call, Recorder, launch, make_call
 from package import Specialisation
 
 NOISE = 0.07  # differences below it mean nothing
@@ -76,10 +76,17 @@ def make(case: Case, device: str) -> Tuple[Call, List[Tuple[torch.Tensor, ...]]]
         for side in (0, 1):
             bounds[side].append(bounds[side][-1] + pair[side])
     cu_q, cu_k = (torch.tensor(b, dtype=torch.int32, device=device) for b in bounds)
-    longest = (max(pair[side] for pair in case.lengths) for side in (0, 1))
     if len(case.lengths) == 1:
         ours, cu_q, cu_k = [tensor[None] for tensor in ours], None, None
-    return Call(*ours, cu_q, cu_k, None, None, None, None, *longest, case.head_dim**-0.5, -1, 0), theirs
+    call = make_call(
+        *ours,
+        cu_seqlens_q=cu_q,
+        cu_seqlens_k=cu_k,
+        max_seqlen_q=max(length for length, _ in case.lengths),
+        max_seqlen_k=max(length for _, length in case.lengths),
+        window_right=0,
+    )
+    return call, theirs
 
 
 def results_for(call: Call) -> torch.Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import dense, max_lengths, packed, random_tensor
+from cases import call_of, dense, max_lengths, packed, random_tensor
 from chunks import LargestTensor, call_directly, chunk_sizes
 from reference import assert_gradients, assert_lse, assert_output, attention, gradients
 
@@ -72,7 +72,7 @@ def test_memory_of_the_backward_is_bounded(kernel, monkeypatch):
     query, key, value = dense(1, 1024, 4096, 2, 2, 16, torch.float32)
     operator = kernel.operators.attention_backward
     with LargestTensor() as largest:
-        operator(query, None, query, key, value, *(None,) * 6, 1024, 4096, 0.25, -1, 0, 0.0)
+        operator(query, None, *call_of(kernel, query, key, value, window_right=0))
     assert largest.elements <= max(2**17, key.numel())
 
 
@@ -81,7 +81,8 @@ def test_default_chunks_are_bounded(kernel):
     cpu = kernel.operators.cpu
     for seqlen_k in (1000, 10_000, 100_000, 1_000_000):
         for fused in (False, True):
-            chunk = next(cpu._chunks(seqlen_k // 2, seqlen_k, 8, 1.0, -1, 0, 0, fused))
+            call = call_of(kernel, *dense(1, 1, 1, 8, 8, 16, torch.float32), window_right=0)
+            chunk = next(cpu._chunks(seqlen_k // 2, seqlen_k, call, 0, fused))
             rows = chunk.rows.stop - chunk.rows.start
             scores = rows * (chunk.keys.stop - chunk.keys.start) * (1 if fused else 8)
             assert scores <= 2**20 or (rows <= 64 and scores <= 2**24) or rows == 1
@@ -90,7 +91,9 @@ def test_default_chunks_are_bounded(kernel):
 @pytest.mark.parametrize("window", [(31, 0), (255, 0), (128, 128)], ids=str)
 def test_cost_of_a_window(kernel, window):
     """Proportional to the keys that are seen, not to all of them."""
-    chunks = list(kernel.operators.cpu._chunks(8192, 8192, 8, 1.0, *window, 0, True))
+    tensors = dense(1, 1, 1, 8, 8, 16, torch.float32)
+    call = call_of(kernel, *tensors, window_left=window[0], window_right=window[1])
+    chunks = list(kernel.operators.cpu._chunks(8192, 8192, call, 0, True))
     scores = sum((chunk.rows.stop - chunk.rows.start) * (chunk.keys.stop - chunk.keys.start) for chunk in chunks)
     assert scores <= 8192 * 3 * (1 + sum(window))
     assert len(chunks) <= 8192 // 64

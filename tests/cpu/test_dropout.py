@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import dense, packed, random_tensor
+from cases import call_of, dense, packed, random_tensor
 from chunks import LargestTensor, call_directly, chunk_sizes
 from reference import assert_lse, assert_output, attention
 
@@ -150,20 +150,20 @@ def test_memory_is_bounded(kernel, monkeypatch):
     query, key, value = dense(1, 1024, 4096, 2, 2, 16, torch.float32)
     with LargestTensor() as largest:
         kernel.flash_attn_func(query, key, value, 0.5)
-        inputs = (query, key, value, *(None,) * 6, 1024, 4096, 0.25, -1, 0, 0.0, 0)
-        kernel.operators.attention_backward(query, None, *inputs, 0.5, torch.tensor([3]))
+        call = call_of(kernel, query, key, value, window_right=0)
+        kernel.operators.attention_backward(query, None, *call, 0.5, torch.tensor([3]))
     assert largest.elements <= max(2**17, key.numel())
 
 
 @pytest.mark.parametrize("requires_grad", [False, True])
 def test_opcheck(kernel, requires_grad):
     tensors = [tensor.requires_grad_(requires_grad) for tensor in dense(2, 5, 9, 4, 2, 16, torch.float32)]
-    inputs = (*tensors, *(None,) * 6, 5, 9, 0.25, -1, 0, 0.0, 0)
+    call = call_of(kernel, *tensors, window_right=0)
     seed = torch.tensor([5])
-    torch.library.opcheck(kernel.operators.attention_forward, (*inputs, True, 0.3, seed))
+    torch.library.opcheck(kernel.operators.attention_forward, (*call, True, 0.3, seed))
     grad = torch.ones(2, 5, 4, 16)
-    inputs = (*(tensor.detach() for tensor in tensors), *inputs[3:])
-    torch.library.opcheck(kernel.operators.attention_backward, (grad, None, *inputs, 0.3, seed))
+    call = call_of(kernel, *(tensor.detach() for tensor in tensors), window_right=0)
+    torch.library.opcheck(kernel.operators.attention_backward, (grad, None, *call, 0.3, seed))
 
 
 def test_compile(kernel):

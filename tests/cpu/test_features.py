@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import dense, max_lengths, packed, random_tensor
+from cases import call_of, dense, max_lengths, packed, random_tensor
 from chunks import LargestTensor, call_directly, chunk_sizes
 from reference import assert_gradients, assert_lse, assert_output, attention, gradients
 
@@ -111,18 +111,17 @@ def test_dense(kernel, features):
     features = {name: tensor[:batch] if "seq" in name else tensor for name, tensor in features.items()}
     if features.get("alibi_slopes", SLOPES).dim() == 2:
         features["alibi_slopes"] = features["alibi_slopes"][:batch].contiguous()
-    optional = [features.get(name) for name in ("alibi_slopes", "sinks")]
-    settings = (9, 50, 0.25, -1, 0, features.get("softcap", 0.0), 0, True)
-    used = features.get("seqused_k")
+    named = {"softmax_scale": 0.25, "window_right": 0, "max_seqlen_k": 50, **features}
     expected, expected_lse = attention(query, key, value, window=(-1, 0), **features)
-    output, lse = kernel.operators.attention_forward(query, key, value, None, None, used, None, *optional, *settings)
+    output, lse = kernel.operators.attention_forward(*call_of(kernel, query, key, value, **named), True)
     assert_output(output, expected, value)
     assert_lse(lse, expected_lse)
 
-    used = torch.full((batch,), 50, dtype=torch.int32) if used is None else used
+    used = features.get("seqused_k", torch.full((batch,), 50, dtype=torch.int32))
     cu_k = torch.arange(0, 50 * batch + 1, 50)
     *cache, table = paged(key.flatten(0, 1), value.flatten(0, 1), cu_k)
-    output, lse = kernel.operators.attention_forward(query, *cache, None, None, used, table, *optional, *settings)
+    named |= {"seqused_k": used, "block_table": table}
+    output, lse = kernel.operators.attention_forward(*call_of(kernel, query, *cache, **named), True)
     assert_output(output, expected, value)
     assert_lse(lse, expected_lse)
     if used.min() == 50 and "seqused_k" not in features:

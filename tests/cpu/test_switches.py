@@ -6,7 +6,7 @@ import contextlib
 
 import pytest
 import torch
-from cases import dense, packed, random_tensor
+from cases import call_of, dense, packed, random_tensor
 from chunks import call_directly
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
@@ -207,5 +207,6 @@ def test_no_matrices_of_fp32_in_less(kernel, monkeypatch, precision):
     with matmul_precision(precision), Products():
         kernel.flash_attn_func(*inputs)
         operator = kernel.operators.attention_backward
-        operator(inputs[0].detach(), None, *(x.detach() for x in inputs), *(None,) * 6, 9, 9, 0.25, -1, 0, 0.0, 0)
+        query, key, value = (tensor.detach() for tensor in inputs)
+        operator(query, None, *call_of(kernel, query, key, value, window_right=0))
     assert seen == {torch.float64}

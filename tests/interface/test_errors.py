@@ -167,13 +167,13 @@ WRONG_VALUES = [
 @pytest.mark.parametrize("cu_seqlens_k, max_seqlen_k, message", WRONG_VALUES, ids=[case[2] for case in WRONG_VALUES])
 def test_value_checks(kernel, monkeypatch, function, cu_seqlens_k, max_seqlen_k, message):
     call(kernel, function, cu_seqlens_k=cu_seqlens_k, max_seqlen_k=max_seqlen_k)  # not read by default
-    monkeypatch.setattr(kernel.arguments, "CHECK_VALUES", True)
+    monkeypatch.setattr(kernel.checks.tensors, "CHECK_VALUES", True)
     with pytest.raises(ValueError, match=re.escape(message)):
         call(kernel, function, cu_seqlens_k=cu_seqlens_k, max_seqlen_k=max_seqlen_k)
 
 
 def test_value_checks_pass_sound_values(kernel, monkeypatch):
-    monkeypatch.setattr(kernel.arguments, "CHECK_VALUES", True)
+    monkeypatch.setattr(kernel.checks.tensors, "CHECK_VALUES", True)
     call(kernel, VARLEN)
     call(kernel, VARLEN, cu_seqlens_q=int32(4), cu_seqlens_k=int32(4), max_seqlen_q=0, max_seqlen_k=0)
 
@@ -181,7 +181,7 @@ def test_value_checks_pass_sound_values(kernel, monkeypatch):
 @pytest.mark.parametrize("setting", ["1", "0"])
 def test_environment_variable_turns_value_checks_on(build, setting):
     load = f"kernels.get_local_kernel(pathlib.Path({str(build)!r}))"
-    command = [sys.executable, "-c", f"import kernels, pathlib; print({load}.arguments.CHECK_VALUES)"]
+    command = [sys.executable, "-c", f"import kernels, pathlib; print({load}.checks.tensors.CHECK_VALUES)"]
     environment = {**os.environ, "METAL_FLASH_SDPA_CHECK_VALUES": setting}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert result.stdout.split()[-1] == str(setting == "1")

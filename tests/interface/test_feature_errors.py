@@ -213,13 +213,13 @@ WRONG_VALUES = [
 @pytest.mark.parametrize("paged, changes, message", WRONG_VALUES, ids=[case[2] for case in WRONG_VALUES])
 def test_value_checks(kernel, monkeypatch, function, paged, changes, message):
     call(kernel, function, paged, **changes)  # not read by default
-    monkeypatch.setattr(kernel.arguments, "CHECK_VALUES", True)
+    monkeypatch.setattr(kernel.checks.tensors, "CHECK_VALUES", True)
     with pytest.raises(ValueError, match=re.escape(message)):
         call(kernel, function, paged, **changes)
 
 
 def test_value_checks_pass_sound_values(kernel, monkeypatch):
-    monkeypatch.setattr(kernel.arguments, "CHECK_VALUES", True)
+    monkeypatch.setattr(kernel.checks.tensors, "CHECK_VALUES", True)
     call(kernel, VARLEN, seqused_k=int32(0, 5))
     call(kernel, VARLEN, seqused_k=int32(3, 2), max_seqlen_k=3)
     call(kernel, VARLEN, paged=True)

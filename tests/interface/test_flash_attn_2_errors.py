@@ -293,12 +293,12 @@ WRONG_VALUES = [
 @pytest.mark.parametrize("changes, message", WRONG_VALUES, ids=[case[1][:60] for case in WRONG_VALUES])
 def test_value_checks(kernel, monkeypatch, changes, message):
     call(kernel, CACHE, **changes)  # not read by default
-    monkeypatch.setattr(kernel.arguments, "CHECK_VALUES", True)
+    monkeypatch.setattr(kernel.checks.tensors, "CHECK_VALUES", True)
     with pytest.raises(ValueError, match=re.escape(message)):
         call(kernel, CACHE, **changes)
 
 
 def test_value_checks_pass_sound_values(kernel, monkeypatch):
-    monkeypatch.setattr(kernel.arguments, "CHECK_VALUES", True)
+    monkeypatch.setattr(kernel.checks.tensors, "CHECK_VALUES", True)
     call(kernel, CACHE, **APPEND, cache_batch_idx=int32(2, 0), cache_leftpad=int32(3, 0))
     call(kernel, CACHE, cache_seqlens=int32(3, 30), block_table=int32(0, -1, 2, 9).view(2, 2))  # a page each is enough

@@ -42,36 +42,36 @@ def blocks(draw):
 @example((0, (12, 8), (2, 3), 4), (4, (12, 8), (2, 3), 4))  # interleaved and not nested
 @example((0, (4,), (3,), 4), (1, (4,), (3,), 2))  # two dtypes on one storage
 def test_overlap_is_exact(kernel, first, second):
-    first, second = kernel.memory.Block(*first), kernel.memory.Block(*second)
+    first, second = kernel.checks.memory.Block(*first), kernel.checks.memory.Block(*second)
     shared = set(block_bytes(first)) & set(block_bytes(second))
-    assert kernel.memory.overlap(first, second) == kernel.memory.overlap(second, first) == bool(shared)
+    assert kernel.checks.memory.overlap(first, second) == kernel.checks.memory.overlap(second, first) == bool(shared)
 
 
 @settings(max_examples=1000, deadline=None)
 @given(blocks())
 @example((0, (12, 8), (2, 3), 4))
 def test_overlap_with_itself_is_exact(kernel, block):
-    block = kernel.memory.Block(*block)
+    block = kernel.checks.memory.Block(*block)
     places = block_bytes(block)
-    assert kernel.memory.overlaps_itself(block) == (len(set(places)) < len(places))
+    assert kernel.checks.memory.overlaps_itself(block) == (len(set(places)) < len(places))
 
 
 @settings(max_examples=300, deadline=None)
 @given(blocks(), blocks(), st.integers(0, 4))
 def test_what_a_search_leaves_undecided_is_no_disjoint(kernel, first, second, steps):
-    first, second = kernel.memory.Block(*first), kernel.memory.Block(*second)
+    first, second = kernel.checks.memory.Block(*first), kernel.checks.memory.Block(*second)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kernel.memory, "MAX_STEPS", steps)
-        if not kernel.memory.overlap(first, second):
+        patch.setattr(kernel.checks.memory, "MAX_STEPS", steps)
+        if not kernel.checks.memory.overlap(first, second):
             assert not set(block_bytes(first)) & set(block_bytes(second))
 
 
 def test_large_blocks_are_decided_at_once(kernel):
     """Every other column of a million tokens, one side heads first: by the common divisor of the strides."""
-    first = kernel.memory.Block(0, (8 * 64 * 32, 8 * 64, 8), (10**6, 32, 64), 4)
-    second = kernel.memory.Block(4, (8 * 64, 8 * 64 * 10**6, 8), (10**6, 32, 64), 4)
-    assert not kernel.memory.overlap(first, second)
-    assert kernel.memory.overlap(first, second._replace(address=8))
+    first = kernel.checks.memory.Block(0, (8 * 64 * 32, 8 * 64, 8), (10**6, 32, 64), 4)
+    second = kernel.checks.memory.Block(4, (8 * 64, 8 * 64 * 10**6, 8), (10**6, 32, 64), 4)
+    assert not kernel.checks.memory.overlap(first, second)
+    assert kernel.checks.memory.overlap(first, second._replace(address=8))
 
 
 @pytest.fixture
@@ -218,7 +218,7 @@ def test_compiled(kernel, batch, make, backend):
             compiled(out, query, key, value, cu_seqlens)
     except ValueError as error:
         assert "out is written, so it must not share memory with key" in str(error)
-        assert kernel.memory.overlap(kernel.memory._block(out), kernel.memory._block(key))
+        assert kernel.checks.memory.overlap(kernel.checks.memory._block(out), kernel.checks.memory._block(key))
     else:
         assert_output(out, expected, value)
         assert backend != "eager" or make in DISJOINT.values()

@@ -26,14 +26,14 @@ def plans(kernel):
 
 
 def recorded(kernel, monkeypatch) -> list:
-    """The inputs that attention_forward gets from the interface, which still runs."""
+    """The calls that attention_forward gets from the interface, which still runs."""
     calls, operator = [], kernel.operators.attention_forward
 
-    def record(*inputs):
-        calls.append(inputs)
-        return operator(*inputs)
+    def record(*arguments):
+        calls.append(kernel.call.taken(arguments)[0])
+        return operator(*arguments)
 
-    monkeypatch.setattr(kernel.calls, "operators", types.SimpleNamespace(attention_forward=record))
+    monkeypatch.setattr(kernel.interface.calls, "operators", types.SimpleNamespace(attention_forward=record))
     return calls
 
 
@@ -113,15 +113,16 @@ def test_one_cu_seqlens_for_both(kernel, monkeypatch):
     kernel.flash_attn_varlen_func(query, key, value, cu_seqlens.long(), cu_seqlens.long(), 5, 5)
     both = cu_seqlens.long()
     kernel.flash_attn_varlen_func(query, key, value, both, both, 5, 5)
-    assert calls[0][3] is not calls[0][4] and calls[1][3] is calls[1][4]
-    assert calls[1][3].dtype == torch.int32
+    two, one = calls
+    assert two.cu_seqlens_q is not two.cu_seqlens_k and one.cu_seqlens_q is one.cu_seqlens_k
+    assert one.cu_seqlens_q.dtype == torch.int32
 
 
 def test_max_seqlen_tensor_is_not_read(kernel, batch, monkeypatch):
     calls = recorded(kernel, monkeypatch)
     unreadable = torch.empty((), dtype=torch.int64, device="meta")  # reading a meta tensor is an error
     output = kernel.flash_attn_varlen_func(*batch, unreadable, unreadable)
-    assert calls[0][9:11] == (batch[0].shape[0], batch[1].shape[0])  # the bounds
+    assert (calls[0].max_seqlen_q, calls[0].max_seqlen_k) == (batch[0].shape[0], batch[1].shape[0])  # the bounds
     assert_output(output, attention(*batch)[0], batch[2])
 
 
@@ -138,7 +139,7 @@ def test_max_seqlen_tensor_is_not_read(kernel, batch, monkeypatch):
 def test_windows(kernel, batch, monkeypatch, window_size, causal, expected):
     calls = recorded(kernel, monkeypatch)
     kernel.flash_attn_varlen_func(*batch, *max_lengths(*batch[3:]), window_size=window_size, causal=causal)
-    assert calls[0][12:14] == expected
+    assert (calls[0].window_left, calls[0].window_right) == expected
 
 
 def test_strided_tensors_are_not_copied(kernel, plans):

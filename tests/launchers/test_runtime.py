@@ -18,8 +18,8 @@ from simulated_launcher import SimulatedLauncher
 
 @pytest.fixture
 def runtime(metal_kernel, monkeypatch, tmp_path):
-    """The module runtime_launcher of the torch-metal variant, and the libraries it compiled."""
-    module = importlib.import_module(f"{metal_kernel.__name__}.runtime_launcher")
+    """The module launching.runtime of the torch-metal variant, and the libraries it compiled."""
+    module = importlib.import_module(f"{metal_kernel.__name__}.launching.runtime")
     compiled = []
 
     def compile_shader(text):
@@ -111,7 +111,7 @@ def test_a_kernel_that_the_table_lacks(runtime):
 
 def test_without_mps(metal_kernel, monkeypatch):
     """torch's own function, which finds no GPU."""
-    runtime = importlib.import_module(f"{metal_kernel.__name__}.runtime_launcher")
+    runtime = importlib.import_module(f"{metal_kernel.__name__}.launching.runtime")
     runtime._kernel.cache_clear()
     query = torch.randn(1, 4, 1, 64)
     with metal_kernel.launchers.use_launcher(runtime.RuntimeLauncher()):
@@ -157,7 +157,7 @@ def test_the_gpu_by_its_name(metal_kernel, monkeypatch, name, cores, expected):
     monkeypatch.setattr(torch.backends.mps, "get_name", lambda: name)
     monkeypatch.setattr(torch.backends.mps, "get_core_count", lambda: cores)
     [target] = metal_kernel.launchers.available().values()
-    assert target.device == expected
+    assert target.device == metal_kernel.device.Device(*expected)
 
 
 def test_a_torch_that_does_not_tell_the_gpu(metal_kernel, monkeypatch):

@@ -75,7 +75,7 @@ def plans_of(kernel, count: int):
 
 def compiled_launch(kernel, standin, plan, tensors) -> recorded.Launch:
     metal, operators = standin
-    launcher = module(kernel, "compiled_launcher").CompiledLauncher(operators)
+    launcher = module(kernel, "launching.compiled").CompiledLauncher(operators)
     launcher(plan, {name: metal.as_mps(tensor) for name, tensor in tensors.items()})
     return recorded.of_calls(metal.take_calls())
 
@@ -83,7 +83,7 @@ def compiled_launch(kernel, standin, plan, tensors) -> recorded.Launch:
 def test_both_launchers_bind_the_same(metal_kernel, standin, monkeypatch) -> None:
     libraries = recorded.ShaderLibraries()
     monkeypatch.setattr(torch.mps, "compile_shader", libraries)
-    runtime = module(metal_kernel, "runtime_launcher")
+    runtime = module(metal_kernel, "launching.runtime")
     runtime._kernel.cache_clear()
     plans = plans_of(metal_kernel, 400)
     assert len(plans) > 300 and len({plan.kernel for plan, _ in plans}) > 20 and len({plan for plan, _ in plans}) > 300
@@ -112,7 +112,7 @@ def expected_launch(plan, tensors) -> recorded.Launch:
 
 
 def test_specialised_sources_are_strict_and_give_the_same_bits(metal_kernel, tmp_path) -> None:
-    runtime = module(metal_kernel, "runtime_launcher")
+    runtime = module(metal_kernel, "launching.runtime")
     sources = {}
     for plan, tensors in plans_of(metal_kernel, CASES):
         key = plan.source, plan.kernel, plan.constants
@@ -184,7 +184,7 @@ def test_every_object_is_released_or_kept_as_the_table_says(standin) -> None:
 
 
 def test_a_pipeline_is_described_and_made_once(metal_kernel, standin, setting) -> None:
-    launcher = module(metal_kernel, "compiled_launcher").CompiledLauncher(standin[1])
+    launcher = module(metal_kernel, "launching.compiled").CompiledLauncher(standin[1])
     plan, tensors = plans_of(metal_kernel, 1)[0]
     plan = plan._replace(kernel="described")
     setting("threads", "768")

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import random_tensor
+from cases import call_of, random_tensor
 from reference import assert_output, attention
 
 # By name: (shape of the larger tensor, the cache [2, 24, 2, 32] in it)
@@ -155,6 +155,6 @@ def test_strided_last_dimension(kernel, backend):
 def test_over_rows_is_an_operator_as_it_should_be(kernel):
     q, keys, values = random_tensor(1, 2, 3, 4, 32), random_tensor(2, 3, 24, 2, 32), random_tensor(3, 3, 24, 2, 16)
     rows, leftpad, lengths = torch.tensor([2, 0]), torch.tensor([1, 0]), torch.tensor([9, 24])
+    call = call_of(kernel, q, keys, values, seqused_k=lengths, window_right=0)
     for return_lse in (False, True):
-        inputs = (q, keys, values, lengths, rows, leftpad, None, None, 3, 24, 0.2, -1, 0, 0.0, 0, return_lse)
-        torch.library.opcheck(kernel.operators.attention_over_rows, inputs)
+        torch.library.opcheck(kernel.operators.attention_over_rows, (*call, rows, leftpad, return_lse))

@@ -2,71 +2,71 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import dense, max_lengths, packed, random_tensor
+from cases import call_of, dense, max_lengths, packed, random_tensor
 from torch._dynamo.testing import CompileCounter
 
 LENGTHS = [(5, 9), (6, 3), (4, 4)]
 
 
-NO_FEATURES = (None,) * 4  # seqused_k, block_table, alibi_slopes, sinks
-
-
-def packed_inputs(requires_grad=False):
+def packed_call(kernel, requires_grad=False):
     query, key, value, cu_q, cu_k = packed(LENGTHS, 4, 2, 16, torch.float32)
     tensors = [tensor.requires_grad_(requires_grad) for tensor in (query, key, value)]
-    return (*tensors, cu_q, cu_k, *NO_FEATURES, *max_lengths(cu_q, cu_k), 0.25, 3, 0, 0.0, 0)
+    return call_of(kernel, *tensors, cu_seqlens_q=cu_q, cu_seqlens_k=cu_k, window_left=3, window_right=0)
 
 
-def dense_inputs(requires_grad=False):
+def dense_call(kernel, requires_grad=False):
     tensors = [tensor.requires_grad_(requires_grad) for tensor in dense(2, 5, 9, 4, 2, 16, torch.float32)]
-    return (*tensors, None, None, *NO_FEATURES, 5, 9, 0.25, -1, 0, 0.0, 0)
+    return call_of(kernel, *tensors, window_right=0)
 
 
-def feature_inputs(requires_grad=False):
+def feature_call(kernel, requires_grad=False):
     """Dense, with a softcap, ALiBi, sinks, used lengths and a value head_dim of its own."""
     query, key, _ = dense(2, 5, 9, 4, 2, 16, torch.float32)
     value, sinks = random_tensor(3, 2, 9, 2, 24), random_tensor(4, 4)
     query, key, value, sinks = (tensor.requires_grad_(requires_grad) for tensor in (query, key, value, sinks))
     used, slopes = torch.tensor([9, 3], dtype=torch.int32), random_tensor(5, 2, 4).abs()
-    return (query, key, value, None, None, used, None, slopes, sinks, 5, 9, 0.25, -1, 0, 5.0, 0)
+    named = {"seqused_k": used, "alibi_slopes": slopes, "sinks": sinks, "window_right": 0, "softcap": 5.0}
+    return call_of(kernel, query, key, value, **named)
 
 
-def paged_inputs(requires_grad=False):
+def paged_call(kernel, requires_grad=False):
     """Packed queries, paged keys and values, sinks."""
     query, _, _, cu_q, cu_k = packed(LENGTHS, 4, 2, 16, torch.float32)
     key, value, sinks = random_tensor(2, 4, 16, 2, 16), random_tensor(3, 4, 16, 2, 24), random_tensor(4, 4)
     query, key, value, sinks = (tensor.requires_grad_(requires_grad) for tensor in (query, key, value, sinks))
     table = torch.tensor([[2, 0], [1, 1], [3, -1]], dtype=torch.int32)
-    return (query, key, value, cu_q, cu_k, None, table, None, sinks, *max_lengths(cu_q, cu_k), 0.25, 3, 0, 0.0, 0)
+    named = {"cu_seqlens_q": cu_q, "cu_seqlens_k": cu_k, "block_table": table, "sinks": sinks}
+    return call_of(kernel, query, key, value, **named, window_left=3, window_right=0)
 
 
-@pytest.fixture(params=[packed_inputs, dense_inputs, feature_inputs, paged_inputs], ids=lambda make: make.__name__)
-def make_inputs(request):
-    return request.param
+@pytest.fixture(params=[packed_call, dense_call, feature_call, paged_call], ids=lambda make: make.__name__)
+def make_call(request, kernel):
+    return functools.partial(request.param, kernel)
 
 
 @pytest.mark.parametrize("return_lse", [False, True])
 @pytest.mark.parametrize("requires_grad", [False, True])
-def test_opcheck_forward(kernel, make_inputs, requires_grad, return_lse):
-    torch.library.opcheck(kernel.operators.attention_forward, (*make_inputs(requires_grad), return_lse))
+def test_opcheck_forward(kernel, make_call, requires_grad, return_lse):
+    torch.library.opcheck(kernel.operators.attention_forward, (*make_call(requires_grad), return_lse))
 
 
-def test_opcheck_forward_out(kernel, make_inputs):
-    inputs = make_inputs()
-    output = torch.empty(*inputs[0].shape[:-1], inputs[2].shape[-1])
-    torch.library.opcheck(kernel.operators.attention_forward_out, (output, *inputs))
+def test_opcheck_forward_out(kernel, make_call):
+    call = make_call()
+    output = torch.empty(*call.query.shape[:-1], call.value.shape[-1])
+    torch.library.opcheck(kernel.operators.attention_forward_out, (output, *call))
 
 
 @pytest.mark.parametrize("with_lse", [False, True])
-def test_opcheck_backward(kernel, make_inputs, with_lse):
-    inputs = make_inputs()
-    output, lse = kernel.operators.attention_forward(*inputs, True)
-    torch.library.opcheck(kernel.operators.attention_backward, (output, lse if with_lse else None, *inputs))
+def test_opcheck_backward(kernel, make_call, with_lse):
+    call = make_call()
+    output, lse = kernel.operators.attention_forward(*call, True)
+    torch.library.opcheck(kernel.operators.attention_backward, (output, lse if with_lse else None, *call))
 
 
 def test_namespace(kernel, build):
@@ -76,25 +76,40 @@ def test_namespace(kernel, build):
         assert getattr(kernel.operators, name).name() == f"{identifier}::{name}"
 
 
-def test_lengths_are_symbolic(kernel):
-    for name in ("attention_forward", "attention_forward_out", "attention_backward"):
-        schema = str(getattr(kernel.operators, name)._schema)
-        for argument in ("max_seqlen_q", "max_seqlen_k", "window_left", "window_right"):
-            assert f"SymInt {argument}" in schema
+def test_schemas_are_the_call(kernel):
+    """Every operator takes the fields of a call, in their order and under their names, behind what it writes or what
+    flows back, and before its own arguments."""
+    around = {
+        "attention_forward": ([], ["return_lse", "dropout_p", "dropout_seed"]),
+        "attention_forward_out": (["output"], []),
+        "attention_backward": (["grad_output", "grad_lse"], ["dropout_p", "dropout_seed"]),
+        "attention_over_rows": ([], ["cache_batch_idx", "cache_leftpad", "return_lse"]),
+    }
+    for name, (before, after) in around.items():
+        schema = getattr(kernel.operators, name)._schema
+        names = [argument.name for argument in schema.arguments]
+        assert names == [*before, *kernel.call.Call._fields, *after]
+        assert (
+            "Tensor query, Tensor key, Tensor value, Tensor? cu_seqlens_q, Tensor? cu_seqlens_k, Tensor? seqused_k, "
+            "Tensor? block_table, Tensor? alibi_slopes, Tensor? sinks, SymInt max_seqlen_q, SymInt max_seqlen_k, "
+            "float softmax_scale, SymInt window_left, SymInt window_right, float softcap, int num_splits"
+        ) in str(schema)
+    returned = kernel.operators.attention_backward._schema.returns
+    assert [value.name for value in returned] == [f"grad_{name}" for name in kernel.call.Gradients._fields]
 
 
 @pytest.mark.parametrize("return_lse", [False, True])
-def test_fake_shapes(kernel, make_inputs, return_lse):
-    inputs = make_inputs()
-    real = kernel.operators.attention_forward(*inputs, return_lse)
-    meta = [item.to("meta") if isinstance(item, torch.Tensor) else item for item in inputs]
+def test_fake_shapes(kernel, make_call, return_lse):
+    call = make_call()
+    real = kernel.operators.attention_forward(*call, return_lse)
+    meta = call._replace(**{name: tensor.to("meta") for name, tensor in kernel.call.present(call).items()})
     fake = kernel.operators.attention_forward(*meta, return_lse)
     for ours, expected in zip(fake, real):
         assert (ours.shape, ours.dtype, ours.stride()) == (expected.shape, expected.dtype, expected.stride())
-    grads = kernel.operators.attention_backward(real[0], None, *inputs)
+    grads = kernel.operators.attention_backward(real[0], None, *call)
     fake_grads = kernel.operators.attention_backward(torch.empty_like(fake[0]), None, *meta)
-    sinks = torch.empty(0) if inputs[8] is None else inputs[8]
-    for fake_grad, grad, tensor in zip(fake_grads, grads, (*inputs[:3], sinks)):
+    sinks = torch.empty(0) if call.sinks is None else call.sinks
+    for fake_grad, grad, tensor in zip(fake_grads, grads, (call.query, call.key, call.value, sinks)):
         assert (fake_grad.shape, fake_grad.dtype) == (grad.shape, grad.dtype) == (tensor.shape, tensor.dtype)
 
 

@@ -98,8 +98,8 @@ def test_with_operators_in_place_of_the_binary(variant: Path) -> None:
     result = run(variant, """
 import torch
 [(name, target)] = kernel.launchers.available().items()
-assert (name, target.device) == ("compiled", (9, 40)), name
-assert kernel.launchers.metal() == kernel.launchers.metal() and kernel.launchers.metal().device == (9, 40)
+assert (name, target.device) == ("compiled", kernel.device.Device(9, 40)), name
+assert kernel.launchers.metal() == kernel.launchers.metal() and kernel.launchers.metal().device == target.device
 query = torch.randn(1, 40, 2, 64)
 assert kernel.flash_attn_func(query, query, query).isfinite().all()  # on the CPU
 described = kernel.selftest.pipelines.Described(target.launcher)

@@ -73,11 +73,11 @@ def test_digests_are_right(staged: Path, variant: str) -> None:
 def test_damage_is_detected(staged: Path, tmp_path: Path, variant: str, damage: str) -> None:
     damaged = shutil.copytree(staged / variant, tmp_path / variant)
     if damage == "changed":
-        contents = bytearray((damaged / "planner.py").read_bytes())
+        contents = bytearray((damaged / "planning" / "forward.py").read_bytes())
         contents[len(contents) // 2] ^= 1
-        (damaged / "planner.py").write_bytes(contents)
+        (damaged / "planning" / "forward.py").write_bytes(contents)
     elif damage == "removed":
-        (damaged / "planner.py").unlink()
+        (damaged / "planning" / "forward.py").unlink()
     else:
         (damaged / "other.py").touch()
     digest = Metadata.read_from_file(damaged / "metadata.json").digest
@@ -108,7 +108,7 @@ def test_variants_differ_in_their_identifier(staged: Path) -> None:
 
 def test_a_changed_source_changes_both_identifiers(sources: Path, tmp_path: Path) -> None:
     before = identifiers(stage(tmp_path / "before", sources))
-    with (sources / "torch-ext" / "metal_flash_sdpa" / "planner.py").open("a") as source:
+    with (sources / "torch-ext" / "metal_flash_sdpa" / "planning" / "forward.py").open("a") as source:
         source.write("\n")
     after = identifiers(stage(tmp_path / "after", sources))
     assert before[0] != after[0] and before[1] != after[1]

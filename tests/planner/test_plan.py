@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 import pathlib
 import re
+import sys
 
 import pytest
 import torch
+from cases import call_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from metal_simulator import Library
@@ -15,34 +17,37 @@ from metal_simulator import Library
 KERNELS = pathlib.Path(__file__).resolve().parents[2] / "flash_sdpa"
 
 
-def plan_forward(kernel, *inputs, device=None):
-    return kernel.planner.plan_forward(device or kernel.device.SMALLEST, *inputs)
-
-
-def plan_dense(kernel, query, key, scale=0.125, window=(-1, -1), lse=False):
+def plan_of(kernel, query, key, value=None, lse=False, device=None, **named):
+    """The plan of a call, by the names of its fields; lse and output are made for it."""
+    value = key if value is None else value
+    output = query.new_empty(*query.shape[:-1], value.shape[-1])
     lse = query.new_empty(0) if lse else None
-    output = query.new_empty(query.shape)
-    lengths = query.shape[1], key.shape[1]
-    return plan_forward(kernel, output, lse, query, key, key, *[None] * 6, *lengths, scale, *window, 0.0, 0)
+    call = call_of(kernel, query, key, value, **named)
+    return kernel.planner.plan_forward(device or kernel.device.SMALLEST, output, lse, call)
 
 
-def fields(kernel, plan):
-    """The plan's two parameter structs, unpacked again."""
-    return [argument.values() for argument in plan.arguments if isinstance(argument, kernel.plan.Parameters)]
+def params_of(kernel, plan, kind="ForwardParams"):
+    """A plan's two parameter structs, unpacked: the first by the names in params.h, the second as a tuple."""
+    params, score = [a.values() for a in plan.arguments if isinstance(a, kernel.planning.plan.Parameters)]
+    values = iter(params)
+    found = {}
+    for name in metal_struct(kind):
+        is_strides = name in ("query", "key", "value", "output")
+        found[name] = tuple(itertools.islice(values, 3)) if is_strides else next(values)
+    assert list(values) == []
+    return found, score
 
 
 def test_planned_kernels_are_the_kernels_that_exist(kernel):
-    tiles, planned = kernel.tiles, set()
+    tiles, planned = kernel.planning.tiles, set()
     devices = [kernel.device.Device(*facts) for facts in [(7, 1), (7, 64), (9, 10)]]
     lengths = [(4, 4), (64, 2000)]  # for a decode tile; for large tiles on few cores, small ones on many
     sizes = [(tile.head_dim, tile.value_dim) for tile in tiles.LARGE[2]] + [(8, 8), (256, 8), (8, 256), (160, 160)]
-    for dtype, (head_dim, value_dim), device in itertools.product(tiles.DTYPES, sizes, devices):
+    for dtype, (head_dim, value_dim), device in itertools.product(kernel.call.DTYPES, sizes, devices):
         for seqlen_q, seqlen_k in lengths:
             query = torch.empty(1, seqlen_q, 1, head_dim, dtype=dtype, device="meta")
             key, value = query.new_empty(1, seqlen_k, 1, head_dim), query.new_empty(1, seqlen_k, 1, value_dim)
-            inputs = query.new_empty(1, seqlen_q, 1, value_dim), None, query, key, value, *[None] * 6
-            settings = seqlen_q, seqlen_k, 0.1, -1, -1, 0.0, 0
-            planned.add(plan_forward(kernel, *inputs, *settings, device=device).kernel)
+            planned.add(plan_of(kernel, query, key, value, device=device).kernel)
     assert planned == set(Library(KERNELS / "attention_forward.metal", include=[KERNELS]).kernels)
 
 
@@ -62,32 +67,49 @@ def test_planned_kernels_are_the_kernels_that_exist(kernel):
 )
 def test_tile_of_rows_and_device(kernel, family, cores, rows, expected):
     query = torch.empty(1, rows, 1, 64, dtype=torch.float16, device="meta")
-    inputs = query, None, query, query, query, *[None] * 6, rows, rows, 0.1, -1, -1, 0.0, 0
-    assert plan_forward(kernel, *inputs, device=kernel.device.Device(family, cores)).kernel.endswith(expected)
+    assert plan_of(kernel, query, query, device=kernel.device.Device(family, cores)).kernel.endswith(expected)
 
 
-def test_tuned_tiles_are_preferred(kernel, monkeypatch):
-    tuned = kernel.tiles.DIRECT[2][1]
-    winners = {("f16", 64, 64): tuned}
-    monkeypatch.setattr(kernel.tiles.tuning, "winners", lambda device: winners if device.cores == 8 else {})
-    kernel.planner._plan_forward.cache_clear()
-    for head_dim, cores, dtype, is_tuned in [
-        (64, 8, torch.float16, True),
-        (50, 8, torch.float16, True),  # the same kernel
-        (72, 8, torch.float16, False),
-        (64, 8, torch.bfloat16, False),
-        (64, 10, torch.float16, False),
+def test_tuned_tiles_are_preferred(kernel, monkeypatch, tmp_path):
+    """Those in the file of this very GPU, which no other test plans for."""
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    fastest, gpu = kernel.planning.tiles.DIRECT[2][1], kernel.device.Device(7, 71)
+    kernel.planning.tiles.tuned.store(gpu, {("f16", 64, 64): fastest})
+    for head_dim, dtype, is_tuned in [
+        (64, torch.float16, True),
+        (50, torch.float16, True),  # the same kernel
+        (72, torch.float16, False),
+        (64, torch.bfloat16, False),
     ]:
         query = torch.empty(1, 100, 1, head_dim, dtype=dtype, device="meta")
-        inputs = query, None, query, query, query, *[None] * 6, 100, 100, 0.1, -1, -1, 0.0, 0
-        plan = plan_forward(kernel, *inputs, device=kernel.device.Device(7, cores))
-        assert (plan.kernel == tuned.kernel(torch.float16)) == is_tuned
-    kernel.planner._plan_forward.cache_clear()
+        plan = plan_of(kernel, query, query, device=gpu)
+        assert (plan.kernel == fastest.kernel(torch.float16)) == is_tuned
+    with pytest.warns(UserWarning, match="of the GPU"):
+        query = torch.empty(1, 100, 1, 64, dtype=torch.float16, device="meta")
+        assert plan_of(kernel, query, query, device=kernel.device.Device(7, 72)).kernel != fastest.kernel(torch.float16)
+
+
+def test_a_tile_on_trial_is_planned_with(kernel):
+    """For the device that prefers it alone, whatever was planned before; not where it is too small."""
+    query = torch.empty(1, 100, 1, 64, dtype=torch.float16, device="meta")
+    gpu = kernel.device.Device(7, 8)
+    trials = kernel.planning.tiles.candidates(gpu, torch.float16, 64, 64)
+    before = plan_of(kernel, query, query, device=gpu)
+    assert len(trials) == 3
+    for tile in trials:
+        plan = plan_of(kernel, query, query, device=gpu._replace(preferred=tile))
+        assert plan.kernel == tile.kernel(torch.float16)
+    assert plan_of(kernel, query, query, device=gpu) == before
+    wide = torch.empty(1, 100, 1, 72, dtype=torch.float16, device="meta")
+    preferring = plan_of(kernel, wide, wide, device=gpu._replace(preferred=trials[0]))
+    assert preferring.kernel == plan_of(kernel, wide, wide, device=gpu).kernel
 
 
 def test_every_tile_fits_a_threadgroup_and_its_launch(kernel):
     """By the kernels' own text: threadgroup memory within 32 KB is the simulator's check, threads within 1024."""
-    for table in (kernel.tiles.LARGE, kernel.tiles.SMALL, kernel.tiles.DIRECT, kernel.tiles.DECODE):
+    tiles = kernel.planning.tiles
+    for table in (tiles.LARGE, tiles.SMALL, tiles.DIRECT, tiles.DECODE):
         for tile in (*table[2], *table[4]):
             assert tile.simdgroups * 32 <= 1024 and tile.rows % 8 == 0 and tile.block_n % 8 == 0
             assert tile.head_dim % (8 * tile.slices) == tile.value_dim % (8 * tile.slices) == 0
@@ -102,23 +124,44 @@ def metal_struct(name):
 
 @pytest.mark.parametrize("name", ["ForwardParams", "ScoreParams", "CombineParams"])
 def test_structs_mirror_params_h(kernel, name):
-    assert list(getattr(kernel.plan, name)._fields) == metal_struct(name)
+    assert list(getattr(kernel.planning.plan, name)._fields) == metal_struct(name)
 
 
 def test_constants_mirror_constants_h(kernel):
     query = torch.empty(1, 4, 1, 64, device="meta")
     text = (KERNELS / "constants.h").read_text()
     declared = re.findall(r"constant bool (\w+) \[\[function_constant\(\d+\)\]\];", text)
-    assert [name for name, _ in plan_dense(kernel, query, query).constants] == declared
+    assert [name for name, _ in plan_of(kernel, query, query).constants] == declared
 
 
 def test_packed_plan(kernel):
     query, key = torch.empty(100, 8, 64, dtype=torch.float16), torch.empty(90, 2, 64, dtype=torch.float16)
     cu = torch.zeros(4, dtype=torch.int32)
-    plan = plan_forward(kernel, query, None, query, key, key, cu, cu, *[None] * 4, 100, 100, 0.125, -1, 0, 0.0, 0)
-    params, score = fields(kernel, plan)
-    assert params[:12] == (0, 512, 64, 0, 128, 64, 0, 128, 64, 0, 512, 64)
-    assert params[12:] == (0, 100, 3, 100, 90, 64, 64, 4, 2**30, 0, 0, 0, 0, 0, 1, 0, 0)
+    plan = plan_of(kernel, query, key, cu_seqlens_q=cu, cu_seqlens_k=cu, softmax_scale=0.125, window_right=0)
+    params, score = params_of(kernel, plan)
+    assert params == {
+        "query": (0, 512, 64),
+        "key": (0, 128, 64),
+        "value": (0, 128, 64),
+        "output": (0, 512, 64),
+        "lse_batch_stride": 0,
+        "lse_head_stride": 100,
+        "batch": 3,
+        "query_length": 100,
+        "key_length": 90,
+        "head_dim": 64,
+        "value_dim": 64,
+        "group_size": 4,
+        "window_left": 2**30,
+        "window_right": 0,
+        "num_pages": 0,
+        "page_size": 0,
+        "block_table_stride": 0,
+        "alibi_batch_stride": 0,
+        "num_splits": 1,
+        "output_split_stride": 0,
+        "lse_split_stride": 0,
+    }
     assert score == pytest.approx((1.0, 0.0, 1.0, 0.125, 0.125 * 1.4426950408889634))
     assert plan.grid == (2, 100 * 4 // 32 + 3 + 2, 1) and plan.threads == (128, 1, 1)
     assert {name for name, value in plan.constants if value} == {"is_packed", "is_aligned"}
@@ -127,11 +170,20 @@ def test_packed_plan(kernel):
 
 def test_dense_plan(kernel):
     query, key = torch.empty(3, 40, 8, 64), torch.empty(3, 50, 8, 64)
-    plan = plan_dense(kernel, query, key, window=(5, 7), lse=True)
-    params, _ = fields(kernel, plan)
-    assert params[12:] == (8 * 40, 40, 3, 40, 50, 64, 64, 1, 5, 7, 0, 0, 0, 0, 1, 0, 0)
+    plan = plan_of(kernel, query, key, window_left=5, window_right=7, lse=True)
+    params, _ = params_of(kernel, plan)
+    assert params["lse_batch_stride"] == 8 * 40 and params["lse_head_stride"] == 40
+    assert (params["batch"], params["query_length"], params["key_length"], params["group_size"]) == (3, 40, 50, 1)
+    assert (params["window_left"], params["window_right"]) == (5, 7)
     assert plan.grid == (8, 3, 1)
     assert plan.arguments[6:] == ("lse", *[None] * 6)
+
+
+@pytest.mark.parametrize("window, expected", [(-1, 2**30), (0, 0), (2**30, 2**30), (2**31 - 1, 2**30), (2**62, 2**30)])
+def test_windows_fit_the_kernels(kernel, window, expected):
+    query = torch.empty(1, 40, 8, 64, device="meta")
+    for name in ("window_left", "window_right"):
+        assert params_of(kernel, plan_of(kernel, query, query, **{name: window}))[0][name] == expected
 
 
 def test_paged_plan(kernel):
@@ -143,11 +195,14 @@ def test_paged_plan(kernel):
         "alibi_slopes": torch.zeros(3, 8),
         "sinks": torch.zeros(8),
     }
-    settings = 1, 80, 0.1, -1, 0, 30.0, 0
-    plan = plan_forward(kernel, query, None, query, cache, cache, None, None, *tensors.values(), *settings)
-    params, score = fields(kernel, plan)
-    assert params[3:6] == (16 * 2 * 64, 2 * 64, 64)  # page, token, head
-    assert params[14:] == (3, 1, 80, 64, 64, 4, 2**30, 0, 12, 16, 5, 8, 1, 0, 0)
+    settings = {"max_seqlen_k": 80, "softmax_scale": 0.1, "window_right": 0, "softcap": 30.0}
+    plan = plan_of(kernel, query, cache, **tensors, **settings)
+    params, score = params_of(kernel, plan)
+    assert params["key"] == (16 * 2 * 64, 2 * 64, 64)  # page, token, head
+    assert (params["batch"], params["query_length"], params["key_length"]) == (3, 1, 80)
+    assert (params["num_pages"], params["page_size"], params["block_table_stride"]) == (12, 16, 5)
+    assert (params["window_left"], params["window_right"]) == (2**30, 0)
+    assert (params["alibi_batch_stride"], params["num_splits"]) == (8, 1)
     assert score == pytest.approx((1.0, 0.1 / 30, 1.0, 30.0, 30 * 1.4426950408889634))
     assert plan.arguments[6:] == (None, None, None, *tensors)
     assert {name for name, value in plan.constants if not value} == {"is_packed", "is_padded", "is_split", "writes_lse"}
@@ -157,26 +212,35 @@ def plan_decode(kernel, keys, num_heads=8, batch=1, num_splits=0, device=None):
     """One token a sequence, 2 key/value heads."""
     query = torch.empty(batch, 1, num_heads, 128, dtype=torch.float16)
     key = torch.empty(batch, keys, 2, 128, dtype=torch.float16)
-    lse = torch.empty(batch, num_heads, 1)
-    inputs = query, lse, query, key, key, *[None] * 5, torch.empty(num_heads)
-    return plan_forward(kernel, *inputs, 1, keys, 0.1, -1, 0, 0.0, num_splits, device=device)
+    settings = {"sinks": torch.empty(num_heads), "window_right": 0, "num_splits": num_splits}
+    return plan_of(kernel, query, key, lse=True, device=device, **settings)
 
 
 def test_split_plan(kernel):
     plan = plan_decode(kernel, 4096, num_splits=5)
-    params, _ = fields(kernel, plan)
+    params, score = params_of(kernel, plan)
     assert plan.grid == (2, 1, 5)
-    assert params[9:14] == (8 * 128, 8 * 128, 128, 8, 1)  # of the partial output, and of lse
-    assert params[-3:] == (5, 8 * 128, 8)
+    assert params["output"] == (8 * 128, 8 * 128, 128)  # of the partial output
+    assert (params["lse_batch_stride"], params["lse_head_stride"]) == (8, 1)
+    assert (params["num_splits"], params["output_split_stride"], params["lse_split_stride"]) == (5, 8 * 128, 8)
     assert plan.scratch == (("partial_output", (5, 8, 128)), ("partial_softmax", (5, 8, 2)))
     assert plan.arguments[5:7] == ("partial_output", "partial_softmax")
     assert not dict(plan.constants)["has_sinks"]  # they are one more exponential of the whole, not of each part
     combine = plan.then
     assert combine.arguments[2:] == ("partial_output", "partial_softmax", "output", "lse", "sinks")
     assert combine.grid == (8, 1, 1) and combine.then is None
-    joined, score = fields(kernel, combine)
-    assert joined == (8 * 128, 8 * 128, 128, 8, 1, 8, 8, 1, 128, 5)
-    assert score == fields(kernel, plan)[1]
+    joined, joined_score = params_of(kernel, combine, "CombineParams")
+    assert joined == {
+        "output": (8 * 128, 8 * 128, 128),
+        "lse_batch_stride": 8,
+        "lse_head_stride": 1,
+        "rows": 8,
+        "num_heads": 8,
+        "tokens": 1,
+        "value_dim": 128,
+        "num_splits": 5,
+    }
+    assert joined_score == score
 
 
 def test_splits_fill_the_gpu_and_no_more(kernel):
@@ -195,7 +259,7 @@ def test_splits_fill_the_gpu_and_no_more(kernel):
 @pytest.mark.parametrize("head_dim, value_dim, sizes", [(1, 1, (32, 32)), (33, 32, (64, 64)), (192, 128, (192, 128))])
 def test_other_head_dims_take_the_next_kernel(kernel, head_dim, value_dim, sizes):
     query, value = torch.empty(1, 4, 2, head_dim, device="meta"), torch.empty(1, 4, 2, value_dim, device="meta")
-    plan = plan_forward(kernel, value, None, query, query, value, *[None] * 6, 4, 4, 0.1, -1, -1, 0.0, 0)
+    plan = plan_of(kernel, query, query, value)
     assert f"_d{sizes[0]}_v{sizes[1]}_" in plan.kernel
     constants = dict(plan.constants)
     assert constants["is_padded"] == ((head_dim, value_dim) != sizes)
@@ -204,7 +268,7 @@ def test_other_head_dims_take_the_next_kernel(kernel, head_dim, value_dim, sizes
 
 def test_alignment_is_seen(kernel):
     def aligned(query):
-        return dict(plan_dense(kernel, query, query).constants)["is_aligned"]
+        return dict(plan_of(kernel, query, query).constants)["is_aligned"]
 
     storage = torch.empty(2, 6, 4, 72, dtype=torch.float16)
     assert aligned(storage[..., :64])  # rows of 144 bytes
@@ -217,7 +281,7 @@ def test_repeated_shapes_are_planned_once(kernel):
     kernel.planner._plan_forward.cache_clear()
     for _ in range(5):
         query = torch.empty(2, 6, 4, 64)
-        plan_dense(kernel, query, query)
+        plan_of(kernel, query, query)
     info = kernel.planner._plan_forward.cache_info()
     assert (info.misses, info.hits) == (1, 4)
 
@@ -225,7 +289,7 @@ def test_repeated_shapes_are_planned_once(kernel):
 def test_cache_is_bounded(kernel):
     for length in range(1, 3000):
         query = torch.empty(1, length, 1, 64, device="meta")
-        plan_dense(kernel, query, query)
+        plan_of(kernel, query, query)
     info = kernel.planner._plan_forward.cache_info()
     assert info.currsize <= info.maxsize == 1024
 
@@ -233,10 +297,10 @@ def test_cache_is_bounded(kernel):
 def test_refusals_give_the_reason(kernel):
     large = torch.empty(1, 4, 1, 257, device="meta")
     with pytest.raises(NotImplementedError, match="no Metal kernel for head_dim 257 .* up to 256"):
-        plan_dense(kernel, large, large)
+        plan_of(kernel, large, large)
     query, key = (torch.empty(1, tokens, heads, 64, device="meta") for tokens, heads in [(2**28, 4), (8, 1)])
     with pytest.raises(NotImplementedError, match="got 1073741824 query rows"):
-        plan_dense(kernel, query, key)
+        plan_of(kernel, query, key)
 
 
 @settings(max_examples=200, deadline=None)
@@ -247,8 +311,8 @@ def test_every_row_has_its_tile(kernel, lengths, group, start):
     total = bounds[-1]
     query, key = torch.empty(total, group, 64, device="meta"), torch.empty(1, 1, 64, device="meta")
     cu = torch.empty(len(lengths) + 1, dtype=torch.int32, device="meta")
-    lengths = max([1, *lengths]), 1
-    plan = plan_forward(kernel, query, None, query, key, key, cu, cu, *[None] * 4, *lengths, 1.0, -1, -1, 0.0, 0)
+    longest = max([1, *lengths])
+    plan = plan_of(kernel, query, key, cu_seqlens_q=cu, cu_seqlens_k=cu, max_seqlen_q=longest, max_seqlen_k=1)
     block_m = 8 * int(re.search(r"_r8_n\d+_g(\d+)x", plan.kernel).group(1))
     first = [bound * group // block_m + segment for segment, bound in enumerate(bounds[:-1])] + [plan.grid[1]]
     for segment, (begin, end) in enumerate(zip(bounds, bounds[1:])):

@@ -17,7 +17,7 @@ class Gpu(SimulatedLauncher):
     def __init__(self, kernel, threads=(1024, 832), is_capped=False):
         super().__init__()
         self.made, self.threads, self.is_capped = [], threads, is_capped
-        self.pipeline = importlib.import_module(f"{kernel.__name__}.plan").Pipeline
+        self.pipeline = importlib.import_module(f"{kernel.__name__}.planning.plan").Pipeline
 
     def describe(self, plan):
         if dict(plan.constants).get("has_sinks"):

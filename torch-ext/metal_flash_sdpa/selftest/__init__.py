@@ -17,7 +17,7 @@ from typing import Callable, Dict, Iterator, List, Optional, Union
 
 import torch
 
-from .. import launchers
+from .. import launching as launchers
 from . import cases, machine, pipelines, timing, workloads
 
 CPU = "CPU implementation"

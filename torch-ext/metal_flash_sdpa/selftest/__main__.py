@@ -6,7 +6,7 @@ import argparse
 import pathlib
 import sys
 
-from . import run
+from . import run, tuning
 
 
 def _count(text: str) -> int:
@@ -32,8 +32,6 @@ def main() -> int:
     options = parser.parse_args()
     try:
         if options.tune:
-            from .. import tuning  # needs the tile table
-
             tuning.tune(print_line=_print_line)
         report = run(options.count, options.seed, not options.no_timing, options.report)
     except (RuntimeError, OSError) as error:

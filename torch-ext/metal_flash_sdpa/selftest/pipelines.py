@@ -7,7 +7,7 @@ from typing import Callable, Dict, List, Mapping
 
 import torch
 
-from ..plan import Plan
+from ..planning.plan import Plan
 
 # The most 32-bit registers of a thread, by the threads that a threadgroup may then have: of M1 and M2, as Mesa's
 # compiler for them has it. Apple documents only that the threads depend on the registers.

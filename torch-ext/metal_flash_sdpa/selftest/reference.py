@@ -1,4 +1,4 @@
-"""Attention in float64 on the CPU, from its definition (interface.py), and the errors that results may have."""
+"""Attention in float64 on the CPU, from its definition (interface/), and the errors that results may have."""
 
 from __future__ import annotations
 

@@ -16,12 +16,12 @@ from typing import Callable, Dict, Iterator, Mapping, NamedTuple, Optional
 
 import torch
 
-from . import device
-from ._ops import ops
-from .compiled_launcher import CompiledLauncher
-from .device import SMALLEST, Device
-from .plan import Plan
-from .runtime_launcher import RuntimeLauncher
+from .._ops import ops
+from ..planning import device
+from ..planning.device import SMALLEST, Device
+from ..planning.plan import Plan
+from .compiled import CompiledLauncher
+from .runtime import RuntimeLauncher
 
 Launcher = Callable[[Plan, Mapping[str, torch.Tensor]], None]
 
@@ -73,6 +73,6 @@ def available() -> Dict[str, Target]:
     if hasattr(ops, "launch_kernel"):
         _, family, cores, _, _ = ops.describe_device()
         targets["compiled"] = Target(CompiledLauncher(ops), device.known(family, cores))
-    if (pathlib.Path(__file__).parent / "flash_sdpa").is_dir():  # the kernels' text
+    if (pathlib.Path(__file__).parent.parent / "flash_sdpa").is_dir():  # the kernels' text
         targets["run-time"] = Target(RuntimeLauncher(), device.of_torch())
     return targets

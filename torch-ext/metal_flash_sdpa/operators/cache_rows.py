@@ -10,34 +10,39 @@ from typing import Optional
 
 import torch
 
+from ..call import Call
 
-def packed_inputs(
-    query: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    lengths: Optional[torch.Tensor],
-    rows: Optional[torch.Tensor],
-    leftpad: Optional[torch.Tensor],
-    slopes: Optional[torch.Tensor],
-    sinks: Optional[torch.Tensor],
-) -> tuple:
-    """The tensors of attention_forward, packed, for those of attention_over_rows. No value is read."""
+
+def packed(call: Call, cache_batch_idx: Optional[torch.Tensor], cache_leftpad: Optional[torch.Tensor]) -> Call:
+    """The packed call that does what attention_over_rows is asked for. No value is read."""
+    query, keys, values = call.query, call.key, call.value
     batch, seqlen_q = query.shape[:2]
     capacity = keys.shape[1]
-    rows = torch.arange(batch, device=query.device) if rows is None else rows.long().clamp(0, keys.shape[0] - 1)
+    if cache_batch_idx is None:
+        rows = torch.arange(batch, device=query.device)
+    else:
+        rows = cache_batch_idx.long().clamp(0, keys.shape[0] - 1)
     step = _row_step(keys)
     if step is None or step != _row_step(values):
         keys, values = keys[rows], values[rows]
         rows, step = torch.arange(batch, device=query.device), capacity
-    starts = torch.zeros_like(rows) if leftpad is None else leftpad.long().clamp(0, capacity)
-    ends = torch.full_like(rows, capacity) if lengths is None else lengths.long().clamp(0, capacity)
+    starts = torch.zeros_like(rows) if cache_leftpad is None else cache_leftpad.long().clamp(0, capacity)
+    ends = torch.full_like(rows, capacity) if call.seqused_k is None else call.seqused_k.long().clamp(0, capacity)
     bounds = torch.stack((starts, ends.maximum(starts)), dim=1) + (rows * step).unsqueeze(1)
     cu_seqlens_k = torch.cat((bounds.flatten(), rows.new_zeros(1)))
     cu_seqlens_q = (torch.arange(2 * batch + 1, device=query.device) + 1) // 2 * seqlen_q
-    if slopes is not None and slopes.dim() == 2:
-        slopes = slopes.repeat_interleave(2, dim=0)
-    tensors = query.flatten(0, 1), _as_line(keys, step), _as_line(values, step)
-    return (*tensors, cu_seqlens_q.int(), cu_seqlens_k.int(), None, None, slopes, sinks)
+    alibi_slopes = call.alibi_slopes
+    if alibi_slopes is not None and alibi_slopes.dim() == 2:
+        alibi_slopes = alibi_slopes.repeat_interleave(2, dim=0)
+    return call._replace(
+        query=query.flatten(0, 1),
+        key=_as_line(keys, step),
+        value=_as_line(values, step),
+        cu_seqlens_q=cu_seqlens_q.int(),
+        cu_seqlens_k=cu_seqlens_k.int(),
+        seqused_k=None,
+        alibi_slopes=alibi_slopes,
+    )
 
 
 def _row_step(cache: torch.Tensor) -> Optional[int]:

@@ -14,9 +14,9 @@ from typing import Callable, Mapping, Tuple
 
 import torch
 
-from .plan import Parameters, Pipeline, Plan
+from ..planning.plan import Parameters, Pipeline, Plan
 
-_KERNELS = pathlib.Path(__file__).parent / "flash_sdpa"
+_KERNELS = pathlib.Path(__file__).parent.parent / "flash_sdpa"
 _OLDEST_MACOS = 14  # the first whose Metal has bfloat
 
 

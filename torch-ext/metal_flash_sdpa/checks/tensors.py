@@ -1,4 +1,5 @@
-"""Checks of the public functions' arguments; those of optional features are in features.py, of values in values.py.
+"""Checks of the public functions' arguments; those of optional features are in features.py, of values in
+device_values.py.
 
 Every check names the argument, what is allowed and what came: TypeError for a wrong type, ValueError for a wrong value
 or shape, NotImplementedError for a feature that this version lacks. Values that live on a device are not read, unless
@@ -7,26 +8,59 @@ the environment variable METAL_FLASH_SDPA_CHECK_VALUES is "1" when the package i
 
 from __future__ import annotations
 
+import enum
 import os
-from typing import Optional, Tuple, Union
+from typing import Iterable, NamedTuple, Optional, Tuple, Union
 
 import torch
 
+from ..call import DTYPES
 from .scalars import as_flag, as_float, as_integer, as_pair, kind_of
 
 CHECK_VALUES = os.environ.get("METAL_FLASH_SDPA_CHECK_VALUES") == "1"
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-PACKED, DENSE = "[total, heads, head_dim]", "[batch, seqlen, heads, head_dim]"
-PAGED = "[num_pages, page_size, heads, head_dim]"
-CACHE = "[batch_cache, seqlen_cache, heads, head_dim]"
-RANKS = {PACKED: 3, DENSE: 4, PAGED: 4, CACHE: 4}
 PAGE_SIZE_UNIT = 16  # so that a kernel's blocks of keys end where pages do
 MAX_HEAD_DIM = 256
 MAX_SCALE = 1e8  # keeps the kernel's score of a masked key, -2e30, finite in fp32 after scaling
 MAX_LENGTH = 2**31 - 1  # tokens
 
 
-def check_query(query: torch.Tensor, layout: str, name: str) -> None:
+class Names(NamedTuple):
+    """What a public function calls its arguments."""
+
+    query: str = "q"
+    key: str = "k"
+    value: str = "v"
+    softmax_scale: str = "softmax_scale"
+    causal: str = "causal"
+    cu_seqlens_q: str = "cu_seqlens_q"
+    cu_seqlens_k: str = "cu_seqlens_k"
+    max_seqlen_q: str = "max_seqlen_q"
+    max_seqlen_k: str = "max_seqlen_k"
+
+
+class Layout(enum.Enum):
+    """The axes of queries, keys or values, or of a tensor that stacks them on the third axis from behind."""
+
+    PACKED = ("total", "heads", "head_dim")
+    DENSE = ("batch", "seqlen", "heads", "head_dim")
+    PAGED = ("num_pages", "page_size", "heads", "head_dim")
+    CACHE = ("batch_cache", "seqlen_cache", "heads", "head_dim")
+    PACKED_QKV = ("total", 3, "heads", "head_dim")
+    PACKED_KV = ("total", 2, "heads", "head_dim")
+    DENSE_QKV = ("batch", "seqlen", 3, "heads", "head_dim")
+    DENSE_KV = ("batch", "seqlen", 2, "heads", "head_dim")
+
+    def __init__(self, *axes: Union[str, int]):
+        self.axes, self.rank = axes, len(axes)
+
+    def __str__(self) -> str:
+        return f"[{', '.join(map(str, self.axes))}]"
+
+
+_DENSE, _PAGED = Layout.DENSE, Layout.PAGED  # as looking up a member takes its time
+
+
+def check_query(query: torch.Tensor, layout: Layout, name: str) -> None:
     """`query` alone: what the other checks build on."""
     _check_layout(query, layout, name)
     if query.dtype not in DTYPES:
@@ -38,52 +72,50 @@ def check_query(query: torch.Tensor, layout: str, name: str) -> None:
         raise ValueError(f"{name} must have a head_dim of 1 to {MAX_HEAD_DIM}, got {head_dim}")
 
 
-def check_key_value(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: str, names: Tuple[str, str, str]
-) -> None:
-    """`key` and `value` beside a checked `query`; `names` are the public names of the three."""
-    _check_like_query(query, key, layout, names[0], names[1])
-    _check_like_query(query, value, layout, names[0], names[2])
+def check_key_value(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: Layout, names: Names) -> None:
+    """`key` and `value` beside a checked `query`."""
+    _check_like_query(query, key, layout, names.query, names.key)
+    _check_like_query(query, value, layout, names.query, names.value)
     if key.shape[-1] != query.shape[-1]:
         raise ValueError(
-            f"{names[1]} must have the head_dim of {names[0]}, {query.shape[-1]}, got shape {tuple(key.shape)}"
+            f"{names.key} must have the head_dim of {names.query}, {query.shape[-1]}, got shape {tuple(key.shape)}"
         )
     if value.shape[:-1] != key.shape[:-1]:
         raise ValueError(
-            f"{names[2]} must have the shape of {names[1]} up to head_dim, {tuple(key.shape[:-1])}, "
+            f"{names.value} must have the shape of {names.key} up to head_dim, {tuple(key.shape[:-1])}, "
             f"got shape {tuple(value.shape)}"
         )
     if not 1 <= value.shape[-1] <= MAX_HEAD_DIM:
-        raise ValueError(f"{names[2]} must have a head_dim of 1 to {MAX_HEAD_DIM}, got {value.shape[-1]}")
+        raise ValueError(f"{names.value} must have a head_dim of 1 to {MAX_HEAD_DIM}, got {value.shape[-1]}")
     num_heads, num_heads_kv = query.shape[-2], key.shape[-2]
     if num_heads_kv < 1 or num_heads % num_heads_kv:
         raise ValueError(
-            f"the number of heads of {names[0]}, {num_heads}, must be a multiple of that of {names[1]}, "
+            f"the number of heads of {names.query}, {num_heads}, must be a multiple of that of {names.key}, "
             f"got {num_heads_kv}"
         )
 
 
-def _check_like_query(query: torch.Tensor, tensor: torch.Tensor, layout: str, query_name: str, name: str) -> None:
+def _check_like_query(query: torch.Tensor, tensor: torch.Tensor, layout: Layout, query_name: str, name: str) -> None:
     _check_layout(tensor, layout, name)
     if tensor.dtype != query.dtype:
         raise TypeError(f"{name} must have the dtype of {query_name}, {query.dtype}, got {tensor.dtype}")
     if tensor.device != query.device:
         raise ValueError(f"{name} must be on the device of {query_name}, {query.device}, got {tensor.device}")
-    if layout is DENSE and tensor.shape[0] != query.shape[0]:
+    if layout is _DENSE and tensor.shape[0] != query.shape[0]:
         raise ValueError(
             f"{name} must have the batch size of {query_name}, {query.shape[0]}, got shape {tuple(tensor.shape)}"
         )
-    if layout is PAGED and (tensor.shape[1] < 1 or tensor.shape[1] % PAGE_SIZE_UNIT):
+    if layout is _PAGED and (tensor.shape[1] < 1 or tensor.shape[1] % PAGE_SIZE_UNIT):
         raise ValueError(
-            f"{name} must have a page_size that is a multiple of {PAGE_SIZE_UNIT} in its layout {PAGED}, "
+            f"{name} must have a page_size that is a multiple of {PAGE_SIZE_UNIT} in its layout {layout}, "
             f"got shape {tuple(tensor.shape)}"
         )
 
 
-def _check_layout(tensor: torch.Tensor, layout: str, name: str) -> None:
+def _check_layout(tensor: torch.Tensor, layout: Layout, name: str) -> None:
     check_kind(tensor, name)
-    if tensor.dim() != RANKS[layout]:
-        raise ValueError(f"{name} must have {RANKS[layout]} dimensions {layout}, got shape {tuple(tensor.shape)}")
+    if tensor.dim() != layout.rank:
+        raise ValueError(f"{name} must have {layout.rank} dimensions {layout}, got shape {tuple(tensor.shape)}")
 
 
 def check_kind(tensor: torch.Tensor, name: str, allowed: str = "a tensor") -> None:
@@ -100,16 +132,15 @@ def check_kind(tensor: torch.Tensor, name: str, allowed: str = "a tensor") -> No
         raise NotImplementedError(f"{name} must not be a DTensor: pass its to_local(), of whole sequences and heads")
 
 
-def check_stacked(tensor: torch.Tensor, name: str, layout: str) -> None:
-    """Queries, keys and values, or keys and values, in one tensor; `layout` tells where and how many."""
-    check_tensor(tensor, name, layout)
-    axes = layout.strip("[]").split(", ")
-    if tensor.dim() != len(axes) or str(tensor.shape[-3]) != axes[-3]:
+def check_stacked(tensor: torch.Tensor, name: str, layout: Layout) -> None:
+    """Queries, keys and values, or keys and values, in one tensor."""
+    check_kind(tensor, name)
+    if tensor.dim() != layout.rank or tensor.shape[-3] != layout.axes[-3]:
         raise ValueError(f"{name} must have shape {layout}, got shape {tuple(tensor.shape)}")
 
 
 def check_tensor(
-    tensor: torch.Tensor, name: str, layout: str, at_least: int = 0, dtypes: Tuple[torch.dtype, ...] = ()
+    tensor: torch.Tensor, name: str, layout: str, at_least: int = 0, dtypes: Iterable[torch.dtype] = ()
 ) -> None:
     """A tensor of at least that many dimensions and one of the dtypes, if there are any."""
     check_kind(tensor, name)
@@ -125,21 +156,23 @@ def check_cu_seqlens(
     seqused_k: Optional[torch.Tensor],
     block_table: Optional[torch.Tensor],
     query: torch.Tensor,
-    names: Tuple[str, str, str],
+    names: Names,
 ) -> Tuple[torch.Tensor, torch.Tensor]:
     """Both cu_seqlens as contiguous int32; one tensor passed twice stays one tensor. With paged keys, cu_seqlens_k
-    gives lengths only, and may be None where seqused_k gives them. `names` are the public names of both and of the
-    query."""
-    checked_q = _check_cu_seqlens(cu_seqlens_q, names[0], query, names[2])
+    gives lengths only, and may be None where seqused_k gives them."""
+    checked_q = _check_cu_seqlens(cu_seqlens_q, names.cu_seqlens_q, query, names.query)
     if cu_seqlens_k is cu_seqlens_q:
         return checked_q, checked_q
     if cu_seqlens_k is None and block_table is not None:
         if seqused_k is None:
             raise ValueError("block_table needs the lengths of the sequences: cu_seqlens_k or seqused_k, got neither")
         return checked_q, checked_q  # the operators bind both, and read one
-    checked_k = _check_cu_seqlens(cu_seqlens_k, names[1], query, names[2])
+    checked_k = _check_cu_seqlens(cu_seqlens_k, names.cu_seqlens_k, query, names.query)
     if checked_q.shape[0] != checked_k.shape[0]:
-        raise ValueError(f"{names[1]} must be as long as {names[0]}, {checked_q.shape[0]}, got {checked_k.shape[0]}")
+        raise ValueError(
+            f"{names.cu_seqlens_k} must be as long as {names.cu_seqlens_q}, {checked_q.shape[0]}, "
+            f"got {checked_k.shape[0]}"
+        )
     return checked_q, checked_k
 
 
@@ -210,5 +243,5 @@ def check_index(number: int, name: str, largest: int = MAX_LENGTH) -> int:
     return number
 
 
-def list_of(dtypes: Tuple[torch.dtype, ...]) -> str:
+def list_of(dtypes: Iterable[torch.dtype]) -> str:
     return ", ".join(map(str, dtypes))

@@ -6,8 +6,8 @@ from typing import NamedTuple, Optional
 
 import torch
 
-from .arguments import check_tensor
-from .scalars import as_flag, refuse_gradient
+from ..checks.scalars import as_flag, refuse_gradient
+from ..checks.tensors import check_tensor
 
 
 class Rotary(NamedTuple):

@@ -9,11 +9,12 @@ from typing import Optional, Tuple, Union
 
 import torch
 
-from . import arguments, calls
+from ..checks.tensors import Layout, Names, check_stacked
+from . import calls
 
-_QKV = calls.Names("qkv[:, :, 0]", "qkv[:, :, 1]", "qkv[:, :, 2]")
-_KV = calls.Names("q", "kv[:, :, 0]", "kv[:, :, 1]")
-_VARLEN_QKV = calls.Names(
+_QKV = Names("qkv[:, :, 0]", "qkv[:, :, 1]", "qkv[:, :, 2]")
+_KV = Names("q", "kv[:, :, 0]", "kv[:, :, 1]")
+_VARLEN_QKV = Names(
     "qkv[:, 0]",
     "qkv[:, 1]",
     "qkv[:, 2]",
@@ -22,7 +23,7 @@ _VARLEN_QKV = calls.Names(
     max_seqlen_q="max_seqlen",
     max_seqlen_k="max_seqlen",
 )
-_VARLEN_KV = calls.Names("q", "kv[:, 0]", "kv[:, 1]")
+_VARLEN_KV = Names("q", "kv[:, 0]", "kv[:, 1]")
 
 
 def flash_attn_qkvpacked_func(
@@ -45,19 +46,17 @@ def flash_attn_qkvpacked_func(
     Returns as `flash_attn_func` does for q, k and v = qkv.unbind(2). Raises TypeError, ValueError,
     NotImplementedError as it does.
     """
-    arguments.check_stacked(qkv, "qkv", "[batch, seqlen, 3, heads, head_dim]")
-    return calls.dense(
+    check_stacked(qkv, "qkv", Layout.DENSE_QKV)
+    call = calls.dense(
         _QKV,
         *qkv.unbind(2),
-        dropout_p,
-        softmax_scale,
-        causal,
-        window_size,
-        softcap,
-        alibi_slopes,
-        deterministic,
-        return_attn_probs,
+        softmax_scale=softmax_scale,
+        causal=causal,
+        window_size=window_size,
+        softcap=softcap,
+        alibi_slopes=alibi_slopes,
     )
+    return calls.attend(call, dropout_p, deterministic, return_attn_probs)
 
 
 def flash_attn_kvpacked_func(
@@ -82,20 +81,18 @@ def flash_attn_kvpacked_func(
     Returns as `flash_attn_func` does for k and v = kv.unbind(2). Raises TypeError, ValueError, NotImplementedError as
     it does.
     """
-    arguments.check_stacked(kv, "kv", "[batch, seqlen, 2, heads, head_dim]")
-    return calls.dense(
+    check_stacked(kv, "kv", Layout.DENSE_KV)
+    call = calls.dense(
         _KV,
         q,
         *kv.unbind(2),
-        dropout_p,
-        softmax_scale,
-        causal,
-        window_size,
-        softcap,
-        alibi_slopes,
-        deterministic,
-        return_attn_probs,
+        softmax_scale=softmax_scale,
+        causal=causal,
+        window_size=window_size,
+        softcap=softcap,
+        alibi_slopes=alibi_slopes,
     )
+    return calls.attend(call, dropout_p, deterministic, return_attn_probs)
 
 
 def flash_attn_varlen_qkvpacked_func(
@@ -121,23 +118,21 @@ def flash_attn_varlen_qkvpacked_func(
     Returns as `flash_attn_varlen_func` does for q, k and v = qkv.unbind(1). Raises TypeError, ValueError,
     NotImplementedError as it does.
     """
-    arguments.check_stacked(qkv, "qkv", "[total, 3, heads, head_dim]")
-    return calls.packed(
+    check_stacked(qkv, "qkv", Layout.PACKED_QKV)
+    call = calls.packed(
         _VARLEN_QKV,
         *qkv.unbind(1),
-        cu_seqlens,
-        cu_seqlens,
-        max_seqlen,
-        max_seqlen,
-        dropout_p,
-        softmax_scale,
-        causal,
-        window_size,
-        softcap,
-        alibi_slopes,
-        deterministic,
-        return_attn_probs,
+        cu_seqlens_q=cu_seqlens,
+        cu_seqlens_k=cu_seqlens,
+        max_seqlen_q=max_seqlen,
+        max_seqlen_k=max_seqlen,
+        softmax_scale=softmax_scale,
+        causal=causal,
+        window_size=window_size,
+        softcap=softcap,
+        alibi_slopes=alibi_slopes,
     )
+    return calls.attend(call, dropout_p, deterministic, return_attn_probs)
 
 
 def flash_attn_varlen_kvpacked_func(
@@ -166,21 +161,19 @@ def flash_attn_varlen_kvpacked_func(
     Returns as `flash_attn_varlen_func` does for k and v = kv.unbind(1). Raises TypeError, ValueError,
     NotImplementedError as it does.
     """
-    arguments.check_stacked(kv, "kv", "[total, 2, heads, head_dim]")
-    return calls.packed(
+    check_stacked(kv, "kv", Layout.PACKED_KV)
+    call = calls.packed(
         _VARLEN_KV,
         q,
         *kv.unbind(1),
-        cu_seqlens_q,
-        cu_seqlens_k,
-        max_seqlen_q,
-        max_seqlen_k,
-        dropout_p,
-        softmax_scale,
-        causal,
-        window_size,
-        softcap,
-        alibi_slopes,
-        deterministic,
-        return_attn_probs,
+        cu_seqlens_q=cu_seqlens_q,
+        cu_seqlens_k=cu_seqlens_k,
+        max_seqlen_q=max_seqlen_q,
+        max_seqlen_k=max_seqlen_k,
+        softmax_scale=softmax_scale,
+        causal=causal,
+        window_size=window_size,
+        softcap=softcap,
+        alibi_slopes=alibi_slopes,
     )
+    return calls.attend(call, dropout_p, deterministic, return_attn_probs)

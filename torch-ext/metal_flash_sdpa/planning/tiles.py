@@ -12,10 +12,10 @@ from typing import Callable, NamedTuple, Optional, Tuple
 
 import torch
 
-from . import tuning
+from ..call import DTYPES
+from . import tuned
 from .device import Device
 
-DTYPES = {torch.float16: "f16", torch.bfloat16: "bf16", torch.float32: "f32"}
 DECODE_ROWS = 8  # rows of a decode tile: one 8x8 fragment
 
 
@@ -147,6 +147,7 @@ DECODE = {
         Tile(256, 256, 8, 16, 1, 4, 1, False),  # 86
     ),
 }
+SHAPES = tuple((tile.head_dim, tile.value_dim) for tile in LARGE[2])  # that there are kernels for
 LARGE_SAVING = 0.98  # clocks of a large tile beside those of small ones for as many rows
 
 
@@ -172,11 +173,14 @@ def choose(
 
     Raises NotImplementedError as `candidates`.
     """
+    preferred = device.preferred
+    if preferred is not None and head_dim <= preferred.head_dim and value_dim <= preferred.value_dim:
+        return preferred
     if is_decode:
         return _first(DECODE, dtype, head_dim, value_dim)
-    tuned = _tuned(device, dtype, head_dim, value_dim)
-    if tuned is not None:
-        return tuned
+    fastest = _fastest(device, dtype, head_dim, value_dim)
+    if fastest is not None:
+        return fastest
     if device.family >= 9:
         return _first(DIRECT, dtype, head_dim, value_dim)
     large, small = (_first(table, dtype, head_dim, value_dim) for table in (LARGE, SMALL))
@@ -187,10 +191,23 @@ def choose(
     return large if clocks(large) * LARGE_SAVING <= clocks(small) else small
 
 
-def _tuned(device: Device, dtype: torch.dtype, head_dim: int, value_dim: int) -> Optional[Tile]:
+def _fastest(device: Device, dtype: torch.dtype, head_dim: int, value_dim: int) -> Optional[Tile]:
     """The tile that was the fastest on this machine, if that was measured."""
     tile = _first(LARGE, dtype, head_dim, value_dim)
-    return tuning.winners(device).get((DTYPES[dtype], tile.head_dim, tile.value_dim))
+    winners = tuned.winners(Device(device.family, device.cores), _checked)
+    return winners.get((DTYPES[dtype], tile.head_dim, tile.value_dim))
+
+
+def _checked(device: Device, key: tuned.Key, stored: Tuple) -> Tile:
+    """The candidate that a stored tile is equal to. Raises ValueError if none is."""
+    name, *shape = key
+    dtype = next((dtype for dtype, known in DTYPES.items() if known == name), None)
+    if dtype is None or tuple(shape) not in SHAPES:
+        raise ValueError(f"no shape that is tuned: {', '.join(map(str, key))}")
+    for tile in candidates(device, dtype, *shape):
+        if list(tile) == stored:
+            return tile
+    raise ValueError(f"no tile of the table for {', '.join(map(str, key))}: {stored}")
 
 
 def _first(table, dtype: torch.dtype, head_dim: int, value_dim: int) -> Tile:

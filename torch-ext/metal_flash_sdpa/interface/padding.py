@@ -11,7 +11,7 @@ from typing import Optional, Tuple
 import torch
 import torch.nn.functional as F
 
-from .arguments import check_index, check_tensor
+from ..checks.tensors import check_index, check_tensor
 
 _INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _MASK = "[batch, seqlen]"

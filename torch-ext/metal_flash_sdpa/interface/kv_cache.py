@@ -6,16 +6,20 @@ lengths, indices and page numbers stay tensors.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Optional, Tuple, Union
+from typing import Dict, NamedTuple, Optional, Tuple, Union
 
 import torch
 
-from . import arguments, features, memory, operators, values
-from .arguments import CACHE, DENSE, PAGED
+from .. import operators
+from ..call import Call
+from ..checks import device_values, features, memory, tensors
+from ..checks.scalars import as_flag
+from ..checks.tensors import Layout, Names
+from . import calls
 from .rotary import check_rotary
-from .scalars import as_flag
 
-MAX_SPLITS = 128
+LARGEST_NUM_SPLITS = 128  # as flash_attn has it; the planner takes what its kernels can
+_NAMES, _NEW_NAMES = Names(key="k_cache", value="v_cache"), Names()
 _INTEGERS = (torch.int32, torch.int64)
 
 
@@ -105,7 +109,7 @@ def flash_attn_with_kvcache(
         TypeError, ValueError: an argument of a wrong type; of a wrong value or shape.
         NotImplementedError: a feature that this version lacks, as for `flash_attn_varlen_func`.
     """
-    arguments.check_query(q, DENSE, "q")
+    tensors.check_query(q, Layout.DENSE, "q")
     batch, seqlen_q = q.shape[:2]
     cache = _check_cache(q, k_cache, v_cache, block_table, cache_batch_idx)
     leftpad = None
@@ -120,15 +124,22 @@ def flash_attn_with_kvcache(
     rotary = check_rotary(rotary_cos, rotary_sin, rotary_interleaved, q, cache.capacity)
     if rotary is not None and k is None:
         raise ValueError("rotary_cos and rotary_sin need new keys to rotate: k and v must be given, got None")
-    scale = arguments.check_softmax_scale(softmax_scale, q.shape[-1], "softmax_scale")
-    window = arguments.check_window(window_size, causal, "causal")
-    softcap = features.check_softcap(softcap)
-    slopes = features.check_alibi_slopes(alibi_slopes, q, batch)
-    sinks = features.check_sinks(s_aux, learnable_sink, q)
-    num_splits = arguments.check_index(num_splits, "num_splits", MAX_SPLITS)
+    fields = calls.scored(
+        _NAMES,
+        q,
+        batch,
+        softmax_scale=softmax_scale,
+        causal=causal,
+        window_size=window_size,
+        softcap=softcap,
+        alibi_slopes=alibi_slopes,
+        s_aux=s_aux,
+        learnable_sink=learnable_sink,
+    )
+    num_splits = tensors.check_index(num_splits, "num_splits", LARGEST_NUM_SPLITS)
     return_softmax_lse = as_flag(return_softmax_lse, "return_softmax_lse")
-    if arguments.CHECK_VALUES:
-        values.check_cache_values(lengths, seqlen_new, cache.capacity, cache.rows, leftpad, block_table, k_cache)
+    if tensors.CHECK_VALUES:
+        device_values.check_cache_values(lengths, seqlen_new, cache.capacity, cache.rows, leftpad, block_table, k_cache)
 
     if seqlen_new > 0 and k_cache is v_cache:
         raise ValueError("k_cache is written, so it must not share memory with v_cache, got one tensor for both")
@@ -149,16 +160,17 @@ def flash_attn_with_kvcache(
     if rotary is not None:
         first = lengths.long().unsqueeze(1)
         k = rotary.rotate(k, first + torch.arange(seqlen_new, device=q.device))
-        if window != (-1, -1):  # else all queries stand where the first one does
+        is_whole = fields["window_left"] == fields["window_right"] == -1
+        if not is_whole:  # else all queries stand where the first one does
             first = first + torch.arange(seqlen_q, device=q.device)
         query = rotary.rotate(q, first)
     if k is not None:
         _append(cache, k, v, lengths)
         lengths = lengths + seqlen_new
+    fields.update(query=query, max_seqlen_q=seqlen_q, max_seqlen_k=longest, num_splits=num_splits)
     with torch.no_grad():
-        settings = seqlen_q, longest, scale, *window, softcap, num_splits, return_softmax_lse
-        output, lse = _attend(query, cache, lengths, leftpad, slopes, sinks, *settings)
-    sources = [t for t in (q, k_cache, v_cache, k, v, sinks) if t is not None and t.requires_grad]
+        output, lse = _attend(cache, lengths, leftpad, return_softmax_lse, fields)
+    sources = [t for t in (q, k_cache, v_cache, k, v, fields["sinks"]) if t is not None and t.requires_grad]
     if sources and torch.is_grad_enabled():
         output, lse = operators.without_backward(output, lse, *sources)
     return (output, lse) if return_softmax_lse else output
@@ -184,29 +196,38 @@ def _append(cache: _Cache, k: torch.Tensor, v: torch.Tensor, lengths: torch.Tens
 
 
 def _attend(
-    query: torch.Tensor,
     cache: _Cache,
     lengths: Optional[torch.Tensor],
     leftpad: Optional[torch.Tensor],
-    slopes: Optional[torch.Tensor],
-    sinks: Optional[torch.Tensor],
-    *settings,
+    return_lse: bool,
+    fields: Dict[str, object],
 ) -> Tuple[torch.Tensor, torch.Tensor]:
-    """One call of an operator: on dense or paged keys if every sequence starts its row."""
-    keys, cached_values, table, rows, capacity = cache
-    batch = query.shape[0]
-    if capacity != 0 and (leftpad is not None or rows is not None and capacity % arguments.PAGE_SIZE_UNIT):
-        return operators.attention_over_rows(
-            query, keys, cached_values, lengths, rows, leftpad, slopes, sinks, *settings
-        )
-    used = None if lengths is None else lengths.to(torch.int32)
-    if rows is not None:  # a page for each row of the cache
-        table = rows.to(torch.int32).unsqueeze(1)
-    if table is None:
-        keys, cached_values = keys[:batch], cached_values[:batch]
-    elif used is None:
-        used = torch.full((batch,), capacity, dtype=torch.int32, device=query.device)
-    return operators.attention_forward(query, keys, cached_values, None, None, used, table, slopes, sinks, *settings)
+    """One call of an operator: on dense or paged keys if every sequence starts its row. `fields` of the call are those
+    that do not depend on the cache."""
+    key, value, block_table, rows, capacity = cache
+    batch = fields["query"].shape[0]
+    over_rows = capacity != 0 and (leftpad is not None or rows is not None and capacity % tensors.PAGE_SIZE_UNIT)
+    if not over_rows:
+        if rows is not None:  # a page for each row of the cache
+            block_table = rows.to(torch.int32).unsqueeze(1)
+        if lengths is not None:
+            lengths = lengths.to(torch.int32)
+        elif block_table is not None:
+            lengths = torch.full((batch,), capacity, dtype=torch.int32, device=key.device)
+        if block_table is None:
+            key, value = key[:batch], value[:batch]
+    call = Call(
+        key=key,
+        value=value,
+        cu_seqlens_q=None,
+        cu_seqlens_k=None,
+        seqused_k=lengths,
+        block_table=block_table,
+        **fields,
+    )
+    if over_rows:
+        return operators.attention_over_rows(*call, rows, leftpad, return_lse)
+    return operators.attention_forward(*call, return_lse)
 
 
 def _check_cache(
@@ -217,24 +238,24 @@ def _check_cache(
     cache_batch_idx: Optional[torch.Tensor],
 ) -> _Cache:
     batch = query.shape[0]
-    names = ("q", "k_cache", "v_cache")
-    table = features.check_block_table(block_table, query, batch)
-    arguments.check_key_value(query, k_cache, v_cache, CACHE if table is None else PAGED, names)
+    block_table = features.check_block_table(block_table, query, batch)
+    layout = Layout.CACHE if block_table is None else Layout.PAGED
+    tensors.check_key_value(query, k_cache, v_cache, layout, _NAMES)
     for tensor, name in ((k_cache, "k_cache"), (v_cache, "v_cache")):
         if tensor.stride(-1) != 1:
             raise ValueError(f"{name} must have a contiguous last dimension, got strides {tensor.stride()}")
     rows = None
     if cache_batch_idx is not None:
-        if table is not None:
+        if block_table is not None:
             raise ValueError("cache_batch_idx must be None with block_table, which says where the sequences are")
         rows = features.check_per_sequence(cache_batch_idx, "cache_batch_idx", query, batch, _INTEGERS)
-    elif table is None and k_cache.shape[0] < batch:
+    elif block_table is None and k_cache.shape[0] < batch:
         raise ValueError(
             f"k_cache must have at least the batch size of q, {batch}, without cache_batch_idx, "
             f"got shape {tuple(k_cache.shape)}"
         )
-    capacity = k_cache.shape[1] if table is None else table.shape[1] * k_cache.shape[1]
-    return _Cache(k_cache, v_cache, table, rows, capacity)
+    capacity = k_cache.shape[1] if block_table is None else block_table.shape[1] * k_cache.shape[1]
+    return _Cache(k_cache, v_cache, block_table, rows, capacity)
 
 
 def _check_cache_seqlens(
@@ -248,7 +269,7 @@ def _check_cache_seqlens(
         if cache_seqlens.dim() == 0:  # one length for all: not read, either
             cache_seqlens = cache_seqlens.expand(batch)
         return features.check_per_sequence(cache_seqlens, "cache_seqlens", query, batch, _INTEGERS), capacity
-    length = arguments.check_index(cache_seqlens, "cache_seqlens", capacity - seqlen_new)
+    length = tensors.check_index(cache_seqlens, "cache_seqlens", capacity - seqlen_new)
     return torch.full((batch,), length, dtype=torch.int32, device=query.device), length + seqlen_new
 
 
@@ -258,7 +279,7 @@ def _check_new(query: torch.Tensor, k: Optional[torch.Tensor], v: Optional[torch
         return 0
     if k is None or v is None:
         raise ValueError(f"k and v must be given together, got {'k' if v is None else 'v'} alone")
-    arguments.check_key_value(query, k, v, DENSE, ("q", "k", "v"))
+    tensors.check_key_value(query, k, v, Layout.DENSE, _NEW_NAMES)
     for new, cached, name in ((k, cache.keys, "k"), (v, cache.values, "v")):
         if new.shape[2:] != cached.shape[2:]:
             raise ValueError(

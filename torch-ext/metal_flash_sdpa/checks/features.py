@@ -1,4 +1,4 @@
-"""Checks of the arguments of optional features, and what the operators get for them. As arguments.py."""
+"""Checks of the arguments of optional features, and what the operators get for them. As tensors.py."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from typing import Optional, Tuple
 
 import torch
 
-from .arguments import DTYPES, check_kind, list_of
+from ..call import DTYPES
 from .scalars import as_float, refuse_gradient
+from .tensors import check_kind, list_of
 
 SINK_DTYPES = (*DTYPES, torch.float64)
 # Keeps the scores finite in fp32, before and after the cap.
@@ -29,8 +30,8 @@ def check_softcap(softcap: float) -> float:
     return float(softcap)
 
 
-def check_softcapping(softcapping: float) -> float:
-    """As `check_softcap`, in `flash_attention_varlen`'s own convention: 1.0 means that scores are not capped."""
+def softcap_of(softcapping: float) -> float:
+    """The softcap of `flash_attention_varlen`'s own convention, in which 1.0 means that scores are not capped."""
     softcapping = as_float(softcapping, "softcapping")
     if not MIN_SOFTCAP <= softcapping <= MAX_SOFTCAP:
         raise ValueError(

@@ -2,51 +2,49 @@
 
 from __future__ import annotations
 
-from typing import Optional, Sequence, Tuple
+from typing import Optional, Tuple
 
 import torch
 from torch.autograd import forward_ad
 from torch.autograd.graph import increment_version
 
-from . import cache_rows, cpu, flops, launchers, memory, planner
-from ._ops import add_op_namespace_prefix, ops
+from .. import cpu
+from .. import launching as launchers
+from .._ops import add_op_namespace_prefix, ops
+from ..call import (
+    SETTINGS,
+    TENSORS,
+    Call,
+    Dropout,
+    Gradients,
+    differentiable_of,
+    present,
+    schema,
+    settings_of,
+    taken,
+    tensors_of,
+)
+from ..checks import memory
+from ..planning import forward as planner
+from . import cache_rows, flops
 
-# Queries are packed, [total, heads, head_dim] with both cu_seqlens, or dense, [batch, seqlen, heads, head_dim] with
-# neither. Keys and values are like the queries, or paged: [num_pages, page_size, heads, head_dim] with a block_table
-# [batch, max_pages], the number of each sequence's keys being its seqused_k, else the difference of its cu_seqlens_k.
-# Unless paged, seqused_k [batch] shortens sequences. All these are int32 and contiguous, as are alibi_slopes ([heads]
-# or [batch, heads]) and sinks ([heads]) in fp32. Lengths are in tokens; windows in keys, -1 = unbounded;
-# softcap 0.0 = none; num_splits: parts in which a GPU divides the keys, 0 = as many as fill it. Lengths are SymInts:
-# new ones compile nothing anew. With dropout_p > 0, dropout_seed is int64 [1] on the CPU: the same seed drops the same
-# weights, in the forward and in the backward.
-_TENSORS = (
-    "Tensor query, Tensor key, Tensor value, Tensor? cu_seqlens_q, Tensor? cu_seqlens_k, Tensor? seqused_k, "
-    "Tensor? block_table, Tensor? alibi_slopes, Tensor? sinks"
-)
-# A cache whose sequences begin anywhere in its rows: [batch_cache, seqlen_cache, heads, head_dim], the rows [batch] of
-# the sequences and where each begins and ends in its row, [batch], or None for the rows in order, 0 and seqlen_cache.
-_ROWS = (
-    "Tensor query, Tensor keys, Tensor values, Tensor? lengths, Tensor? rows, Tensor? leftpad, Tensor? alibi_slopes, "
-    "Tensor? sinks"
-)
-_LENGTHS = "SymInt max_seqlen_q, SymInt max_seqlen_k"
-_SETTINGS = "float softmax_scale, SymInt window_left, SymInt window_right, float softcap, int num_splits"
-_INPUTS = f"{_TENSORS}, {_LENGTHS}, {_SETTINGS}"
-_DROPOUT = "float dropout_p=0.0, Tensor? dropout_seed=None"
-_NUM_INPUTS = len(_INPUTS.split(", "))
-_NAMES = tuple(declaration.split()[-1] for declaration in _TENSORS.split(", "))
-_PUBLIC_NAMES = (*_NAMES[:-1], "s_aux")  # of flash_attention_varlen, which gives them all
+_PUBLIC_NAMES = tuple("s_aux" if name == "sinks" else name for name in TENSORS)  # of flash_attention_varlen
+_NO_GRADIENTS = Call(*(None,) * len(Call._fields))
 _NO_BACKWARD = (
     "the backward of attention is not implemented on Metal: run the forward under torch.no_grad(), or on CPU tensors"
 )
 
 _library = torch.library.Library(add_op_namespace_prefix("").rstrip(":"), "FRAGMENT")
+# attention_over_rows takes a call on a cache: key and value [batch_cache, seqlen_cache, heads, head_dim], and seqused_k
+# where each sequence ends in its row, int32 or int64, None for seqlen_cache. Beside it, [batch], int32 or int64: the
+# rows of the sequences, None for those in order, and where each begins in its row, None for 0.
 for _schema in (
-    f"attention_forward({_INPUTS}, bool return_lse, {_DROPOUT}) -> (Tensor, Tensor)",
-    f"attention_forward_out(Tensor(a!) output, {_INPUTS}) -> ()",
-    f"attention_backward(Tensor grad_output, Tensor? grad_lse, {_INPUTS}, {_DROPOUT}) "
-    "-> (Tensor, Tensor, Tensor, Tensor)",
-    f"attention_over_rows({_ROWS}, {_LENGTHS}, {_SETTINGS}, bool return_lse) -> (Tensor, Tensor)",
+    f"attention_forward({schema(Call)}, bool return_lse, {schema(Dropout)}) -> (Tensor, Tensor)",
+    f"attention_forward_out(Tensor(a!) output, {schema(Call)}) -> ()",
+    f"attention_backward(Tensor grad_output, Tensor? grad_lse, {schema(Call)}, {schema(Dropout)}) "
+    "-> (Tensor grad_query, Tensor grad_key, Tensor grad_value, Tensor grad_sinks)",
+    f"attention_over_rows({schema(Call)}, Tensor? cache_batch_idx, Tensor? cache_leftpad, bool return_lse) "
+    "-> (Tensor, Tensor)",
     "refuse_backward(Tensor grad, SymInt[] shape) -> Tensor",
 ):
     _library.define(_schema, tags=torch.Tag.pt2_compliant_tag)
@@ -58,77 +56,77 @@ attention_over_rows = ops.attention_over_rows.default
 refuse_backward = ops.refuse_backward.default
 
 
-def _forward(*inputs) -> Tuple[torch.Tensor, torch.Tensor]:
-    inputs, return_lse, dropout = inputs[:_NUM_INPUTS], inputs[_NUM_INPUTS], inputs[_NUM_INPUTS + 1 :]
-    output, lse = _new_outputs(inputs[0], inputs[2], return_lse)
-    _compute(output, lse if return_lse else None, inputs, *dropout)
+def _forward(*arguments) -> Tuple[torch.Tensor, torch.Tensor]:
+    call, (return_lse, *dropout) = taken(arguments)
+    output, lse = _new_outputs(call, return_lse)
+    _compute(output, lse if return_lse else None, call, Dropout(*dropout))
     return output, lse
 
 
-def _forward_out(output: torch.Tensor, *inputs) -> None:
-    memory.check((("out", output),), zip(_PUBLIC_NAMES, inputs))  # here, as tracing knows no memory
+def _forward_out(output: torch.Tensor, *arguments) -> None:
+    call = Call(*arguments)
+    # Here, as tracing knows no memory.
+    memory.check((("out", output),), zip(_PUBLIC_NAMES, tensors_of(call)))
     if not output.is_inference():
         increment_version(output)  # a launcher writes behind torch's back
-    _compute(output, None, inputs)
+    _compute(output, None, call, Dropout())
 
 
-def _over_rows(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, *inputs):
+def _over_rows(*arguments) -> Tuple[torch.Tensor, torch.Tensor]:
     """Here strides are those of the memory; while tracing, they may not be."""
-    *tensors, return_lse = inputs
-    packed = cache_rows.packed_inputs(query, keys, values, *tensors[:5])
-    output, lse = _forward(*packed, *tensors[5:], return_lse)
-    output = output.unflatten(0, query.shape[:2])
-    return output, lse.unflatten(1, query.shape[:2]).transpose(0, 1).contiguous() if return_lse else lse
+    call, (cache_batch_idx, cache_leftpad, return_lse) = taken(arguments)
+    output, lse = _forward(*cache_rows.packed(call, cache_batch_idx, cache_leftpad), return_lse)
+    shape = call.query.shape[:2]
+    output = output.unflatten(0, shape)
+    return output, lse.unflatten(1, shape).transpose(0, 1).contiguous() if return_lse else lse
 
 
-def _for_cpu(inputs):
-    """The inputs without those that only serve a GPU: max_seqlen_q, max_seqlen_k and num_splits."""
-    return *inputs[:9], *inputs[11:15]
-
-
-def _new_outputs(query: torch.Tensor, value: torch.Tensor, return_lse: bool) -> Tuple[torch.Tensor, torch.Tensor]:
+def _new_outputs(call: Call, return_lse: bool) -> Tuple[torch.Tensor, torch.Tensor]:
     """Output like query with the value's head_dim, and lse [num_heads, total_q] or [batch, num_heads, seqlen_q], or
     [0] when not asked for."""
+    query = call.query
     lse_shape = (*query.shape[:-3], query.shape[-2], query.shape[-3]) if return_lse else (0,)
-    output = query.new_empty((*query.shape[:-1], value.shape[-1]))
+    output = query.new_empty((*query.shape[:-1], call.value.shape[-1]))
     return output, query.new_empty(lse_shape, dtype=torch.float32)
 
 
-def _compute(
-    output: torch.Tensor,
-    lse: Optional[torch.Tensor],
-    inputs: Sequence,
-    dropout_p: float = 0.0,
-    dropout_seed: Optional[torch.Tensor] = None,
-) -> None:
+def _compute(output: torch.Tensor, lse: Optional[torch.Tensor], call: Call, dropout: Dropout) -> None:
     """Fills output, and lse unless None, by the implementation for the tensors' device."""
-    query, key, value = inputs[:3]
+    query, key, value = call.query, call.key, call.value
     if not query.stride(-1) == key.stride(-1) == value.stride(-1) == 1:  # the kernels read contiguous rows
-        rows = (tensor if tensor.stride(-1) == 1 else tensor.contiguous() for tensor in (query, key, value))
-        inputs = (*rows, *inputs[3:])
+        call = call._replace(query=_with_rows(query), key=_with_rows(key), value=_with_rows(value))
     target = launchers.current() if output.device.type == "cpu" else launchers.metal()
     if target is None:
         with torch._C._DisableAutocast():  # or it would round within
-            cpu.attention_forward(output, lse, *_for_cpu(inputs), dropout_p, dropout_seed)
-    elif dropout_p > 0:
+            cpu.attention_forward(output, lse, call, dropout)
+        return
+    if dropout.dropout_p > 0:
+        dropout_p = dropout.dropout_p
         raise NotImplementedError(f"dropout is not implemented on Metal: dropout_p must be 0.0, got {dropout_p}")
-    elif any(tensor is not None and tensor.numel() == 0 for tensor in inputs[:9]):
+    if any(tensor is not None and tensor.numel() == 0 for tensor in tensors_of(call)):
         # Nothing to see: no queries, no keys, no pages or no sequences. An empty tensor may have no memory to bind.
         output.zero_()
         if lse is not None:
             lse.fill_(-torch.inf)
     elif output.stride(-1) != 1:  # the kernels write rows of contiguous elements
         contiguous = torch.empty_like(output, memory_format=torch.contiguous_format)
-        _launch(target, contiguous, lse, inputs)
+        launch(target, contiguous, lse, call)
         output.copy_(contiguous)
     else:
-        _launch(target, output, lse, inputs)
+        launch(target, output, lse, call)
 
 
-def _launch(target: launchers.Target, output: torch.Tensor, lse: Optional[torch.Tensor], inputs: Sequence) -> None:
-    plan = planner.plan_forward(target.device, output, lse, *inputs)
-    tensors = dict(zip(("output", "lse", *_NAMES), (output, lse, *inputs)))
-    tensors = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+def _with_rows(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+
+
+def launch(target: launchers.Target, output: torch.Tensor, lse: Optional[torch.Tensor], call: Call) -> None:
+    """Plans a call for the target's GPU and runs the plan."""
+    plan = planner.plan_forward(target.device, output, lse, call)
+    tensors = present(call)
+    tensors["output"] = output
+    if lse is not None:
+        tensors["lse"] = lse
     for name, shape in plan.scratch:
         tensors[name] = output.new_empty(shape, dtype=torch.float32)
     while plan is not None:
@@ -136,9 +134,10 @@ def _launch(target: launchers.Target, output: torch.Tensor, lse: Optional[torch.
         plan = plan.then
 
 
-def _backward_cpu(grad_output: torch.Tensor, grad_lse: Optional[torch.Tensor], *inputs) -> Tuple[torch.Tensor, ...]:
+def _backward_cpu(grad_output: torch.Tensor, grad_lse: Optional[torch.Tensor], *arguments) -> Gradients:
+    call, dropout = taken(arguments)
     with torch._C._DisableAutocast():
-        return cpu.attention_backward(grad_output, grad_lse, *_for_cpu(inputs), *inputs[_NUM_INPUTS:])
+        return cpu.attention_backward(grad_output, grad_lse, call, Dropout(*dropout))
 
 
 def _backward_mps(*_inputs):
@@ -188,13 +187,15 @@ class _Attention(torch.autograd.Function):
     """Gradients of attention_forward. Only the inputs are kept: the backward computes the weights again."""
 
     @staticmethod
-    def forward(ctx, *inputs):
-        ctx.dropout = inputs[_NUM_INPUTS + 1 :]
-        ctx.save_for_backward(*inputs[:9])
-        ctx.settings = inputs[9:_NUM_INPUTS]
+    def forward(ctx, *arguments):
+        call, others = taken(arguments)
+        _return_lse, *ctx.dropout = others
+        ctx.other_grads = (None,) * len(others)
+        ctx.save_for_backward(*tensors_of(call))
+        ctx.settings = settings_of(call)
         ctx.launched = launchers.current() is not None
         ctx.set_materialize_grads(False)
-        output, lse = _below_autograd(attention_forward, inputs)
+        output, lse = _below_autograd(attention_forward, arguments)
         if lse.dim() == 1:  # not asked for
             ctx.mark_non_differentiable(lse)
         return output, lse
@@ -203,12 +204,14 @@ class _Attention(torch.autograd.Function):
     def backward(ctx, grad_output, grad_lse):
         if ctx.launched:
             raise NotImplementedError(_NO_BACKWARD)
-        saved = ctx.saved_tensors  # unpacked once: checkpoints and offloading give each tensor once
-        query, value, sinks = saved[0], saved[2], saved[8]
+        # Unpacked once: checkpoints and offloading give each tensor once.
+        call = Call(**dict(zip(TENSORS, ctx.saved_tensors)), **dict(zip(SETTINGS, ctx.settings)))
         if grad_output is None:
-            grad_output = query.new_zeros((*query.shape[:-1], value.shape[-1]))
-        *grads, grad_sinks = attention_backward(grad_output, grad_lse, *saved, *ctx.settings, *ctx.dropout)
-        return (*grads, *(None,) * 5, None if sinks is None else grad_sinks, *(None,) * (8 + len(ctx.dropout)))
+            grad_output = call.query.new_zeros((*call.query.shape[:-1], call.value.shape[-1]))
+        grads = Gradients(*attention_backward(grad_output, grad_lse, *call, *ctx.dropout))
+        if call.sinks is None:
+            grads = grads._replace(sinks=None)
+        return (*_NO_GRADIENTS._replace(**grads._asdict()), *ctx.other_grads)
 
 
 class _AttentionBackward(torch.autograd.Function):
@@ -240,7 +243,8 @@ class _WithoutBackward(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx, inputs, _results):
         ctx.set_materialize_grads(False)
-        ctx.shapes = [tensor.shape for tensor in inputs[2:]]
+        _output, _lse, *tensors = inputs
+        ctx.shapes = [tensor.shape for tensor in tensors]
 
     @staticmethod
     def backward(ctx, grad_output, grad_lse):
@@ -256,7 +260,7 @@ def _forward_autograd(*inputs):
     if forward_ad._current_level >= 0:
         _refuse_tangents(inputs)
     if torch.is_grad_enabled():
-        query, key, value, sinks = inputs[0], inputs[1], inputs[2], inputs[8]
+        query, key, value, sinks = differentiable_of(inputs)
         if query.requires_grad or key.requires_grad or value.requires_grad or sinks is not None and sinks.requires_grad:
             return _apply(_Attention, inputs)
     with torch._C._AutoDispatchBelowAutograd():
@@ -281,22 +285,25 @@ def _without_gradient(operator):
     return autograd
 
 
-def _forward_fake(*inputs):
-    return _new_outputs(inputs[0], inputs[2], inputs[_NUM_INPUTS])
+def _forward_fake(*arguments):
+    call, (return_lse, *_dropout) = taken(arguments)
+    return _new_outputs(call, return_lse)
 
 
-def _forward_out_fake(output, *_inputs):
+def _forward_out_fake(output, *_arguments):
     return None
 
 
-def _backward_fake(grad_output, grad_lse, query, key, value, *inputs):
-    sinks = inputs[5]
-    grad_sinks = query.new_empty((0,) if sinks is None else sinks.shape, dtype=torch.float32)
-    return (*(tensor.new_empty(tensor.shape) for tensor in (query, key, value)), grad_sinks)
+def _backward_fake(_grad_output, _grad_lse, *arguments):
+    call, _dropout = taken(arguments)
+    query, key, value = (tensor.new_empty(tensor.shape) for tensor in (call.query, call.key, call.value))
+    shape = (0,) if call.sinks is None else call.sinks.shape
+    return Gradients(query, key, value, query.new_empty(shape, dtype=torch.float32))
 
 
-def _over_rows_fake(query, _keys, values, *inputs):
-    return _new_outputs(query, values, inputs[-1])
+def _over_rows_fake(*arguments):
+    call, (_cache_batch_idx, _cache_leftpad, return_lse) = taken(arguments)
+    return _new_outputs(call, return_lse)
 
 
 def _refuse_backward_fake(grad, shape):
@@ -315,4 +322,4 @@ for _name, _cpu, _mps, _autograd, _fake in (
     _library.impl(_name, _autograd, "Autograd")
     _library.impl(_name, _refuse_vmap, "FuncTorchBatched")
     torch.library.register_fake(add_op_namespace_prefix(_name), _fake, lib=_library)
-flops.register(ops, _NUM_INPUTS)
+flops.register(ops)

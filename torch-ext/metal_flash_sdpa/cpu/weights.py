@@ -1,4 +1,4 @@
-"""One chunk of attention on the CPU, from its softmax weights, and the gradients through them; cpu.py has the chunks.
+"""One chunk of attention on the CPU, from its softmax weights, and the gradients through them.
 
 Everything is computed in the dtype of the query, key and value given: fp32 or float64.
 """
@@ -9,6 +9,8 @@ import math
 from typing import NamedTuple, Optional, Tuple
 
 import torch
+
+from ..call import Dropout, Gradients
 
 MAX_LSE = 1024.0  # of fp32, in size: the scores below are rounded by 6e-5
 
@@ -32,12 +34,12 @@ class Chunk(NamedTuple):
         return Chunk(slice(self.rows.start + begin, self.rows.start + end), self.keys, self.diagonal, mask, False)
 
 
-class Dropout:
-    """Masks of the chunks, the same for the same seed when chunks ask in the same order."""
+class DropoutMasks:
+    """Of the chunks, the same for the same seed when chunks ask in the same order."""
 
-    def __init__(self, probability: float, seed: torch.Tensor):
-        self.kept = 1 - probability
-        self.generator = torch.Generator("cpu").manual_seed(int(seed))
+    def __init__(self, dropout: Dropout):
+        self.kept = 1 - dropout.dropout_p
+        self.generator = torch.Generator("cpu").manual_seed(int(dropout.dropout_seed))
 
     def mask(self, *shape: int) -> torch.Tensor:
         """Factors of the weights: 0 where dropped, else 1 / kept."""
@@ -154,7 +156,7 @@ def chunk_backward(grad_output, grad_lse, q, k, v, chunk, scoring, sequence, dro
     grad_q = torch.matmul(grad_scores, k).view(q.shape)
     grad_k = torch.matmul(grad_scores.transpose(2, 3), q.reshape(*stacked, q.shape[-1]))
     grad_sinks = None if sink_weights is None else -(sink_weights * offset.view(lse.shape)).sum(dim=(0, 2))
-    grads = grad_q, grad_k, grad_v, grad_sinks
+    grads = Gradients(grad_q, grad_k, grad_v, grad_sinks)
     return grads, are_small(lse) and all_finite(*grads)
 
 

@@ -6,7 +6,8 @@ from typing import Sequence, Tuple
 
 import torch
 
-from .arguments import DTYPES, check_tensor
+from ..call import DTYPES
+from ..checks.tensors import check_tensor
 
 
 def merge_attention_states(

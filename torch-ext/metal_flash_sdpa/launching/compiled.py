@@ -8,7 +8,7 @@ from typing import Mapping
 
 import torch
 
-from .plan import Parameters, Pipeline, Plan
+from ..planning.plan import Parameters, Pipeline, Plan
 
 
 class CompiledLauncher:

@@ -12,7 +12,8 @@ from typing import Callable, Optional, Tuple
 
 import torch
 
-from .cpu_weights import MAX_LSE, Chunk, Scoring, chunk_backward, chunk_forward
+from ..call import Gradients
+from .weights import MAX_LSE, Chunk, Scoring, chunk_backward, chunk_forward
 
 PIECE_SCORES = 2**20  # scores that are formed at once
 SAFE_SCORE = 2.0**126  # sums of products up to here are finite in fp32
@@ -80,13 +81,14 @@ def careful_backward(grad_output, grad_lse, q, k, v, chunk, scoring, sequence, d
     bad_scores = bad_weights | _any_seen(visible, bad_v, num_heads) | bad_grad.any(dim=-1, keepdim=True)
     if grad_lse is not None:
         bad_scores |= ~grad_lse.isfinite().unsqueeze(-1)
-    marks = (
-        bad_scores,
-        _any_seeing(visible, bad_scores, num_heads_kv),
-        _any_seeing(visible, bad_weights | bad_grad, num_heads_kv),
-        bad_scores.any(dim=0).any(dim=1).squeeze(-1),
+    marks = Gradients(
+        query=bad_scores,
+        key=_any_seeing(visible, bad_scores, num_heads_kv),
+        value=_any_seeing(visible, bad_weights | bad_grad, num_heads_kv),
+        sinks=bad_scores.any(dim=0).any(dim=1).squeeze(-1),
     )
-    return tuple(None if grad is None else grad.masked_fill(mark, torch.nan) for grad, mark in zip(grads, marks))
+    marked = (None if grad is None else grad.masked_fill(mark, torch.nan) for grad, mark in zip(grads, marks))
+    return Gradients(*marked)
 
 
 def _finite_double(tensor: Optional[torch.Tensor]) -> Optional[torch.Tensor]:

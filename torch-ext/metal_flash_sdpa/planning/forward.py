@@ -10,9 +10,10 @@ from typing import NamedTuple, Optional, Tuple
 
 import torch
 
+from ..call import DTYPES, Call
 from .device import Device
 from .plan import CombineParams, ForwardParams, Plan, ScoreParams, Scratch
-from .tiles import DECODE_ROWS, DTYPES, Tile, choose
+from .tiles import DECODE_ROWS, Tile, choose
 
 UNBOUNDED = 2**30  # a window this wide hides nothing; lengths stay below it, so that row arithmetic fits 32 bits
 SIMDGROUPS_PER_CORE = 16  # at full rate, by published measurements of M1 and M2
@@ -54,55 +55,36 @@ def plan_forward(
     device: Device,
     output: torch.Tensor,
     lse: Optional[torch.Tensor],
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    cu_seqlens_q: Optional[torch.Tensor],
-    cu_seqlens_k: Optional[torch.Tensor],
-    seqused_k: Optional[torch.Tensor],
-    block_table: Optional[torch.Tensor],
-    alibi_slopes: Optional[torch.Tensor],
-    sinks: Optional[torch.Tensor],
-    max_seqlen_q: int,
-    max_seqlen_k: int,
-    softmax_scale: float,
-    window_left: int,
-    window_right: int,
-    softcap: float,
-    num_splits: int,
+    call: Call,
 ) -> Plan:
-    """Plan the forward kernel on a GPU for what operators.attention_forward takes.
+    """Plan the forward kernel on a GPU. Tensors are only asked for shape, strides, offset and dtype.
 
-    Packed `[total, heads, head_dim]` with both cu_seqlens `[batch + 1]`, or dense `[batch, seqlen, heads, head_dim]`
-    with neither; key and value paged, `[num_pages, page_size, heads, head_dim]`, with block_table `[batch, max_pages]`.
-    seqused_k `[batch]`, alibi_slopes `[num_heads]` or `[batch, num_heads]`, sinks `[num_heads]`; windows in keys, -1 =
-    unbounded; softcap 0.0 = none. num_splits is the number of parts in which the keys of a tile are divided, at most
-    MAX_SPLITS, 0 = as many as fill the GPU; the max_seqlens only help to choose the kernel. Tensors are only asked for
-    shape, strides, offset and dtype.
+    lse is None unless the log-sum-exp is wanted; num_splits of a call counts up to MAX_SPLITS.
 
     Raises NotImplementedError, with the reason, for what no kernel can do.
     """
+    query, key, value = call.query, call.key, call.value
     return _plan_forward(
-        _Problem(
+        _Problem(  # by position: a quarter of this function's time
             device,
             query.dtype,
             _Layout(query.shape, query.stride(), query.storage_offset() % 16),
             _Layout(key.shape, key.stride(), key.storage_offset() % 16),
             _Layout(value.shape, value.stride(), value.storage_offset() % 16),
             _Layout(output.shape, output.stride(), output.storage_offset() % 16),
-            None if cu_seqlens_q is None else cu_seqlens_q.shape[0] - 1,
-            None if block_table is None else block_table.shape[1],
-            0 if alibi_slopes is None else alibi_slopes.dim(),
-            seqused_k is not None,
-            sinks is not None,
+            None if call.cu_seqlens_q is None else call.cu_seqlens_q.shape[0] - 1,
+            None if call.block_table is None else call.block_table.shape[1],
+            0 if call.alibi_slopes is None else call.alibi_slopes.dim(),
+            call.seqused_k is not None,
+            call.sinks is not None,
             lse is not None,
-            softmax_scale,
-            window_left,
-            window_right,
-            softcap,
-            min(max_seqlen_q, query.shape[-3]) * query.shape[-2] <= DECODE_ROWS * key.shape[-2],
-            1 << max(0, max_seqlen_k - 1).bit_length(),
-            num_splits,
+            call.softmax_scale,
+            call.window_left,
+            call.window_right,
+            call.softcap,
+            min(call.max_seqlen_q, query.shape[-3]) * query.shape[-2] <= DECODE_ROWS * key.shape[-2],
+            1 << max(0, call.max_seqlen_k - 1).bit_length(),
+            call.num_splits,
         )
     )
 
@@ -159,7 +141,7 @@ def _forward_plan(problem: _Problem, params: ForwardParams, tile: Tile) -> Plan:
         + tuple(name if constants[constant] else None for name, constant in optional.items()),
         grid=(problem.key.shape[-2], _query_tiles(params, packed, tile.block_m), params.num_splits),
         threads=(tile.simdgroups * 32, 1, 1),
-        reason=f"{tile.block_m} rows a threadgroup on {problem.device}, keys in {params.num_splits} part(s)",
+        reason=f"{tile.block_m} rows a threadgroup, keys in {params.num_splits} part(s), for {problem.device}",
     )
 
 
@@ -230,8 +212,8 @@ def _forward_params(problem: _Problem) -> ForwardParams:
         head_dim=problem.query.shape[-1],
         value_dim=problem.value.shape[-1],
         group_size=num_heads // num_heads_kv,
-        window_left=UNBOUNDED if problem.window_left < 0 else min(problem.window_left, UNBOUNDED),
-        window_right=UNBOUNDED if problem.window_right < 0 else min(problem.window_right, UNBOUNDED),
+        window_left=_window(problem.window_left),
+        window_right=_window(problem.window_right),
         num_pages=problem.key.shape[0] if paged else 0,
         page_size=page_size,
         block_table_stride=problem.max_pages if paged else 0,
@@ -244,6 +226,10 @@ def _forward_params(problem: _Problem) -> ForwardParams:
 
 def _score_params(problem: _Problem) -> ScoreParams:
     return ScoreParams.of(problem.softmax_scale, problem.softcap, problem.alibi_dims > 0)
+
+
+def _window(size: int) -> int:
+    return min(size, UNBOUNDED) if size >= 0 else UNBOUNDED
 
 
 def _strides(layout: _Layout) -> Tuple[int, int, int]:

@@ -5,7 +5,7 @@ all scores is ever held; the keys of a paged cache are gathered for one chunk at
 log-sum-exp nor anything else that PyTorch's own fused attention lacks goes there; otherwise, and for the gradients, its
 weights are formed. The fused operator is called by its own name, as F.scaled_dot_product_attention obeys switches. All
 arithmetic is fp32: on fp16 and bf16 PyTorch's fused attention would round the weights, and be no faster. It is float64
-where fp32 does not hold the results (cpu_careful.py) and where PyTorch is allowed to multiply fp32 matrices in less.
+where fp32 does not hold the results (careful.py) and where PyTorch is allowed to multiply fp32 matrices in less.
 Dropout draws its mask anew for each chunk, in the forward and again in the backward, which go through the same chunks
 in the same order.
 
@@ -19,14 +19,14 @@ from typing import Iterator, List, NamedTuple, Optional, Tuple
 
 import torch
 
-from .cpu_careful import careful_backward, careful_forward
-from .cpu_weights import Chunk, Dropout, Scoring, all_finite, are_small, chunk_forward, integers
+from ..call import Call, Dropout, Gradients
+from .careful import careful_backward, careful_forward
+from .weights import Chunk, DropoutMasks, Scoring, all_finite, are_small, chunk_forward, integers
 
 CHUNK_SCORES = 2**20  # scores (or elements of a mask) of a chunk: with more of them they leave the caches
 MIN_ROWS = 64  # of a chunk, even with more scores: with fewer, products of matrices become as slow as of vectors
 MAX_SCORES = 2**24  # of a chunk, even with fewer rows: bounds the memory
 FUSED_BLOCK = 512  # keys that PyTorch's fused attention takes at once, or fewer
-UNBOUNDED = 2**62  # a window this wide hides nothing
 
 _EVERYTHING = slice(None)
 
@@ -46,100 +46,63 @@ class _Sequence(NamedTuple):
         return self.batch, _EVERYTHING, slice(self.queries.start + rows.start, self.queries.start + rows.stop)
 
 
-def attention_forward(
-    output: torch.Tensor,
-    lse: Optional[torch.Tensor],
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    cu_seqlens_q: Optional[torch.Tensor],
-    cu_seqlens_k: Optional[torch.Tensor],
-    seqused_k: Optional[torch.Tensor],
-    block_table: Optional[torch.Tensor],
-    alibi_slopes: Optional[torch.Tensor],
-    sinks: Optional[torch.Tensor],
-    softmax_scale: float,
-    window_left: int,
-    window_right: int,
-    softcap: float,
-    dropout_p: float = 0.0,
-    dropout_seed: Optional[torch.Tensor] = None,
-) -> None:
-    """Fills every row of `output`, and of `lse` unless it is None. Arguments as of operators.attention_forward."""
-    output, query, key, value = map(_heads_first, (output, query, key, value))
+def attention_forward(output: torch.Tensor, lse: Optional[torch.Tensor], call: Call, dropout: Dropout) -> None:
+    """Fills every row of `output`, and of `lse` unless it is None."""
+    output, query, key, value = map(_heads_first, (output, call.query, call.key, call.value))
     lse = lse[None] if lse is not None and lse.dim() == 2 else lse
-    scoring = Scoring(softmax_scale, softcap, alibi_slopes, sinks)
-    dropout = Dropout(dropout_p, dropout_seed) if dropout_p > 0 else None
+    scoring = Scoring(call.softmax_scale, call.softcap, call.alibi_slopes, call.sinks)
+    masks = DropoutMasks(dropout) if dropout.dropout_p > 0 else None
     dtype = _dtype_of_products()
-    plain = alibi_slopes is None and sinks is None and softcap == 0 and dropout_p == 0
+    plain = call.alibi_slopes is None and call.sinks is None and call.softcap == 0 and masks is None
     fused = lse is None and plain and query.shape[3] == value.shape[3] and dtype == torch.float32
     attend = _fused_forward if fused else chunk_forward
-    num_heads = query.shape[1]
-    lengths = (cu_seqlens_q, cu_seqlens_k, seqused_k, block_table)
-    for sequence in _sequences(query, key, *lengths, whole_batch=fused):
-        seqlen_q, seqlen_k = sequence.lengths()
-        blind = _blind_rows(seqlen_q, seqlen_k, window_right)
+    for sequence in _sequences(call, whole_batch=fused):
+        blind = _blind_rows(*sequence.lengths(), call.window_right)
         if blind > 0:
             rows = sequence.rows(slice(0, blind))
             output[rows] = 0
             if lse is not None:
                 lse[rows] = -torch.inf
-        for chunk in _chunks(seqlen_q, seqlen_k, num_heads, softmax_scale, window_left, window_right, blind, fused):
+        for chunk in _chunks(*sequence.lengths(), call, blind, fused):
             rows = sequence.rows(chunk.rows)
             q = query[rows].to(dtype)
             k, v = _read(key, sequence, chunk.keys).to(dtype), _read(value, sequence, chunk.keys).to(dtype)
-            dropped = None if dropout is None else dropout.mask(*q.shape[:3], k.shape[2])
+            dropped = None if masks is None else masks.mask(*q.shape[:3], k.shape[2])
             output[rows], chunk_lse = careful_forward(attend, q, k, v, chunk, scoring, sequence.index, dropped)
             if lse is not None:
                 lse[rows] = chunk_lse
 
 
 def attention_backward(
-    grad_output: torch.Tensor,
-    grad_lse: Optional[torch.Tensor],
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    cu_seqlens_q: Optional[torch.Tensor],
-    cu_seqlens_k: Optional[torch.Tensor],
-    seqused_k: Optional[torch.Tensor],
-    block_table: Optional[torch.Tensor],
-    alibi_slopes: Optional[torch.Tensor],
-    sinks: Optional[torch.Tensor],
-    softmax_scale: float,
-    window_left: int,
-    window_right: int,
-    softcap: float,
-    dropout_p: float = 0.0,
-    dropout_seed: Optional[torch.Tensor] = None,
-) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Gradients of query, key, value and sinks ([0] without), from those of the output and (unless None) of lse."""
-    grads = [tensor.new_zeros(tensor.shape, dtype=torch.float32) for tensor in (query, key, value)]
-    grad_sinks = grads[0].new_zeros(0 if sinks is None else sinks.shape[0])
-    tensors = (grad_output, query, key, value, *grads)
-    grad_output, query, key, value, grad_query, grad_key, grad_value = map(_heads_first, tensors)
+    grad_output: torch.Tensor, grad_lse: Optional[torch.Tensor], call: Call, dropout: Dropout
+) -> Gradients:
+    """From the gradients of the output and (unless None) of lse."""
+    grads = {
+        name: tensor.new_zeros(tensor.shape, dtype=torch.float32)
+        for name, tensor in (("query", call.query), ("key", call.key), ("value", call.value))
+    }
+    grad_sinks = grads["query"].new_zeros(0 if call.sinks is None else call.sinks.shape[0])
+    grad_output, query, key, value = map(_heads_first, (grad_output, call.query, call.key, call.value))
+    grad_query, grad_key, grad_value = map(_heads_first, (grads["query"], grads["key"], grads["value"]))
     grad_lse = grad_lse[None] if grad_lse is not None and grad_lse.dim() == 2 else grad_lse
-    scoring = Scoring(softmax_scale, softcap, alibi_slopes, sinks)
-    dropout = Dropout(dropout_p, dropout_seed) if dropout_p > 0 else None
+    scoring = Scoring(call.softmax_scale, call.softcap, call.alibi_slopes, call.sinks)
+    masks = DropoutMasks(dropout) if dropout.dropout_p > 0 else None
     dtype = _dtype_of_products()
-    num_heads = query.shape[1]
-    lengths = (cu_seqlens_q, cu_seqlens_k, seqused_k, block_table)
-    for sequence in _sequences(query, key, *lengths, whole_batch=False):
-        seqlen_q, seqlen_k = sequence.lengths()
-        blind = _blind_rows(seqlen_q, seqlen_k, window_right)
-        for chunk in _chunks(seqlen_q, seqlen_k, num_heads, softmax_scale, window_left, window_right, blind, False):
+    for sequence in _sequences(call, whole_batch=False):
+        blind = _blind_rows(*sequence.lengths(), call.window_right)
+        for chunk in _chunks(*sequence.lengths(), call, blind, fused=False):
             rows = sequence.rows(chunk.rows)
             q = query[rows].to(dtype)
             k, v = _read(key, sequence, chunk.keys).to(dtype), _read(value, sequence, chunk.keys).to(dtype)
-            dropped = None if dropout is None else dropout.mask(*q.shape[:3], k.shape[2])
+            dropped = None if masks is None else masks.mask(*q.shape[:3], k.shape[2])
             grad_out, grad_sums = grad_output[rows].to(dtype), None if grad_lse is None else grad_lse[rows].to(dtype)
             chunk_grads = careful_backward(grad_out, grad_sums, q, k, v, chunk, scoring, sequence.index, dropped)
-            grad_query[rows] += chunk_grads[0]
-            _accumulate(grad_key, sequence, chunk.keys, chunk_grads[1])
-            _accumulate(grad_value, sequence, chunk.keys, chunk_grads[2])
-            if sinks is not None:
-                grad_sinks += chunk_grads[3]
-    return (*(grad.to(query.dtype) for grad in grads), grad_sinks)
+            grad_query[rows] += chunk_grads.query
+            _accumulate(grad_key, sequence, chunk.keys, chunk_grads.key)
+            _accumulate(grad_value, sequence, chunk.keys, chunk_grads.value)
+            if call.sinks is not None:
+                grad_sinks += chunk_grads.sinks
+    return Gradients(**{name: grad.to(query.dtype) for name, grad in grads.items()}, sinks=grad_sinks)
 
 
 def _dtype_of_products() -> torch.dtype:
@@ -174,17 +137,12 @@ def _heads_first(tensor: torch.Tensor) -> torch.Tensor:
     return (tensor[None] if tensor.dim() == 3 else tensor).transpose(1, 2)
 
 
-def _sequences(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    cu_seqlens_q: Optional[torch.Tensor],
-    cu_seqlens_k: Optional[torch.Tensor],
-    seqused_k: Optional[torch.Tensor],
-    block_table: Optional[torch.Tensor],
-    whole_batch: bool,
-) -> Iterator[_Sequence]:
+def _sequences(call: Call, whole_batch: bool) -> Iterator[_Sequence]:
     """What attends to what. Query rows outside of all sequences come first, with no keys. A dense batch is one piece
     with `whole_batch` if its sequences have the same length, else one for each of them."""
+    query, key = _heads_first(call.query), _heads_first(call.key)
+    cu_seqlens_q, cu_seqlens_k = call.cu_seqlens_q, call.cu_seqlens_k
+    seqused_k, block_table = call.seqused_k, call.block_table
     all_queries = slice(0, query.shape[2])
     if cu_seqlens_q is None:
         if whole_batch and seqused_k is None and query.shape[0] > 0:
@@ -269,35 +227,27 @@ def _blind_rows(seqlen_q: int, seqlen_k: int, window_right: int) -> int:
     return max(0, seqlen_q - seqlen_k - window_right) if window_right >= 0 else 0
 
 
-def _chunks(
-    seqlen_q: int,
-    seqlen_k: int,
-    num_heads: int,
-    softmax_scale: float,
-    window_left: int,
-    window_right: int,
-    first_row: int,
-    fused: bool,
-) -> Iterator[Chunk]:
+def _chunks(seqlen_q: int, seqlen_k: int, call: Call, first_row: int, fused: bool) -> Iterator[Chunk]:
     """The rows of a sequence from first_row on, in chunks of bounded size."""
     if first_row == seqlen_q:
         return
     diagonal = seqlen_k - seqlen_q
-    left = UNBOUNDED if window_left < 0 else window_left
-    right = UNBOUNDED if window_right < 0 else window_right
+    everything = seqlen_q + seqlen_k  # a window this wide hides nothing
+    left = everything if call.window_left < 0 else call.window_left
+    right = everything if call.window_right < 0 else call.window_right
 
     def visible(row: int) -> Tuple[int, int]:  # both ends never decrease with the row
         return max(0, row + diagonal - left), min(seqlen_k, row + diagonal + right + 1)
 
     first, last = visible(first_row), visible(seqlen_q - 1)
     # PyTorch's operator masks the causal scores before it scales them: right for positive scales only.
-    is_causal = last[0] == 0 and right == 0 and seqlen_q - first_row == seqlen_k > 1 and softmax_scale > 0
+    is_causal = last[0] == 0 and right == 0 and seqlen_q - first_row == seqlen_k > 1 and call.softmax_scale > 0
     if fused and (first == last or is_causal):
         yield Chunk(slice(first_row, seqlen_q), slice(first[0], last[1]), diagonal, None, is_causal)
         return
     window = min(seqlen_k, left + right + 1)
     rows = max(window, MIN_ROWS)  # of the keys of a chunk under a window, every row sees about half
-    scores_of_row = min(seqlen_k, window + rows) * (1 if fused else num_heads)
+    scores_of_row = min(seqlen_k, window + rows) * (1 if fused else call.query.shape[-2])
     rows = min(rows, max(1, CHUNK_SCORES // scores_of_row, min(MIN_ROWS, MAX_SCORES // scores_of_row)))
     for begin in range(first_row, seqlen_q, rows):
         end = min(begin + rows, seqlen_q)

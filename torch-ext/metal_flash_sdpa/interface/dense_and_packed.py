@@ -1,16 +1,4 @@
-"""The public functions: they check arguments, fill in defaults and call one operator.
-
-Everywhere, query token i of a sequence with seqlen_q queries and seqlen_k keys stands at p = i + seqlen_k - seqlen_q
-(the last query lines up with the last key) and sees the keys j with p - left <= j <= p + right. Their scores are
-
-    s_j = softmax_scale * <query_i, key_j>
-    s_j = softcap * tanh(s_j / softcap)     with a softcap
-    s_j = s_j - alibi_slope * |p - j|       with ALiBi slopes
-
-and the output is sum_j exp(s_j) value_j / sum_j exp(s_j), where a sink adds exp(sink) to the divisor; lse is the
-natural logarithm of the divisor. A query that sees no key gives 0, and -inf. Query head h uses key/value head
-h // (num_heads // num_heads_kv).
-"""
+"""Attention over dense and packed batches."""
 
 from __future__ import annotations
 
@@ -18,10 +6,13 @@ from typing import Optional, Tuple, Union
 
 import torch
 
-from . import arguments, calls, features, memory, operators
+from .. import operators
+from ..checks import features, memory, tensors
+from ..checks.tensors import Names
+from . import calls
 
-_NAMES = calls.Names()
-_LONG_NAMES = calls.Names("query", "key", "value", "scale", "do_causal")
+_NAMES = Names()
+_LONG_NAMES = Names(query="query", key="key", value="value", softmax_scale="scale", causal="do_causal")
 
 
 def flash_attention_varlen(
@@ -57,36 +48,35 @@ def flash_attention_varlen(
 
     Raises TypeError, ValueError, NotImplementedError as `flash_attn_varlen_func`.
     """
-    inputs = calls.packed_inputs(
+    call = calls.packed(
         _LONG_NAMES,
         query,
         key,
         value,
-        cu_seqlens_q,
-        cu_seqlens_k,
-        max_seqlen_q,
-        max_seqlen_k,
-        scale,
-        do_causal,
-        window_size,
-        features.check_softcapping(softcapping),
-        alibi_slopes,
-        s_aux,
-        None,
-        block_table,
-        seqused_k,
+        cu_seqlens_q=cu_seqlens_q,
+        cu_seqlens_k=cu_seqlens_k,
+        max_seqlen_q=max_seqlen_q,
+        max_seqlen_k=max_seqlen_k,
+        block_table=block_table,
+        seqused_k=seqused_k,
+        softmax_scale=scale,
+        causal=do_causal,
+        window_size=window_size,
+        softcap=features.softcap_of(softcapping),
+        alibi_slopes=alibi_slopes,
+        s_aux=s_aux,
     )
-    arguments.check_out(out, query, value)
+    tensors.check_out(out, query, value)
     if torch.is_grad_enabled() and any(
         tensor is not None and tensor.requires_grad for tensor in (out, query, key, value, s_aux)
     ):
         if not torch.compiler.is_compiling():
             memory.check([("out", out)], [("query", query), ("key", key), ("value", value), ("s_aux", s_aux)])
-        out.copy_(operators.attention_forward(*inputs, False)[0])  # autograd sees a copy, not a foreign write
+        out.copy_(operators.attention_forward(*call, False)[0])  # autograd sees a copy, not a foreign write
     else:
         if not torch.compiler.is_compiling():
             operators.refuse_captured(out)
-        operators.attention_forward_out(out, *inputs)
+        operators.attention_forward_out(out, *call)
 
 
 def flash_attn_varlen_func(
@@ -156,28 +146,26 @@ def flash_attn_varlen_func(
         NotImplementedError: a feature that this version lacks; a nested or sparse tensor, or a DTensor; a gradient
             that is wanted of an argument that has none.
     """
-    return calls.packed(
+    call = calls.packed(
         _NAMES,
         q,
         k,
         v,
-        cu_seqlens_q,
-        cu_seqlens_k,
-        max_seqlen_q,
-        max_seqlen_k,
-        dropout_p,
-        softmax_scale,
-        causal,
-        window_size,
-        softcap,
-        alibi_slopes,
-        deterministic,
-        return_attn_probs,
-        s_aux,
-        learnable_sink,
-        block_table,
-        seqused_k,
+        cu_seqlens_q=cu_seqlens_q,
+        cu_seqlens_k=cu_seqlens_k,
+        max_seqlen_q=max_seqlen_q,
+        max_seqlen_k=max_seqlen_k,
+        block_table=block_table,
+        seqused_k=seqused_k,
+        softmax_scale=softmax_scale,
+        causal=causal,
+        window_size=window_size,
+        softcap=softcap,
+        alibi_slopes=alibi_slopes,
+        s_aux=s_aux,
+        learnable_sink=learnable_sink,
     )
+    return calls.attend(call, dropout_p, deterministic, return_attn_probs)
 
 
 def flash_attn_func(
@@ -216,19 +204,17 @@ def flash_attn_func(
             "block_table must be None: keys and values of flash_attn_func are dense; "
             "flash_attn_varlen_func takes paged ones"
         )
-    return calls.dense(
+    call = calls.dense(
         _NAMES,
         q,
         k,
         v,
-        dropout_p,
-        softmax_scale,
-        causal,
-        window_size,
-        softcap,
-        alibi_slopes,
-        deterministic,
-        return_attn_probs,
-        s_aux,
-        learnable_sink,
+        softmax_scale=softmax_scale,
+        causal=causal,
+        window_size=window_size,
+        softcap=softcap,
+        alibi_slopes=alibi_slopes,
+        s_aux=s_aux,
+        learnable_sink=learnable_sink,
     )
+    return calls.attend(call, dropout_p, deterministic, return_attn_probs)

@@ -1,0 +1,86 @@
+"""One call of attention, by name: what the operators take, and what every part behind them is given."""
+
+# Annotations are evaluated here: the operators' schemas are made of them.
+
+import operator
+from typing import Dict, NamedTuple, NewType, Optional, Tuple, get_type_hints
+
+import torch
+
+Length = NewType("Length", int)  # a SymInt in the schemas: a new one compiles nothing anew
+
+
+class Call(NamedTuple):
+    """Queries are packed, with both cu_seqlens, or dense, with neither. Keys and values are like the queries, or paged,
+    with a block_table. Tensors other than query, key and value are contiguous; lengths are in tokens.
+    """
+
+    query: torch.Tensor  # [total_q, num_heads, head_dim] or [batch, seqlen_q, num_heads, head_dim]
+    key: torch.Tensor  # the same with num_heads_kv, or [num_pages, page_size, num_heads_kv, head_dim]
+    value: torch.Tensor  # as key, with a head_dim of its own
+    cu_seqlens_q: Optional[torch.Tensor]  # int32 [batch + 1]
+    cu_seqlens_k: Optional[torch.Tensor]  # int32 [batch + 1]; paged keys: the lengths unless seqused_k gives them
+    seqused_k: Optional[torch.Tensor]  # int32 [batch]: how many of a sequence's keys are used
+    block_table: Optional[torch.Tensor]  # int32 [batch, max_pages]
+    alibi_slopes: Optional[torch.Tensor]  # fp32 [num_heads] or [batch, num_heads]
+    sinks: Optional[torch.Tensor]  # fp32 [num_heads]
+    max_seqlen_q: Length  # bounds of the lengths; they only help to choose a kernel
+    max_seqlen_k: Length
+    softmax_scale: float
+    window_left: Length  # keys seen before and after the query's own position; -1 = all
+    window_right: Length
+    softcap: float  # 0.0 = none
+    num_splits: int  # parts in which a GPU divides the keys; 0 = as many as fill it
+
+
+class Dropout(NamedTuple):
+    """What the operators with dropout take behind a call: the same seed drops the same weights."""
+
+    dropout_p: float = 0.0
+    dropout_seed: Optional[torch.Tensor] = None  # int64 [1] on the CPU; needed if dropout_p > 0
+
+
+class Gradients(NamedTuple):
+    """Of the loss, by the fields of a call; what attention_backward returns."""
+
+    query: torch.Tensor
+    key: torch.Tensor
+    value: torch.Tensor
+    sinks: Optional[torch.Tensor]  # the operator returns [0] for a call without
+
+
+_KINDS = {
+    torch.Tensor: "Tensor",
+    Optional[torch.Tensor]: "Tensor?",
+    Length: "SymInt",
+    float: "float",
+    int: "int",
+}
+_TYPES = get_type_hints(Call)
+TENSORS = tuple(name for name, kind in _TYPES.items() if _KINDS[kind].startswith("Tensor"))
+SETTINGS = tuple(name for name in _TYPES if name not in TENSORS)
+DTYPES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}  # with their names in the kernels'
+
+tensors_of = operator.attrgetter(*TENSORS)  # the values of those fields, in order
+settings_of = operator.attrgetter(*SETTINGS)
+differentiable_of = operator.itemgetter(*map(Call._fields.index, Gradients._fields))  # also of an operator's arguments
+
+
+def schema(kind: type) -> str:
+    """The fields of Call or Dropout as arguments of an operator."""
+    defaults = kind._field_defaults
+    return ", ".join(
+        f"{_KINDS[annotation]} {name}" + (f"={defaults[name]}" if name in defaults else "")
+        for name, annotation in get_type_hints(kind).items()
+    )
+
+
+def taken(arguments: tuple) -> Tuple[Call, tuple]:
+    """The call that an operator's arguments begin with, and what follows it."""
+    count = len(Call._fields)
+    return Call._make(arguments[:count]), arguments[count:]
+
+
+def present(call: Call) -> Dict[str, torch.Tensor]:
+    """The tensors that a call has, by name."""
+    return {name: tensor for name, tensor in zip(TENSORS, tensors_of(call)) if tensor is not None}

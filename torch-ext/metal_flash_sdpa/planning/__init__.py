@@ -1,0 +1,1 @@
+"""From a call to the plan of its launches: pure Python, the same for every launcher."""
