@@ -1,6 +1,6 @@
-// Joins the parts of a split forward pass. Part s has seen keys of its own, whose exponentials have the sum
-// exp(scale * row_max_s) * row_sum_s, and has divided its output by it: output = sum of share_s * output_s, where share_s is
-// the part's share in the sum of all exponentials, a sink's included. Maxima and sums come apart: the logarithm of a large
+// Joins the parts of a split forward pass. Part s has seen keys of its own, whose exponentials have the sum exp(scale *
+// row_max_s) * row_sum_s, and has divided its output by it: output = sum of share_s * output_s, where share_s is the
+// part's share in the sum of all exponentials, a sink's included. Maxima and sums come apart: the logarithm of a large
 // sum is too coarse a number to take an exponential of. A threadgroup joins one row, one token of one head: each thread
 // one column.
 #include <metal_stdlib>
@@ -11,7 +11,7 @@
 #include "softmax.h"
 using namespace metal;
 
-constant constexpr short kMaxSplits = 64;  // planner.py: MAX_SPLITS
+constant constexpr short kMaxSplits = 64;  // planning/forward.py: MAX_SPLITS
 
 // Grid: (rows, 1, 1); up to 256 threads, the most columns of value_dim. Parts of no key have row_sum 0; a row of such
 // parts only gets 0, and lse -inf.

@@ -218,8 +218,8 @@ constant constexpr bool direct = false;
       T, head_dim, value_dim, rows, block_n, row_groups, slices, key_groups, loader>) \
       attention_forward<T, head_dim, value_dim, rows, block_n, row_groups, slices, key_groups, loader>;
 
-// The planner's tile tables (tiles.py) give the reason of each row. One row a line: the run-time launcher, which
-// compiles one kernel at a time, drops the others.
+// The planner's tile tables (planning/tiles.py) give the reason of each row. One row a line: the run-time launcher,
+// which compiles one kernel at a time, drops the others.
 INSTANTIATE(f16, half, 32, 32, 8, 64, 8, 1, 1, staged)
 INSTANTIATE(f16, half, 64, 64, 8, 32, 8, 1, 1, staged)
 INSTANTIATE(f16, half, 72, 72, 8, 32, 8, 1, 1, staged)

@@ -1,4 +1,4 @@
-// Runs planned launches on torch's stream. Knows no attention: everything comes with the plan (planner.py).
+// Runs planned launches on torch's stream. Knows no attention: everything comes with the plan (planning/plan.py).
 //
 // Ownership: this file is compiled without ARC.
 //   library     +1 from createLibrary (newLibraryWithData:)            kept for the life of the process

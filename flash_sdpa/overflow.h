@@ -24,10 +24,10 @@ inline uint rows_beyond(thread RegisterTile<float, kRows, kColumns>& tile) {
   return beyond;
 }
 
-// Shrinks the weights of the rows whose sums overflowed. Returns whether there is any such row among the SIMD groups that
-// go through the keys together: this one alone, or with kIsShared all of the threadgroup's kSimdgroups. Then all threads
-// call it, as it contains barriers. Where key groups share their rows, the first, which has the sums over all keys,
-// speaks for them.
+// Shrinks the weights of the rows whose sums overflowed. Returns whether there is any such row among the SIMD groups
+// that go through the keys together: this one alone, or with kIsShared all of the threadgroup's kSimdgroups. Then all
+// threads call it, as it contains barriers. Where key groups share their rows, the first, which has the sums over all
+// keys, speaks for them.
 template <bool kIsShared, int kSimdgroups, int kKeyGroups, int kRows, int kColumns>
 inline bool shrink_overflowed(threadgroup float2* memory, thread RegisterTile<float, kRows, kColumns>& accumulator,
                               thread OnlineSoftmax<kRows>& softmax, uint simdgroup, uint lane_index) {

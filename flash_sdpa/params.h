@@ -1,4 +1,4 @@
-// Launch parameters, packed by the planner (planner.py: ForwardParams, ScoreParams; same fields, same order).
+// Launch parameters, packed by the planner (planning/plan.py: the same structs, fields and order).
 // Every struct has a single field type, so that a launcher that can only pass arrays of numbers can pass it too.
 #pragma once
 
@@ -28,10 +28,10 @@ struct ForwardParams {
   long output_split_stride;  // elements of one part's output
   long lse_split_stride;     // elements of one part's lse
 };
-static_assert(sizeof(ForwardParams) == 29 * 8, "planner.ForwardParams packs 29 int64");
+static_assert(sizeof(ForwardParams) == 29 * 8, "plan.ForwardParams packs 29 int64");
 
-// A score is <query_factor * query, key>, then capped or biased, in a unit that keeps it below 2^127: scale times a score
-// is what the softmax takes the exponential of.
+// A score is <query_factor * query, key>, then capped or biased, in a unit that keeps it below 2^127: scale times a
+// score is what the softmax takes the exponential of.
 struct ScoreParams {
   float query_factor;  // the sign of softmax_scale, exact in every dtype; with a tiny scale a power of two beside it
   float tanh_scale;    // with softcap: the score is tanh(tanh_scale * score)
@@ -39,7 +39,7 @@ struct ScoreParams {
   float scale;         // at least 2^-120
   float scale_log2;    // scale * log2(e)
 };
-static_assert(sizeof(ScoreParams) == 5 * 4, "planner.ScoreParams packs 5 float32");
+static_assert(sizeof(ScoreParams) == 5 * 4, "plan.ScoreParams packs 5 float32");
 
 struct CombineParams {
   Strides output;         // elements
@@ -51,4 +51,4 @@ struct CombineParams {
   long value_dim;   // elements of a row
   long num_splits;
 };
-static_assert(sizeof(CombineParams) == 10 * 8, "planner.CombineParams packs 10 int64");
+static_assert(sizeof(CombineParams) == 10 * 8, "plan.CombineParams packs 10 int64");

@@ -43,8 +43,8 @@ constexpr int larger(int a, int b) { return a > b ? a : b; }
 // Whether a row of `columns` elements has this one. Aligned rows have whole chunks of 16 bytes.
 inline bool has_column(int columns, int column) { return !is_padded || column < columns; }
 
-// Key or value rows of a block: row r is the block's token r, at data + r * stride or in its page; rows from count() on,
-// and columns from columns on, do not exist.
+// Key or value rows of a block: row r is the block's token r, at data + r * stride or in its page; rows from count()
+// on, and columns from columns on, do not exist.
 template <typename T>
 struct Rows {
   device const T* data;       // of the block's first token; if is_paged, of the first page
@@ -92,8 +92,8 @@ inline void scale_rows(thread RegisterTile<float, kRows, kColumns>& tile, thread
     UNROLL for (short j = 0; j < kColumns / kFragment; j++) elements(tile.frag[i][j]) *= factor.at[i];
 }
 
-// tile = factor * rows[row0 ...]; missing rows and columns are 0. KeyTile gives the order of the columns in which the tile
-// will be multiplied.
+// tile = factor * rows[row0 ...]; missing rows and columns are 0. KeyTile gives the order of the columns in which the
+// tile will be multiplied.
 template <typename KeyTile, typename T, int kRows, int kColumns>
 inline void load(thread RegisterTile<T, kRows, kColumns>& tile, GroupedRows<const T> rows, int row0, float factor,
                  Lane lane) {

@@ -20,7 +20,7 @@ from .scalars import as_flag, as_float, as_integer, as_pair, kind_of
 CHECK_VALUES = os.environ.get("METAL_FLASH_SDPA_CHECK_VALUES") == "1"
 PAGE_SIZE_UNIT = 16  # so that a kernel's blocks of keys end where pages do
 MAX_HEAD_DIM = 256
-MAX_SCALE = 1e8  # keeps the kernel's score of a masked key, -2e30, finite in fp32 after scaling
+MAX_SCALE = 1e8  # ordinary scores stay finite in fp32 after scaling
 MAX_LENGTH = 2**31 - 1  # tokens
 
 
