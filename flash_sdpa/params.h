@@ -36,7 +36,7 @@ struct ScoreParams {
   float query_factor;  // the sign of softmax_scale, exact in every dtype; with a tiny scale a power of two beside it
   float tanh_scale;    // with softcap: the score is tanh(tanh_scale * score)
   float bias_factor;   // with ALiBi: multiplies the score before the bias is added; at most 1
-  float scale;         // at least 2^-120
+  float scale;         // at least 2^-119
   float scale_log2;    // scale * log2(e)
 };
 static_assert(sizeof(ScoreParams) == 5 * 4, "plan.ScoreParams packs 5 float32");
