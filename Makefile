@@ -29,6 +29,7 @@ test: build check ## run all tests
 
 check: $(READY) ## lint, direction of the imports, strict check of the shaders, type check of the Objective-C++ for macOS
 	$(ENVIRONMENT)/bin/ruff check .
+	$(ENVIRONMENT)/bin/ruff format --quiet --check .
 	@$(RUN) tools/imports.py
 	$(ENVIRONMENT)/bin/zizmor --offline --quiet .github/workflows
 	@$(RUN) tools/check.py

@@ -3,25 +3,12 @@
 # Legal at namespace scope, in front of kernels, all in one file.
 LEGAL = {
     "struct return": "static inline struct P make1(float a) { return {a, 1}; }",
-    "enum return": (
-        "enum E { A, B };\n"
-        "static enum E make2(float a) { return a > 0 ? A : B; }"
-    ),
-    "union return": (
-        "union U { float f; uint u; };\n"
-        "static inline union U make3(float a) { U u; u.f = a; return u; }"
-    ),
-    "class return": (
-        "class C { public: float x; };\n"
-        "static class C make4(float a) { C c; c.x = a; return c; }"
-    ),
-    "qualified struct": (
-        "namespace n1 { struct P { float x; }; }\n"
-        "static struct n1::P make5(float a) { return {a}; }"
-    ),
+    "enum return": "enum E { A, B };\nstatic enum E make2(float a) { return a > 0 ? A : B; }",
+    "union return": "union U { float f; uint u; };\nstatic inline union U make3(float a) { U u; u.f = a; return u; }",
+    "class return": "class C { public: float x; };\nstatic class C make4(float a) { C c; c.x = a; return c; }",
+    "qualified struct": "namespace n1 { struct P { float x; }; }\nstatic struct n1::P make5(float a) { return {a}; }",
     "template struct return": (
-        "template <typename T> struct T1 { T x; };\n"
-        "static struct T1<float> make6(float a) { return {a}; }"
+        "template <typename T> struct T1 { T x; };\nstatic struct T1<float> make6(float a) { return {a}; }"
     ),
     "template function struct return": (
         "template <typename T> struct T2 { T x; };\n"
@@ -37,19 +24,10 @@ LEGAL = {
     "operator": "static struct P operator+(struct P a, struct P b) { return {a.x + b.x, a.y + b.y}; }",
     "operator ==": "static bool operator==(struct P a, struct P b) { return a.x == b.x; }",
     "operator <": "static bool operator<(struct P a, struct P b) { return a.x < b.x; }",
-    "constructor": (
-        "struct Q5 { float p; int q; Q5(float a); };\n"
-        "inline Q5::Q5(float a) : p(a), q{1} {}"
-    ),
-    "constructor braces first": (
-        "struct Q6 { float p; int q; Q6(float a); };\n"
-        "inline Q6::Q6(float a) : p{a}, q(1) {}"
-    ),
+    "constructor": "struct Q5 { float p; int q; Q5(float a); };\ninline Q5::Q5(float a) : p(a), q{1} {}",
+    "constructor braces first": "struct Q6 { float p; int q; Q6(float a); };\ninline Q6::Q6(float a) : p{a}, q(1) {}",
     "constructor in class": "struct Q7 { float p = 1; int q{2}; Q7(float a) : p(a), q{1} {} Q7() = default; };",
-    "destructor": (
-        "struct Q8 { ~Q8(); };\n"
-        "inline Q8::~Q8() {}"
-    ),
+    "destructor": "struct Q8 { ~Q8(); };\ninline Q8::~Q8() {}",
     "default members": "struct Q9 { float x = 1; int y = {2}; float z[2] = {1, 2}; };",
     "braced variable": "constant int v1{3};",
     "braced variables": "constant int v2{3}, v3{4};",
@@ -64,16 +42,9 @@ LEGAL = {
     "enum class": "enum class E2 : ushort { A = 1, B = A << 2 };",
     "enum unnamed": "enum { X3 = 3, X4 };",
     "forward": "struct S4; class S5; union S6; enum E5 : int;",
-    "derived": (
-        "struct B1 { float x; };\n"
-        "struct D1 : B1 { float y; };\n"
-        "struct D2 : public B1 {};"
-    ),
+    "derived": "struct B1 { float x; };\nstruct D1 : B1 { float y; };\nstruct D2 : public B1 {};",
     "final": "struct S7 final { float x; };",
-    "aligned struct": (
-        "struct alignas(16) S8 { float x; };\n"
-        "static struct S8 make12(float a) { return {a}; }"
-    ),
+    "aligned struct": "struct alignas(16) S8 { float x; };\nstatic struct S8 make12(float a) { return {a}; }",
     "attributed struct": (
         "struct __attribute__((packed)) S9 { float x; };\n"
         "struct [[maybe_unused]] S10 { float x; };\n"
@@ -90,25 +61,15 @@ LEGAL = {
         "template <> inline uint one() { return 1u; }"
     ),
     "variable template": "template <typename T> constant constexpr T v12 = T(1);",
-    "alias": (
-        "using A1 = struct { float x; };\n"
-        "template <typename T> using A2 = T;\n"
-        "using A3 = float (*)(float);"
-    ),
-    "static_assert": (
-        'static_assert(sizeof(float) == 4, "{");\n'
-        "static_assert(true);"
-    ),
+    "alias": "using A1 = struct { float x; };\ntemplate <typename T> using A2 = T;\nusing A3 = float (*)(float);",
+    "static_assert": ('static_assert(sizeof(float) == 4, "{");\nstatic_assert(true);'),
     "extern C block": 'extern "C" { static float c1(float a) { return a; } }',
     "extern C": 'extern "C" float c2(float a) { return a; }',
     "namespace": "namespace n2 { struct P { float x; }; static struct P make(float a) { return {a}; } }",
     "nested namespace": "namespace n3::n4 { static float g(float a) { return a; } }",
     "attributed namespace": "namespace [[maybe_unused]] n5 { static float g(float a) { return a; } }",
     "alias namespace": (
-        "namespace n6 { static float g(float a) { return a; } }\n"
-        "namespace n7 = n6;\n"
-        "using namespace n6;\n"
-        "using n6::g;"
+        "namespace n6 { static float g(float a) { return a; } }\nnamespace n7 = n6;\nusing namespace n6;\nusing n6::g;"
     ),
     "unnamed namespace": "namespace { float g2(float a) { return a; } }",
     "inline namespace": "inline namespace n8 { static float g3(float a) { return a; } }",
@@ -137,44 +98,28 @@ LEGAL = {
     ),
     "gnu attribute struct": "__attribute__((always_inline)) static struct P h13(float a) { return {a, 1}; }",
     "noexcept": (
-        "static float h14(float a) noexcept { return a; }\n"
-        "static float h15(float a) noexcept(true) { return a; }"
+        "static float h14(float a) noexcept { return a; }\nstatic float h15(float a) noexcept(true) { return a; }"
     ),
-    "function pointer": (
-        "typedef float (*fp1)(float);\n"
-        "static float h16(float a, float (*f)(float)) { return a; }"
-    ),
-    "prototype": (
-        "float h17(float a);\n"
-        "struct P;\n"
-        "struct P h18(float a);"
-    ),
+    "function pointer": "typedef float (*fp1)(float);\nstatic float h16(float a, float (*f)(float)) { return a; }",
+    "prototype": "float h17(float a);\nstruct P;\nstruct P h18(float a);",
     "constexpr": "constexpr struct P h19(float a) { return {a, 1}; }",
     "decltype": "static decltype(1.0f) h20(float a) { return a; }",
     "array parameter": "static float h21(thread struct P (&p)[2]) { return p[0].x; }",
-    "stray semicolons": (
-        "struct S11 {};;\n"
-        "static float h22(float a) { return a; };"
-    ),
+    "stray semicolons": "struct S11 {};;\nstatic float h22(float a) { return a; };",
     "friend": "struct S12 { float x; friend struct P; };",
     "member function outside": (
-        "struct S13 { struct P get(float a); };\n"
-        "struct P S13::get(float a) { return {a, 1}; }"
+        "struct S13 { struct P get(float a); };\nstruct P S13::get(float a) { return {a, 1}; }"
     ),
     "template member outside": (
         "template <typename T> struct S14 { struct P get(T a); };\n"
         "template <typename T> struct P S14<T>::get(T a) { return {a, 1}; }"
     ),
     "nested struct return": (
-        "struct S16 { struct In { float x; }; };\n"
-        "static struct S16::In h23(float a) { return {a}; }"
+        "struct S16 { struct In { float x; }; };\nstatic struct S16::In h23(float a) { return {a}; }"
     ),
     "struct in body": "static float h26(float a) { struct L { float x; } l = {a}; return l.x; }",
     "enum struct": "enum struct E6 { A };",
-    "enum return class": (
-        "enum class E7 : uint { A };\n"
-        "static enum E7 h27(float a) { return E7::A; }"
-    ),
+    "enum return class": "enum class E7 : uint { A };\nstatic enum E7 h27(float a) { return E7::A; }",
     "digit separators": "constant int v13 = 1'000'000;",
     "characters": "constant char v14 = '{', v15 = '\\'';",
     "strings": 'constant auto v16 = sizeof("{\\"");',
@@ -182,8 +127,7 @@ LEGAL = {
 # Legal, too, but clang compiles no such members as they stand.
 ALONE = {
     "operator =": (
-        "struct Q { float x; thread Q& operator=(float a); };\n"
-        "thread Q& Q::operator=(float a) { x = a; return *this; }"
+        "struct Q { float x; thread Q& operator=(float a); };\nthread Q& Q::operator=(float a) { x = a; return *this; }"
     ),
     "operator ()": (
         "struct Q2 { float x; float operator()(float a) const; };\n"
@@ -193,10 +137,7 @@ ALONE = {
         "struct Q3 { float x[2]; float operator[](int a) const; };\n"
         "inline float Q3::operator[](int a) const { return x[a]; }"
     ),
-    "static member": (
-        "struct S15 { static constant int n; };\n"
-        "constant int S15::n = 3;"
-    ),
+    "static member": "struct S15 { static constant int n; };\nconstant int S15::n = 3;",
 }
 
 # Kernels, and their names for the host.
@@ -280,8 +221,7 @@ FORMS = {
         "f",
     ),
     "prototype alone": (
-        "kernel void g(device float* x);\n"
-        "kernel void f(device float* x) { x[0] = 7; }",
+        "kernel void g(device float* x);\nkernel void f(device float* x) { x[0] = 7; }",
         "f",
     ),
     "prototype of a template": (
@@ -291,8 +231,7 @@ FORMS = {
         "h",
     ),
     "extern C prototype": (
-        'extern "C" kernel void f(device float* x);\n'
-        'extern "C" kernel void f(device float* x) { x[0] = 7; }',
+        'extern "C" kernel void f(device float* x);\nextern "C" kernel void f(device float* x) { x[0] = 7; }',
         "f",
     ),
     "comparison in its template": (
@@ -311,52 +250,40 @@ FORMS = {
 UNREADABLE = {
     "name in brackets": ("kernel void (f)(device float* x) {}", 1),
     "unknown macro": (
-        "\n"
-        "UNKNOWN(3)\n"
-        "kernel void f(device float* x) {}",
+        "\nUNKNOWN(3)\nkernel void f(device float* x) {}",
         3,
     ),
     "unknown macro, attribute": (
-        "UNKNOWN(3)\n"
-        "[[kernel]] void f(device float* x) {}",
+        "UNKNOWN(3)\n[[kernel]] void f(device float* x) {}",
         2,
     ),
     "no semicolon": (
-        "constant int a = 3\n"
-        "kernel void f(device float* x) {}",
+        "constant int a = 3\nkernel void f(device float* x) {}",
         2,
     ),
     "no semicolon behind a struct": (
-        "struct S { int x; }\n"
-        "kernel void f(device float* x) {}",
+        "struct S { int x; }\nkernel void f(device float* x) {}",
         2,
     ),
     "no semicolon, two kernels": (
-        "constant int a = 3\n"
-        "kernel void f() {}\n"
-        "kernel void g() {}\n"
-        "constant int b = 4;",
+        "constant int a = 3\nkernel void f() {}\nkernel void g() {}\nconstant int b = 4;",
         2,
     ),
     "no closing brace": (
-        "float f(float a) { return a;\n"
-        "kernel void g() {}",
+        "float f(float a) { return a;\nkernel void g() {}",
         2,
     ),
     "no closing bracket": (
-        "float f(float a { return a; }\n"
-        "kernel void g() {}",
+        "float f(float a { return a; }\nkernel void g() {}",
         2,
     ),
     "digraphs": (
-        "kernel void f(device float* x) <% x[0] = 1; %>\n"
-        "kernel void g() {}",
+        "kernel void f(device float* x) <% x[0] = 1; %>\nkernel void g() {}",
         1,
     ),
     "instantiation of nothing": ("template kernel decltype(u<float>) u<float>;", 1),
     "instantiation of a function": (
-        "template <typename T> void u() {}\n"
-        "template kernel decltype(u<float>) u<float>;",
+        "template <typename T> void u() {}\ntemplate kernel decltype(u<float>) u<float>;",
         2,
     ),
     "instantiation through an alias": (
@@ -372,27 +299,21 @@ UNREADABLE = {
     ),
     "variable": ("constant int kernel = 3;", 1),
     "local variable": (
-        "void f() {\n"
-        "  int kernel = 3;\n"
-        "}",
+        "void f() {\n  int kernel = 3;\n}",
         2,
     ),
     "member": (
-        "struct S {\n"
-        "  kernel void f() {}\n"
-        "};",
+        "struct S {\n  kernel void f() {}\n};",
         2,
     ),
     "parameter": ("kernel void f(constant float* kernel) {}", 1),
     "function try block": ("kernel void f() try {} catch (...) {}", 1),
     "prototype that says more": (
-        "kernel void f(device float* x [[buffer(3)]]);\n"
-        "kernel void f(device float* x) {}",
+        "kernel void f(device float* x [[buffer(3)]]);\nkernel void f(device float* x) {}",
         1,
     ),
     "prototype with a name": (
-        '[[host_name("g")]] kernel void f();\n'
-        "kernel void f() {}",
+        '[[host_name("g")]] kernel void f();\nkernel void f() {}',
         1,
     ),
     "two in one": ("kernel void f(), g();", 1),

@@ -116,9 +116,7 @@ def main() -> int:
         os.environ["METAL_SIMULATOR_CACHE"] = cache
         for project, files in projects.items():
             begun = time.monotonic()
-            found = {
-                str(file.relative_to(project.parent)): measure(file, project, options.kernels) for file in files
-            }
+            found = {str(file.relative_to(project.parent)): measure(file, project, options.kernels) for file in files}
             print(row.format(project.name, **totals(found.values(), time.monotonic() - begun)), flush=True)
             results |= found
     print(row.format("all", **totals(results.values(), time.monotonic() - started)))

@@ -255,9 +255,7 @@ def _function(tokens: List[Token], start: int, end: int, scope: str, values: Dic
         return None
     parameters = _parameters(tokens[opening + 1 : close], values) if kernel else ()
     template = tokens[start].text == "template"
-    return Function(
-        name, scope, start, opening, close, body, end, template, arguments, kernel, attributes, parameters
-    )
+    return Function(name, scope, start, opening, close, body, end, template, arguments, kernel, attributes, parameters)
 
 
 def declarator(tokens: List[Token], i: int, end: int) -> Optional[Tuple[str, str, int]]:
