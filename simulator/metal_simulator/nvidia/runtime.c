@@ -34,8 +34,9 @@ BUILTIN u32 metal_thread_index(void) {
 BUILTIN u32 metal_lane(void) { return metal_lane_of(my_hardware_lane()); }
 BUILTIN u32 metal_group(void) { return __nvvm_read_ptx_sreg_ctaid_x(); }
 BUILTIN u32 metal_threads(u32 axis) {
-  return axis == 0 ? __nvvm_read_ptx_sreg_ntid_x()
-                   : axis == 1 ? __nvvm_read_ptx_sreg_ntid_y() : __nvvm_read_ptx_sreg_ntid_z();
+  return axis == 0   ? __nvvm_read_ptx_sreg_ntid_x()
+         : axis == 1 ? __nvvm_read_ptx_sreg_ntid_y()
+                     : __nvvm_read_ptx_sreg_ntid_z();
 }
 
 // Threadgroup variables are placed by address, so that the memory as a whole starts at 0; what arguments have follows.
@@ -48,6 +49,7 @@ BUILTIN void metal_threadgroup_barrier(u32 flags) { __syncthreads(); }
 
 // SIMD-group functions. Kept equal to include/metal_simulator/simdgroup.h: the kinds from QUAD_SUM are those from SUM, of
 // quad-groups.
+// clang-format off
 enum { PRODUCT_8X8, SIMD_BARRIER, MATRIX_STORE, SUM, PRODUCT, MINIMUM, MAXIMUM, AND, OR, XOR, PREFIX_INCLUSIVE_SUM,
        PREFIX_EXCLUSIVE_SUM, PREFIX_INCLUSIVE_PRODUCT, PREFIX_EXCLUSIVE_PRODUCT, SHUFFLE, SHUFFLE_XOR, SHUFFLE_UP,
        SHUFFLE_DOWN, ROTATE_UP, ROTATE_DOWN, FILL_UP, FILL_DOWN, BROADCAST, BROADCAST_FIRST, BALLOT, QUAD_SUM,
@@ -55,6 +57,7 @@ enum { PRODUCT_8X8, SIMD_BARRIER, MATRIX_STORE, SUM, PRODUCT, MINIMUM, MAXIMUM, 
        QUAD_PREFIX_EXCLUSIVE_SUM, QUAD_PREFIX_INCLUSIVE_PRODUCT, QUAD_PREFIX_EXCLUSIVE_PRODUCT, QUAD_SHUFFLE,
        QUAD_SHUFFLE_XOR, QUAD_SHUFFLE_UP, QUAD_SHUFFLE_DOWN, QUAD_ROTATE_UP, QUAD_ROTATE_DOWN, QUAD_FILL_UP,
        QUAD_FILL_DOWN, QUAD_BROADCAST, QUAD_BROADCAST_FIRST, QUAD_BALLOT };
+// clang-format on
 enum { FLOAT, SIGNED, UNSIGNED, LONG, ULONG };
 
 INLINE float as_float(u32 bits) { return __builtin_bit_cast(float, bits); }
@@ -77,8 +80,16 @@ INLINE u32 combine(u32 kind, u32 type, u32 x, u32 y) {
   switch (kind) {
     case SUM: return type == FLOAT ? as_bits(a + b) : x + y;
     case PRODUCT: return type == FLOAT ? as_bits(a * b) : x * y;
-    case MINIMUM: return type == FLOAT ? as_bits(__builtin_fminf(a, b)) : type == SIGNED ? ((i32)x < (i32)y ? x : y) : x < y ? x : y;
-    case MAXIMUM: return type == FLOAT ? as_bits(__builtin_fmaxf(a, b)) : type == SIGNED ? ((i32)x > (i32)y ? x : y) : x > y ? x : y;
+    case MINIMUM:
+      return type == FLOAT    ? as_bits(__builtin_fminf(a, b))
+             : type == SIGNED ? ((i32)x < (i32)y ? x : y)
+             : x < y          ? x
+                              : y;
+    case MAXIMUM:
+      return type == FLOAT    ? as_bits(__builtin_fmaxf(a, b))
+             : type == SIGNED ? ((i32)x > (i32)y ? x : y)
+             : x > y          ? x
+                              : y;
     case AND: return x & y;
     case OR: return x | y;
     default: return x ^ y;
@@ -123,7 +134,8 @@ INLINE u64 move(u32 kind, u64 x, u64 fill, u32 parameter, u32 width) {
   u32 lane = metal_lane(), p = parameter & 0xFFFF, modulo = parameter >> 16, base = lane & -width, at = lane % width;
   u64 moved, filled;
   switch (kind) {
-    case SHUFFLE: case BROADCAST: return wide_from_lane(x, base + p % width);
+    case SHUFFLE:
+    case BROADCAST: return wide_from_lane(x, base + p % width);
     case BROADCAST_FIRST: return wide_from_lane(x, base);
     case SHUFFLE_XOR: return wide_from_lane(x, lane ^ p % width);
     case SHUFFLE_UP: return wide_from_lane(x, at < p ? lane : lane - p);
@@ -170,7 +182,8 @@ BUILTIN float2 metal_multiply_accumulate(float2 a, float2 b, float2 c) {
   u32 lane = my_hardware_lane(), row = lane & 28, column = lane & 3;
 #pragma unroll 1  // ptxas would move the shuffles of all products ahead, and run out of registers
   for (u32 pair = 0; pair < 4; pair++) {
-    float even = as_float(from_hardware(as_bits(a.x), row | pair)), odd = as_float(from_hardware(as_bits(a.y), row | pair));
+    float even = as_float(from_hardware(as_bits(a.x), row | pair)),
+          odd = as_float(from_hardware(as_bits(a.y), row | pair));
     c.x = __builtin_fmaf(even, as_float(from_hardware(as_bits(b.x), 8 * pair | column)), c.x);
     c.y = __builtin_fmaf(even, as_float(from_hardware(as_bits(b.y), 8 * pair | column)), c.y);
     c.x = __builtin_fmaf(odd, as_float(from_hardware(as_bits(b.x), 8 * pair + 4 | column)), c.x);
@@ -256,7 +269,8 @@ INLINE float updated(u32 operation, float old, float value) {
 BUILTIN float metal_atomic_float(u64 address, u32 operation, float value) {
   u32 before = metal_atomic_uint(address, LOAD, 0);
   if (operation == LOAD) return as_float(before);
-  while (!metal_atomic_compare_exchange_uint(address, &before, as_bits(updated(operation, as_float(before), value)))) {}
+  while (!metal_atomic_compare_exchange_uint(address, &before, as_bits(updated(operation, as_float(before), value)))) {
+  }
   return as_float(before);
 }
 
@@ -267,7 +281,9 @@ BUILTIN float metal_atomic_float(u64 address, u32 operation, float value) {
 #define FUNCTION2(name)                \
   float __nv_##name(float, float);     \
   BUILTIN float name(float x, float y) { return __nv_##name(x, y); }
+// clang-format off
 FUNCTION1(acosf) FUNCTION1(acoshf) FUNCTION1(asinf) FUNCTION1(asinhf) FUNCTION1(atanf) FUNCTION1(atanhf)
 FUNCTION1(cosf) FUNCTION1(coshf) FUNCTION1(expf) FUNCTION1(exp2f) FUNCTION1(logf) FUNCTION1(log2f) FUNCTION1(log10f)
 FUNCTION1(sinf) FUNCTION1(sinhf) FUNCTION1(sqrtf) FUNCTION1(tanf) FUNCTION1(tanhf)
 FUNCTION2(atan2f) FUNCTION2(powf) FUNCTION2(fmodf) FUNCTION2(fdimf) FUNCTION2(nextafterf)
+// clang-format on

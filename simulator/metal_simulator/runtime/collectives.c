@@ -6,6 +6,7 @@
 
 // Kept equal to include/metal_simulator/simdgroup.h. An operation is kind | type << 8; matrix product is 0. The kinds from
 // QUAD_SUM are those from SUM, of quad-groups.
+// clang-format off
 enum { PRODUCT_8X8, SIMD_BARRIER, MATRIX_STORE, SUM, PRODUCT, MINIMUM, MAXIMUM, AND, OR, XOR, PREFIX_INCLUSIVE_SUM,
        PREFIX_EXCLUSIVE_SUM, PREFIX_INCLUSIVE_PRODUCT, PREFIX_EXCLUSIVE_PRODUCT, SHUFFLE, SHUFFLE_XOR, SHUFFLE_UP,
        SHUFFLE_DOWN, ROTATE_UP, ROTATE_DOWN, FILL_UP, FILL_DOWN, BROADCAST, BROADCAST_FIRST, BALLOT, QUAD_SUM,
@@ -13,6 +14,7 @@ enum { PRODUCT_8X8, SIMD_BARRIER, MATRIX_STORE, SUM, PRODUCT, MINIMUM, MAXIMUM, 
        QUAD_PREFIX_EXCLUSIVE_SUM, QUAD_PREFIX_INCLUSIVE_PRODUCT, QUAD_PREFIX_EXCLUSIVE_PRODUCT, QUAD_SHUFFLE,
        QUAD_SHUFFLE_XOR, QUAD_SHUFFLE_UP, QUAD_SHUFFLE_DOWN, QUAD_ROTATE_UP, QUAD_ROTATE_DOWN, QUAD_FILL_UP,
        QUAD_FILL_DOWN, QUAD_BROADCAST, QUAD_BROADCAST_FIRST, QUAD_BALLOT, KINDS };
+// clang-format on
 enum { FLOAT, SIGNED, UNSIGNED, LONG, ULONG };
 
 #define NAMES(space) \
@@ -22,7 +24,7 @@ enum { FLOAT, SIGNED, UNSIGNED, LONG, ULONG };
   space "shuffle_down", space "shuffle_rotate_up", space "shuffle_rotate_down", space "shuffle_and_fill_up", \
   space "shuffle_and_fill_down", space "broadcast", space "broadcast_first", space "ballot"
 static const char* const names[KINDS] = {
-  "simdgroup_multiply_accumulate", "simdgroup_barrier", "simdgroup_store", NAMES("simd_"), NAMES("quad_")};
+    "simdgroup_multiply_accumulate", "simdgroup_barrier", "simdgroup_store", NAMES("simd_"), NAMES("quad_")};
 
 const char* metal_operation_name(uint32_t operation) { return names[operation & 0xFF]; }
 
@@ -73,10 +75,8 @@ static void reduce(Simdgroup* s, uint32_t kind, uint32_t type, uint32_t active, 
     memcpy(value, s->in + base, width * sizeof *value);
     for (uint32_t step = width / 2; step; step /= 2)
       for (uint32_t i = 0; i < step; i++) {
-        if (mask >> i & mask >> (i + step) & 1)
-          value[i] = combine(kind, type, value[i], value[i + step]);
-        else if (mask >> (i + step) & 1)
-          value[i] = value[i + step], mask |= 1u << i;
+        if (mask >> i & mask >> (i + step) & 1) value[i] = combine(kind, type, value[i], value[i + step]);
+        else if (mask >> (i + step) & 1) value[i] = value[i + step], mask |= 1u << i;
       }
     for (uint32_t i = 0; i < width; i++) s->out[base + i] = value[0];
   }
@@ -104,11 +104,16 @@ static uint64_t move(const Simdgroup* s, uint32_t kind, uint32_t active, uint32_
   uint32_t source = at, within;  // in the group, and in its part of `modulo` lanes
   const uint64_t* from = s->in;
   switch (kind) {
-    case SHUFFLE: case BROADCAST: source = p; break;
+    case SHUFFLE:
+    case BROADCAST: source = p; break;
     case BROADCAST_FIRST: source = __builtin_ctz(active >> base); break;
     case SHUFFLE_XOR: source = at ^ p; break;
-    case SHUFFLE_UP: if (at >= p) source = at - p; break;
-    case SHUFFLE_DOWN: if (at + p < width) source = at + p; break;
+    case SHUFFLE_UP:
+      if (at >= p) source = at - p;
+      break;
+    case SHUFFLE_DOWN:
+      if (at + p < width) source = at + p;
+      break;
     case ROTATE_UP: source = (at - p) % width; break;
     case ROTATE_DOWN: source = (at + p) % width; break;
     default:  // FILL_UP, FILL_DOWN

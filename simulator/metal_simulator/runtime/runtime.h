@@ -16,7 +16,7 @@ enum { BARRIER_DEVICE = 1, BARRIER_THREADGROUP = 2 };  // mem_flags, as metal_st
 typedef struct {
   const uint64_t* buffers;                // address by buffer index
   const uint64_t* threadgroup_arguments;  // address by [[threadgroup(n)]] index
-  const uint32_t* shape;                  // threadgroup position 3, threadgroups per grid 3, threads per threadgroup 3, SIMD groups
+  const uint32_t* shape;  // threadgroup position 3, threadgroups per grid 3, threads per threadgroup 3, SIMD groups
   uint32_t thread_index, lane, simdgroup, unused;
   uint32_t position[3], position_in_grid[3];
 } Context;
@@ -41,10 +41,10 @@ struct Simdgroup {
   uint32_t live, arrived, at_barrier;  // lane masks: not finished, waiting at the collective, waiting at the barrier
   uint32_t all;                        // lanes the SIMD group started with
   uint32_t operation;
-  uint32_t barrier_epoch[2];           // of device and of threadgroup memory
-  const void* site;  // return address of the collective the arrived lanes wait at
+  uint32_t barrier_epoch[2];  // of device and of threadgroup memory
+  const void* site;           // return address of the collective the arrived lanes wait at
   uint8_t next[LANES];
-  uint8_t first;     // first lane in schedule order
+  uint8_t first;  // first lane in schedule order
   Thread* threads;
 };
 
@@ -57,23 +57,24 @@ struct Worker {
   uint8_t simdgroup_order[MAX_SIMDGROUPS], simdgroup_rank[MAX_SIMDGROUPS];
   uint32_t thread_count, simdgroup_count, finished, at_barrier, barrier_flags;
   const void* barrier_site;
-  uint32_t device_epoch, threadgroup_epoch, group_epoch;  // advance at barriers; group_epoch is the value at the group's start
+  uint32_t device_epoch, threadgroup_epoch,
+      group_epoch;          // advance at barriers; group_epoch is the value at the group's start
   uint64_t group, ordinal;  // linear threadgroup index; its place in the order of execution
   uint64_t barriers, products, collectives;
   void* stack_pointer;      // of the worker itself, while its threads run
   sigjmp_buf recover;       // where a failed threadgroup is abandoned
   uintptr_t fault_address;  // set by the signal handler before it leaves through `recover`
   int fault_signal;
-  volatile int busy;        // holds a lock: not to be abandoned now
-  const void* sites[2];     // return addresses of the calls that metal_fail is about
+  volatile int busy;     // holds a lock: not to be abandoned now
+  const void* sites[2];  // return addresses of the calls that metal_fail is about
   uint32_t guarded_stacks;
   char *stacks, *arena, *signal_stack;
   char* plain_arena;  // the arena of launches without the checker, which has slots instead
   uint64_t threadgroup_arguments[MAX_BUFFERS];
   uint32_t shape[12];
-  struct Shadow* shadow;    // checker state, only in checking launches
+  struct Shadow* shadow;            // checker state, only in checking launches
   struct WorkerCounters* counters;  // only in counting launches
-  Worker* next;             // free list
+  Worker* next;                     // free list
 };
 
 typedef void (*Entry)(const Context*);
@@ -92,12 +93,12 @@ enum { TOTAL_INSTRUCTIONS, TOTAL_READ, TOTAL_WRITTEN, TOTAL_LINES, TOTAL_CONFLIC
 enum { ROW_DEVICE_CLOCKS, ROW_THREADGROUP_CLOCKS, ROW_LINES, ROW_FIELDS };
 typedef struct {
   uint32_t block_count, class_count, site_count, unused;
-  const uint32_t* weights;           // [block][class]
-  const uint32_t* site_bytes;        // bytes per lane of each memory instruction
-  const uint8_t* site_kinds;         // 1 for a write
+  const uint32_t* weights;            // [block][class]
+  const uint32_t* site_bytes;         // bytes per lane of each memory instruction
+  const uint8_t* site_kinds;          // 1 for a write
   uint8_t constant[MAX_BUFFERS + 1];  // whether a buffer is in constant memory
-  uint8_t* touched[MAX_BUFFERS][2];  // a bit for every byte of a buffer: read, written
-  uint64_t* rows;                    // [threadgroup][class_count + ROW_FIELDS]
+  uint8_t* touched[MAX_BUFFERS][2];   // a bit for every byte of a buffer: read, written
+  uint64_t* rows;                     // [threadgroup][class_count + ROW_FIELDS]
   uint64_t totals[SPACES + MAX_BUFFERS][TOTALS];
   uint64_t accesses[SPACES][2][WIDTHS];
 } Counters;
@@ -122,9 +123,9 @@ typedef struct {
   uint64_t code;                             // out: where the kernel's shared object lies
   unsigned char* written[MAX_BUFFERS];       // out, one byte per granule, where Python gives room for it
   const Slot* slots;
-  struct Finding* findings;                  // out, room for MAX_FINDINGS
-  Counters* counters;                        // out, in counting launches
-  char message[1024];                        // out
+  struct Finding* findings;  // out, room for MAX_FINDINGS
+  Counters* counters;        // out, in counting launches
+  char message[1024];        // out
 } Request;
 
 struct Launch {
@@ -150,13 +151,25 @@ struct Launch {
 
 enum { MAX_FINDINGS = 4096 };
 // Kept equal to KINDS in findings.py.
-enum { RACE_WRITE_WRITE = 1, RACE_READ_WRITE, OUT_OF_BOUNDS_READ, OUT_OF_BOUNDS_WRITE, NEVER_WRITTEN, GROUPS_WRITE_WRITE,
-       GROUPS_READ_WRITE, MISALIGNED, WRITE_TO_CONST, NAN_MADE, NAN_WRITTEN, DIVERGENT };
+enum {
+  RACE_WRITE_WRITE = 1,
+  RACE_READ_WRITE,
+  OUT_OF_BOUNDS_READ,
+  OUT_OF_BOUNDS_WRITE,
+  NEVER_WRITTEN,
+  GROUPS_WRITE_WRITE,
+  GROUPS_READ_WRITE,
+  MISALIGNED,
+  WRITE_TO_CONST,
+  NAN_MADE,
+  NAN_WRITTEN,
+  DIVERGENT
+};
 enum { NO_BUFFER = -1 };
 
 typedef struct Finding {
   uint64_t group, other_group, count;
-  int64_t offset;                 // bytes from the start of the buffer or slot
+  int64_t offset;  // bytes from the start of the buffer or slot
   uint32_t kind, size;
   int32_t buffer;                 // or MAX_BUFFERS + a slot of threadgroup memory, or NO_BUFFER
   uint32_t thread, other_thread;  // other_thread is UINT32_MAX when there is none
@@ -184,7 +197,13 @@ void metal_fences_close(Launch* launch);
 int metal_shadow_open(Worker* worker);
 void metal_shadow_close(Worker* worker);
 void metal_shadow_reset(Worker* worker);
-enum { READS = 1, WRITES = 2, ATOMIC = 4, COPIES = 8, THREE = 16 };  // COPIES: of an object, padding included; THREE: of 3 or 4 elements
+enum {
+  READS = 1,
+  WRITES = 2,
+  ATOMIC = 4,
+  COPIES = 8,
+  THREE = 16
+};  // COPIES: of an object, padding included; THREE: of 3 or 4 elements
 void metal_check_access(const void* address, uint32_t size, int kind, const void* site);
 void metal_check_aligned(const void* address, uint32_t size, uint32_t alignment, const void* site);
 void metal_check_products(Simdgroup* simdgroup);

@@ -9,13 +9,16 @@ template <typename T, typename... A> METAL_FUNC constexpr T __construct(A... a);
 template <typename S, typename A>
 METAL_FUNC constexpr auto __through_float(A a) {
   constexpr bool to = __is_same(S, bfloat), of = __is_same(A, bfloat);
-  static_assert(!(to && __is_same(A, half)) && !(of && __is_same(S, half)), "half and bfloat do not convert to each other");
+  static_assert(
+      !(to && __is_same(A, half)) && !(of && __is_same(S, half)), "half and bfloat do not convert to each other");
   if constexpr (to != of) return float(a);
   else return a;
 }
 
 METAL_FUNC constexpr float __widened(bfloat x) { return float(x); }
-template <int N> METAL_FUNC vec<float, N> __widened(vec<bfloat, N> v) { return __builtin_convertvector(v, vec<float, N>); }
+template <int N> METAL_FUNC vec<float, N> __widened(vec<bfloat, N> v) {
+  return __builtin_convertvector(v, vec<float, N>);
+}
 template <typename T> METAL_FUNC constexpr T __widened(T x) { return x; }
 
 // A value of bfloat, or a vector of them, as an operand.
@@ -48,7 +51,8 @@ template <int N> struct __bfloat_pair<float, vec<bfloat, N>> { using type = vec<
 template <typename T> using __bfloat_scalar = conditional_t<__is_integral(T) || __is_enum(T), bfloat, T>;
 template <int N> struct __bfloat_pair<vec<bfloat, N>, bfloat> { using type = vec<bfloat, N>; };
 template <int N> struct __bfloat_pair<bfloat, vec<bfloat, N>> { using type = vec<bfloat, N>; };
-template <typename A, typename B> using __bfloat_result = typename __bfloat_pair<__bfloat_scalar<A>, __bfloat_scalar<B>>::type;
+template <typename A, typename B> using __bfloat_result =
+    typename __bfloat_pair<__bfloat_scalar<A>, __bfloat_scalar<B>>::type;
 
 template <typename R, typename T>  // the operand as it enters an operation of result R, in float
 METAL_FUNC constexpr auto __in_float(T x) {
@@ -64,7 +68,9 @@ template <int N> METAL_FUNC vec<bfloat, N> __rounded(vec<bfloat, N>, vec<float, 
   return __builtin_convertvector(v, vec<bfloat, N>);
 }
 METAL_FUNC constexpr bool __compared(bool c) { return c; }
-template <int N> METAL_FUNC vec<short, N> __compared(vec<int, N> v) { return __builtin_convertvector(v, vec<short, N>); }
+template <int N> METAL_FUNC vec<short, N> __compared(vec<int, N> v) {
+  return __builtin_convertvector(v, vec<short, N>);
+}
 
 #define __METAL_BFLOAT_OPERATOR(op, result)                                                       \
   template <typename A, typename B, typename R = __bfloat_result<A, B>>                           \
@@ -80,24 +86,32 @@ template <int N> METAL_FUNC vec<short, N> __compared(vec<int, N> v) { return __b
     return result(__in_float<R>(a) op __in_float<R>(b.value));                                    \
   }
 #define __METAL_BFLOAT_ROUNDED(x) __rounded(R(), x)
+// clang-format off
 __METAL_BFLOAT_OPERATOR(+, __METAL_BFLOAT_ROUNDED) __METAL_BFLOAT_OPERATOR(-, __METAL_BFLOAT_ROUNDED)
 __METAL_BFLOAT_OPERATOR(*, __METAL_BFLOAT_ROUNDED) __METAL_BFLOAT_OPERATOR(/, __METAL_BFLOAT_ROUNDED)
 __METAL_BFLOAT_OPERATOR(<, __compared) __METAL_BFLOAT_OPERATOR(>, __compared)
 __METAL_BFLOAT_OPERATOR(<=, __compared) __METAL_BFLOAT_OPERATOR(>=, __compared)
 __METAL_BFLOAT_OPERATOR(==, __compared) __METAL_BFLOAT_OPERATOR(!=, __compared)
-template <typename T> METAL_FUNC constexpr T operator-(__bfloat_operand<T> a) { return __rounded(T(), -__widened(a.value)); }
+// clang-format on
+template <typename T> METAL_FUNC constexpr T operator-(__bfloat_operand<T> a) {
+  return __rounded(T(), -__widened(a.value));
+}
 template <typename T> METAL_FUNC constexpr T operator+(__bfloat_operand<T> a) { return a.value; }
 
 // a += b is a = __assigned<decltype(a)>(a + b), and where `a` must not be written twice __target(a) += b.
 template <typename T, typename A>
-METAL_FUNC constexpr auto __assigned(A a) { return __construct<__value_t<T>>(a); }
+METAL_FUNC constexpr auto __assigned(A a) {
+  return __construct<__value_t<T>>(a);
+}
 template <typename T> struct __bfloat_target { T& target; };
 template <typename T> METAL_FUNC __bfloat_target<T> __target(T& x) { return {x}; }
 #define __METAL_BFLOAT_ASSIGN(op)                                                                 \
   template <typename T, typename A> METAL_FUNC T& operator op##=(__bfloat_target<T> t, A a) {     \
     return t.target = __assigned<T>(__operand_of(t.target) op __operand_of(a));                   \
   }
+// clang-format off
 __METAL_BFLOAT_ASSIGN(+) __METAL_BFLOAT_ASSIGN(-) __METAL_BFLOAT_ASSIGN(*) __METAL_BFLOAT_ASSIGN(/)
+// clang-format on
 
 // A value that becomes what it is needed as: integers and bfloat convert to each other.
 template <typename T> struct __bfloat_source {

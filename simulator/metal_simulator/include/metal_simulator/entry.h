@@ -50,7 +50,9 @@ extern "C" __private const __context* metal_context(void);
 template <typename T> METAL_FUNC T __input(__position_argument position) { return position; }
 
 template <typename T, int alignment>
-struct __threadgroup_storage { alignas(alignment) alignas(T) char bytes[sizeof(T)]; };
+struct __threadgroup_storage {
+  alignas(alignment) alignas(T) char bytes[sizeof(T)];
+};
 
 extern "C" {
 __attribute__((const)) ulong metal_threadgroup_memory(void);

@@ -2,6 +2,7 @@
 #pragma once
 namespace metal {
 // Kept equal to the enumerations of runtime/collectives.c and nvidia/runtime.c. A quad-group's are a SIMD group's with width 4.
+// clang-format off
 enum __collective {
   __PRODUCT_8X8, __SIMD_BARRIER, __MATRIX_STORE, __SUM, __PRODUCT, __MINIMUM, __MAXIMUM, __AND, __OR, __XOR, __PREFIX_INCLUSIVE_SUM,
   __PREFIX_EXCLUSIVE_SUM, __PREFIX_INCLUSIVE_PRODUCT, __PREFIX_EXCLUSIVE_PRODUCT, __SHUFFLE, __SHUFFLE_XOR,
@@ -12,6 +13,7 @@ enum __collective {
   __QUAD_ROTATE_UP, __QUAD_ROTATE_DOWN, __QUAD_FILL_UP, __QUAD_FILL_DOWN, __QUAD_BROADCAST, __QUAD_BROADCAST_FIRST,
   __QUAD_BALLOT
 };
+// clang-format on
 
 // Apple's compiler has no SIMD-group functions on these, and quad-group functions on long and ulong alone; without the
 // deleted overloads they would convert.
@@ -22,7 +24,8 @@ template <> struct __has_no_simd<bool> : true_type {};
 template <typename T> using __no_simd = enable_if_t<__has_no_simd<T>::value, T>;
 template <typename T>
 struct __is_valid_simdgroup_type
-    : bool_constant<is_arithmetic<typename __is_vector<T>::scalar>::value && !__has_no_simd<typename __is_vector<T>::scalar>::value> {};
+    : bool_constant<is_arithmetic<typename __is_vector<T>::scalar>::value &&
+                    !__has_no_simd<typename __is_vector<T>::scalar>::value> {};
 
 // The functions by argument type; kernels call templates on top of them (below), so that one of their own wins.
 namespace __overloads {
@@ -30,8 +33,10 @@ namespace __overloads {
 METAL_FUNC float __sum_of(float r, ulong bits) { return as_type<float>(uint(bits)); }
 METAL_FUNC half __sum_of(half r, ulong bits) { return half(as_type<float>(uint(bits))); }
 #define __METAL_INTEGER_SUM(T) METAL_FUNC T __sum_of(T r, ulong bits) { return T(bits); }
+// clang-format off
 __METAL_INTEGER_SUM(char) __METAL_INTEGER_SUM(uchar) __METAL_INTEGER_SUM(short) __METAL_INTEGER_SUM(ushort)
 __METAL_INTEGER_SUM(int) __METAL_INTEGER_SUM(uint) __METAL_INTEGER_SUM(long) __METAL_INTEGER_SUM(ulong)
+// clang-format on
 
 // One overload per type. type: 0 float, 1 signed, 2 unsigned, 3 long, 4 ulong.
 #define __METAL_REDUCE(name, kind, T, type, bits)                                                 \
@@ -146,6 +151,7 @@ __METAL_NO_MOVES(quad)
 #define __METAL_FILLING(name, width)                                                                              \
   __METAL_TEMPLATE(name, (T x, T fill, ushort delta, ushort modulo = width), x, fill, delta, modulo)
 // Written out, as the strict check reads here which names there are.
+// clang-format off
 __METAL_OF_ONE(simd_sum) __METAL_OF_ONE(simd_product) __METAL_OF_ONE(simd_min) __METAL_OF_ONE(simd_max)
 __METAL_OF_ONE(simd_and) __METAL_OF_ONE(simd_or) __METAL_OF_ONE(simd_xor) __METAL_OF_ONE(simd_prefix_inclusive_sum)
 __METAL_OF_ONE(simd_prefix_exclusive_sum) __METAL_OF_ONE(simd_prefix_inclusive_product)
@@ -162,6 +168,7 @@ __METAL_WITH_LANE(quad_shuffle_xor) __METAL_WITH_LANE(quad_shuffle_up) __METAL_W
 __METAL_WITH_LANE(quad_shuffle_rotate_up) __METAL_WITH_LANE(quad_shuffle_rotate_down)
 __METAL_WITH_LANE(quad_broadcast) __METAL_FILLING(quad_shuffle_and_fill_up, 4)
 __METAL_FILLING(quad_shuffle_and_fill_down, 4)
+// clang-format on
 
 struct simd_vote {
   using vote_t = ulong;
