@@ -6,17 +6,17 @@
 //   for each block of kBlockN keys:  S = Q K^T;  P = exp2(scale_log2 (S - row_max));  O = rescale O + P V
 //   O = O / row_sum
 #include <metal_stdlib>
-#include "constants.h"
-#include "direct.h"
+#include "blocks_direct.h"
+#include "blocks_staged.h"
+#include "exchange.h"
+#include "function_constants.h"
 #include "mask.h"
 #include "overflow.h"
 #include "pages.h"
 #include "params.h"
-#include "partial.h"
 #include "score.h"
 #include "sequence.h"
 #include "softmax.h"
-#include "staged.h"
 #include "tile.h"
 using namespace metal;
 

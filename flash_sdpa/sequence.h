@@ -1,7 +1,7 @@
 // Which rows a threadgroup owns: one tile of one sequence, found without the host having read cu_seqlens.
 #pragma once
 #include <metal_stdlib>
-#include "constants.h"
+#include "function_constants.h"
 #include "params.h"
 using namespace metal;
 

@@ -2,7 +2,7 @@
 // all lanes of the SIMD group call it. Keys and values are multiplied from a StagedTile or a DirectTile.
 #pragma once
 #include <metal_stdlib>
-#include "constants.h"
+#include "function_constants.h"
 #include "pages.h"
 using namespace metal;
 

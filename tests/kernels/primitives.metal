@@ -1,11 +1,11 @@
 // Small kernels around the headers of flash_sdpa/, one for each thing that test_primitives.py checks by itself.
 #include <metal_stdlib>
-#include "direct.h"
+#include "blocks_direct.h"
+#include "blocks_staged.h"
+#include "exchange.h"
 #include "mask.h"
-#include "partial.h"
 #include "sequence.h"
 #include "softmax.h"
-#include "staged.h"
 #include "tile.h"
 using namespace metal;
 

@@ -2,7 +2,7 @@
 
 from .mutant import Mutant
 
-MAIN, TILE, STAGED, DIRECT = "attention_forward.metal", "tile.h", "staged.h", "direct.h"
+MAIN, TILE, STAGED, DIRECT = "attention_forward.metal", "tile.h", "blocks_staged.h", "blocks_direct.h"
 
 MUTANTS = [
     # rows of queries and outputs

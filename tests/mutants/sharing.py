@@ -2,7 +2,7 @@
 
 from .mutant import Mutant
 
-MAIN, PARTIAL, SOFTMAX = "attention_forward.metal", "partial.h", "softmax.h"
+MAIN, EXCHANGE, SOFTMAX = "attention_forward.metal", "exchange.h", "softmax.h"
 BARRIER = "threadgroup_barrier(mem_flags::mem_threadgroup);"
 
 MUTANTS = [
@@ -111,40 +111,42 @@ MUTANTS = [
         "",
         "numbers",
     ),
-    Mutant("no barrier between slices", PARTIAL, f"  {BARRIER}\n  UNROLL", "  UNROLL", "checker"),
+    Mutant("no barrier between slices", EXCHANGE, f"  {BARRIER}\n  UNROLL", "  UNROLL", "checker"),
     Mutant(
         "slices in one place",
-        PARTIAL,
+        EXCHANGE,
         "memory + simdgroup * kPairs * kSimdWidth + lane_index",
         "memory + lane_index",
         "checker",
     ),
     Mutant(
         "lanes in one place",
-        PARTIAL,
+        EXCHANGE,
         "own = memory + simdgroup * kPairs * kSimdWidth + lane_index",
         "own = memory + simdgroup * kPairs * kSimdWidth",
         "checker",
     ),
     Mutant(
         "slices of the next SIMD groups",
-        PARTIAL,
+        EXCHANGE,
         "memory + simdgroup / kSlices * kSlices * kPairs",
         "memory + simdgroup * kPairs",
         "checker",
     ),
     Mutant(
         "slices of the first rows",
-        PARTIAL,
+        EXCHANGE,
         "memory + simdgroup / kSlices * kSlices * kPairs * kSimdWidth + lane_index",
         "memory + lane_index",
         "numbers",
     ),
-    Mutant("own slice added twice", PARTIAL, "float2 sum = 0;", "float2 sum = elements(scores.frag[i][j]);", "numbers"),
-    Mutant("one slice missing", PARTIAL, "slice < kSlices; slice++", "slice + 1 < kSlices; slice++", "numbers"),
+    Mutant(
+        "own slice added twice", EXCHANGE, "float2 sum = 0;", "float2 sum = elements(scores.frag[i][j]);", "numbers"
+    ),
+    Mutant("one slice missing", EXCHANGE, "slice < kSlices; slice++", "slice + 1 < kSlices; slice++", "numbers"),
     Mutant(
         "slices in another order",
-        PARTIAL,
+        EXCHANGE,
         "first[((slice * (kRows",
         "first[(((kSlices - 1 - slice) * (kRows",
         "equivalent",
@@ -152,14 +154,18 @@ MUTANTS = [
     ),
     Mutant(
         "slices in an order for each SIMD group",
-        PARTIAL,
+        EXCHANGE,
         "first[((slice * (kRows",
         "first[(((slice + simdgroup) % kSlices * (kRows",
         "equivalent",
         "the sums differ by rounding",
     ),
     Mutant(
-        "memory of one row group's slices", PARTIAL, "kSimdgroups * kRows * kKeys", "kSlices * kRows * kKeys", "checker"
+        "memory of one row group's slices",
+        EXCHANGE,
+        "kSimdgroups * kRows * kKeys",
+        "kSlices * kRows * kKeys",
+        "checker",
     ),
     # keys divided among SIMD groups
     Mutant("key groups start together", MAIN, "blocks.begin + key_group * kBlockN", "blocks.begin", "numbers"),
@@ -172,81 +178,81 @@ MUTANTS = [
         "numbers",
     ),
     Mutant("every key group writes", MAIN, "  if (key_group > 0) return;\n", "", "checker"),
-    Mutant("no barrier before a half writes", PARTIAL, f"    {BARRIER}  // the memory is free\n", "", "checker"),
+    Mutant("no barrier before a half writes", EXCHANGE, f"    {BARRIER}  // the memory is free\n", "", "checker"),
     Mutant(
         "no barrier before a half reads",
-        PARTIAL,
+        EXCHANGE,
         f"    {BARRIER}  // the other half's results are there\n",
         "",
         "checker",
     ),
-    Mutant("all above the half write", PARTIAL, "key_group / half_of == 1", "key_group / half_of >= 1", "checker"),
+    Mutant("all above the half write", EXCHANGE, "key_group / half_of == 1", "key_group / half_of >= 1", "checker"),
     Mutant(
         "all read",
-        PARTIAL,
+        EXCHANGE,
         "if (key_group < half_of) {",
         "{",
         "equivalent",
         "what the other half reads changes only what nobody reads any more",
     ),
     Mutant(
-        "half of the half reads", PARTIAL, "if (key_group < half_of) {", "if (2 * key_group < half_of) {", "numbers"
+        "half of the half reads", EXCHANGE, "if (key_group < half_of) {", "if (2 * key_group < half_of) {", "numbers"
     ),
     Mutant(
         "first merge missing",
-        PARTIAL,
+        EXCHANGE,
         "short step = 0; step < kSteps",
         "short step = 1; step < kSteps",
         "numbers",
     ),
-    Mutant("last merge missing", PARTIAL, "step < kSteps; step++", "step < kSteps - 1; step++", "numbers"),
+    Mutant("last merge missing", EXCHANGE, "step < kSteps; step++", "step < kSteps - 1; step++", "numbers"),
     Mutant(
         "slot of the wrong half",
-        PARTIAL,
+        EXCHANGE,
         "memory + key_group % half_of * kPairs",
         "memory + key_group / half_of * kPairs",
         "checker",
     ),
     Mutant(
         "slots too close",
-        PARTIAL,
+        EXCHANGE,
         "key_group % half_of * kPairs * kSimdWidth",
         "key_group % half_of * kSimdWidth",
         "checker",
     ),
     Mutant(
         "maximum and sum swapped",
-        PARTIAL,
+        EXCHANGE,
         "softmax.join(i, other[0], other[1])",
         "softmax.join(i, other[1], other[0])",
         "numbers",
     ),
     Mutant(
         "output over maximum and sum",
-        PARTIAL,
+        EXCHANGE,
         "          slot[(i * kRowPairs + 1 + j) * kSimdWidth] = elements",
         "          slot[(i * kRowPairs + j) * kSimdWidth] = elements",
         "checker",
     ),
     Mutant(
         "output of the wrong fragment",
-        PARTIAL,
+        EXCHANGE,
         "factor[1] * slot[(i * kRowPairs + 1 + j)",
         "factor[1] * slot[(i * kRowPairs + j)",
         "numbers",
     ),
-    Mutant("outputs with one factor", PARTIAL, "factor[1] * slot[", "factor[0] * slot[", "numbers"),
-    Mutant("own output without a factor", PARTIAL, "= factor[0] * elements(", "= elements(", "numbers"),
+    Mutant("outputs with one factor", EXCHANGE, "factor[1] * slot[", "factor[0] * slot[", "numbers"),
+    Mutant("own output without a factor", EXCHANGE, "= factor[0] * elements(", "= elements(", "numbers"),
     Mutant(
         "memory of half the key groups",
-        PARTIAL,
+        EXCHANGE,
         "return kKeyGroups / 2 * kRows",
         "return kKeyGroups / 4 * kRows",
         "checker",
     ),
     Mutant(
         "memory without maximum and sum",
-        PARTIAL,
+        EXCHANGE,
         "(kColumns / kFragment + 1) * kSimdWidth * sizeof",
         "kColumns / kFragment * kSimdWidth * sizeof",
         "checker",

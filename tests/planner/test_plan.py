@@ -127,9 +127,9 @@ def test_structs_mirror_params_h(kernel, name):
     assert list(getattr(kernel.planning.plan, name)._fields) == metal_struct(name)
 
 
-def test_constants_mirror_constants_h(kernel):
+def test_constants_mirror_function_constants_h(kernel):
     query = torch.empty(1, 4, 1, 64, device="meta")
-    text = (KERNELS / "constants.h").read_text()
+    text = (KERNELS / "function_constants.h").read_text()
     declared = re.findall(r"constant bool (\w+) \[\[function_constant\(\d+\)\]\];", text)
     assert [name for name, _ in plan_of(kernel, query, query).constants] == declared
 
