@@ -1,7 +1,7 @@
 // Forward attention (FlashAttention-2, Dao 2023): softmax(scale * Q K^T) V in one pass over the keys.
 //
 // A threadgroup owns rows of one sequence and one key/value head; a row is one token of one of the query heads that
-// share it (row r: token r / group_size, head r % group_size of the group). Its SIMD groups divide the rows among them
+// share it (row r: token r / heads_per_kv, head r % heads_per_kv of them). Its SIMD groups divide the rows among them
 // (kRowGroups, of kRows rows each), and may divide the columns of a row (kSlices) or the keys (kKeyGroups).
 //   for each block of kBlockN keys:  S = Q K^T;  P = exp2(scale_log2 (S - row_max));  O = rescale O + P V
 //   O = O / row_sum
@@ -44,8 +44,8 @@ template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int k
     device const int* block_table [[buffer(10), function_constant(is_paged)]],    // [batch, block_table_stride]
     device const float* alibi_slopes [[buffer(11), function_constant(has_alibi)]],  // [num_heads] or [batch, num_heads]
     device const float* sinks [[buffer(12), function_constant(has_sinks)]],         // [num_heads]
-    uint3 group [[threadgroup_position_in_grid]],
-    uint3 groups [[threadgroups_per_grid]],
+    uint3 position [[threadgroup_position_in_grid]],
+    uint3 grid [[threadgroups_per_grid]],
     uint simdgroup [[simdgroup_index_in_threadgroup]],
     uint lane_index [[thread_index_in_simdgroup]]) {
   constexpr int kSimdgroups = kRowGroups * kSlices * kKeyGroups, kThreads = kSimdgroups * kSimdWidth;
@@ -64,7 +64,7 @@ template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int k
 
   // Threadgroups start in the order of their linear index: all heads of a tile together, and the last tiles first,
   // which causal masks make the heaviest, so that the light ones are left to fill the cores at the end.
-  const int head_kv = group.x, tile_index = groups.y - 1 - group.y;
+  const int head_kv = position.x, tile_index = grid.y - 1 - position.y;
 
   // This threadgroup's rows, and the keys they see.
   QueryTile tile;
@@ -74,17 +74,17 @@ template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int k
     tile = dense_tile<kBlockM>(params, tile_index);
   }
   if (has_seqused_k && tile.key_length > 0) tile.key_length = clamp(seqused_k[tile.sequence], 0, tile.key_length);
-  const int group_size = params.group_size;
-  const int rows = tile.query_length * group_size;
+  const int heads_per_kv = params.heads_per_kv;
+  const int rows = tile.query_length * heads_per_kv;
   if (tile.row0 >= rows) return;  // a surplus tile, or cu_seqlens that lie
-  const int first_token = tile.row0 / group_size;
-  const int last_token = (min(tile.row0 + kBlockM, rows) - 1) / group_size;
+  const int first_token = tile.row0 / heads_per_kv;
+  const int last_token = (min(tile.row0 + kBlockM, rows) - 1) / heads_per_kv;
   const Mask mask = {tile.key_length, tile.key_length - tile.query_length, int(params.window_left),
                      int(params.window_right)};
   KeyBlocks blocks = key_blocks(mask, first_token, last_token, kBlockN);
-  if (is_split) blocks = split_blocks(blocks, group.z, int(params.num_splits), kBlockN);
+  if (is_split) blocks = split_blocks(blocks, position.z, int(params.num_splits), kBlockN);
 
-  const long first_head = long(head_kv) * group_size;
+  const long first_head = long(head_kv) * heads_per_kv;
   query += tile.batch * params.query.batch + tile.query_start * params.query.token + first_head * params.query.head;
   const long output_offset =
       tile.batch * params.output.batch + tile.query_start * params.output.token + first_head * params.output.head;
@@ -104,7 +104,7 @@ template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int k
   const uint thread_index = simdgroup * kSimdWidth + lane_index;
   const int key_group = simdgroup % kKeyGroups, slice = simdgroup % kSlices;
   const int row0 = tile.row0 + simdgroup / (kSlices * kKeyGroups) * kRows;  // of this SIMD group
-  const RowRanges<kRows> visible(mask, row0, rows, group_size, lane);
+  const RowRanges<kRows> visible(mask, row0, rows, heads_per_kv, lane);
   threadgroup char* free_memory = (threadgroup char*)memory;
   KeyTile key_tile = {(threadgroup T*)free_memory, slice};
   ValueTile value_tile = {(threadgroup T*)(free_memory + KeyTile::kBytes), slice};
@@ -115,21 +115,21 @@ template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int k
   Alibi<kRows> alibi;
   if (has_alibi && tile.key_length > 0)
     alibi.place(alibi_slopes + tile.sequence * params.alibi_batch_stride + first_head, score.scale, row0, rows,
-                group_size, mask.diagonal, lane);
+                heads_per_kv, mask.diagonal, lane);
 
   const int head_dim = params.head_dim, value_dim = params.value_dim;
   const int first_query_column = slice * (kHeadDim / kSlices), first_value_column = slice * (kValueDim / kSlices);
   load<KeyTile>(query_tile,
-                GroupedRows<const T>{query + first_query_column, params.query.token, params.query.head, group_size,
+                QueryRows<const T>{query + first_query_column, params.query.token, params.query.head, heads_per_kv,
                                      rows, head_dim - first_query_column},
                 row0, score.query_factor, lane);
 
   OnlineSoftmax<kRows> softmax(score.scale_log2);
   const int own_begin = simd_min(visible.at[0].begin);  // keys that rows of this SIMD group see
   const int own_end = row0 < rows ? simd_max(visible.at[kRows / kFragment - 1].end) : 0;
-  Rows<T> keys = {key, params.key.token, params.key.batch, 0, tile.key_length, head_dim,
+  KeyRows<T> keys = {key, params.key.token, params.key.batch, 0, tile.key_length, head_dim,
                   {pages.block_table, pages.size, pages.count}};
-  Rows<T> values = {value, params.value.token, params.value.batch, 0, tile.key_length, value_dim,
+  KeyRows<T> values = {value, params.value.token, params.value.batch, 0, tile.key_length, value_dim,
                     {pages.block_table, pages.size, pages.count}};
   const int begin = blocks.begin + key_group * kBlockN, step = kKeyGroups * kBlockN;
   keys.advance(begin);
@@ -142,15 +142,15 @@ template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int k
     for (; key0 < blocks.end; key0 += step, keys.advance(step), values.advance(step)) {
       keys.first = values.first = key0;
       if (kStaged || kSlices > 1) threadgroup_barrier(mem_flags::mem_threadgroup);  // all are done with the last block
-      bring<kThreads>(key_tile, keys, thread_index);
-      bring<kThreads>(value_tile, values, thread_index);
+      load_block<kThreads>(key_tile, keys, thread_index);
+      load_block<kThreads>(value_tile, values, thread_index);
       if (kStaged) threadgroup_barrier(mem_flags::mem_threadgroup);  // keys and values are there
-      if (kSlices == 1 && (key0 + kBlockN <= own_begin || key0 >= own_end)) continue;  // it only helped to bring them
+      if (kSlices == 1 && (key0 + kBlockN <= own_begin || key0 >= own_end)) continue;  // it only helped to load them
 
       zero(scores);
       multiply_transposed(scores, query_tile, key_tile, lane);  // S = Q K^T
       if (kSlices > 1) add_slices<kSlices>(slices, scores, simdgroup, lane_index);
-      if (has_softcap) cap(scores, score.tanh_scale);
+      if (has_softcap) apply_softcap(scores, score.tanh_scale);
       if (has_alibi) add_bias(scores, alibi, score.bias_factor, key0, lane);
       if (!blocks.is_full(key0, kBlockN)) hide_invisible(scores, visible, key0, lane);
       RowVector<kRows> rescale;
@@ -174,7 +174,7 @@ template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int k
   UNROLL for (short i = 0; i < kRows / kFragment; i++) {
     exponentials[i] = softmax.exponentials(i, score.scale);
     if (has_sinks) {
-      const float sink = sinks[first_head + (row0 + i * kFragment + lane.row) % group_size];
+      const float sink = sinks[first_head + (row0 + i * kFragment + lane.row) % heads_per_kv];
       exponentials[i] = exponentials[i].with_sink(sink);
     }
     inverse_sum.at[i] = exponentials[i].inverse();
@@ -183,13 +183,13 @@ template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int k
   if (kMayOverflow && shrinks) saturate(accumulator);
   if (is_split) {
     device float* partial =
-        (device float*)output + group.z * params.output_split_stride + output_offset + first_value_column;
-    store<ValueTile>(GroupedRows<float>{partial, params.output.token, params.output.head, group_size, rows,
+        (device float*)output + position.z * params.output_split_stride + output_offset + first_value_column;
+    store<ValueTile>(QueryRows<float>{partial, params.output.token, params.output.head, heads_per_kv, rows,
                                         value_dim - first_value_column},
                      accumulator, row0, lane);
   } else {
     device T* whole = output + output_offset + first_value_column;
-    store<ValueTile>(GroupedRows<T>{whole, params.output.token, params.output.head, group_size, rows,
+    store<ValueTile>(QueryRows<T>{whole, params.output.token, params.output.head, heads_per_kv, rows,
                                     value_dim - first_value_column},
                      accumulator, row0, lane);
   }
@@ -197,10 +197,10 @@ template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int k
     UNROLL for (short i = 0; i < kRows / kFragment; i++) {
       const int row = row0 + i * kFragment + lane.row;
       const long index = tile.batch * params.lse_batch_stride +
-                         (first_head + row % group_size) * params.lse_head_stride + tile.query_start +
-                         row / group_size;
+                         (first_head + row % heads_per_kv) * params.lse_head_stride + tile.query_start +
+                         row / heads_per_kv;
       if (row < rows && is_split) {
-        ((device float2*)lse)[group.z * params.lse_split_stride + index] =
+        ((device float2*)lse)[position.z * params.lse_split_stride + index] =
             float2{softmax.row_max.at[i], exponentials[i].sum};
       } else if (row < rows) {
         ((device uint*)lse)[index] = exponentials[i].log_sum_exp(visible.at[i].begin < visible.at[i].end);

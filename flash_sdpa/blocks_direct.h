@@ -23,7 +23,7 @@ struct DirectTile {
   static constant constexpr int kValueChunk = chunk_of(16 / sizeof(T), kSliceColumns / 4);
   threadgroup T* data;  // unused
   int slice;
-  Rows<T> rows;
+  KeyRows<T> rows;
 
   // Column of a slice that is column c of fragment j: kKeyChunk fragments, or kValueChunk / 2, share each chunk.
   static short key_column(short j, short c) {
@@ -46,7 +46,7 @@ struct DirectTile {
 };
 
 template <int kThreads, typename T, int kRows, int kColumns, int kSlices>
-inline void bring(thread DirectTile<T, kRows, kColumns, kSlices>& tile, Rows<T> rows, uint) {
+inline void load_block(thread DirectTile<T, kRows, kColumns, kSlices>& tile, KeyRows<T> rows, uint) {
   tile.rows = rows;
 }
 

@@ -28,9 +28,9 @@ template <int kRows>
 struct RowRanges {
   KeyRange at[kRows / kFragment];
 
-  RowRanges(Mask mask, int row0, int rows, int group_size, Lane lane) {
+  RowRanges(Mask mask, int row0, int rows, int heads_per_kv, Lane lane) {
     UNROLL for (short i = 0; i < kRows / kFragment; i++)
-      at[i] = mask.visible(min(row0 + i * kFragment + lane.row, rows - 1) / group_size);
+      at[i] = mask.visible(min(row0 + i * kFragment + lane.row, rows - 1) / heads_per_kv);
   }
 };
 

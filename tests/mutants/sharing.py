@@ -91,8 +91,8 @@ MUTANTS = [
     Mutant(
         "partial output of the first slice",
         MAIN,
-        "output_offset + first_value_column;\n    store<ValueTile>(GroupedRows<float>",
-        "output_offset;\n    store<ValueTile>(GroupedRows<float>",
+        "output_offset + first_value_column;\n    store<ValueTile>(QueryRows<float>",
+        "output_offset;\n    store<ValueTile>(QueryRows<float>",
         "checker",
     ),
     Mutant(

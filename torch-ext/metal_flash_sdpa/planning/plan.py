@@ -62,7 +62,7 @@ class ForwardParams(NamedTuple):
     key_length: int
     head_dim: int
     value_dim: int
-    group_size: int
+    heads_per_kv: int
     window_left: int
     window_right: int
     num_pages: int
