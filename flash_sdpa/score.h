@@ -1,5 +1,5 @@
-// What happens to <query, key> before the mask and the exponential: first the cap, then the bias. Scores are in the
-// unit of ScoreParams.
+// What happens to <query, key> before the mask and the exponential: first softcap, then the bias. Scores are in
+// the unit of ScoreParams.
 #pragma once
 #include "tile.h"
 

@@ -53,7 +53,7 @@ struct KeyRows {
   int columns;
   Pages pages;  // if is_paged
 
-  // The data of the block that starts `tokens` later; first is set by itself, once for keys and values.
+  // Moves the data to the block that starts `tokens` later. The caller sets first, to one value for keys and values.
   void advance(int tokens) {
     if (!is_paged) data += tokens * stride;
   }

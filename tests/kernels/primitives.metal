@@ -1,16 +1,16 @@
 // Small kernels around the headers of flash_sdpa/, one for each thing that test_primitives.py checks by itself.
 #include <metal_stdlib>
 #include "blocks_direct.h"
-#include "blocks_staged.h"
-#include "exchange.h"
 #include "mask.h"
+#include "exchange.h"
 #include "sequence.h"
 #include "softmax.h"
+#include "blocks_staged.h"
 #include "tile.h"
 using namespace metal;
 
-// One SIMD group for each of kSlices slices of up to kK columns: a[16, columns] (grouped, group of 2), b[24, columns];
-// products[16, 24] = a b^T, weighted[16, columns] = products b.
+// One SIMD group for each of kSlices slices of up to kK columns: a[16, columns], rows of 8 tokens and 2 heads,
+// b[24, columns]; products[16, 24] = a b^T, weighted[16, columns] = products b.
 template <typename T, int kK, int kSlices, bool kStaged>
 [[kernel]] void tile_products(
     device const T* a [[buffer(0)]],
@@ -87,8 +87,7 @@ template <int kKeyGroups>
   }
   merge_key_groups<kKeyGroups>(memory, accumulator, softmax, key_group, lane_index);
   if (key_group > 0) return;
-  softmax.finish();
-  const Exponentials exponentials = softmax.exponentials(0, M_LN2_F);
+  const Exponentials exponentials = softmax.finish(M_LN2_F).at[0];
   scale_rows(accumulator, RowVector<8>{exponentials.inverse()});
   store<Plain>(QueryRows<float>{output, 16, 16, 1, 8, 16}, accumulator, 0, lane);
   if (lane.column == 0) lse[lane.row] = as_type<float>(exponentials.log_sum_exp(true));
@@ -122,7 +121,7 @@ template [[host_name("merged_groups_4")]] [[kernel]] decltype(merged_groups<4>) 
     device const int* cu_seqlens_k [[buffer(2)]],
     device int* results [[buffer(3)]],
     uint tile [[thread_position_in_grid]]) {
-  const QueryTile found = packed_tile<32>(params, cu_seqlens_q, cu_seqlens_k, tile);
+  const QueryTile found = packed_tile<32>(params, cu_seqlens_q, cu_seqlens_k, 0, tile);
   results[tile * 5] = found.query_start;
   results[tile * 5 + 1] = found.query_length;
   results[tile * 5 + 2] = found.key_start;
@@ -153,8 +152,7 @@ template [[host_name("merged_groups_4")]] [[kernel]] decltype(merged_groups<4>) 
     store<Plain>(QueryRows<float>{weights + block * 128, 16, 16, 1, 8, 16}, tile, 0, lane);
     if (lane.column == 0) rescales[block * 8 + lane.row] = grew ? rescale.at[0] : 1;
   }
-  softmax.finish();
-  const Exponentials exponentials = softmax.exponentials(0, M_LN2_F * scale_log2);
+  const Exponentials exponentials = softmax.finish(M_LN2_F * scale_log2).at[0];
   if (lane.column == 0) {
     inverse[lane.row] = exponentials.inverse();
     lse[lane.row] = as_type<float>(exponentials.log_sum_exp(true));

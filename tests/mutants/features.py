@@ -29,9 +29,9 @@ MUTANTS = [
     Mutant("values beside a large sink keep their share", SOFTMAX, "share * smaller};", "share};", "numbers"),
     Mutant(
         "sink of the next head",
-        MAIN,
-        "lane.row) % heads_per_kv];\n      exponentials",
-        "lane.row + 1) % heads_per_kv];\n      exponentials",
+        SOFTMAX,
+        "lane.row) % heads_per_kv]",
+        "lane.row + 1) % heads_per_kv]",
         "numbers",
     ),
     Mutant("lse of a row without keys", MAIN, "visible.at[i].begin < visible.at[i].end)", "true)", "numbers"),
@@ -61,8 +61,8 @@ MUTANTS = [
     ),
     Mutant(
         "pages of the first sequence",
-        MAIN,
-        "block_table + tile.sequence * params.block_table_stride",
+        PAGES,
+        "block_table + sequence * params.block_table_stride",
         "block_table",
         "numbers",
     ),
@@ -80,11 +80,17 @@ MUTANTS = [
     Mutant(
         "splits write one place",
         MAIN,
-        "position.z * params.output_split_stride + output_offset",
-        "output_offset",
+        "(device float*)output + position.z * params.output_split_stride",
+        "(device float*)output",
         "checker",
     ),
-    Mutant("splits write one lse", MAIN, "position.z * params.lse_split_stride + index", "index", "checker"),
+    Mutant(
+        "splits write one lse",
+        MAIN,
+        "(device float2*)lse + position.z * params.lse_split_stride",
+        "(device float2*)lse",
+        "checker",
+    ),
     Mutant(
         "parts not weighted", COMBINE, "fast::exp2((part_max[part] - largest) * score.scale_log2)", "1.0f", "numbers"
     ),

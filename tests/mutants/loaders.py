@@ -44,7 +44,7 @@ MUTANTS = [
         "a missing row is read as the last one, and not stored",
     ),
     Mutant(
-        "heads of a group swapped",
+        "heads of a token swapped",
         TILE,
         "(r % heads_per_kv) * head_stride",
         "(r / heads_per_kv) * head_stride",

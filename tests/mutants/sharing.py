@@ -1,4 +1,4 @@
-"""Mutants of what SIMD groups owe each other that share rows: columns (slices) or keys divided among them."""
+"""Mutants of the exchange between SIMD groups that share rows: columns (slices) or keys divided among them."""
 
 from .mutant import Mutant
 
@@ -8,13 +8,13 @@ BARRIER = "threadgroup_barrier(mem_flags::mem_threadgroup);"
 MUTANTS = [
     # the work of a SIMD group
     Mutant(
-        "slice of the wrong SIMD group", MAIN, "slice = simdgroup % kSlices;", "slice = simdgroup / kSlices;", "checker"
+        "slice of the wrong SIMD group", MAIN, "slice = simdgroup % kSlices,", "slice = simdgroup / kSlices,", "checker"
     ),
     Mutant(
         "key group of the wrong SIMD group",
         MAIN,
-        "key_group = simdgroup % kKeyGroups,",
-        "key_group = simdgroup / kKeyGroups,",
+        "key_group = simdgroup % kKeyGroups;",
+        "key_group = simdgroup / kKeyGroups;",
         "checker",
     ),
     Mutant(
@@ -34,23 +34,23 @@ MUTANTS = [
     Mutant(
         "slices share a memory with values",
         MAIN,
-        "(free_memory + KeyTile::kBytes + ValueTile::kBytes);",
-        "(free_memory + KeyTile::kBytes);",
+        "shared + kBlockBytes / sizeof(float2)",
+        "shared + KeyTile::kBytes / sizeof(float2)",
         "numbers",
     ),
-    Mutant("no memory for slices", MAIN, " + slice_bytes<kRows, kBlockN, kSlices, kSimdgroups>();", ";", "checker"),
+    Mutant("no memory for slices", MAIN, "larger(kBlockBytes + kSliceBytes", "larger(kBlockBytes", "checker"),
     Mutant(
         "no memory for key groups",
         MAIN,
-        "larger(kBlockBytes, kMergeBytes)",
-        "kBlockBytes",
+        "larger(kBlockBytes + kSliceBytes, merge_bytes<kRows, kValueDim, kKeyGroups>())",
+        "kBlockBytes + kSliceBytes",
         "checker",
     ),
     Mutant(
         "memory for key groups only",
         MAIN,
-        "larger(kBlockBytes, kMergeBytes)",
-        "kMergeBytes",
+        "larger(kBlockBytes + kSliceBytes, ",
+        "(",
         "checker",
     ),
     # columns divided among SIMD groups
@@ -58,15 +58,21 @@ MUTANTS = [
     Mutant(
         "no barrier before the next staged block", MAIN, "if (kStaged || kSlices > 1) ", "if (kSlices > 1) ", "checker"
     ),
-    Mutant("SIMD groups leave their slices", MAIN, "if (kSlices == 1 && (key0", "if ((key0", "checker"),
+    Mutant("SIMD groups leave their slices", MAIN, "if (kSlices == 1 && !own", "if (!own", "checker"),
     Mutant(
         "query of the first slice",
         MAIN,
-        "first_query_column = slice * (kHeadDim / kSlices)",
-        "first_query_column = 0",
+        "first_column = slice * (kHeadDim / kSlices)",
+        "first_column = 0",
         "numbers",
     ),
-    Mutant("query columns past the slice's", MAIN, "head_dim - first_query_column}", "head_dim}", "checker"),
+    Mutant(
+        "query columns past the slice's",
+        MAIN,
+        "first_column, head_dim)",
+        "first_column, head_dim + first_column)",
+        "checker",
+    ),
     Mutant(
         "output of the first slice",
         MAIN,
@@ -77,32 +83,32 @@ MUTANTS = [
     Mutant(
         "output columns past the slice's",
         MAIN,
-        "rows,\n                                    value_dim - first_value_column}",
-        "rows,\n                                    value_dim}",
+        "(output, params.output, first_value_column, value_dim)",
+        "(output, params.output, first_value_column, value_dim + first_value_column)",
         "checker",
     ),
     Mutant(
         "partial output columns past the slice's",
         MAIN,
-        "rows,\n                                        value_dim - first_value_column}",
-        "rows,\n                                        value_dim}",
+        "(part, params.output, first_value_column, value_dim)",
+        "(part, params.output, first_value_column, value_dim + first_value_column)",
         "checker",
     ),
     Mutant(
         "partial output of the first slice",
         MAIN,
-        "output_offset + first_value_column;\n    store<ValueTile>(QueryRows<float>",
-        "output_offset;\n    store<ValueTile>(QueryRows<float>",
+        "(part, params.output, first_value_column, value_dim)",
+        "(part, params.output, 0, value_dim - first_value_column)",
         "checker",
     ),
     Mutant(
         "keys of the first slice",
         MAIN,
-        "key_tile = {(threadgroup T*)free_memory, slice}",
-        "key_tile = {(threadgroup T*)free_memory, 0}",
+        "key_tile = {(threadgroup T*)memory, slice}",
+        "key_tile = {(threadgroup T*)memory, 0}",
         "numbers",
     ),
-    Mutant("values of the first slice", MAIN, "KeyTile::kBytes), slice}", "KeyTile::kBytes), 0}", "numbers"),
+    Mutant("values of the first slice", MAIN, "/ sizeof(T), slice}", "/ sizeof(T), 0}", "numbers"),
     Mutant("lse by every slice", MAIN, "lane.column == 0 && slice == 0", "lane.column == 0", "checker"),
     Mutant(
         "slices not added",
@@ -173,8 +179,8 @@ MUTANTS = [
     Mutant(
         "key groups not merged",
         MAIN,
-        "    if (kKeyGroups > 1)\n      merge_key_groups",
-        "    if (false)\n      merge_key_groups",
+        "if (kKeyGroups > 1) merge_key_groups",
+        "if (false) merge_key_groups",
         "numbers",
     ),
     Mutant("every key group writes", MAIN, "  if (key_group > 0) return;\n", "", "checker"),
