@@ -41,7 +41,7 @@ def compile_times() -> list:
     folder, forward = ROOT / "tests" / "simulator" / "kernels", ROOT / "flash_sdpa" / "attention_forward.metal"
     wanted = [(folder / f"{file}.metal", name, {}) for file, name in TEACHING.items()]
     constants = dict.fromkeys(
-        re.findall(r"constant bool (\w+)", (ROOT / "flash_sdpa" / "constants.h").read_text()), False
+        re.findall(r"constant bool (\w+)", (ROOT / "flash_sdpa" / "function_constants.h").read_text()), False
     )
     for part in FORWARD:
         name = next(n for n in Library(forward).kernels if n.startswith(f"attention_forward_{part}_"))

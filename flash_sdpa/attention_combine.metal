@@ -4,7 +4,7 @@
 // sum is too coarse a number to take an exponential of. A threadgroup joins one row, one token of one head: each thread
 // one column.
 #include <metal_stdlib>
-#include "constants.h"
+#include "function_constants.h"
 #include "mask.h"
 #include "overflow.h"
 #include "params.h"

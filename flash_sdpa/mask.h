@@ -1,5 +1,5 @@
 // Which keys a query token may see. One rule gives the loop bounds, the blocks that need no mask, and the mask: token t
-// sees the keys [begin, end) = visible(t), and both ends never decrease with t. Causal is window_right = 0.
+// sees the keys [begin, end) = visible(t), and neither end decreases with t. Causal is window_right = 0.
 #pragma once
 #include "tile.h"
 
@@ -10,6 +10,9 @@ constant constexpr float kRowMaxFloor = -1.70141183e38f;  // -2^127, where a row
 
 struct KeyRange {
   int begin, end;
+
+  // Whether it has a key of the block that starts at key0.
+  bool meets(int key0, int block) const { return key0 + block > begin && key0 < end; }
 };
 
 struct Mask {
@@ -23,19 +26,22 @@ struct Mask {
   }
 };
 
-// What each row of a lane may see: row i of the array is tile row 8 * i + lane.row. Missing rows are as the last.
+// The keys that each row of a lane may see: at[i] belongs to row 8 * i + lane.row. A missing row has those of the last.
 template <int kRows>
 struct RowRanges {
   KeyRange at[kRows / kFragment];
 
-  RowRanges(Mask mask, int row0, int rows, int group_size, Lane lane) {
+  RowRanges(Mask mask, int row0, int rows, int heads_per_kv, Lane lane) {
     UNROLL for (short i = 0; i < kRows / kFragment; i++)
-      at[i] = mask.visible(min(row0 + i * kFragment + lane.row, rows - 1) / group_size);
+      at[i] = mask.visible(min(row0 + i * kFragment + lane.row, rows - 1) / heads_per_kv);
   }
+
+  // The keys that any row of the SIMD group may see.
+  KeyRange any_row() const { return {simd_min(at[0].begin), simd_max(at[kRows / kFragment - 1].end)}; }
 };
 
-// The key blocks of a tile of rows: begin is a multiple of the block, and blocks within [full_begin, full_end) are seen
-// whole by every row.
+// The key blocks of a tile of rows: begin is a multiple of the block, and every row sees blocks within
+// [full_begin, full_end) whole.
 struct KeyBlocks {
   int begin, end, full_begin, full_end;
 
@@ -46,7 +52,7 @@ inline KeyBlocks key_blocks(Mask mask, int first_token, int last_token, int bloc
   return {first.begin / block * block, last.end, last.begin, first.end};
 }
 
-// The part of them that falls to one of num_splits threadgroups: as many blocks for each, the last maybe fewer or none.
+// The key blocks of one of num_splits threadgroups: as many for each, the last maybe fewer or none.
 inline KeyBlocks split_blocks(KeyBlocks blocks, int split, int num_splits, int block) {
   const int count = (max(0, blocks.end - blocks.begin) + block - 1) / block;
   const int share = (count + num_splits - 1) / num_splits * block;

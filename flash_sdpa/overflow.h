@@ -1,13 +1,13 @@
-// Sums of values that leave fp32 before they are divided by the sum of weights, though their mean does not. They are
-// found when all keys are seen; the keys are then seen once more, and the rows concerned have smaller weights. So the
-// first pass costs nothing more, and no value is ever too small.
+// Sums of values that leave fp32 before they are divided by the sum of weights, though their mean does not. The kernel
+// looks for them after the last key. If there are any, it goes through the keys again, with smaller weights for those
+// rows. So the first pass costs nothing more, and no value is ever too small.
 #pragma once
 #include "softmax.h"
 
-// Whether a sum is above 2^126 or no number. By the order of bits: fast math may assume that all numbers are finite.
+// Whether a sum is above 2^126 or NaN. Compares bits, as fast math may assume that all numbers are finite.
 inline bool is_beyond(float sum) { return (as_type<uint>(sum) & 0x7fffffffu) > 0x7e800000u; }
 
-// Bit i: whether a lane's row i holds such a sum, the same on the row's four lanes.
+// Bit i tells whether a lane's row i holds such a sum; it is the same on the row's four lanes.
 template <int kRows, int kColumns>
 inline uint rows_beyond(thread RegisterTile<float, kRows, kColumns>& tile) {
   uint beyond = 0;
@@ -27,7 +27,7 @@ inline uint rows_beyond(thread RegisterTile<float, kRows, kColumns>& tile) {
 // Shrinks the weights of the rows whose sums overflowed. Returns whether there is any such row among the SIMD groups
 // that go through the keys together: this one alone, or with kIsShared all of the threadgroup's kSimdgroups. Then all
 // threads call it, as it contains barriers. Where key groups share their rows, the first, which has the sums over all
-// keys, speaks for them.
+// keys, decides for them.
 template <bool kIsShared, int kSimdgroups, int kKeyGroups, int kRows, int kColumns>
 inline bool shrink_overflowed(threadgroup float2* memory, thread RegisterTile<float, kRows, kColumns>& accumulator,
                               thread OnlineSoftmax<kRows>& softmax, uint simdgroup, uint lane_index) {
@@ -38,12 +38,12 @@ inline bool shrink_overflowed(threadgroup float2* memory, thread RegisterTile<fl
     threadgroup_barrier(mem_flags::mem_threadgroup);  // the memory is free
     if (kKeyGroups > 1) {
       if (simdgroup == 0) votes[lane_index] = uint2(beyond, any);
-      threadgroup_barrier(mem_flags::mem_threadgroup);  // the first key group has spoken
+      threadgroup_barrier(mem_flags::mem_threadgroup);  // the first key group has voted
       beyond = votes[lane_index][0];
       any = votes[lane_index][1];
     } else {
       if (lane_index == 0) votes[simdgroup] = uint2(any, 0);
-      threadgroup_barrier(mem_flags::mem_threadgroup);  // all SIMD groups have
+      threadgroup_barrier(mem_flags::mem_threadgroup);  // all SIMD groups have voted
       UNROLL for (short other = 0; other < kSimdgroups; other++) any = any || votes[other][0];
     }
   }
@@ -51,7 +51,7 @@ inline bool shrink_overflowed(threadgroup float2* memory, thread RegisterTile<fl
   return any;
 }
 
-// A mean of values, or the largest float where rounding lifted it above. By the order of bits, too; NaN stays.
+// A mean of values, or the largest float where rounding lifted it above. Compares bits, too; NaN stays.
 inline float saturated(float mean) {
   const uint bits = as_type<uint>(mean), magnitude = bits & 0x7fffffffu;
   const uint limited = magnitude > 0x7f800000u ? magnitude : min(magnitude, 0x7f7fffffu);

@@ -17,7 +17,7 @@ struct ForwardParams {
   long key_length;    // as query_length; paged: all that a row of block_table can hold
   long head_dim;      // elements of a query or key row that exist
   long value_dim;     // elements of a value or output row that exist
-  long group_size;    // query heads that share one key/value head
+  long heads_per_kv;  // query heads that share one key/value head
   long window_left;   // keys visible before the diagonal; 2^30 = all
   long window_right;  // keys visible after the diagonal; 0 = causal, 2^30 = all
   long num_pages;

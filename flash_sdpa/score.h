@@ -1,11 +1,11 @@
-// What happens to <query, key> before the mask and the exponential: first the cap, then the bias. Scores are in the
-// unit of ScoreParams.
+// What happens to <query, key> before the mask and the exponential: first softcap, then the bias. Scores are in
+// the unit of ScoreParams.
 #pragma once
 #include "tile.h"
 
 // scores = tanh(tanh_scale * scores). precise, as fast::tanh overflows to NaN.
 template <int kRows, int kKeys>
-inline void cap(thread RegisterTile<float, kRows, kKeys>& scores, float tanh_scale) {
+inline void apply_softcap(thread RegisterTile<float, kRows, kKeys>& scores, float tanh_scale) {
   UNROLL for (short i = 0; i < kRows / kFragment; i++)
     UNROLL for (short j = 0; j < kKeys / kFragment; j++)
       UNROLL for (short e = 0; e < 2; e++) {
@@ -22,12 +22,12 @@ struct Alibi {
   int position[kRows / kFragment];
 
   // slopes: of the heads that share the key/value head.
-  void place(device const float* slopes, float scale, int row0, int rows, int group_size, int diagonal,
+  void place(device const float* slopes, float scale, int row0, int rows, int heads_per_kv, int diagonal,
              Lane lane) {
     UNROLL for (short i = 0; i < kRows / kFragment; i++) {
       const int row = min(row0 + i * kFragment + lane.row, rows - 1);
-      slope[i] = slopes[row % group_size] / scale;
-      position[i] = row / group_size + diagonal;
+      slope[i] = slopes[row % heads_per_kv] / scale;
+      position[i] = row / heads_per_kv + diagonal;
     }
   }
 };

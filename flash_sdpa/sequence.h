@@ -1,42 +1,77 @@
-// Which rows a threadgroup owns: one tile of one sequence, found without the host having read cu_seqlens.
+// Which rows a threadgroup owns, one tile of one sequence, and where they, their keys and their results lie in memory.
+// The host does not read cu_seqlens: the threadgroup finds its sequence by itself.
 #pragma once
 #include <metal_stdlib>
-#include "constants.h"
+#include "function_constants.h"
+#include "mask.h"
+#include "pages.h"
 #include "params.h"
+#include "tile.h"
 using namespace metal;
 
+// A tile of the rows of one sequence and one key/value head. A row is one token of one of the query heads that share
+// the key/value head; the rows of a token are adjacent.
 struct QueryTile {
   long batch;                     // index along the tensors' batch axis; 0 when packed
-  int sequence;                   // index among the sequences; of no meaning where key_length is 0
+  int sequence;                   // index among the sequences; undefined where key_length is 0
   int query_start, query_length;  // tokens: where the sequence starts along the token axis, and how many it has
   int key_start, key_length;
-  int row0;                       // first row of the tile within the sequence; not a row of it in a surplus tile
+  int row0;  // first row of the tile within the sequence; not below rows() in a surplus tile
+  int head_kv, heads_per_kv;
+
+  int rows() const { return query_length * heads_per_kv; }  // of the sequence
+  int token(int row) const { return row / heads_per_kv; }   // within the sequence
+  int head(int row) const { return head_kv * heads_per_kv + row % heads_per_kv; }
+
+  Mask mask(constant ForwardParams& params) const {
+    return {key_length, key_length - query_length, int(params.window_left), int(params.window_right)};
+  }
+
+  // The sequence's rows of a query or output tensor, without the columns before first_column.
+  template <typename T>
+  QueryRows<T> rows_of(device T* tensor, constant Strides& strides, int first_column, int columns) const {
+    device T* first = tensor + batch * strides.batch + query_start * strides.token + head(0) * strides.head;
+    return {first + first_column, strides.token, strides.head, heads_per_kv, rows(), columns - first_column};
+  }
+
+  // The sequence's rows of a key or value tensor, from the token first_key on. pages: if is_paged.
+  template <typename T>
+  KeyRows<T> keys_of(device const T* tensor, constant Strides& strides, int first_key, int columns, Pages pages) const {
+    tensor += key_start * strides.token + head_kv * strides.head;
+    if (!is_paged) tensor += batch * strides.batch + first_key * strides.token;
+    return {tensor, strides.token, strides.batch, first_key, key_length, columns, pages};
+  }
+
+  // Index of a row in lse.
+  long lse_index(constant ForwardParams& params, int row) const {
+    return batch * params.lse_batch_stride + head(row) * params.lse_head_stride + query_start + token(row);
+  }
 };
 
-// A value of cu_seqlens, wherever it points, as a place in a tensor of `total` tokens.
+// A value of cu_seqlens, whatever it is, as an index into `total` tokens.
 inline int clamped(device const int* cu_seqlens, int i, int total) { return clamp(cu_seqlens[i], 0, total); }
 
-// Dense: every sequence has ceil(query_length * group_size / kBlockM) tiles.
+// Dense: every sequence has ceil(query_length * heads_per_kv / kBlockM) tiles.
 template <int kBlockM>
-inline QueryTile dense_tile(constant ForwardParams& params, int tile) {
-  const int query_length = params.query_length;
-  const int tiles = (query_length * int(params.group_size) + kBlockM - 1) / kBlockM;
-  return {tile / tiles, tile / tiles, 0, query_length, 0, int(params.key_length), tile % tiles * kBlockM};
+inline QueryTile dense_tile(constant ForwardParams& params, int head_kv, int tile) {
+  const int query_length = params.query_length, key_length = params.key_length, heads_per_kv = params.heads_per_kv;
+  const int tiles = (query_length * heads_per_kv + kBlockM - 1) / kBlockM, row0 = tile % tiles * kBlockM;
+  return {tile / tiles, tile / tiles, 0, query_length, 0, key_length, row0, head_kv, heads_per_kv};
 }
 
-// Packed: cu_seqlens_q cuts the tokens into batch + 2 segments, the first and the last being what lies before and after
-// all sequences: they see no key, so that every row of the output is written. Segment s owns the tiles from
-// bound(s) * group_size / kBlockM + s on; that is never fewer than its rows need, at most one more, and grows with s.
+// Packed: cu_seqlens_q cuts the tokens into batch + 2 segments. The first and the last hold the tokens before and after
+// all sequences; they see no key, so that every row of the output is written. Segment s owns the tiles from
+// bound(s) * heads_per_kv / kBlockM + s on. That is never fewer than its rows need, at most one more, and grows with s.
 template <int kBlockM>
 inline QueryTile packed_tile(constant ForwardParams& params, device const int* cu_seqlens_q,
-                             device const int* cu_seqlens_k, int tile) {
+                             device const int* cu_seqlens_k, int head_kv, int tile) {
   const int batch = params.batch, total_q = params.query_length, total_k = params.key_length;
-  const int group_size = params.group_size;
+  const int heads_per_kv = params.heads_per_kv;
   int segment = 0, start = 0;  // the last segment whose first tile is not after ours, by binary search
   for (int beyond = batch + 2; beyond - segment > 1;) {
     const int middle = (segment + beyond) / 2;
     const int bound = clamped(cu_seqlens_q, middle - 1, total_q);
-    if (bound * group_size / kBlockM + middle <= tile) {
+    if (bound * heads_per_kv / kBlockM + middle <= tile) {
       segment = middle;
       start = bound;
     } else {
@@ -44,12 +79,12 @@ inline QueryTile packed_tile(constant ForwardParams& params, device const int* c
     }
   }
   const int end = segment <= batch ? clamped(cu_seqlens_q, segment, total_q) : total_q;
-  const int row0 = (tile - segment - start * group_size / kBlockM) * kBlockM;
-  QueryTile found = {0, segment - 1, start, max(0, end - start), 0, 0, row0};
+  const int row0 = (tile - segment - start * heads_per_kv / kBlockM) * kBlockM;
+  QueryTile found = {0, segment - 1, start, max(0, end - start), 0, 0, row0, head_kv, heads_per_kv};
   if (segment >= 1 && segment <= batch) {
     if (is_paged && has_seqused_k) {
       found.key_length = total_k;
-    } else if (is_paged) {  // cu_seqlens_k tells the lengths and nothing else
+    } else if (is_paged) {  // cu_seqlens_k gives the lengths and nothing else
       const long length = long(cu_seqlens_k[segment]) - long(cu_seqlens_k[segment - 1]);
       found.key_length = int(min(max(length, long(0)), long(total_k)));
     } else {

@@ -31,6 +31,24 @@ struct Exponentials {
   }
 };
 
+// Those of a lane's rows: at[i] belongs to row 8 * i + lane.row.
+template <int kRows>
+struct RowExponentials {
+  Exponentials at[kRows / kFragment];
+
+  // sinks: of the heads that share the key/value head.
+  void add_sinks(device const float* sinks, int row0, int heads_per_kv, Lane lane) {
+    UNROLL for (short i = 0; i < kRows / kFragment; i++)
+      at[i] = at[i].with_sink(sinks[(row0 + i * kFragment + lane.row) % heads_per_kv]);
+  }
+
+  RowVector<kRows> inverse() const {
+    RowVector<kRows> factor;
+    UNROLL for (short i = 0; i < kRows / kFragment; i++) factor.at[i] = at[i].inverse();
+    return factor;
+  }
+};
+
 template <int kRows>
 struct OnlineSoftmax {
   float scale_log2;
@@ -42,7 +60,7 @@ struct OnlineSoftmax {
     UNROLL for (short i = 0; i < kRows / kFragment; i++) size.at[i] = 0;
   }
 
-  // Before the first key.
+  // Forgets all keys.
   void start() {
     UNROLL for (short i = 0; i < kRows / kFragment; i++) {
       row_max.at[i] = kRowMaxFloor;
@@ -89,7 +107,7 @@ struct OnlineSoftmax {
     return any_grows;
   }
 
-  // Takes in row i of another softmax, over other keys. Returns the factors for what each has accumulated.
+  // Merges row i of another softmax, over other keys, into this one. Returns the factors for what each has accumulated.
   float2 join(short i, float other_max, float other_sum) {
     const float joint = max(row_max.at[i], other_max);
     const float2 factor = float2{fast::exp2((row_max.at[i] - joint) * scale_log2),
@@ -99,17 +117,16 @@ struct OnlineSoftmax {
     return factor;
   }
 
-  // Adds up the lanes' shares of row_sum. It stays as small as the weights are.
-  void finish() {
+  // After the last key: adds up the lanes' shares of row_sum and returns each row's exponentials. scale turns scores
+  // into natural exponents.
+  RowExponentials<kRows> finish(float scale) {
+    RowExponentials<kRows> rows;
     UNROLL for (short i = 0; i < kRows / kFragment; i++) {
       row_sum.at[i] += simd_shuffle_xor(row_sum.at[i], 1);
       row_sum.at[i] += simd_shuffle_xor(row_sum.at[i], 8);
+      const float share = 1 / fast::exp2(size.at[i]);
+      rows.at[i] = {scale * row_max.at[i], row_sum.at[i] * share, share};
     }
-  }
-
-  // Of row i, when finished. scale: of the scores, to natural exponents.
-  Exponentials exponentials(short i, float scale) const {
-    const float share = 1 / fast::exp2(size.at[i]);
-    return {scale * row_max.at[i], row_sum.at[i] * share, share};
+    return rows;
   }
 };

@@ -2,7 +2,7 @@
 // all lanes of the SIMD group call it. Keys and values are multiplied from a StagedTile or a DirectTile.
 #pragma once
 #include <metal_stdlib>
-#include "constants.h"
+#include "function_constants.h"
 #include "pages.h"
 using namespace metal;
 
@@ -46,14 +46,14 @@ inline bool has_column(int columns, int column) { return !is_padded || column < 
 // Key or value rows of a block: row r is the block's token r, at data + r * stride or in its page; rows from count()
 // on, and columns from columns on, do not exist.
 template <typename T>
-struct Rows {
+struct KeyRows {
   device const T* data;       // of the block's first token; if is_paged, of the first page
   long stride, page_stride;   // elements
   int first, length;          // tokens: the block's first one, and how many the sequence has
   int columns;
   Pages pages;  // if is_paged
 
-  // The data of the block that starts `tokens` later; first is set by itself, once for keys and values.
+  // Moves the data to the block that starts `tokens` later. The caller sets first, to one value for keys and values.
   void advance(int tokens) {
     if (!is_paged) data += tokens * stride;
   }
@@ -67,16 +67,16 @@ struct Rows {
   }
 };
 
-// Query or output rows of the heads that share a key/value head: row r is token r / group_size of the group's head
-// r % group_size; rows from count on, and columns from columns on, do not exist.
+// Query or output rows of the heads that share a key/value head: row r is token r / heads_per_kv of head
+// r % heads_per_kv among them; rows from count on, and columns from columns on, do not exist.
 template <typename T>
-struct GroupedRows {
+struct QueryRows {
   device T* data;
   long token_stride, head_stride;  // elements
-  int group_size;
+  int heads_per_kv;
   int count, columns;
 
-  device T* row(int r) const { return data + (r / group_size) * token_stride + (r % group_size) * head_stride; }
+  device T* row(int r) const { return data + (r / heads_per_kv) * token_stride + (r % heads_per_kv) * head_stride; }
 };
 
 template <typename T, int kRows, int kColumns>
@@ -95,7 +95,7 @@ inline void scale_rows(thread RegisterTile<float, kRows, kColumns>& tile, thread
 // tile = factor * rows[row0 ...]; missing rows and columns are 0. KeyTile gives the order of the columns in which the
 // tile will be multiplied.
 template <typename KeyTile, typename T, int kRows, int kColumns>
-inline void load(thread RegisterTile<T, kRows, kColumns>& tile, GroupedRows<const T> rows, int row0, float factor,
+inline void load(thread RegisterTile<T, kRows, kColumns>& tile, QueryRows<const T> rows, int row0, float factor,
                  Lane lane) {
   UNROLL for (short i = 0; i < kRows / kFragment; i++) {
     const int r = row0 + i * kFragment + lane.row;
@@ -117,7 +117,7 @@ inline void load(thread RegisterTile<T, kRows, kColumns>& tile, GroupedRows<cons
 
 // rows[row0 ...] = tile; missing rows and columns are not written. ValueTile gives the order of the columns.
 template <typename ValueTile, typename T, int kRows, int kColumns>
-inline void store(GroupedRows<T> rows, thread RegisterTile<float, kRows, kColumns>& tile, int row0, Lane lane) {
+inline void store(QueryRows<T> rows, thread RegisterTile<float, kRows, kColumns>& tile, int row0, Lane lane) {
   UNROLL for (short i = 0; i < kRows / kFragment; i++) {
     const int r = row0 + i * kFragment + lane.row;
     if (r < rows.count) {

@@ -89,7 +89,7 @@ def test_equal_scores(kernel, launcher):
 
 
 def test_more_heads_than_fit_one_group(kernel, launcher):
-    """group_size that is no power of two: rows straddle tokens within a tile."""
+    """heads_per_kv that is no power of two: rows straddle tokens within a tile."""
     for num_heads, num_heads_kv in [(3, 1), (12, 4), (10, 2), (71, 1)]:
         query, key, value = dense(1, 13, 29, num_heads, num_heads_kv, 64, torch.float16)
         output = kernel.flash_attn_func(query, key, value, causal=True, return_attn_probs=True)[0]

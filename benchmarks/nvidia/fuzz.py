@@ -36,7 +36,7 @@ class Problem(NamedTuple):
     device: Tuple[int, int]
     lengths: Tuple[Tuple[int, int], ...]
     num_heads_kv: int
-    group_size: int
+    heads_per_kv: int
     alibi_by_batch: bool
     page_size: int
     window: Tuple[int, int]
@@ -71,7 +71,7 @@ def _problem(name: str, choice: random.Random) -> Problem:
         device=choice.choice(DEVICES),
         lengths=tuple(lengths),
         num_heads_kv=choice.randint(1, 3),
-        group_size=choice.choice((1, 2, 3, 4, 8)),
+        heads_per_kv=choice.choice((1, 2, 3, 4, 8)),
         alibi_by_batch=choice.random() < 0.5,
         page_size=choice.choice((16, 32, 48, 256)),
         window=choice.choice(WINDOWS),
@@ -98,7 +98,7 @@ def make(problem: Problem, device: str) -> Tuple[Call, dict]:
         return torch.tensor(values, dtype=torch.int32, device=device)
 
     batch, heads_kv, dtype = len(problem.lengths), problem.num_heads_kv, problem.dtype
-    heads = heads_kv * problem.group_size
+    heads = heads_kv * problem.heads_per_kv
     total_q, total_k = (sum(pair[side] for pair in problem.lengths) for side in (0, 1))
     bounds_q, bounds_k = ([0, *accumulate(pair[side] for pair in problem.lengths)] for side in (0, 1))
     query = numbers(total_q, heads, problem.head_dim, dtype=dtype)

@@ -1,16 +1,16 @@
 // Small kernels around the headers of flash_sdpa/, one for each thing that test_primitives.py checks by itself.
 #include <metal_stdlib>
-#include "direct.h"
+#include "blocks_direct.h"
 #include "mask.h"
-#include "partial.h"
+#include "exchange.h"
 #include "sequence.h"
 #include "softmax.h"
-#include "staged.h"
+#include "blocks_staged.h"
 #include "tile.h"
 using namespace metal;
 
-// One SIMD group for each of kSlices slices of up to kK columns: a[16, columns] (grouped, group of 2), b[24, columns];
-// products[16, 24] = a b^T, weighted[16, columns] = products b.
+// One SIMD group for each of kSlices slices of up to kK columns: a[16, columns], rows of 8 tokens and 2 heads,
+// b[24, columns]; products[16, 24] = a b^T, weighted[16, columns] = products b.
 template <typename T, int kK, int kSlices, bool kStaged>
 [[kernel]] void tile_products(
     device const T* a [[buffer(0)]], device const T* b [[buffer(1)]], device float* products [[buffer(2)]],
@@ -27,8 +27,9 @@ template <typename T, int kK, int kSlices, bool kStaged>
   RegisterTile<T, 16, kK / kSlices> a_tile;
   RegisterTile<float, 16, 24> product;
   RegisterTile<float, 16, kK / kSlices> weight;
-  load<Tile>(a_tile, GroupedRows<const T>{a + first, 2 * columns, columns, 2, count_a, rest}, 0, sign, lane);
-  bring<32 * kSlices>(b_tile, Rows<T>{b, columns, 0, 0, count_b, columns, Pages()}, simdgroup * 32 + lane_index);
+  load<Tile>(a_tile, QueryRows<const T>{a + first, 2 * columns, columns, 2, count_a, rest}, 0, sign, lane);
+  const KeyRows<T> rows = {b, columns, 0, 0, count_b, columns, Pages()};
+  load_block<32 * kSlices>(b_tile, rows, simdgroup * 32 + lane_index);
   threadgroup_barrier(mem_flags::mem_threadgroup);
   zero(product);
   multiply_transposed(product, a_tile, b_tile, lane);
@@ -36,8 +37,8 @@ template <typename T, int kK, int kSlices, bool kStaged>
   zero(weight);
   multiply(weight, product, b_tile, lane);
   using Plain = StagedTile<float, 24, 24, 1>;  // columns in their own order
-  if (simdgroup == 0) store<Plain>(GroupedRows<float>{products, 2 * 24, 24, 2, count_a, 24}, product, 0, lane);
-  store<Tile>(GroupedRows<float>{weighted + first, 2 * columns, columns, 2, count_a, rest}, weight, 0, lane);
+  if (simdgroup == 0) store<Plain>(QueryRows<float>{products, 2 * 24, 24, 2, count_a, 24}, product, 0, lane);
+  store<Tile>(QueryRows<float>{weighted + first, 2 * columns, columns, 2, count_a, rest}, weight, 0, lane);
 }
 #define INSTANTIATE(name, T, loader, kStaged)                                                                     \
   template [[host_name("tile_products_" #name "_" #loader)]] [[kernel]] decltype(tile_products<T, 40, 1, kStaged>)  \
@@ -68,18 +69,17 @@ template <int kKeyGroups>
   for (int block = key_group; block < blocks; block += kKeyGroups) {
     RegisterTile<float, 8, 16> tile, block_values;
     RowVector<8> rescale;
-    load<Plain>(tile, GroupedRows<const float>{scores + block * 128, 16, 16, 1, 8, 16}, 0, 1, lane);
-    load<Plain>(block_values, GroupedRows<const float>{values + block * 128, 16, 16, 1, 8, 16}, 0, 1, lane);
+    load<Plain>(tile, QueryRows<const float>{scores + block * 128, 16, 16, 1, 8, 16}, 0, 1, lane);
+    load<Plain>(block_values, QueryRows<const float>{values + block * 128, 16, 16, 1, 8, 16}, 0, 1, lane);
     if (softmax.update(tile, rescale)) scale_rows(accumulator, rescale);
     for (short j = 0; j < 2; j++)
       elements(accumulator.frag[0][j]) += elements(tile.frag[0][j]) * elements(block_values.frag[0][j]);
   }
   merge_key_groups<kKeyGroups>(memory, accumulator, softmax, key_group, lane_index);
   if (key_group > 0) return;
-  softmax.finish();
-  const Exponentials exponentials = softmax.exponentials(0, M_LN2_F);
+  const Exponentials exponentials = softmax.finish(M_LN2_F).at[0];
   scale_rows(accumulator, RowVector<8>{exponentials.inverse()});
-  store<Plain>(GroupedRows<float>{output, 16, 16, 1, 8, 16}, accumulator, 0, lane);
+  store<Plain>(QueryRows<float>{output, 16, 16, 1, 8, 16}, accumulator, 0, lane);
   if (lane.column == 0) lse[lane.row] = as_type<float>(exponentials.log_sum_exp(true));
 }
 template [[host_name("merged_groups_1")]] [[kernel]] decltype(merged_groups<1>) merged_groups<1>;
@@ -107,7 +107,7 @@ template [[host_name("merged_groups_4")]] [[kernel]] decltype(merged_groups<4>) 
                                   device const int* cu_seqlens_q [[buffer(1)]],
                                   device const int* cu_seqlens_k [[buffer(2)]], device int* results [[buffer(3)]],
                                   uint tile [[thread_position_in_grid]]) {
-  const QueryTile found = packed_tile<32>(params, cu_seqlens_q, cu_seqlens_k, tile);
+  const QueryTile found = packed_tile<32>(params, cu_seqlens_q, cu_seqlens_k, 0, tile);
   results[tile * 5] = found.query_start;
   results[tile * 5 + 1] = found.query_length;
   results[tile * 5 + 2] = found.key_start;
@@ -132,13 +132,12 @@ template [[host_name("merged_groups_4")]] [[kernel]] decltype(merged_groups<4>) 
   for (int block = 0; block < blocks; block++) {
     RegisterTile<float, 8, 16> tile;
     RowVector<8> rescale;
-    load<Plain>(tile, GroupedRows<const float>{scores + block * 128, 16, 16, 1, 8, 16}, 0, 1, lane);
+    load<Plain>(tile, QueryRows<const float>{scores + block * 128, 16, 16, 1, 8, 16}, 0, 1, lane);
     const bool grew = softmax.update(tile, rescale);
-    store<Plain>(GroupedRows<float>{weights + block * 128, 16, 16, 1, 8, 16}, tile, 0, lane);
+    store<Plain>(QueryRows<float>{weights + block * 128, 16, 16, 1, 8, 16}, tile, 0, lane);
     if (lane.column == 0) rescales[block * 8 + lane.row] = grew ? rescale.at[0] : 1;
   }
-  softmax.finish();
-  const Exponentials exponentials = softmax.exponentials(0, M_LN2_F * scale_log2);
+  const Exponentials exponentials = softmax.finish(M_LN2_F * scale_log2).at[0];
   if (lane.column == 0) {
     inverse[lane.row] = exponentials.inverse();
     lse[lane.row] = as_type<float>(exponentials.log_sum_exp(true));

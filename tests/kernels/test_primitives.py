@@ -113,25 +113,25 @@ def test_splits_share_the_blocks(library, key_length, left, num_splits):
     assert max(map(len, shares)) == -(-len(range(begin, end, 8)) // num_splits)
 
 
-@pytest.mark.parametrize("group_size", [1, 3, 8])
+@pytest.mark.parametrize("heads_per_kv", [1, 3, 8])
 @pytest.mark.parametrize("start, tail", [(0, 0), (5, 0), (70, 41)])
-def test_packed_tiles_cover_every_row_once(library, group_size, start, tail):
+def test_packed_tiles_cover_every_row_once(library, heads_per_kv, start, tail):
     lengths_q, lengths_k = [0, 1, 33, 0, 0, 64, 31, 100, 0], [3, 0, 40, 0, 7, 64, 1, 20, 0]
     bounds_q = np.array([*itertools.accumulate(lengths_q, initial=start)], np.int32)
     bounds_k = np.array([*itertools.accumulate(lengths_k, initial=2)], np.int32)
     total_q, batch = int(bounds_q[-1]) + tail, len(lengths_q)
-    tiles = total_q * group_size // 32 + batch + 2
-    params = struct.pack("<29q", *[0] * 14, batch, total_q, int(bounds_k[-1]) + 9, 0, 0, group_size, *[0] * 9)
+    tiles = total_q * heads_per_kv // 32 + batch + 2
+    params = struct.pack("<29q", *[0] * 14, batch, total_q, int(bounds_k[-1]) + 9, 0, 0, heads_per_kv, *[0] * 9)
     results = np.full((tiles, 5), -7, np.int32)
     run(library, "find_packed_tiles", [params, bounds_q, bounds_k, results], grid=(tiles, 1, 1), threads=(1, 1, 1))
     keys = {int(q): (int(k0), int(k1 - k0)) for q, k0, k1 in zip(bounds_q, bounds_k, bounds_k[1:])}
-    owner = np.zeros(total_q * group_size, int)
+    owner = np.zeros(total_q * heads_per_kv, int)
     surplus = 0
     for query_start, query_length, key_start, key_length, row0 in results.tolist():
-        rows = range(row0, min(row0 + 32, query_length * group_size))
+        rows = range(row0, min(row0 + 32, query_length * heads_per_kv))
         surplus += not rows
         for row in rows:
-            owner[query_start * group_size + row] += 1
+            owner[query_start * heads_per_kv + row] += 1
         if rows and start <= query_start < bounds_q[-1]:
             assert (key_start, key_length) == keys[query_start]
         elif rows:  # tokens of no sequence

@@ -2,7 +2,7 @@
 
 from .mutant import Mutant
 
-MAIN, COMBINE, DIRECT = "attention_forward.metal", "attention_combine.metal", "direct.h"
+MAIN, COMBINE, DIRECT = "attention_forward.metal", "attention_combine.metal", "blocks_direct.h"
 TILE, MASK, SOFTMAX, OVERFLOW = "tile.h", "mask.h", "softmax.h", "overflow.h"
 BARRIER = "    threadgroup_barrier(mem_flags::mem_threadgroup);  // "
 
@@ -21,8 +21,8 @@ MUTANTS = [
     Mutant(
         "parts hand over a logarithm",
         MAIN,
-        "float2{softmax.row_max.at[i], exponentials[i].sum}",
-        "float2{softmax.row_max.at[i] + precise::log2(exponentials[i].sum) / score.scale_log2, 1}",
+        "float2{softmax.row_max.at[i], exponentials.at[i].sum}",
+        "float2{softmax.row_max.at[i] + precise::log2(exponentials.at[i].sum) / score.scale_log2, 1}",
         "numbers",
     ),
     Mutant(
@@ -58,11 +58,11 @@ MUTANTS = [
     Mutant(
         "no barrier within the key groups' vote",
         OVERFLOW,
-        f"  {BARRIER}the first key group has spoken\n",
+        f"  {BARRIER}the first key group has voted\n",
         "",
         "checker",
     ),
-    Mutant("no barrier within the vote", OVERFLOW, f"  {BARRIER}all SIMD groups have\n", "", "checker"),
+    Mutant("no barrier within the vote", OVERFLOW, f"  {BARRIER}all SIMD groups have voted\n", "", "checker"),
     Mutant("SIMD groups vote alone", OVERFLOW, "any = any || votes[other][0];", "any = any;", "checker"),
     Mutant("every key group has its own rows", OVERFLOW, "      beyond = votes[lane_index][0];\n", "", "numbers"),
     Mutant("log-sum-exp of small weights", SOFTMAX, "share = 1 / fast::exp2(size.at[i]);", "share = 1;", "numbers"),
@@ -88,5 +88,5 @@ MUTANTS = [
         "larger(int fragment, int b) { return fragment > b ? fragment : b; }",
         "strict check",
     ),
-    Mutant("C++17", MAIN, "    if (kKeyGroups > 1)\n", "    if constexpr (kKeyGroups > 1)\n", "strict check"),
+    Mutant("C++17", MAIN, "if (kKeyGroups > 1) merge", "if constexpr (kKeyGroups > 1) merge", "strict check"),
 ]

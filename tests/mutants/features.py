@@ -7,7 +7,7 @@ TILE, MASK, SOFTMAX, SCORE, PAGES, SEQUENCE = "tile.h", "mask.h", "softmax.h", "
 
 MUTANTS = [
     # scores
-    Mutant("no softcap", MAIN, "if (has_softcap) cap(scores, score.tanh_scale);", "", "numbers"),
+    Mutant("no softcap", MAIN, "if (has_softcap) apply_softcap(scores, score.tanh_scale);", "", "numbers"),
     Mutant("cap after the mask", SCORE, "precise::tanh(tanh_scale * score)", "tanh_scale * score", "numbers"),
     Mutant(
         "distance with a sign",
@@ -16,18 +16,22 @@ MUTANTS = [
         "float(alibi.position[i] - key)",
         "numbers",
     ),
-    Mutant("slope of the next head", SCORE, "slopes[row % group_size]", "slopes[(row + 1) % group_size]", "numbers"),
-    Mutant("slope in the wrong unit", SCORE, "slopes[row % group_size] / scale", "slopes[row % group_size]", "numbers"),
-    Mutant("bias of the wrong place", SCORE, "row / group_size + diagonal", "row / group_size", "numbers"),
+    Mutant(
+        "slope of the next head", SCORE, "slopes[row % heads_per_kv]", "slopes[(row + 1) % heads_per_kv]", "numbers"
+    ),
+    Mutant(
+        "slope in the wrong unit", SCORE, "slopes[row % heads_per_kv] / scale", "slopes[row % heads_per_kv]", "numbers"
+    ),
+    Mutant("bias of the wrong place", SCORE, "row / heads_per_kv + diagonal", "row / heads_per_kv", "numbers"),
     Mutant("scores without the factor of the bias", SCORE, "factor * score);", "score);", "numbers"),
     Mutant("sink of another unit", SOFTMAX, "-M_LOG2E_F * abs(distance)", "-abs(distance)", "numbers"),
     Mutant("a large sink does not count", SOFTMAX, "if (distance > 0)", "if (false)", "numbers"),
     Mutant("values beside a large sink keep their share", SOFTMAX, "share * smaller};", "share};", "numbers"),
     Mutant(
         "sink of the next head",
-        MAIN,
-        "lane.row) % group_size];\n      exponentials",
-        "lane.row + 1) % group_size];\n      exponentials",
+        SOFTMAX,
+        "lane.row) % heads_per_kv]",
+        "lane.row + 1) % heads_per_kv]",
         "numbers",
     ),
     Mutant("lse of a row without keys", MAIN, "visible.at[i].begin < visible.at[i].end)", "true)", "numbers"),
@@ -57,8 +61,8 @@ MUTANTS = [
     ),
     Mutant(
         "pages of the first sequence",
-        MAIN,
-        "block_table + tile.sequence * params.block_table_stride",
+        PAGES,
+        "block_table + sequence * params.block_table_stride",
         "block_table",
         "numbers",
     ),
@@ -76,11 +80,17 @@ MUTANTS = [
     Mutant(
         "splits write one place",
         MAIN,
-        "group.z * params.output_split_stride + output_offset",
-        "output_offset",
+        "(device float*)output + position.z * params.output_split_stride",
+        "(device float*)output",
         "checker",
     ),
-    Mutant("splits write one lse", MAIN, "group.z * params.lse_split_stride + index", "index", "checker"),
+    Mutant(
+        "splits write one lse",
+        MAIN,
+        "(device float2*)lse + position.z * params.lse_split_stride",
+        "(device float2*)lse",
+        "checker",
+    ),
     Mutant(
         "parts not weighted", COMBINE, "fast::exp2((part_max[part] - largest) * score.scale_log2)", "1.0f", "numbers"
     ),

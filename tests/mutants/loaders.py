@@ -2,7 +2,7 @@
 
 from .mutant import Mutant
 
-MAIN, TILE, STAGED, DIRECT = "attention_forward.metal", "tile.h", "staged.h", "direct.h"
+MAIN, TILE, STAGED, DIRECT = "attention_forward.metal", "tile.h", "blocks_staged.h", "blocks_direct.h"
 
 MUTANTS = [
     # rows of queries and outputs
@@ -44,9 +44,13 @@ MUTANTS = [
         "a missing row is read as the last one, and not stored",
     ),
     Mutant(
-        "heads of a group swapped", TILE, "(r % group_size) * head_stride", "(r / group_size) * head_stride", "checker"
+        "heads of a token swapped",
+        TILE,
+        "(r % heads_per_kv) * head_stride",
+        "(r / heads_per_kv) * head_stride",
+        "checker",
     ),
-    Mutant("token of a row", TILE, "(r / group_size) * token_stride", "(r % group_size) * token_stride", "checker"),
+    Mutant("token of a row", TILE, "(r / heads_per_kv) * token_stride", "(r % heads_per_kv) * token_stride", "checker"),
     Mutant("lane rows", TILE, "(quad & 4) + (short(lane) / 2) % 4", "(quad & 4) + (short(lane) / 2) % 2", "checker"),
     Mutant(
         "lane columns", TILE, "(quad & 2) * 2 + (short(lane) % 2) * 2", "(quad & 2) + (short(lane) % 2) * 2", "checker"

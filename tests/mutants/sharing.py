@@ -1,20 +1,20 @@
-"""Mutants of what SIMD groups owe each other that share rows: columns (slices) or keys divided among them."""
+"""Mutants of the exchange between SIMD groups that share rows: columns (slices) or keys divided among them."""
 
 from .mutant import Mutant
 
-MAIN, PARTIAL, SOFTMAX = "attention_forward.metal", "partial.h", "softmax.h"
+MAIN, EXCHANGE, SOFTMAX = "attention_forward.metal", "exchange.h", "softmax.h"
 BARRIER = "threadgroup_barrier(mem_flags::mem_threadgroup);"
 
 MUTANTS = [
     # the work of a SIMD group
     Mutant(
-        "slice of the wrong SIMD group", MAIN, "slice = simdgroup % kSlices;", "slice = simdgroup / kSlices;", "checker"
+        "slice of the wrong SIMD group", MAIN, "slice = simdgroup % kSlices,", "slice = simdgroup / kSlices,", "checker"
     ),
     Mutant(
         "key group of the wrong SIMD group",
         MAIN,
-        "key_group = simdgroup % kKeyGroups,",
-        "key_group = simdgroup / kKeyGroups,",
+        "key_group = simdgroup % kKeyGroups;",
+        "key_group = simdgroup / kKeyGroups;",
         "checker",
     ),
     Mutant(
@@ -34,23 +34,23 @@ MUTANTS = [
     Mutant(
         "slices share a memory with values",
         MAIN,
-        "(free_memory + KeyTile::kBytes + ValueTile::kBytes);",
-        "(free_memory + KeyTile::kBytes);",
+        "shared + kBlockBytes / sizeof(float2)",
+        "shared + KeyTile::kBytes / sizeof(float2)",
         "numbers",
     ),
-    Mutant("no memory for slices", MAIN, " + slice_bytes<kRows, kBlockN, kSlices, kSimdgroups>();", ";", "checker"),
+    Mutant("no memory for slices", MAIN, "larger(kBlockBytes + kSliceBytes", "larger(kBlockBytes", "checker"),
     Mutant(
         "no memory for key groups",
         MAIN,
-        "larger(kBlockBytes, kMergeBytes)",
-        "kBlockBytes",
+        "larger(kBlockBytes + kSliceBytes, merge_bytes<kRows, kValueDim, kKeyGroups>())",
+        "kBlockBytes + kSliceBytes",
         "checker",
     ),
     Mutant(
         "memory for key groups only",
         MAIN,
-        "larger(kBlockBytes, kMergeBytes)",
-        "kMergeBytes",
+        "larger(kBlockBytes + kSliceBytes, ",
+        "(",
         "checker",
     ),
     # columns divided among SIMD groups
@@ -58,15 +58,21 @@ MUTANTS = [
     Mutant(
         "no barrier before the next staged block", MAIN, "if (kStaged || kSlices > 1) ", "if (kSlices > 1) ", "checker"
     ),
-    Mutant("SIMD groups leave their slices", MAIN, "if (kSlices == 1 && (key0", "if ((key0", "checker"),
+    Mutant("SIMD groups leave their slices", MAIN, "if (kSlices == 1 && !own", "if (!own", "checker"),
     Mutant(
         "query of the first slice",
         MAIN,
-        "first_query_column = slice * (kHeadDim / kSlices)",
-        "first_query_column = 0",
+        "first_column = slice * (kHeadDim / kSlices)",
+        "first_column = 0",
         "numbers",
     ),
-    Mutant("query columns past the slice's", MAIN, "head_dim - first_query_column}", "head_dim}", "checker"),
+    Mutant(
+        "query columns past the slice's",
+        MAIN,
+        "first_column, head_dim)",
+        "first_column, head_dim + first_column)",
+        "checker",
+    ),
     Mutant(
         "output of the first slice",
         MAIN,
@@ -77,32 +83,32 @@ MUTANTS = [
     Mutant(
         "output columns past the slice's",
         MAIN,
-        "rows,\n                                    value_dim - first_value_column}",
-        "rows,\n                                    value_dim}",
+        "(output, params.output, first_value_column, value_dim)",
+        "(output, params.output, first_value_column, value_dim + first_value_column)",
         "checker",
     ),
     Mutant(
         "partial output columns past the slice's",
         MAIN,
-        "rows,\n                                        value_dim - first_value_column}",
-        "rows,\n                                        value_dim}",
+        "(part, params.output, first_value_column, value_dim)",
+        "(part, params.output, first_value_column, value_dim + first_value_column)",
         "checker",
     ),
     Mutant(
         "partial output of the first slice",
         MAIN,
-        "output_offset + first_value_column;\n    store<ValueTile>(GroupedRows<float>",
-        "output_offset;\n    store<ValueTile>(GroupedRows<float>",
+        "(part, params.output, first_value_column, value_dim)",
+        "(part, params.output, 0, value_dim - first_value_column)",
         "checker",
     ),
     Mutant(
         "keys of the first slice",
         MAIN,
-        "key_tile = {(threadgroup T*)free_memory, slice}",
-        "key_tile = {(threadgroup T*)free_memory, 0}",
+        "key_tile = {(threadgroup T*)memory, slice}",
+        "key_tile = {(threadgroup T*)memory, 0}",
         "numbers",
     ),
-    Mutant("values of the first slice", MAIN, "KeyTile::kBytes), slice}", "KeyTile::kBytes), 0}", "numbers"),
+    Mutant("values of the first slice", MAIN, "/ sizeof(T), slice}", "/ sizeof(T), 0}", "numbers"),
     Mutant("lse by every slice", MAIN, "lane.column == 0 && slice == 0", "lane.column == 0", "checker"),
     Mutant(
         "slices not added",
@@ -111,40 +117,42 @@ MUTANTS = [
         "",
         "numbers",
     ),
-    Mutant("no barrier between slices", PARTIAL, f"  {BARRIER}\n  UNROLL", "  UNROLL", "checker"),
+    Mutant("no barrier between slices", EXCHANGE, f"  {BARRIER}\n  UNROLL", "  UNROLL", "checker"),
     Mutant(
         "slices in one place",
-        PARTIAL,
+        EXCHANGE,
         "memory + simdgroup * kPairs * kSimdWidth + lane_index",
         "memory + lane_index",
         "checker",
     ),
     Mutant(
         "lanes in one place",
-        PARTIAL,
+        EXCHANGE,
         "own = memory + simdgroup * kPairs * kSimdWidth + lane_index",
         "own = memory + simdgroup * kPairs * kSimdWidth",
         "checker",
     ),
     Mutant(
         "slices of the next SIMD groups",
-        PARTIAL,
+        EXCHANGE,
         "memory + simdgroup / kSlices * kSlices * kPairs",
         "memory + simdgroup * kPairs",
         "checker",
     ),
     Mutant(
         "slices of the first rows",
-        PARTIAL,
+        EXCHANGE,
         "memory + simdgroup / kSlices * kSlices * kPairs * kSimdWidth + lane_index",
         "memory + lane_index",
         "numbers",
     ),
-    Mutant("own slice added twice", PARTIAL, "float2 sum = 0;", "float2 sum = elements(scores.frag[i][j]);", "numbers"),
-    Mutant("one slice missing", PARTIAL, "slice < kSlices; slice++", "slice + 1 < kSlices; slice++", "numbers"),
+    Mutant(
+        "own slice added twice", EXCHANGE, "float2 sum = 0;", "float2 sum = elements(scores.frag[i][j]);", "numbers"
+    ),
+    Mutant("one slice missing", EXCHANGE, "slice < kSlices; slice++", "slice + 1 < kSlices; slice++", "numbers"),
     Mutant(
         "slices in another order",
-        PARTIAL,
+        EXCHANGE,
         "first[((slice * (kRows",
         "first[(((kSlices - 1 - slice) * (kRows",
         "equivalent",
@@ -152,14 +160,18 @@ MUTANTS = [
     ),
     Mutant(
         "slices in an order for each SIMD group",
-        PARTIAL,
+        EXCHANGE,
         "first[((slice * (kRows",
         "first[(((slice + simdgroup) % kSlices * (kRows",
         "equivalent",
         "the sums differ by rounding",
     ),
     Mutant(
-        "memory of one row group's slices", PARTIAL, "kSimdgroups * kRows * kKeys", "kSlices * kRows * kKeys", "checker"
+        "memory of one row group's slices",
+        EXCHANGE,
+        "kSimdgroups * kRows * kKeys",
+        "kSlices * kRows * kKeys",
+        "checker",
     ),
     # keys divided among SIMD groups
     Mutant("key groups start together", MAIN, "blocks.begin + key_group * kBlockN", "blocks.begin", "numbers"),
@@ -167,86 +179,86 @@ MUTANTS = [
     Mutant(
         "key groups not merged",
         MAIN,
-        "    if (kKeyGroups > 1)\n      merge_key_groups",
-        "    if (false)\n      merge_key_groups",
+        "if (kKeyGroups > 1) merge_key_groups",
+        "if (false) merge_key_groups",
         "numbers",
     ),
     Mutant("every key group writes", MAIN, "  if (key_group > 0) return;\n", "", "checker"),
-    Mutant("no barrier before a half writes", PARTIAL, f"    {BARRIER}  // the memory is free\n", "", "checker"),
+    Mutant("no barrier before a half writes", EXCHANGE, f"    {BARRIER}  // the memory is free\n", "", "checker"),
     Mutant(
         "no barrier before a half reads",
-        PARTIAL,
+        EXCHANGE,
         f"    {BARRIER}  // the other half's results are there\n",
         "",
         "checker",
     ),
-    Mutant("all above the half write", PARTIAL, "key_group / half_of == 1", "key_group / half_of >= 1", "checker"),
+    Mutant("all above the half write", EXCHANGE, "key_group / half_of == 1", "key_group / half_of >= 1", "checker"),
     Mutant(
         "all read",
-        PARTIAL,
+        EXCHANGE,
         "if (key_group < half_of) {",
         "{",
         "equivalent",
         "what the other half reads changes only what nobody reads any more",
     ),
     Mutant(
-        "half of the half reads", PARTIAL, "if (key_group < half_of) {", "if (2 * key_group < half_of) {", "numbers"
+        "half of the half reads", EXCHANGE, "if (key_group < half_of) {", "if (2 * key_group < half_of) {", "numbers"
     ),
     Mutant(
         "first merge missing",
-        PARTIAL,
+        EXCHANGE,
         "short step = 0; step < kSteps",
         "short step = 1; step < kSteps",
         "numbers",
     ),
-    Mutant("last merge missing", PARTIAL, "step < kSteps; step++", "step < kSteps - 1; step++", "numbers"),
+    Mutant("last merge missing", EXCHANGE, "step < kSteps; step++", "step < kSteps - 1; step++", "numbers"),
     Mutant(
         "slot of the wrong half",
-        PARTIAL,
+        EXCHANGE,
         "memory + key_group % half_of * kPairs",
         "memory + key_group / half_of * kPairs",
         "checker",
     ),
     Mutant(
         "slots too close",
-        PARTIAL,
+        EXCHANGE,
         "key_group % half_of * kPairs * kSimdWidth",
         "key_group % half_of * kSimdWidth",
         "checker",
     ),
     Mutant(
         "maximum and sum swapped",
-        PARTIAL,
+        EXCHANGE,
         "softmax.join(i, other[0], other[1])",
         "softmax.join(i, other[1], other[0])",
         "numbers",
     ),
     Mutant(
         "output over maximum and sum",
-        PARTIAL,
+        EXCHANGE,
         "          slot[(i * kRowPairs + 1 + j) * kSimdWidth] = elements",
         "          slot[(i * kRowPairs + j) * kSimdWidth] = elements",
         "checker",
     ),
     Mutant(
         "output of the wrong fragment",
-        PARTIAL,
+        EXCHANGE,
         "factor[1] * slot[(i * kRowPairs + 1 + j)",
         "factor[1] * slot[(i * kRowPairs + j)",
         "numbers",
     ),
-    Mutant("outputs with one factor", PARTIAL, "factor[1] * slot[", "factor[0] * slot[", "numbers"),
-    Mutant("own output without a factor", PARTIAL, "= factor[0] * elements(", "= elements(", "numbers"),
+    Mutant("outputs with one factor", EXCHANGE, "factor[1] * slot[", "factor[0] * slot[", "numbers"),
+    Mutant("own output without a factor", EXCHANGE, "= factor[0] * elements(", "= elements(", "numbers"),
     Mutant(
         "memory of half the key groups",
-        PARTIAL,
+        EXCHANGE,
         "return kKeyGroups / 2 * kRows",
         "return kKeyGroups / 4 * kRows",
         "checker",
     ),
     Mutant(
         "memory without maximum and sum",
-        PARTIAL,
+        EXCHANGE,
         "(kColumns / kFragment + 1) * kSimdWidth * sizeof",
         "kColumns / kFragment * kSimdWidth * sizeof",
         "checker",

@@ -192,8 +192,8 @@ def _narrow(how):
     _attend(how, DIRECT, dense(1, 20, 50, 4, 2, 72, torch.float16))
 
 
-MAIN, COMBINE, TILE, PARTIAL = "attention_forward.metal", "attention_combine.metal", "tile.h", "partial.h"
-STAGED_TILE, DIRECT_TILE, OVERFLOW = "staged.h", "direct.h", "overflow.h"
+MAIN, COMBINE, TILE, EXCHANGE = "attention_forward.metal", "attention_combine.metal", "tile.h", "exchange.h"
+STAGED_TILE, DIRECT_TILE, OVERFLOW = "blocks_staged.h", "blocks_direct.h", "overflow.h"
 MASK, SOFTMAX, SCORE, PAGES, SEQUENCE = "mask.h", "softmax.h", "score.h", "pages.h", "sequence.h"
 
 DECODE = {"num_heads_kv": 1, "lengths": ((2, 150), (1, 3), (2, 21))}
@@ -211,14 +211,14 @@ CASES = [
     (_dense, {MAIN, STAGED_TILE, SOFTMAX, SEQUENCE}),
     (functools.partial(_paged, gpu=STAGED, has_used=True), {MAIN, TILE, STAGED_TILE, PAGES}),
     (functools.partial(_paged, gpu=DIRECT, has_used=False), {TILE, DIRECT_TILE, PAGES, SEQUENCE}),
-    (functools.partial(_paged, gpu=DIRECT, has_used=True, **DECODE), {MAIN, DIRECT_TILE, PARTIAL, SOFTMAX, PAGES}),
+    (functools.partial(_paged, gpu=DIRECT, has_used=True, **DECODE), {MAIN, DIRECT_TILE, EXCHANGE, SOFTMAX, PAGES}),
     (functools.partial(_unaligned, gpu=STAGED), {TILE, STAGED_TILE}),
     (functools.partial(_unaligned, gpu=DIRECT), {TILE, DIRECT_TILE}),
     (_narrow, {TILE, DIRECT_TILE}),
-    (functools.partial(_slices, gpu=STAGED, **WIDE), {MAIN, TILE, STAGED_TILE, PARTIAL}),
-    (functools.partial(_slices, gpu=DIRECT, **WIDE), {MAIN, TILE, DIRECT_TILE, PARTIAL}),
-    (functools.partial(_slices, gpu=DIRECT, **WIDE_DECODE), {DIRECT_TILE, PARTIAL}),
-    (functools.partial(_features, gpu=DIRECT, **FEW), {MAIN, SCORE, SOFTMAX, PARTIAL, COMBINE}),
+    (functools.partial(_slices, gpu=STAGED, **WIDE), {MAIN, TILE, STAGED_TILE, EXCHANGE}),
+    (functools.partial(_slices, gpu=DIRECT, **WIDE), {MAIN, TILE, DIRECT_TILE, EXCHANGE}),
+    (functools.partial(_slices, gpu=DIRECT, **WIDE_DECODE), {DIRECT_TILE, EXCHANGE}),
+    (functools.partial(_features, gpu=DIRECT, **FEW), {MAIN, SCORE, SOFTMAX, EXCHANGE, COMBINE}),
     (functools.partial(_features, gpu=STAGED, **MANY), {MAIN, SCORE, MASK, COMBINE}),
     (functools.partial(_extremes, gpu=STAGED, **WHOLE), {MAIN, MASK, SOFTMAX, OVERFLOW}),
     (functools.partial(_extremes, gpu=DIRECT, **ONE_ROW_OF_TILES), {MAIN, SOFTMAX, OVERFLOW, COMBINE}),

@@ -176,7 +176,7 @@ def test_the_sample_meets_every_loader_dtype_and_feature(metal_kernel, sample) -
     assert {"f16", "bf16", "f32", "staged", "direct", "combine", "d32", "d64", "d72", "d80", "d96", "d128"} <= words
     for pair in itertools.product(("f16", "bf16", "f32"), ("staged", "direct")):
         assert any(set(pair) <= set(chosen.kernel.split("_")) for chosen in sample), pair
-    constants = set(re.findall(r"constant bool (\w+)", (mac.ROOT / "flash_sdpa" / "constants.h").read_text()))
+    constants = set(re.findall(r"constant bool (\w+)", (mac.ROOT / "flash_sdpa" / "function_constants.h").read_text()))
     met = {constant for chosen in sample for constant in chosen.constants}
     assert met >= {(name, value) for name in constants for value in (True, False)}
     assert len(sample) < 40 and len(set(sample)) == len(sample)

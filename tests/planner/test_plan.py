@@ -127,9 +127,9 @@ def test_structs_mirror_params_h(kernel, name):
     assert list(getattr(kernel.planning.plan, name)._fields) == metal_struct(name)
 
 
-def test_constants_mirror_constants_h(kernel):
+def test_constants_mirror_function_constants_h(kernel):
     query = torch.empty(1, 4, 1, 64, device="meta")
-    text = (KERNELS / "constants.h").read_text()
+    text = (KERNELS / "function_constants.h").read_text()
     declared = re.findall(r"constant bool (\w+) \[\[function_constant\(\d+\)\]\];", text)
     assert [name for name, _ in plan_of(kernel, query, query).constants] == declared
 
@@ -151,7 +151,7 @@ def test_packed_plan(kernel):
         "key_length": 90,
         "head_dim": 64,
         "value_dim": 64,
-        "group_size": 4,
+        "heads_per_kv": 4,
         "window_left": 2**30,
         "window_right": 0,
         "num_pages": 0,
@@ -173,7 +173,7 @@ def test_dense_plan(kernel):
     plan = plan_of(kernel, query, key, window_left=5, window_right=7, lse=True)
     params, _ = params_of(kernel, plan)
     assert params["lse_batch_stride"] == 8 * 40 and params["lse_head_stride"] == 40
-    assert (params["batch"], params["query_length"], params["key_length"], params["group_size"]) == (3, 40, 50, 1)
+    assert (params["batch"], params["query_length"], params["key_length"], params["heads_per_kv"]) == (3, 40, 50, 1)
     assert (params["window_left"], params["window_right"]) == (5, 7)
     assert plan.grid == (8, 3, 1)
     assert plan.arguments[6:] == ("lse", *[None] * 6)
@@ -304,17 +304,17 @@ def test_refusals_give_the_reason(kernel):
 
 
 @settings(max_examples=200, deadline=None)
-@given(lengths=st.lists(st.integers(0, 300), max_size=40), group=st.integers(1, 40), start=st.integers(0, 50))
-def test_every_row_has_its_tile(kernel, lengths, group, start):
+@given(lengths=st.lists(st.integers(0, 300), max_size=40), heads_per_kv=st.integers(1, 40), start=st.integers(0, 50))
+def test_every_row_has_its_tile(kernel, lengths, heads_per_kv, start):
     """The packed grid against sequence.h's rule, re-stated: each segment has the tiles it needs, none is shared."""
     bounds = [0, *itertools.accumulate(lengths, initial=start), start + sum(lengths) + 13]
     total = bounds[-1]
-    query, key = torch.empty(total, group, 64, device="meta"), torch.empty(1, 1, 64, device="meta")
+    query, key = torch.empty(total, heads_per_kv, 64, device="meta"), torch.empty(1, 1, 64, device="meta")
     cu = torch.empty(len(lengths) + 1, dtype=torch.int32, device="meta")
     longest = max([1, *lengths])
     plan = plan_of(kernel, query, key, cu_seqlens_q=cu, cu_seqlens_k=cu, max_seqlen_q=longest, max_seqlen_k=1)
     block_m = 8 * int(re.search(r"_r8_n\d+_g(\d+)x", plan.kernel).group(1))
-    first = [bound * group // block_m + segment for segment, bound in enumerate(bounds[:-1])] + [plan.grid[1]]
+    first = [bound * heads_per_kv // block_m + segment for segment, bound in enumerate(bounds[:-1])] + [plan.grid[1]]
     for segment, (begin, end) in enumerate(zip(bounds, bounds[1:])):
-        needed = -(-(end - begin) * group // block_m)
+        needed = -(-(end - begin) * heads_per_kv // block_m)
         assert needed <= first[segment + 1] - first[segment] <= needed + 1

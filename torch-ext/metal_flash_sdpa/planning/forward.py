@@ -187,7 +187,7 @@ def _split_plan(problem: _Problem, params: ForwardParams, tile: Tile, num_splits
 
 def _num_splits(problem: _Problem, params: ForwardParams, tile: Tile) -> int:
     """As many parts as the GPU still has room for, each of at least MIN_SPLIT_BLOCKS blocks of keys."""
-    rows = params.query_length * params.group_size
+    rows = params.query_length * params.heads_per_kv
     tiles = -(-rows // tile.block_m)
     # Packed: at least one for each sequence, as the planner does not know the empty ones.
     tiles = tiles * params.batch if problem.batch is None else max(tiles, params.batch)
@@ -211,7 +211,7 @@ def _forward_params(problem: _Problem) -> ForwardParams:
         key_length=problem.max_pages * page_size if paged else problem.key.shape[-3],
         head_dim=problem.query.shape[-1],
         value_dim=problem.value.shape[-1],
-        group_size=num_heads // num_heads_kv,
+        heads_per_kv=num_heads // num_heads_kv,
         window_left=_window(problem.window_left),
         window_right=_window(problem.window_right),
         num_pages=problem.key.shape[0] if paged else 0,
@@ -238,7 +238,7 @@ def _strides(layout: _Layout) -> Tuple[int, int, int]:
 
 
 def _refuse_too_many_rows(params: ForwardParams) -> None:
-    rows = params.query_length * params.group_size
+    rows = params.query_length * params.heads_per_kv
     if rows >= UNBOUNDED or params.key_length >= UNBOUNDED:
         raise NotImplementedError(
             f"the kernels count rows and keys in 32 bits: got {rows} query rows (tokens x query heads per key/value "
@@ -248,7 +248,7 @@ def _refuse_too_many_rows(params: ForwardParams) -> None:
 
 def _query_tiles(params: ForwardParams, packed: bool, block_m: int) -> int:
     """Tiles of query rows, as sequence.h hands them out: packed ones without knowing where a sequence ends."""
-    rows = params.query_length * params.group_size
+    rows = params.query_length * params.heads_per_kv
     return rows // block_m + params.batch + 2 if packed else -(-rows // block_m) * params.batch
 
 

@@ -29,7 +29,7 @@ class Plan(NamedTuple):
 
     source: str  # file of flash_sdpa/ that holds the kernel
     kernel: str  # its host name
-    constants: Tuple[Tuple[str, bool], ...]  # function constants (constants.h), by name
+    constants: Tuple[Tuple[str, bool], ...]  # function constants (function_constants.h), by name
     arguments: Tuple[Union[str, Parameters, None], ...]  # by buffer index: a tensor's name, a struct, or unbound
     grid: Tuple[int, int, int]  # threadgroups
     threads: Tuple[int, int, int]  # threads of a threadgroup
@@ -62,7 +62,7 @@ class ForwardParams(NamedTuple):
     key_length: int
     head_dim: int
     value_dim: int
-    group_size: int
+    heads_per_kv: int
     window_left: int
     window_right: int
     num_pages: int

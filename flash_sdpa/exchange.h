@@ -1,17 +1,17 @@
-// What SIMD groups owe each other that share one tile of rows: the sum over slices of head_dim, or the results for
-// different keys. All threads of the threadgroup call these, as they contain barriers. Memory holds a float2 of every
-// lane side by side.
+// Exchange between SIMD groups that share a tile of rows: they add up scores over slices of head_dim, or merge their
+// results for different keys. All threads of the threadgroup call these functions, as they contain barriers. Memory
+// holds a float2 of every lane side by side.
 #pragma once
 #include "softmax.h"
 
-// For the scores [kRows, kKeys] of kSlices adjacent SIMD groups, of kSimdgroups.
+// Threadgroup memory for add_slices, of scores [kRows, kKeys] on each of kSimdgroups SIMD groups.
 template <int kRows, int kKeys, int kSlices, int kSimdgroups>
 constexpr int slice_bytes() {
   return kSlices > 1 ? kSimdgroups * kRows * kKeys * sizeof(float) : 0;
 }
 
-// Scores over a slice of head_dim become the sums over all slices, with the same bits in each SIMD group. Another
-// barrier must come before the next call.
+// Scores of kSlices adjacent SIMD groups, each over a slice of head_dim, become the sums over all slices, with the same
+// bits in each SIMD group. Another barrier must come before the next call.
 template <int kSlices, int kRows, int kKeys>
 inline void add_slices(threadgroup float2* memory, thread RegisterTile<float, kRows, kKeys>& scores, uint simdgroup,
                        uint lane_index) {
@@ -31,13 +31,14 @@ inline void add_slices(threadgroup float2* memory, thread RegisterTile<float, kR
     }
 }
 
-// For the results of kKeyGroups SIMD groups.
+// Threadgroup memory for merge_key_groups.
 template <int kRows, int kColumns, int kKeyGroups>
 constexpr int merge_bytes() {
   return kKeyGroups / 2 * kRows / kFragment * (kColumns / kFragment + 1) * kSimdWidth * sizeof(float2);
 }
 
-// kKeyGroups SIMD groups, a power of two, have each seen keys of their own: the first's result becomes that for all.
+// kKeyGroups SIMD groups, a power of two, have each seen keys of their own: the first one's result becomes that for the
+// keys of all.
 template <int kKeyGroups, int kRows, int kColumns>
 inline void merge_key_groups(threadgroup float2* memory, thread RegisterTile<float, kRows, kColumns>& accumulator,
                              thread OnlineSoftmax<kRows>& softmax, uint key_group, uint lane_index) {
@@ -45,7 +46,7 @@ inline void merge_key_groups(threadgroup float2* memory, thread RegisterTile<flo
   constexpr short kSteps = kKeyGroups == 1 ? 0 : kKeyGroups == 2 ? 1 : 2;
   static_assert(kKeyGroups == 1 << kSteps, "1, 2 or 4 groups of keys");
   UNROLL for (short step = 0; step < kSteps; step++) {
-    const uint half_of = kKeyGroups >> (step + 1);  // groups that take in another one's result
+    const uint half_of = kKeyGroups >> (step + 1);  // SIMD groups that merge another one's result into theirs
     threadgroup float2* slot = memory + key_group % half_of * kPairs * kSimdWidth + lane_index;
     threadgroup_barrier(mem_flags::mem_threadgroup);  // the memory is free
     if (key_group / half_of == 1) {

@@ -34,7 +34,7 @@ inline void copy_chunk(threadgroup T* target, device const T* source, int count)
 // tile = rows, by all kThreads threads of the threadgroup; missing rows and columns are 0, so that 0 * value stays 0.
 // A thread keeps to one chunk of 16 bytes in every kRowStep-th row: addresses advance by a constant.
 template <int kThreads, typename T, int kRows, int kColumns, int kSlices>
-inline void bring(thread StagedTile<T, kRows, kColumns, kSlices>& tile, Rows<T> rows, uint thread_index) {
+inline void load_block(thread StagedTile<T, kRows, kColumns, kSlices>& tile, KeyRows<T> rows, uint thread_index) {
   using Tile = StagedTile<T, kRows, kColumns, kSlices>;
   constexpr uint kChunksPerRow = kColumns / Tile::kChunk;
   constexpr int kRowStep = kThreads / kChunksPerRow;

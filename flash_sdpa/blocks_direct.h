@@ -1,8 +1,8 @@
-// Key or value blocks straight from device memory to the registers of one SIMD group.
+// Key or value blocks that each SIMD group loads from device memory straight into its registers.
 //
 // A lane owns two elements of every 8x8 fragment, but loads a chunk of up to 16 adjacent bytes, and so holds its
-// elements of several fragments. That only permutes the columns: for a product over them (keys) any order will do if
-// the query's columns have it too, and those of the output (values) are put back when it is stored.
+// elements of several fragments. That only permutes the columns. A product over them (keys) takes any order that the
+// query's columns have, too; store() puts those of the output (values) back.
 #pragma once
 #include "tile.h"
 
@@ -23,7 +23,7 @@ struct DirectTile {
   static constant constexpr int kValueChunk = chunk_of(16 / sizeof(T), kSliceColumns / 4);
   threadgroup T* data;  // unused
   int slice;
-  Rows<T> rows;
+  KeyRows<T> rows;
 
   // Column of a slice that is column c of fragment j: kKeyChunk fragments, or kValueChunk / 2, share each chunk.
   static short key_column(short j, short c) {
@@ -34,8 +34,8 @@ struct DirectTile {
     return j / kFragments * kValueChunk * 4 + c / 2 * kValueChunk + j % kFragments * 2 + c % 2;
   }
 
-  // Start of this SIMD group's slice of row r of the 8 that begin at first, a multiple of 8, as pages do. For rows that
-  // do not exist it is another that does: their weights are 0.
+  // Start of this SIMD group's slice of row r of the 8 that begin at first, a multiple of 8, as pages do. Another row
+  // stands in for one that does not exist: its weight is 0.
   device const T* row(short first, short r) const {
     device const T* start =
         is_paged ? rows.paged_row(min(int(first), rows.count() - 1)) : rows.data + first * rows.stride;
@@ -46,7 +46,7 @@ struct DirectTile {
 };
 
 template <int kThreads, typename T, int kRows, int kColumns, int kSlices>
-inline void bring(thread DirectTile<T, kRows, kColumns, kSlices>& tile, Rows<T> rows, uint) {
+inline void load_block(thread DirectTile<T, kRows, kColumns, kSlices>& tile, KeyRows<T> rows, uint) {
   tile.rows = rows;
 }
 
