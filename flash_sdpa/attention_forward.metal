@@ -20,12 +20,18 @@
 #include "tile.h"
 using namespace metal;
 
+// How blocks of keys and values get to the registers: each loader has its kind of block.
+enum class Loader { staged, direct };
+template <Loader kLoader, typename T, int kRows, int kColumns, int kSlices>
+using Block = conditional_t<kLoader == Loader::staged, StagedTile<T, kRows, kColumns, kSlices>,
+                            DirectTile<T, kRows, kColumns, kSlices>>;
+
 // Grid: (key/value heads, tiles of query rows, splits). Rows hold params.head_dim (query, key) and params.value_dim
 // (value, output) elements, up to kHeadDim and kValueDim. Output rows of no sequence are written too (0, and lse -inf).
 // With is_split each split writes the result of its own keys, for attention_combine to join: the output in fp32, and in
 // the place of lse the row_max and row_sum of its softmax.
 template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int kRowGroups, int kSlices, int kKeyGroups,
-          bool kStaged>
+          Loader kLoader>
 [[kernel, max_total_threads_per_threadgroup(kRowGroups * kSlices * kKeyGroups * kSimdWidth)]] void attention_forward(
     constant ForwardParams& params [[buffer(0)]],
     constant ScoreParams& score [[buffer(1)]],
@@ -50,11 +56,10 @@ template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int k
     uint lane_index [[thread_index_in_simdgroup]]) {
   constexpr int kSimdgroups = kRowGroups * kSlices * kKeyGroups, kThreads = kSimdgroups * kSimdWidth;
   constexpr int kBlockM = kRowGroups * kRows;
+  constexpr bool kStaged = kLoader == Loader::staged;
   static_assert(kKeyGroups == 1 || (kRowGroups == 1 && kSlices == 1 && !kStaged), "no barriers for every block");
-  using KeyTile = conditional_t<kStaged, StagedTile<T, kBlockN, kHeadDim, kSlices>,
-                                DirectTile<T, kBlockN, kHeadDim, kSlices>>;
-  using ValueTile = conditional_t<kStaged, StagedTile<T, kBlockN, kValueDim, kSlices>,
-                                  DirectTile<T, kBlockN, kValueDim, kSlices>>;
+  using KeyTile = Block<kLoader, T, kBlockN, kHeadDim, kSlices>;
+  using ValueTile = Block<kLoader, T, kBlockN, kValueDim, kSlices>;
   constexpr int kBlockBytes = KeyTile::kBytes + ValueTile::kBytes + slice_bytes<kRows, kBlockN, kSlices, kSimdgroups>();
   constexpr int kMergeBytes = merge_bytes<kRows, kValueDim, kKeyGroups>();
   constexpr bool kMayOverflow = !is_same_v<T, half>;  // no sum of 2^30 half values leaves fp32
@@ -209,105 +214,11 @@ template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int k
   }
 }
 
-constant constexpr bool staged = true;
-constant constexpr bool direct = false;
+// The host name is Tile.kernel's (planning/tiles.py).
+#define INSTANTIATE(name, T, head_dim, value_dim, block_n, row_groups, slices, key_groups, loader) \
+  template [[host_name("attention_forward_" #name "_d" #head_dim "_v" #value_dim "_r8_n" #block_n "_g" #row_groups \
+                       "x" #slices "x" #key_groups "_" #loader)]] [[kernel]] decltype(attention_forward< \
+      T, head_dim, value_dim, 8, block_n, row_groups, slices, key_groups, Loader::loader>) \
+      attention_forward<T, head_dim, value_dim, 8, block_n, row_groups, slices, key_groups, Loader::loader>;
 
-#define INSTANTIATE(name, T, head_dim, value_dim, rows, block_n, row_groups, slices, key_groups, loader) \
-  template [[host_name("attention_forward_" #name "_d" #head_dim "_v" #value_dim "_r" #rows "_n" #block_n "_g" \
-                       #row_groups "x" #slices "x" #key_groups "_" #loader)]] [[kernel]] decltype(attention_forward< \
-      T, head_dim, value_dim, rows, block_n, row_groups, slices, key_groups, loader>) \
-      attention_forward<T, head_dim, value_dim, rows, block_n, row_groups, slices, key_groups, loader>;
-
-// The planner's tile tables (planning/tiles.py) give the reason of each row. One row a line: the run-time launcher,
-// which compiles one kernel at a time, drops the others.
-INSTANTIATE(f16, half, 32, 32, 8, 64, 8, 1, 1, staged)
-INSTANTIATE(f16, half, 64, 64, 8, 32, 8, 1, 1, staged)
-INSTANTIATE(f16, half, 72, 72, 8, 32, 8, 1, 1, staged)
-INSTANTIATE(f16, half, 80, 80, 8, 32, 8, 1, 1, staged)
-INSTANTIATE(f16, half, 96, 96, 8, 32, 8, 1, 1, staged)
-INSTANTIATE(f16, half, 128, 128, 8, 32, 8, 1, 1, staged)
-INSTANTIATE(f16, half, 192, 128, 8, 32, 8, 1, 1, staged)
-INSTANTIATE(f16, half, 256, 256, 8, 16, 4, 2, 1, staged)
-INSTANTIATE(f16, half, 32, 32, 8, 64, 4, 1, 1, staged)
-INSTANTIATE(f16, half, 64, 64, 8, 32, 4, 1, 1, staged)
-INSTANTIATE(f16, half, 72, 72, 8, 32, 4, 1, 1, staged)
-INSTANTIATE(f16, half, 80, 80, 8, 32, 4, 1, 1, staged)
-INSTANTIATE(f16, half, 96, 96, 8, 32, 4, 1, 1, staged)
-INSTANTIATE(f16, half, 128, 128, 8, 16, 4, 1, 1, staged)
-INSTANTIATE(f16, half, 192, 128, 8, 16, 4, 1, 1, staged)
-INSTANTIATE(f16, half, 32, 32, 8, 32, 4, 1, 1, direct)
-INSTANTIATE(f16, half, 64, 64, 8, 32, 4, 1, 1, direct)
-INSTANTIATE(f16, half, 72, 72, 8, 32, 4, 1, 1, direct)
-INSTANTIATE(f16, half, 80, 80, 8, 32, 4, 1, 1, direct)
-INSTANTIATE(f16, half, 96, 96, 8, 32, 4, 1, 1, direct)
-INSTANTIATE(f16, half, 128, 128, 8, 16, 4, 1, 1, direct)
-INSTANTIATE(f16, half, 192, 128, 8, 8, 4, 1, 1, direct)
-INSTANTIATE(f16, half, 256, 256, 8, 16, 4, 2, 1, direct)
-INSTANTIATE(f16, half, 32, 32, 8, 32, 1, 1, 4, direct)
-INSTANTIATE(f16, half, 64, 64, 8, 16, 1, 1, 4, direct)
-INSTANTIATE(f16, half, 72, 72, 8, 16, 1, 1, 4, direct)
-INSTANTIATE(f16, half, 80, 80, 8, 16, 1, 1, 4, direct)
-INSTANTIATE(f16, half, 96, 96, 8, 16, 1, 1, 4, direct)
-INSTANTIATE(f16, half, 128, 128, 8, 16, 1, 1, 4, direct)
-INSTANTIATE(f16, half, 192, 128, 8, 8, 1, 1, 4, direct)
-INSTANTIATE(f16, half, 256, 256, 8, 16, 1, 4, 1, direct)
-INSTANTIATE(bf16, bfloat, 32, 32, 8, 64, 8, 1, 1, staged)
-INSTANTIATE(bf16, bfloat, 64, 64, 8, 32, 8, 1, 1, staged)
-INSTANTIATE(bf16, bfloat, 72, 72, 8, 32, 8, 1, 1, staged)
-INSTANTIATE(bf16, bfloat, 80, 80, 8, 32, 8, 1, 1, staged)
-INSTANTIATE(bf16, bfloat, 96, 96, 8, 32, 8, 1, 1, staged)
-INSTANTIATE(bf16, bfloat, 128, 128, 8, 32, 8, 1, 1, staged)
-INSTANTIATE(bf16, bfloat, 192, 128, 8, 32, 8, 1, 1, staged)
-INSTANTIATE(bf16, bfloat, 256, 256, 8, 16, 4, 2, 1, staged)
-INSTANTIATE(bf16, bfloat, 32, 32, 8, 64, 4, 1, 1, staged)
-INSTANTIATE(bf16, bfloat, 64, 64, 8, 32, 4, 1, 1, staged)
-INSTANTIATE(bf16, bfloat, 72, 72, 8, 32, 4, 1, 1, staged)
-INSTANTIATE(bf16, bfloat, 80, 80, 8, 32, 4, 1, 1, staged)
-INSTANTIATE(bf16, bfloat, 96, 96, 8, 32, 4, 1, 1, staged)
-INSTANTIATE(bf16, bfloat, 128, 128, 8, 16, 4, 1, 1, staged)
-INSTANTIATE(bf16, bfloat, 192, 128, 8, 16, 4, 1, 1, staged)
-INSTANTIATE(bf16, bfloat, 32, 32, 8, 32, 4, 1, 1, direct)
-INSTANTIATE(bf16, bfloat, 64, 64, 8, 32, 4, 1, 1, direct)
-INSTANTIATE(bf16, bfloat, 72, 72, 8, 32, 4, 1, 1, direct)
-INSTANTIATE(bf16, bfloat, 80, 80, 8, 32, 4, 1, 1, direct)
-INSTANTIATE(bf16, bfloat, 96, 96, 8, 32, 4, 1, 1, direct)
-INSTANTIATE(bf16, bfloat, 128, 128, 8, 16, 4, 1, 1, direct)
-INSTANTIATE(bf16, bfloat, 192, 128, 8, 8, 4, 1, 1, direct)
-INSTANTIATE(bf16, bfloat, 256, 256, 8, 16, 4, 2, 1, direct)
-INSTANTIATE(bf16, bfloat, 32, 32, 8, 32, 1, 1, 4, direct)
-INSTANTIATE(bf16, bfloat, 64, 64, 8, 16, 1, 1, 4, direct)
-INSTANTIATE(bf16, bfloat, 72, 72, 8, 16, 1, 1, 4, direct)
-INSTANTIATE(bf16, bfloat, 80, 80, 8, 16, 1, 1, 4, direct)
-INSTANTIATE(bf16, bfloat, 96, 96, 8, 16, 1, 1, 4, direct)
-INSTANTIATE(bf16, bfloat, 128, 128, 8, 16, 1, 1, 4, direct)
-INSTANTIATE(bf16, bfloat, 192, 128, 8, 8, 1, 1, 4, direct)
-INSTANTIATE(bf16, bfloat, 256, 256, 8, 16, 1, 4, 1, direct)
-INSTANTIATE(f32, float, 32, 32, 8, 64, 8, 1, 1, staged)
-INSTANTIATE(f32, float, 64, 64, 8, 32, 8, 1, 1, staged)
-INSTANTIATE(f32, float, 72, 72, 8, 32, 8, 1, 1, staged)
-INSTANTIATE(f32, float, 80, 80, 8, 32, 8, 1, 1, staged)
-INSTANTIATE(f32, float, 96, 96, 8, 32, 8, 1, 1, staged)
-INSTANTIATE(f32, float, 128, 128, 8, 16, 4, 2, 1, staged)
-INSTANTIATE(f32, float, 192, 128, 8, 16, 4, 2, 1, staged)
-INSTANTIATE(f32, float, 256, 256, 8, 8, 2, 4, 1, staged)
-INSTANTIATE(f32, float, 32, 32, 8, 32, 4, 1, 1, staged)
-INSTANTIATE(f32, float, 64, 64, 8, 16, 4, 1, 1, staged)
-INSTANTIATE(f32, float, 72, 72, 8, 16, 4, 1, 1, staged)
-INSTANTIATE(f32, float, 80, 80, 8, 16, 4, 1, 1, staged)
-INSTANTIATE(f32, float, 96, 96, 8, 16, 4, 1, 1, staged)
-INSTANTIATE(f32, float, 32, 32, 8, 32, 4, 1, 1, direct)
-INSTANTIATE(f32, float, 64, 64, 8, 32, 4, 1, 1, direct)
-INSTANTIATE(f32, float, 72, 72, 8, 32, 4, 1, 1, direct)
-INSTANTIATE(f32, float, 80, 80, 8, 32, 4, 1, 1, direct)
-INSTANTIATE(f32, float, 96, 96, 8, 16, 4, 1, 1, direct)
-INSTANTIATE(f32, float, 128, 128, 8, 32, 4, 2, 1, direct)
-INSTANTIATE(f32, float, 192, 128, 8, 16, 4, 2, 1, direct)
-INSTANTIATE(f32, float, 256, 256, 8, 16, 4, 4, 1, direct)
-INSTANTIATE(f32, float, 32, 32, 8, 32, 1, 1, 4, direct)
-INSTANTIATE(f32, float, 64, 64, 8, 16, 1, 1, 4, direct)
-INSTANTIATE(f32, float, 72, 72, 8, 16, 1, 1, 4, direct)
-INSTANTIATE(f32, float, 80, 80, 8, 16, 1, 1, 4, direct)
-INSTANTIATE(f32, float, 96, 96, 8, 16, 1, 1, 4, direct)
-INSTANTIATE(f32, float, 128, 128, 8, 16, 1, 2, 1, direct)
-INSTANTIATE(f32, float, 192, 128, 8, 16, 1, 2, 1, direct)
-INSTANTIATE(f32, float, 256, 256, 8, 16, 1, 4, 1, direct)
+#include "instances.h"
