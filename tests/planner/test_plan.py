@@ -40,7 +40,7 @@ def params_of(kernel, plan, kind="ForwardParams"):
 
 def test_planned_kernels_are_the_kernels_that_exist(kernel):
     tiles, planned = kernel.planning.tiles, set()
-    devices = [kernel.device.Device(*facts) for facts in [(7, 1), (7, 64), (9, 10)]]
+    devices = [kernel.device.Device(family, cores) for family in kernel.device.FAMILIES for cores in (1, 64)]
     lengths = [(4, 4), (64, 2000)]  # for a decode tile; for large tiles on few cores, small ones on many
     sizes = [*tiles.SHAPES, (8, 8), (256, 8), (8, 256), (160, 160)]
     for dtype, (head_dim, value_dim), device in itertools.product(kernel.call.DTYPES, sizes, devices):
@@ -96,7 +96,7 @@ def test_a_tile_on_trial_is_planned_with(kernel):
     gpu = kernel.device.Device(7, 8)
     trials = kernel.planning.tiles.candidates(gpu, torch.float16, 64, 64)
     before = plan_of(kernel, query, query, device=gpu)
-    assert len(trials) == 3
+    assert len(trials) > 2
     for tile in trials:
         plan = plan_of(kernel, query, query, device=gpu._replace(preferred=tile))
         assert plan.kernel == tile.kernel(torch.float16)
