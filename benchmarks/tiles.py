@@ -1,9 +1,10 @@
 """The static budget of every kernel, and the counters behind the tile tables: python benchmarks/tiles.py
 
-For each tile of planning/tiles.py, in fp16 and fp32 (bf16 has fp16's tiles): threadgroup memory, estimated live
+For each tile of planning/tiles.py, in each dtype that has rows of its own: threadgroup memory, estimated live
 registers, instructions of the optimised code, and, for a prefill of 512 x 512 (decode tiles: 8 rows, 1024 keys) on
-Apple7 and Apple9, clocks, the share of matrix products in them and the SIMD groups that a core holds. With --head-dim
-also the tiles that the tables leave out, for that size: blocks of 8 to 128 keys and 1 to 4 slices.
+Apple7 and Apple9, clocks, the share of matrix products in them and the SIMD groups that a core holds. Last, how many
+kernels there are, and the estimated bytes of their code. With --head-dim also the tiles that the tables leave out, for
+that size: blocks of 8 to 128 keys and 1 to 4 slices.
 
 Level: counters of the simulator and its cost model; nothing here was measured on a GPU.
 """
@@ -14,6 +15,7 @@ import argparse
 import itertools
 import pathlib
 import shutil
+import statistics
 import sys
 import tempfile
 
@@ -27,67 +29,90 @@ from metal_simulator import CompileError, Library, cost_model  # noqa: E402
 from metal_simulator.report import chip_named  # noqa: E402
 
 CHIPS = tuple(map(chip_named, ("M1 Max", "M3 Max")))  # Apple7, Apple9
-BYTES_PER_INSTRUCTION = 8  # a guess: instructions of Apple GPUs have 2 to 14
-METAL = {torch.float16: "half", torch.bfloat16: "bfloat", torch.float32: "float"}
+SOURCE = ROOT / "flash_sdpa" / "attention_forward.metal"
+BYTES_PER_INSTRUCTION = 7.26  # mean of these kernels' native code for M1, by Mesa's compiler; not Apple's
 
 
-def with_row(tile, dtype: torch.dtype, names: dict, folder: pathlib.Path) -> pathlib.Path:
-    """A copy of the kernels with one row in their table."""
-    shutil.copytree(ROOT / "flash_sdpa", folder, ignore=shutil.ignore_patterns("*.mm"))
-    source = folder / "attention_forward.metal"
-    loader = "staged" if tile.is_staged else "direct"
-    lines = [line for line in source.read_text().splitlines() if not line.startswith("INSTANTIATE(")]
-    row = f"INSTANTIATE({names[dtype]}, {METAL[dtype]}, {', '.join(map(str, tile[:-1]))}, {loader})"
-    source.write_text("\n".join([*lines, row, ""]))
-    return source
+def with_one(tile, dtype: torch.dtype, folder: pathlib.Path) -> pathlib.Path:
+    """A copy of the kernels with one instance."""
+    shutil.copytree(SOURCE.parent, folder, ignore=shutil.ignore_patterns("*.mm"))
+    (folder / "instances.h").write_text(tile.instance(dtype))
+    return folder / SOURCE.name
 
 
-def describe(build, tile, dtype: torch.dtype, source: pathlib.Path):
-    """One line on a tile, and its budget. Raises CompileError for one that no threadgroup can hold."""
-    profiles, budgets = [], []
-
-    def launcher(plan, tensors):
-        kernel = Library(source.parent / plan.source, include=[source.parent]).kernel(plan.kernel, dict(plan.constants))
-        buffers = [tensors[a] if isinstance(a, str) else a and a.data for a in plan.arguments]
-        profiles.append(kernel.profile(buffers, plan.grid, plan.threads))
-        budgets.append(kernel.budget())
-
+def attend(build, launcher, tile, dtype: torch.dtype) -> None:
+    """A call that is planned for a tile: of 512 rows and keys, or 8 rows and 1024 keys for a tile that has no more."""
     tokens, keys = (8, 1024) if tile.block_m == 8 else (512, 512)
     generator = torch.Generator().manual_seed(0)
     shapes = [(1, tokens, 1, tile.head_dim), (1, keys, 1, tile.head_dim), (1, keys, 1, tile.value_dim)]
     query, key, value = (torch.randn(shape, generator=generator).to(dtype) for shape in shapes)
-    device = build.device.SMALLEST._replace(preferred=tile)
-    with build.launchers.use_launcher(launcher, device):
+    with build.launchers.use_launcher(launcher, build.device.SMALLEST._replace(preferred=tile)):
         build.flash_attn_with_kvcache(query, key, value, num_splits=1)
-    (profile,), (budget,) = profiles, budgets
+
+
+def library_bytes(build, step: int = 1) -> float:
+    """Of the native code of all kernels, without features: an estimate, from the instructions of each step-th one."""
+    library, instructions = Library(SOURCE, include=[SOURCE.parent]), []
+
+    def launcher(plan, tensors):
+        instructions.append(library.kernel(plan.kernel, dict(plan.constants)).budget().instructions)
+
+    every = list(build.planning.tiles.KERNELS.values())
+    for tile, dtype in every[::step]:
+        attend(build, launcher, tile, dtype)
+    return statistics.mean(instructions) * BYTES_PER_INSTRUCTION * len(every)
+
+
+def describe(build, tile, dtype: torch.dtype, source: pathlib.Path = SOURCE) -> str:
+    """One line on a tile. Raises CompileError for one that no threadgroup can hold."""
+    found = []
+
+    def launcher(plan, tensors):
+        kernel = Library(source.parent / plan.source, include=[source.parent]).kernel(plan.kernel, dict(plan.constants))
+        buffers = [tensors[a] if isinstance(a, str) else a and a.data for a in plan.arguments]
+        found.append((kernel.profile(buffers, plan.grid, plan.threads), kernel.budget()))
+
+    attend(build, launcher, tile, dtype)
+    [(profile, budget)] = found
     line = f"{tile.kernel(dtype)[18:]:38} {budget.threadgroup_bytes:6} {budget.registers:6.1f} {budget.instructions:6}"
     for chip in CHIPS:
         prediction = cost_model.predict(profile, chip)
         clocks = sum(cost_model.clocks(profile.rows[index].classes, chip.family) for index in profile.order)
         held = prediction.occupancy
         line += f" | {clocks / 1e6:8.3f} {100 * prediction.matrix_share:5.1f}% {held.simdgroups:3} {held.rate:5.2f}"
-    return line, budget
+    return line
 
 
 def try_tile(build, tile, dtype: torch.dtype) -> str:
     """One line on a tile that the kernels are not instantiated for."""
     with tempfile.TemporaryDirectory() as folder:
-        source = with_row(tile, dtype, build.call.DTYPES, pathlib.Path(folder) / "flash_sdpa")
+        source = with_one(tile, dtype, pathlib.Path(folder) / "flash_sdpa")
         try:
-            return describe(build, tile, dtype, source)[0]
+            return describe(build, tile, dtype, source)
         except CompileError as error:
             return f"{tile.kernel(dtype)[18:]:38} {error}"
 
 
+def own_tables(tiles):
+    """(title, dtype, tiles) of each table, with the first dtype and the first family of GPUs that it is for."""
+    seen = []
+    for family, by_dtype in tiles.TABLES.items():
+        for dtype, tables in by_dtype.items():
+            for name, table in zip(tables._fields, tables):
+                if not any(table is other for other in seen):
+                    seen.append(table)
+                    yield f"Apple{family} {name} {tiles.DTYPES[dtype]}", dtype, table
+
+
 def left_out(tiles, head_dim: int, dtype: torch.dtype):
     """Tiles of this head_dim that no table has."""
-    known = {tile for table in (tiles.LARGE, tiles.SMALL, tiles.DIRECT, tiles.DECODE) for tile in table[dtype.itemsize]}
-    sizes = next((t.head_dim, t.value_dim) for t in tiles.LARGE[dtype.itemsize] if head_dim <= t.head_dim)
-    for is_staged, block_n, slices in itertools.product((True, False), (8, 16, 32, 64, 128), (1, 2, 4)):
+    known = {tile for tile, its_dtype in tiles.KERNELS.values() if its_dtype == dtype}
+    sizes = next(shape for shape in tiles.SHAPES if head_dim <= shape[0])
+    for loader, block_n, slices in itertools.product(tiles.Loader, (8, 16, 32, 64, 128), (1, 2, 4)):
         for row_groups, key_groups in ((8 // slices, 1), (4, 1), (1, 1 if slices > 1 else 4)):
-            tile = tiles.Tile(*sizes, 8, block_n, row_groups, slices, key_groups, is_staged)
+            tile = tiles.Tile(*sizes, block_n, row_groups, slices, key_groups, loader)
             fits = tile.simdgroups <= 16 and sizes[0] % (8 * slices) == sizes[1] % (8 * slices) == 0
-            if fits and tile not in known and not (is_staged and key_groups > 1):
+            if fits and tile not in known and not (loader == tiles.STAGED and key_groups > 1):
                 known.add(tile)
                 yield tile
 
@@ -97,25 +122,21 @@ def main() -> None:
     parser.add_argument("--head-dim", type=int, help="also the tiles that the tables leave out for this head_dim")
     options = parser.parse_args()
     build = kernels.get_local_kernel(ROOT / "build")
-    tiles, source = build.planning.tiles, ROOT / "flash_sdpa" / "attention_forward.metal"
+    tiles = build.planning.tiles
     print(__doc__.split("\n\n", 1)[1])
     columns = "".join(f" | {chip.name:>8} share held  rate" for chip in CHIPS)
     header = f"{'bytes':>6} {'regs':>6} {'instr':>6}{columns}    Mclocks, share of products, SIMD groups, rate"
-    instructions = {}
-    for name in ("LARGE", "SMALL", "DIRECT", "DECODE"):
-        print(f"{name:38} {header}")
-        for dtype in (torch.float16, torch.float32):
-            for tile in getattr(tiles, name)[dtype.itemsize]:
-                line, budget = describe(build, tile, dtype, source)
-                instructions[tile, dtype] = budget.instructions * (1 + (dtype == torch.float16))  # bf16 beside fp16
-                print(line, flush=True)
+    for title, dtype, table in own_tables(tiles):
+        print(f"{title:38} {header}")
+        for tile in table:
+            print(describe(build, tile, dtype), flush=True)
     if options.head_dim:
         print(f"{'left out':38} {header}")
         for dtype in (torch.float16, torch.float32):
             for tile in left_out(tiles, options.head_dim, dtype):
                 print(try_tile(build, tile, dtype), flush=True)
-    number, size = len(Library(source, [source.parent]).kernels), sum(instructions.values()) * BYTES_PER_INSTRUCTION
-    print(f"\n{number} kernels of about {size / 2**20:.1f} MiB together, specialised without features")
+    size = f"{library_bytes(build) / 2**20:.2f} MiB of native code without features"
+    print(f"\n{len(tiles.KERNELS)} kernels, about {size}: counted instructions x {BYTES_PER_INSTRUCTION} bytes")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,12 @@
 #include "tile.h"
 using namespace metal;
 
+// How blocks of keys and values get to the registers: each loader has its kind of block.
+enum class Loader { staged, direct };
+template <Loader kLoader, typename T, int kRows, int kColumns, int kSlices>
+using Block = conditional_t<kLoader == Loader::staged, StagedTile<T, kRows, kColumns, kSlices>,
+                            DirectTile<T, kRows, kColumns, kSlices>>;
+
 // Grid: (key/value heads, tiles of query rows, splits). Threadgroups start in the order of their linear index: all
 // heads of a tile together, and the last tiles first, which causal masks make the heaviest, so that the light ones are
 // left to fill the cores at the end.
@@ -30,14 +36,13 @@ using namespace metal;
 // of its own keys, for attention_combine to join: [num_splits, ...], the output in fp32, and in the place of lse the
 // row_max and row_sum of its softmax, a float2.
 template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int kRowGroups, int kSlices, int kKeyGroups,
-          bool kStaged>
+          Loader kLoader>
 [[kernel, max_total_threads_per_threadgroup(kRowGroups * kSlices * kKeyGroups * kSimdWidth)]] void attention_forward(
-    constant ForwardParams& params [[buffer(0)]],
-    constant ScoreParams& score [[buffer(1)]],
-    device const T* query [[buffer(2)]],  // [batch, query_length, num_heads, head_dim]
-    device const T* key [[buffer(3)]],    // [batch, key_length, num_heads_kv, head_dim]
-    device const T* value [[buffer(4)]],  // [batch, key_length, num_heads_kv, value_dim]
-    device T* output [[buffer(5)]],       // [batch, query_length, num_heads, value_dim]
+    constant ForwardParams& params [[buffer(0)]], constant ScoreParams& score [[buffer(1)]],
+    device const T* query [[buffer(2)]],                             // [batch, query_length, num_heads, head_dim]
+    device const T* key [[buffer(3)]],                               // [batch, key_length, num_heads_kv, head_dim]
+    device const T* value [[buffer(4)]],                             // [batch, key_length, num_heads_kv, value_dim]
+    device T* output [[buffer(5)]],                                  // [batch, query_length, num_heads, value_dim]
     device float* lse [[buffer(6), function_constant(writes_lse)]],  // [batch, num_heads, query_length]
     device const int* cu_seqlens_q [[buffer(7), function_constant(is_packed)]],     // [batch + 1]
     device const int* cu_seqlens_k [[buffer(8), function_constant(is_packed)]],     // [batch + 1]
@@ -49,15 +54,14 @@ template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int k
     uint simdgroup [[simdgroup_index_in_threadgroup]], uint lane_index [[thread_index_in_simdgroup]]) {
   constexpr int kSimdgroups = kRowGroups * kSlices * kKeyGroups, kThreads = kSimdgroups * kSimdWidth;
   constexpr int kBlockM = kRowGroups * kRows;
+  constexpr bool kStaged = kLoader == Loader::staged;
   static_assert(kKeyGroups == 1 || (kRowGroups == 1 && kSlices == 1 && !kStaged), "no barriers for every block");
-  using KeyTile = conditional_t<kStaged, StagedTile<T, kBlockN, kHeadDim, kSlices>,
-                                DirectTile<T, kBlockN, kHeadDim, kSlices>>;
-  using ValueTile = conditional_t<kStaged, StagedTile<T, kBlockN, kValueDim, kSlices>,
-                                  DirectTile<T, kBlockN, kValueDim, kSlices>>;
+  using KeyTile = Block<kLoader, T, kBlockN, kHeadDim, kSlices>;
+  using ValueTile = Block<kLoader, T, kBlockN, kValueDim, kSlices>;
   constexpr int kBlockBytes = KeyTile::kBytes + ValueTile::kBytes;
   constexpr int kSliceBytes = slice_bytes<kRows, kBlockN, kSlices, kSimdgroups>();
   constexpr int kMemory = larger(kBlockBytes + kSliceBytes, merge_bytes<kRows, kValueDim, kKeyGroups>());
-  constexpr bool kMayOverflow = !is_same_v<T, half>;  // no sum of 2^30 half values leaves fp32
+  constexpr bool kMayOverflow = !is_same_v<T, half>;                    // no sum of 2^30 half values leaves fp32
   constexpr bool kIsShared = kStaged || kSlices > 1 || kKeyGroups > 1;  // SIMD groups go through the keys together
   threadgroup float4 memory[kMemory > 0 ? kMemory / 16 : 1];
 
@@ -114,7 +118,7 @@ template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int k
       load_block<kThreads>(key_tile, keys, thread_index);
       load_block<kThreads>(value_tile, values, thread_index);
       if (kStaged) threadgroup_barrier(mem_flags::mem_threadgroup);  // keys and values are there
-      if (kSlices == 1 && !own.meets(key0, kBlockN)) continue;  // loaded for the others; nothing to compute
+      if (kSlices == 1 && !own.meets(key0, kBlockN)) continue;       // loaded for the others; nothing to compute
 
       zero(scores);
       multiply_transposed(scores, query_tile, key_tile, lane);  // S = Q K^T
@@ -128,8 +132,8 @@ template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int k
     }
     if (kKeyGroups > 1) merge_key_groups<kKeyGroups>(shared, accumulator, softmax, key_group, lane_index);
     if (!kMayOverflow || shrinks) break;
-    shrinks = shrink_overflowed<kIsShared, kSimdgroups, kKeyGroups>(shared, accumulator, softmax, simdgroup,
-                                                                    lane_index);
+    shrinks =
+        shrink_overflowed<kIsShared, kSimdgroups, kKeyGroups>(shared, accumulator, softmax, simdgroup, lane_index);
     if (!shrinks) break;
     keys.advance(begin - key0);
     values.advance(begin - key0);
@@ -148,119 +152,22 @@ template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int k
     store<ValueTile>(tile.rows_of(output, params.output, first_value_column, value_dim), accumulator, row0, lane);
   }
   if (writes_lse && lane.column == 0 && slice == 0) {
+    device float2* part = (device float2*)lse + position.z * params.lse_split_stride;  // if is_split
     UNROLL for (short i = 0; i < kRows / kFragment; i++) {
       const int row = row0 + i * kFragment + lane.row;
       if (row >= rows) continue;
       const long index = tile.lse_index(params, row);
-      if (is_split) {
-        device float2* part = (device float2*)lse + position.z * params.lse_split_stride;
-        part[index] = float2{softmax.row_max.at[i], exponentials.at[i].sum};
-      } else {
-        ((device uint*)lse)[index] = exponentials.at[i].log_sum_exp(visible.at[i].begin < visible.at[i].end);
-      }
+      if (is_split) part[index] = float2{softmax.row_max.at[i], exponentials.at[i].sum};
+      else ((device uint*)lse)[index] = exponentials.at[i].log_sum_exp(visible.at[i].begin < visible.at[i].end);
     }
   }
 }
 
-constant constexpr bool staged = true;
-constant constexpr bool direct = false;
+// The host name is Tile.kernel's (planning/tiles.py).
+#define INSTANTIATE(name, T, head_dim, value_dim, block_n, row_groups, slices, key_groups, loader) \
+  template [[host_name("attention_forward_" #name "_d" #head_dim "_v" #value_dim "_r8_n" #block_n "_g" #row_groups \
+                       "x" #slices "x" #key_groups "_" #loader)]] [[kernel]] decltype(attention_forward< \
+      T, head_dim, value_dim, 8, block_n, row_groups, slices, key_groups, Loader::loader>) \
+      attention_forward<T, head_dim, value_dim, 8, block_n, row_groups, slices, key_groups, Loader::loader>;
 
-#define INSTANTIATE(name, T, head_dim, value_dim, rows, block_n, row_groups, slices, key_groups, loader) \
-  template [[host_name("attention_forward_" #name "_d" #head_dim "_v" #value_dim "_r" #rows "_n" #block_n "_g" \
-                       #row_groups "x" #slices "x" #key_groups "_" #loader)]] [[kernel]] decltype(attention_forward< \
-      T, head_dim, value_dim, rows, block_n, row_groups, slices, key_groups, loader>) \
-      attention_forward<T, head_dim, value_dim, rows, block_n, row_groups, slices, key_groups, loader>;
-
-// The planner's tile tables (planning/tiles.py) give the reason of each row. One row a line: the run-time launcher,
-// which compiles one kernel at a time, drops the others.
-INSTANTIATE(f16, half, 32, 32, 8, 64, 8, 1, 1, staged)
-INSTANTIATE(f16, half, 64, 64, 8, 32, 8, 1, 1, staged)
-INSTANTIATE(f16, half, 72, 72, 8, 32, 8, 1, 1, staged)
-INSTANTIATE(f16, half, 80, 80, 8, 32, 8, 1, 1, staged)
-INSTANTIATE(f16, half, 96, 96, 8, 32, 8, 1, 1, staged)
-INSTANTIATE(f16, half, 128, 128, 8, 32, 8, 1, 1, staged)
-INSTANTIATE(f16, half, 192, 128, 8, 32, 8, 1, 1, staged)
-INSTANTIATE(f16, half, 256, 256, 8, 16, 4, 2, 1, staged)
-INSTANTIATE(f16, half, 32, 32, 8, 64, 4, 1, 1, staged)
-INSTANTIATE(f16, half, 64, 64, 8, 32, 4, 1, 1, staged)
-INSTANTIATE(f16, half, 72, 72, 8, 32, 4, 1, 1, staged)
-INSTANTIATE(f16, half, 80, 80, 8, 32, 4, 1, 1, staged)
-INSTANTIATE(f16, half, 96, 96, 8, 32, 4, 1, 1, staged)
-INSTANTIATE(f16, half, 128, 128, 8, 16, 4, 1, 1, staged)
-INSTANTIATE(f16, half, 192, 128, 8, 16, 4, 1, 1, staged)
-INSTANTIATE(f16, half, 32, 32, 8, 32, 4, 1, 1, direct)
-INSTANTIATE(f16, half, 64, 64, 8, 32, 4, 1, 1, direct)
-INSTANTIATE(f16, half, 72, 72, 8, 32, 4, 1, 1, direct)
-INSTANTIATE(f16, half, 80, 80, 8, 32, 4, 1, 1, direct)
-INSTANTIATE(f16, half, 96, 96, 8, 32, 4, 1, 1, direct)
-INSTANTIATE(f16, half, 128, 128, 8, 16, 4, 1, 1, direct)
-INSTANTIATE(f16, half, 192, 128, 8, 8, 4, 1, 1, direct)
-INSTANTIATE(f16, half, 256, 256, 8, 16, 4, 2, 1, direct)
-INSTANTIATE(f16, half, 32, 32, 8, 32, 1, 1, 4, direct)
-INSTANTIATE(f16, half, 64, 64, 8, 16, 1, 1, 4, direct)
-INSTANTIATE(f16, half, 72, 72, 8, 16, 1, 1, 4, direct)
-INSTANTIATE(f16, half, 80, 80, 8, 16, 1, 1, 4, direct)
-INSTANTIATE(f16, half, 96, 96, 8, 16, 1, 1, 4, direct)
-INSTANTIATE(f16, half, 128, 128, 8, 16, 1, 1, 4, direct)
-INSTANTIATE(f16, half, 192, 128, 8, 8, 1, 1, 4, direct)
-INSTANTIATE(f16, half, 256, 256, 8, 16, 1, 4, 1, direct)
-INSTANTIATE(bf16, bfloat, 32, 32, 8, 64, 8, 1, 1, staged)
-INSTANTIATE(bf16, bfloat, 64, 64, 8, 32, 8, 1, 1, staged)
-INSTANTIATE(bf16, bfloat, 72, 72, 8, 32, 8, 1, 1, staged)
-INSTANTIATE(bf16, bfloat, 80, 80, 8, 32, 8, 1, 1, staged)
-INSTANTIATE(bf16, bfloat, 96, 96, 8, 32, 8, 1, 1, staged)
-INSTANTIATE(bf16, bfloat, 128, 128, 8, 32, 8, 1, 1, staged)
-INSTANTIATE(bf16, bfloat, 192, 128, 8, 32, 8, 1, 1, staged)
-INSTANTIATE(bf16, bfloat, 256, 256, 8, 16, 4, 2, 1, staged)
-INSTANTIATE(bf16, bfloat, 32, 32, 8, 64, 4, 1, 1, staged)
-INSTANTIATE(bf16, bfloat, 64, 64, 8, 32, 4, 1, 1, staged)
-INSTANTIATE(bf16, bfloat, 72, 72, 8, 32, 4, 1, 1, staged)
-INSTANTIATE(bf16, bfloat, 80, 80, 8, 32, 4, 1, 1, staged)
-INSTANTIATE(bf16, bfloat, 96, 96, 8, 32, 4, 1, 1, staged)
-INSTANTIATE(bf16, bfloat, 128, 128, 8, 16, 4, 1, 1, staged)
-INSTANTIATE(bf16, bfloat, 192, 128, 8, 16, 4, 1, 1, staged)
-INSTANTIATE(bf16, bfloat, 32, 32, 8, 32, 4, 1, 1, direct)
-INSTANTIATE(bf16, bfloat, 64, 64, 8, 32, 4, 1, 1, direct)
-INSTANTIATE(bf16, bfloat, 72, 72, 8, 32, 4, 1, 1, direct)
-INSTANTIATE(bf16, bfloat, 80, 80, 8, 32, 4, 1, 1, direct)
-INSTANTIATE(bf16, bfloat, 96, 96, 8, 32, 4, 1, 1, direct)
-INSTANTIATE(bf16, bfloat, 128, 128, 8, 16, 4, 1, 1, direct)
-INSTANTIATE(bf16, bfloat, 192, 128, 8, 8, 4, 1, 1, direct)
-INSTANTIATE(bf16, bfloat, 256, 256, 8, 16, 4, 2, 1, direct)
-INSTANTIATE(bf16, bfloat, 32, 32, 8, 32, 1, 1, 4, direct)
-INSTANTIATE(bf16, bfloat, 64, 64, 8, 16, 1, 1, 4, direct)
-INSTANTIATE(bf16, bfloat, 72, 72, 8, 16, 1, 1, 4, direct)
-INSTANTIATE(bf16, bfloat, 80, 80, 8, 16, 1, 1, 4, direct)
-INSTANTIATE(bf16, bfloat, 96, 96, 8, 16, 1, 1, 4, direct)
-INSTANTIATE(bf16, bfloat, 128, 128, 8, 16, 1, 1, 4, direct)
-INSTANTIATE(bf16, bfloat, 192, 128, 8, 8, 1, 1, 4, direct)
-INSTANTIATE(bf16, bfloat, 256, 256, 8, 16, 1, 4, 1, direct)
-INSTANTIATE(f32, float, 32, 32, 8, 64, 8, 1, 1, staged)
-INSTANTIATE(f32, float, 64, 64, 8, 32, 8, 1, 1, staged)
-INSTANTIATE(f32, float, 72, 72, 8, 32, 8, 1, 1, staged)
-INSTANTIATE(f32, float, 80, 80, 8, 32, 8, 1, 1, staged)
-INSTANTIATE(f32, float, 96, 96, 8, 32, 8, 1, 1, staged)
-INSTANTIATE(f32, float, 128, 128, 8, 16, 4, 2, 1, staged)
-INSTANTIATE(f32, float, 192, 128, 8, 16, 4, 2, 1, staged)
-INSTANTIATE(f32, float, 256, 256, 8, 8, 2, 4, 1, staged)
-INSTANTIATE(f32, float, 32, 32, 8, 32, 4, 1, 1, staged)
-INSTANTIATE(f32, float, 64, 64, 8, 16, 4, 1, 1, staged)
-INSTANTIATE(f32, float, 72, 72, 8, 16, 4, 1, 1, staged)
-INSTANTIATE(f32, float, 80, 80, 8, 16, 4, 1, 1, staged)
-INSTANTIATE(f32, float, 96, 96, 8, 16, 4, 1, 1, staged)
-INSTANTIATE(f32, float, 32, 32, 8, 32, 4, 1, 1, direct)
-INSTANTIATE(f32, float, 64, 64, 8, 32, 4, 1, 1, direct)
-INSTANTIATE(f32, float, 72, 72, 8, 32, 4, 1, 1, direct)
-INSTANTIATE(f32, float, 80, 80, 8, 32, 4, 1, 1, direct)
-INSTANTIATE(f32, float, 96, 96, 8, 16, 4, 1, 1, direct)
-INSTANTIATE(f32, float, 128, 128, 8, 32, 4, 2, 1, direct)
-INSTANTIATE(f32, float, 192, 128, 8, 16, 4, 2, 1, direct)
-INSTANTIATE(f32, float, 256, 256, 8, 16, 4, 4, 1, direct)
-INSTANTIATE(f32, float, 32, 32, 8, 32, 1, 1, 4, direct)
-INSTANTIATE(f32, float, 64, 64, 8, 16, 1, 1, 4, direct)
-INSTANTIATE(f32, float, 72, 72, 8, 16, 1, 1, 4, direct)
-INSTANTIATE(f32, float, 80, 80, 8, 16, 1, 1, 4, direct)
-INSTANTIATE(f32, float, 96, 96, 8, 16, 1, 1, 4, direct)
-INSTANTIATE(f32, float, 128, 128, 8, 16, 1, 2, 1, direct)
-INSTANTIATE(f32, float, 192, 128, 8, 16, 1, 2, 1, direct)
-INSTANTIATE(f32, float, 256, 256, 8, 16, 1, 4, 1, direct)
+#include "instances.h"

@@ -6,9 +6,10 @@ import math
 from itertools import accumulate
 
 import torch
+from instantiate import tiles
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
-HEAD_DIMS = [32, 64, 72, 80, 96, 128, 256]
+HEAD_DIMS = tiles().HEAD_DIMS  # with a kernel of their own
 
 # (query length, key length), chosen by the edges they hit: one token, inside, at and over a tile of 32 rows and blocks
 # of 8..64 keys, short and long sides, nothing on either side.

@@ -13,6 +13,7 @@ import torch
 from cases import DTYPES, call_of, packed, poisoned, random_tensor
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
+from instantiate import tiles
 from reference import assert_lse, assert_output, attention
 from simulated_launcher import SimulatedLauncher
 
@@ -23,7 +24,7 @@ LENGTH = st.integers(0, 90) | st.sampled_from([1, 31, 32, 33, 63, 64, 65, 130])
 def problems(draw):
     """Keyword arguments of one call, as plain numbers."""
     num_heads_kv = draw(st.integers(1, 3))
-    head_dim = draw(st.sampled_from([32, 64, 72, 80, 96, 128, 192, 256]) | st.integers(1, 256))
+    head_dim = draw(st.sampled_from([head_dim for head_dim, _ in tiles().SHAPES]) | st.integers(1, 256))
     return {
         "dtype": draw(st.sampled_from(DTYPES)),
         "lengths": draw(st.lists(st.tuples(LENGTH, LENGTH), min_size=1, max_size=4)),

@@ -47,7 +47,7 @@ def text(package, specialisation: Specialisation) -> str:
 
 def _planned(package) -> list[Specialisation]:
     cases = importlib.import_module(f"{package.__name__}.selftest.cases")
-    devices = [package.device.known(family, 8) for family in (7, 8, 9, 10)]
+    devices = [package.device.known(family, 8) for family in package.device.FAMILIES]
     planned: list[Specialisation] = []
 
     def launcher(plan, tensors) -> None:

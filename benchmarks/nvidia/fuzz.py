@@ -13,11 +13,11 @@ from typing import Iterator, NamedTuple, Optional, Set, Tuple
 
 import torch
 from calls import Call, Outputs, Recorder, launch, make_call, surrounded
-from package import Specialisation
+from package import Specialisation, package
 
 PROBLEMS = 2000
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-HEAD_DIMS = (32, 64, 72, 80, 96, 128, 192, 256)
+HEAD_DIMS = tuple(head_dim for head_dim, _ in package().planning.tiles.SHAPES)
 DEVICES = ((7, 1), (7, 8), (7, 64), (9, 10), (9, 40), (10, 40))  # Apple GPU family, cores
 WINDOWS = ((-1, -1), (-1, -1), (-1, 0), (-1, 0), (0, 0), (20, 0), (5, 9), (-1, 3), (64, -1), (127, 0), (300, 10))
 

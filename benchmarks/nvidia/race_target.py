@@ -13,7 +13,7 @@ from typing import Iterator, NamedTuple, Set, Tuple
 
 import torch
 from calls import Recorder, launch, make_call
-from package import ARCHIVE, Specialisation, load_variant
+from package import ARCHIVE, Specialisation, load_variant, package
 
 # isort: split
 from metal_simulator.nvidia.archive import Archive, Key
@@ -21,7 +21,6 @@ from metal_simulator.nvidia.driver import LoadedProgram
 from nvidia_launcher import NvidiaLauncher
 
 LENGTHS = ((33, 40), (40, 33), (75, 75), (1, 130), (5, 0))
-HEAD_DIMS = ((32, 32), (64, 64), (72, 72), (80, 80), (96, 96), (128, 128), (192, 128), (256, 256))
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 DEVICES = ((7, 1), (7, 64), (9, 40))  # Apple GPU family, cores
 
@@ -36,7 +35,7 @@ class Case(NamedTuple):
 
 def cases() -> Iterator[Case]:
     """Aligned and unaligned, whole and split."""
-    for dims, dtype, device in itertools.product(HEAD_DIMS, DTYPES, DEVICES):
+    for dims, dtype, device in itertools.product(package().planning.tiles.SHAPES, DTYPES, DEVICES):
         yield Case(dims, dtype, device, 0, 1)
         yield Case(dims, dtype, device, 1, 2)
 

@@ -187,7 +187,7 @@ def test_every_text_of_the_sample_passes_the_strict_check(metal_kernel, sample, 
         folder = tmp_path / str(number)
         folder.mkdir()
         library = ShaderLibrary(specialisations.text(metal_kernel, chosen), folder).library
-        assert library.kernels == (chosen.kernel,)
+        assert chosen.kernel in library.kernels
         assert [found for found in library.check() if found.severity == "error"] == [], chosen
 
 

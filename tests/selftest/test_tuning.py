@@ -62,8 +62,8 @@ def test_the_winners_are_kept_and_planned_with(kernel, tiles, tune, device, tmp_
             assert found[(name, *shape)] == tiles.candidates(device, dtype, *shape)[-1]
             assert planned(kernel, device, dtype, *shape) == found[(name, *shape)].kernel(dtype)  # from the file
     assert [file.name for file in (tmp_path / "metal-flash-sdpa").iterdir()] == ["tiles.json"]
-    [line] = [line for line in lines if line.startswith("  f16  head_dim  64 and  64: 3.000, 2.000, 1.000 ms; kept (")]
-    assert str(tuple(found["f16", 64, 64])) in line
+    times = ", ".join(f"{n}.000" for n in range(len(tiles.candidates(device, torch.float16, 64, 64)), 0, -1))
+    assert f"  f16  head_dim  64 and  64: {times} ms; kept {found['f16', 64, 64].kernel(torch.float16)}" in lines
     with pytest.warns(UserWarning, match="of the GPU"):
         assert planned(kernel, other, torch.float16) != found["f16", 64, 64].kernel(torch.float16)
 
@@ -89,13 +89,17 @@ DAMAGES = {
     "cut off": (lambda contents: json.dumps(contents)[:-20], "ignored"),
     "not ASCII": (lambda contents: "\xff", "ascii"),
     "a list": (lambda contents: "[]", "not a file of this version"),
-    "another version": (lambda contents: change(contents, format=2), "not a file of this version"),
-    "no device": (lambda contents: json.dumps({"format": 1, "tiles": []}), "device"),
+    "another version": (lambda contents: change(contents, format=1), "not a file of this version"),
+    "no device": (lambda contents: json.dumps({"format": 2, "tiles": []}), "device"),
     "another GPU": (lambda contents: change(contents, device=[9, 8]), r"of the GPU \[9, 8\], this one is \[7, 1"),
     "a number": (lambda contents: change(contents, device=7), "of the GPU 7"),
     "no tiles": (lambda contents: change(contents, tiles=None), "NoneType"),
     "a tile of another table": (
-        lambda contents: change(contents, tiles=[["f16", 64, 64, [64, 64, 8, 48, 8, 1, 1, True]]]),
+        lambda contents: change(contents, tiles=[["f16", 64, 64, [64, 64, 48, 8, 1, 1, "staged"]]]),
+        "no tile of the table",
+    ),
+    "an unknown loader": (
+        lambda contents: change(contents, tiles=[["f16", 64, 64, [64, 64, 32, 8, 1, 1, "matrix"]]]),
         "no tile of the table",
     ),
     "a tile that is no list": (lambda contents: change(contents, tiles=[["f16", 64, 64, 3]]), "no tile of the table"),

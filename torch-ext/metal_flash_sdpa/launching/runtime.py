@@ -1,6 +1,6 @@
 """Runs plans through `torch.mps.compile_shader`: any torch, no compiled extension.
 
-The Metal text is compiled at run time, one kernel with one set of function constants at a time.
+The Metal text is compiled at run time, one tile with one set of function constants at a time.
 """
 
 from __future__ import annotations
@@ -10,13 +10,15 @@ import pathlib
 import platform
 import re
 import time
-from typing import Callable, Mapping, Tuple
+from typing import Callable, Mapping, Set, Tuple
 
 import torch
 
 from ..planning.plan import Parameters, Pipeline, Plan
+from ..planning.tiles import KERNELS
 
 _KERNELS = pathlib.Path(__file__).parent.parent / "flash_sdpa"
+_ALL_INSTANCES = '#include "instances.h"\n'
 _OLDEST_MACOS = 14  # the first whose Metal has bfloat
 
 
@@ -90,8 +92,8 @@ def _system() -> str:
 def specialised_source(source: str, kernel: str, constants: Tuple[Tuple[str, bool], ...]) -> str:
     """The text of one kernel of a `.metal` file, self-contained, with its function constants as plain constants.
 
-    Constants that are not given, which the kernel does not use, are false. Raises RuntimeError for a kernel that the
-    file's table of instantiations lacks.
+    Constants that are not given, which the kernel does not use, are false. Of the tiles, only the kernel's is
+    instantiated. Raises RuntimeError for a kernel of no tile in the table.
     """
     values = dict(constants)
 
@@ -99,9 +101,14 @@ def specialised_source(source: str, kernel: str, constants: Tuple[Tuple[str, boo
         kind, name = declaration.groups()
         return f"constant constexpr {kind} {name} = {str(values.get(name, False)).lower()};"
 
-    text = _flattened(source, set())
-    text = re.sub(r"constant (\w+) (\w+) \[\[function_constant\(\d+\)\]\];", definition, text)
-    return _with_one_row(re.sub(r", function_constant\(\w+\)", "", text), source, kernel)
+    text = _read(source)
+    if _ALL_INSTANCES in text:
+        if kernel not in KERNELS:
+            raise RuntimeError(f"no kernel {kernel} in {source}: planning/tiles.py has no such tile")
+        tile, dtype = KERNELS[kernel]
+        text = text.replace(_ALL_INSTANCES, tile.instance(dtype))
+    text = re.sub(r"constant (\w+) (\w+) \[\[function_constant\(\d+\)\]\];", definition, _flattened(text, set()))
+    return re.sub(r", function_constant\(\w+\)", "", text)
 
 
 def without_limit(text: str) -> str:
@@ -109,26 +116,18 @@ def without_limit(text: str) -> str:
     return re.sub(r",\s*max_total_threads_per_threadgroup\((?:[^()]|\([^()]*\))*\)", "", text)
 
 
-def _with_one_row(text: str, source: str, kernel: str) -> str:
-    """The text without the rows that instantiate other kernels."""
-    is_wanted = {row: _names(kernel, row) for row in re.findall(r"(?m)^INSTANTIATE\((.*)\)", text)}
-    if is_wanted and not any(is_wanted.values()):
-        raise RuntimeError(f"no kernel {kernel} in {source}: files of two versions are mixed, install the package anew")
-    return re.sub(r"(?m)^INSTANTIATE\((.*)\)", lambda row: row.group() if is_wanted[row.group(1)] else "", text)
+def _flattened(text: str, seen: Set[str]) -> str:
+    """A text with each `#include "..."` of our own replaced by that file, once."""
+
+    def contents(include) -> str:
+        name = include.group(1)
+        if name in seen:
+            return ""
+        seen.add(name)
+        return _flattened(_read(name), seen)
+
+    return re.sub(r'(?m)^#include "(.*)"$', contents, text)
 
 
-def _names(kernel: str, row: str) -> bool:
-    """Whether a row's dtype, numbers in order, and words are a kernel's; the second field is the dtype in Metal."""
-    dtype, _, *fields = (field.strip() for field in row.split(","))
-    words = {dtype, *(field for field in fields if not field.isdigit())}
-    numbers = re.findall(r"\d+", re.sub(r"_b?f\d+", "", kernel))
-    return words <= set(kernel.split("_")) and numbers == [field for field in fields if field.isdigit()]
-
-
-def _flattened(name: str, seen: set) -> str:
-    """A file's text with each `#include "..."` of our own replaced by that file, once."""
-    if name in seen:
-        return ""
-    seen.add(name)
-    text = (_KERNELS / name).read_text(encoding="ascii").replace("#pragma once\n", "")
-    return re.sub(r'(?m)^#include "(.*)"$', lambda include: _flattened(include.group(1), seen), text)
+def _read(name: str) -> str:
+    return (_KERNELS / name).read_text(encoding="ascii").replace("#pragma once\n", "")

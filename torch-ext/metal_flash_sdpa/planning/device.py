@@ -16,12 +16,12 @@ class Device(NamedTuple):
 
 SMALLEST = Device(family=7, cores=8)  # M1: plans for it run on every GPU
 _FAMILY_OF_CHIP = {1: 7, 2: 8, 3: 9, 4: 9, 5: 10}  # by the number after the M
+FAMILIES = tuple(sorted(set(_FAMILY_OF_CHIP.values())))  # that plans are made for
 
 
 def known(family: int, cores: int) -> Device:
     """The nearest GPU that plans are made for; an unknown family or number of cores, 0, becomes the smallest's."""
-    newest = max(_FAMILY_OF_CHIP.values())
-    return Device(min(max(family, SMALLEST.family), newest), cores if cores > 0 else SMALLEST.cores)
+    return Device(min(max(family, SMALLEST.family), FAMILIES[-1]), cores if cores > 0 else SMALLEST.cores)
 
 
 def of_name(name: str, cores: int) -> Device:

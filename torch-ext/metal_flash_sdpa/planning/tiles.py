@@ -1,4 +1,7 @@
-"""Which kernel serves which call: the tiles that attention_forward.metal is instantiated for, and the choice.
+"""The one table of tiles, which attention_forward.metal is instantiated for, and the choice among them for a call.
+
+A row here is a kernel: `make build` writes flash_sdpa/instances.h from the tables (tools/instantiate.py), the run-time
+launcher takes single rows, and the head dims that there are kernels for are those of the rows.
 
 The figures beside each row are counters of the simulator (python benchmarks/tiles.py prints them, for the rows and for
 others): estimated live registers of a lane, and the share of matrix products in the clocks of a 512 x 512 prefill, on
@@ -8,156 +11,216 @@ from 128 on in fp32, gets there by dividing the columns of a row among SIMD grou
 
 from __future__ import annotations
 
-from typing import Callable, NamedTuple, Optional, Tuple
+import enum
+from typing import Callable, List, Mapping, NamedTuple, Tuple
 
 import torch
 
 from ..call import DTYPES
 from . import tuned
-from .device import Device
+from .device import SMALLEST, Device
 
-DECODE_ROWS = 8  # rows of a decode tile: one 8x8 fragment
+ROWS = 8  # of a SIMD group: one 8x8 fragment
+DECODE_ROWS = ROWS  # of a decode tile, whose SIMD groups work on the same ones
+_METAL_TYPES = {torch.float32: "float", torch.float16: "half", torch.bfloat16: "bfloat"}
+
+
+class Loader(str, enum.Enum):
+    """How blocks of keys and values get to the registers: the kernel's enum of this name."""
+
+    STAGED = "staged"  # through threadgroup memory, where all SIMD groups read them
+    DIRECT = "direct"  # straight from device memory
+
+
+STAGED, DIRECT = Loader.STAGED, Loader.DIRECT
 
 
 class Tile(NamedTuple):
     """One instantiation: rows of up to head_dim (query, key) and value_dim (value, output) elements.
 
-    A SIMD group owns `rows` of them and sees keys in blocks of block_n. A threadgroup has row_groups x slices x
-    key_groups SIMD groups, which divide the rows, the columns of each row, and the keys. Blocks are staged in
-    threadgroup memory, or go straight from device memory to registers.
+    A SIMD group owns ROWS of them and sees keys in blocks of block_n. A threadgroup has row_groups x slices x
+    key_groups SIMD groups, which divide the rows, the columns of each row, and the keys.
     """
 
     head_dim: int
     value_dim: int
-    rows: int
     block_n: int
     row_groups: int
     slices: int
     key_groups: int
-    is_staged: bool
+    loader: Loader
 
     @property
     def block_m(self) -> int:
         """Rows of a threadgroup."""
-        return self.rows * self.row_groups
+        return ROWS * self.row_groups
 
     @property
     def simdgroups(self) -> int:
         return self.row_groups * self.slices * self.key_groups
 
     def kernel(self, dtype: torch.dtype) -> str:
-        """Host name."""
+        """Host name, as the kernels' INSTANTIATE makes it."""
         return (
-            f"attention_forward_{DTYPES[dtype]}_d{self.head_dim}_v{self.value_dim}_r{self.rows}_n{self.block_n}"
-            f"_g{self.row_groups}x{self.slices}x{self.key_groups}_{'staged' if self.is_staged else 'direct'}"
+            f"attention_forward_{DTYPES[dtype]}_d{self.head_dim}_v{self.value_dim}_r{ROWS}_n{self.block_n}"
+            f"_g{self.row_groups}x{self.slices}x{self.key_groups}_{self.loader.value}"
         )
 
+    def instance(self, dtype: torch.dtype) -> str:
+        """The line of the kernels' text that instantiates it."""
+        numbers = ", ".join(map(str, self[:-1]))
+        return f"INSTANTIATE({DTYPES[dtype]}, {_METAL_TYPES[dtype]}, {numbers}, {self.loader.value})\n"
 
-# Each table by bytes of an element; the first tile that holds a head_dim and value_dim serves them.
+
+Table = Tuple[Tile, ...]  # the first tile that holds a head_dim and value_dim serves them; each table has all SHAPES
+
+
+class Tables(NamedTuple):
+    """What serves a dtype on a family of GPUs."""
+
+    large: Table  # for many rows
+    small: Table  # for work that would leave cores idle in large tiles
+    decode: Table  # for up to DECODE_ROWS rows
+
+
+# fmt: off
 
 # Many rows on Apple7 and 8: 8 SIMD groups share what they stage, which saves 1 to 2 % of the clocks beside 4.
-LARGE = {
-    2: (
-        Tile(32, 32, 8, 64, 8, 1, 1, True),  # 58 registers, 79 %
-        Tile(64, 64, 8, 32, 8, 1, 1, True),  # 62, 86 %; blocks of 64: 71, 88 %
-        Tile(72, 72, 8, 32, 8, 1, 1, True),  # 66, 87 %
-        Tile(80, 80, 8, 32, 8, 1, 1, True),  # 69, 88 %
-        Tile(96, 96, 8, 32, 8, 1, 1, True),  # 75, 90 %
-        Tile(128, 128, 8, 32, 8, 1, 1, True),  # 87, 92 %; two slices: 65, 84 %
-        Tile(192, 128, 8, 32, 8, 1, 1, True),  # 102, 93 %
-        Tile(256, 256, 8, 16, 4, 2, 1, True),  # 84, 88 %; undivided: 131, half the rate
-    ),
-    4: (
-        Tile(32, 32, 8, 64, 8, 1, 1, True),  # 70, 79 %
-        Tile(64, 64, 8, 32, 8, 1, 1, True),  # 80, 85 %
-        Tile(72, 72, 8, 32, 8, 1, 1, True),  # 85, 86 %
-        Tile(80, 80, 8, 32, 8, 1, 1, True),  # 90, 87 %
-        Tile(96, 96, 8, 32, 8, 1, 1, True),  # 100, 89 %
-        Tile(128, 128, 8, 16, 4, 2, 1, True),  # 76, 80 %; undivided: 106, half the rate
-        Tile(192, 128, 8, 16, 4, 2, 1, True),  # 92, 82 %
-        Tile(256, 256, 8, 8, 2, 4, 1, True),  # 76, 71 %; two slices: 108, half the rate
-    ),
-}
+LARGE_F16 = (
+    #    head_dim, value_dim, block_n, row_groups, slices, key_groups, loader
+    Tile(      32,        32,      64,          8,      1,          1, STAGED),  # 58 registers, 79 %
+    Tile(      64,        64,      32,          8,      1,          1, STAGED),  # 62, 86 %; blocks of 64: 71, 88 %
+    Tile(      72,        72,      32,          8,      1,          1, STAGED),  # 66, 87 %
+    Tile(      80,        80,      32,          8,      1,          1, STAGED),  # 69, 88 %
+    Tile(      96,        96,      32,          8,      1,          1, STAGED),  # 75, 90 %
+    Tile(     128,       128,      32,          8,      1,          1, STAGED),  # 87, 92 %; two slices: 65, 84 %
+    Tile(     192,       128,      32,          8,      1,          1, STAGED),  # 102, 93 %
+    Tile(     256,       256,      16,          4,      2,          1, STAGED),  # 84, 88 %; undivided: 131, half rate
+)
+LARGE_F32 = (
+    #    head_dim, value_dim, block_n, row_groups, slices, key_groups, loader
+    Tile(      32,        32,      64,          8,      1,          1, STAGED),  # 70, 79 %
+    Tile(      64,        64,      32,          8,      1,          1, STAGED),  # 80, 85 %
+    Tile(      72,        72,      32,          8,      1,          1, STAGED),  # 85, 86 %
+    Tile(      80,        80,      32,          8,      1,          1, STAGED),  # 90, 87 %
+    Tile(      96,        96,      32,          8,      1,          1, STAGED),  # 100, 89 %
+    Tile(     128,       128,      16,          4,      2,          1, STAGED),  # 76, 80 %; undivided: 106, half rate
+    Tile(     192,       128,      16,          4,      2,          1, STAGED),  # 92, 82 %
+    Tile(     256,       256,       8,          2,      4,          1, STAGED),  # 76, 71 %; two slices: 108, half rate
+)
+
 # Half the rows, for work that would leave cores idle in tiles of 64. 4 SIMD groups must find room for their blocks four
 # times a core.
-SMALL = {
-    2: (
-        Tile(32, 32, 8, 64, 4, 1, 1, True),  # 59 registers, 78 %
-        Tile(64, 64, 8, 32, 4, 1, 1, True),  # 63, 85 %
-        Tile(72, 72, 8, 32, 4, 1, 1, True),  # 67, 86 %
-        Tile(80, 80, 8, 32, 4, 1, 1, True),  # 70, 87 %
-        Tile(96, 96, 8, 32, 4, 1, 1, True),  # 77, 89 %
-        Tile(128, 128, 8, 16, 4, 1, 1, True),  # 84, 89 %
-        Tile(192, 128, 8, 16, 4, 1, 1, True),  # 98, 90 %
-        LARGE[2][-1],
-    ),
-    4: (
-        Tile(32, 32, 8, 32, 4, 1, 1, True),  # 62, 75 %
-        Tile(64, 64, 8, 16, 4, 1, 1, True),  # 76, 80 %
-        Tile(72, 72, 8, 16, 4, 1, 1, True),  # 82, 81 %
-        Tile(80, 80, 8, 16, 4, 1, 1, True),  # 86, 83 %
-        Tile(96, 96, 8, 16, 4, 1, 1, True),  # 97, 85 %
-        *LARGE[4][-3:],
-    ),
-}
+SMALL_F16 = (
+    #    head_dim, value_dim, block_n, row_groups, slices, key_groups, loader
+    Tile(      32,        32,      64,          4,      1,          1, STAGED),  # 59 registers, 78 %
+    Tile(      64,        64,      32,          4,      1,          1, STAGED),  # 63, 85 %
+    Tile(      72,        72,      32,          4,      1,          1, STAGED),  # 67, 86 %
+    Tile(      80,        80,      32,          4,      1,          1, STAGED),  # 70, 87 %
+    Tile(      96,        96,      32,          4,      1,          1, STAGED),  # 77, 89 %
+    Tile(     128,       128,      16,          4,      1,          1, STAGED),  # 84, 89 %
+    Tile(     192,       128,      16,          4,      1,          1, STAGED),  # 98, 90 %
+    LARGE_F16[-1],
+)
+SMALL_F32 = (
+    #    head_dim, value_dim, block_n, row_groups, slices, key_groups, loader
+    Tile(      32,        32,      32,          4,      1,          1, STAGED),  # 62, 75 %
+    Tile(      64,        64,      16,          4,      1,          1, STAGED),  # 76, 80 %
+    Tile(      72,        72,      16,          4,      1,          1, STAGED),  # 82, 81 %
+    Tile(      80,        80,      16,          4,      1,          1, STAGED),  # 86, 83 %
+    Tile(      96,        96,      16,          4,      1,          1, STAGED),  # 97, 85 %
+    *LARGE_F32[5:],  # from 128 on
+)
+
 # Apple9 and later. Addresses of direct loads are computed beside the products there, so that the counters are equal to
 # those of staged tiles within 1 % (3 % below head_dim 64); published measurements favour direct loads on M3 and M4.
-DIRECT = {
-    2: (
-        Tile(32, 32, 8, 32, 4, 1, 1, False),  # 64 registers, 87 % on Apple9
-        Tile(64, 64, 8, 32, 4, 1, 1, False),  # 80, 93 %
-        Tile(72, 72, 8, 32, 4, 1, 1, False),  # 78, 94 %
-        Tile(80, 80, 8, 32, 4, 1, 1, False),  # 84, 94 %
-        Tile(96, 96, 8, 32, 4, 1, 1, False),  # 92, 95 %
-        Tile(128, 128, 8, 16, 4, 1, 1, False),  # 98, 95 %
-        Tile(192, 128, 8, 8, 4, 1, 1, False),  # 98, 95 %
-        Tile(256, 256, 8, 16, 4, 2, 1, False),  # 96, 95 %
-    ),
-    4: (
-        Tile(32, 32, 8, 32, 4, 1, 1, False),  # 74, 87 %
-        Tile(64, 64, 8, 32, 4, 1, 1, False),  # 94, 93 %
-        Tile(72, 72, 8, 32, 4, 1, 1, False),  # 91, 94 %
-        Tile(80, 80, 8, 32, 4, 1, 1, False),  # 98, 94 %
-        Tile(96, 96, 8, 16, 4, 1, 1, False),  # 100, 94 %
-        Tile(128, 128, 8, 32, 4, 2, 1, False),  # 96, 92 %
-        Tile(192, 128, 8, 16, 4, 2, 1, False),  # 94, 92 %
-        Tile(256, 256, 8, 16, 4, 4, 1, False),  # 86, 90 %
-    ),
-}
+DIRECT_F16 = (
+    #    head_dim, value_dim, block_n, row_groups, slices, key_groups, loader
+    Tile(      32,        32,      32,          4,      1,          1, DIRECT),  # 64 registers, 87 % on Apple9
+    Tile(      64,        64,      32,          4,      1,          1, DIRECT),  # 80, 93 %
+    Tile(      72,        72,      32,          4,      1,          1, DIRECT),  # 78, 94 %
+    Tile(      80,        80,      32,          4,      1,          1, DIRECT),  # 84, 94 %
+    Tile(      96,        96,      32,          4,      1,          1, DIRECT),  # 92, 95 %
+    Tile(     128,       128,      16,          4,      1,          1, DIRECT),  # 98, 95 %
+    Tile(     192,       128,       8,          4,      1,          1, DIRECT),  # 98, 95 %
+    Tile(     256,       256,      16,          4,      2,          1, DIRECT),  # 96, 95 %
+)
+DIRECT_F32 = (
+    #    head_dim, value_dim, block_n, row_groups, slices, key_groups, loader
+    Tile(      32,        32,      32,          4,      1,          1, DIRECT),  # 74, 87 %
+    Tile(      64,        64,      32,          4,      1,          1, DIRECT),  # 94, 93 %
+    Tile(      72,        72,      32,          4,      1,          1, DIRECT),  # 91, 94 %
+    Tile(      80,        80,      32,          4,      1,          1, DIRECT),  # 98, 94 %
+    Tile(      96,        96,      16,          4,      1,          1, DIRECT),  # 100, 94 %
+    Tile(     128,       128,      32,          4,      2,          1, DIRECT),  # 96, 92 %
+    Tile(     192,       128,      16,          4,      2,          1, DIRECT),  # 94, 92 %
+    Tile(     256,       256,      16,          4,      4,          1, DIRECT),  # 86, 90 %
+)
+
 # Up to 8 rows: all SIMD groups work on the same ones, on keys of their own, so that each is loaded once, directly.
-DECODE = {
-    2: (
-        Tile(32, 32, 8, 32, 1, 1, 4, False),  # 66 registers
-        Tile(64, 64, 8, 16, 1, 1, 4, False),  # 72
-        Tile(72, 72, 8, 16, 1, 1, 4, False),  # 71
-        Tile(80, 80, 8, 16, 1, 1, 4, False),  # 76
-        Tile(96, 96, 8, 16, 1, 1, 4, False),  # 84
-        Tile(128, 128, 8, 16, 1, 1, 4, False),  # 100
-        Tile(192, 128, 8, 8, 1, 1, 4, False),  # 100
-        Tile(256, 256, 8, 16, 1, 4, 1, False),  # 68; undivided: 146
-    ),
-    4: (
-        Tile(32, 32, 8, 32, 1, 1, 4, False),  # 76
-        Tile(64, 64, 8, 16, 1, 1, 4, False),  # 86
-        Tile(72, 72, 8, 16, 1, 1, 4, False),  # 83
-        Tile(80, 80, 8, 16, 1, 1, 4, False),  # 90
-        Tile(96, 96, 8, 16, 1, 1, 4, False),  # 102
-        Tile(128, 128, 8, 16, 1, 2, 1, False),  # 86; undivided: 114
-        Tile(192, 128, 8, 16, 1, 2, 1, False),  # 94
-        Tile(256, 256, 8, 16, 1, 4, 1, False),  # 86
-    ),
+DECODE_F16 = (
+    #    head_dim, value_dim, block_n, row_groups, slices, key_groups, loader
+    Tile(      32,        32,      32,          1,      1,          4, DIRECT),  # 66 registers
+    Tile(      64,        64,      16,          1,      1,          4, DIRECT),  # 72
+    Tile(      72,        72,      16,          1,      1,          4, DIRECT),  # 71
+    Tile(      80,        80,      16,          1,      1,          4, DIRECT),  # 76
+    Tile(      96,        96,      16,          1,      1,          4, DIRECT),  # 84
+    Tile(     128,       128,      16,          1,      1,          4, DIRECT),  # 100
+    Tile(     192,       128,       8,          1,      1,          4, DIRECT),  # 100
+    Tile(     256,       256,      16,          1,      4,          1, DIRECT),  # 68; undivided: 146
+)
+DECODE_F32 = (
+    #    head_dim, value_dim, block_n, row_groups, slices, key_groups, loader
+    Tile(      32,        32,      32,          1,      1,          4, DIRECT),  # 76
+    Tile(      64,        64,      16,          1,      1,          4, DIRECT),  # 86
+    Tile(      72,        72,      16,          1,      1,          4, DIRECT),  # 83
+    Tile(      80,        80,      16,          1,      1,          4, DIRECT),  # 90
+    Tile(      96,        96,      16,          1,      1,          4, DIRECT),  # 102
+    Tile(     128,       128,      16,          1,      2,          1, DIRECT),  # 86; undivided: 114
+    Tile(     192,       128,      16,          1,      2,          1, DIRECT),  # 94
+    Tile(     256,       256,      16,          1,      4,          1, DIRECT),  # 86
+)
+
+# fmt: on
+
+APPLE7 = {
+    torch.float16: Tables(LARGE_F16, SMALL_F16, DECODE_F16),
+    torch.float32: Tables(LARGE_F32, SMALL_F32, DECODE_F32),
 }
-SHAPES = tuple((tile.head_dim, tile.value_dim) for tile in LARGE[2])  # that there are kernels for
+APPLE9 = {
+    torch.float16: Tables(DIRECT_F16, DIRECT_F16, DECODE_F16),
+    torch.float32: Tables(DIRECT_F32, DIRECT_F32, DECODE_F32),
+}
+# bf16 takes over fp16's rows. Apple7 and 8 have no bfloat operands: there, values that widen to fp32 should take more
+# registers than the figures say, so that bf16 may come to have rows of its own.
+APPLE7[torch.bfloat16] = APPLE7[torch.float16]
+APPLE9[torch.bfloat16] = APPLE9[torch.float16]
+TABLES: Mapping[int, Mapping[torch.dtype, Tables]] = {7: APPLE7, 9: APPLE9}  # a family between has the older one's
+
 LARGE_SAVING = 0.98  # clocks of a large tile beside those of small ones for as many rows
+
+KERNELS: Mapping[str, Tuple[Tile, torch.dtype]] = {  # by host name
+    tile.kernel(dtype): (tile, dtype)
+    for dtype in DTYPES
+    for family in TABLES.values()
+    for table in family[dtype]
+    for tile in table
+}
+SHAPES = tuple(sorted({(tile.head_dim, tile.value_dim) for tile, _ in KERNELS.values()}))  # that there are kernels for
+HEAD_DIMS = tuple(head_dim for head_dim, value_dim in SHAPES if head_dim == value_dim)  # for values of the same one
 
 
 def candidates(device: Device, dtype: torch.dtype, head_dim: int, value_dim: int) -> Tuple[Tile, ...]:
-    """The tiles that can serve more than DECODE_ROWS rows, the best for long work first.
+    """The tiles that can serve more than DECODE_ROWS rows, the best for long work first: those for the device's family,
+    then those for others.
 
     Raises NotImplementedError, with the reason, for what no kernel can do.
     """
-    tables = (DIRECT, LARGE, SMALL) if device.family >= 9 else (LARGE, SMALL, DIRECT)
-    return tuple(dict.fromkeys(_first(table, dtype, head_dim, value_dim) for table in tables))
+    found = []
+    for tables in (_tables(device), *TABLES.values()):
+        large, small, _ = _first(tables, dtype, head_dim, value_dim)
+        found += [large, small]
+    return tuple(dict.fromkeys(found))
 
 
 def choose(
@@ -176,26 +239,18 @@ def choose(
     preferred = device.preferred
     if preferred is not None and head_dim <= preferred.head_dim and value_dim <= preferred.value_dim:
         return preferred
+    large, small, decode = _first(_tables(device), dtype, head_dim, value_dim)
     if is_decode:
-        return _first(DECODE, dtype, head_dim, value_dim)
-    fastest = _fastest(device, dtype, head_dim, value_dim)
+        return decode
+    winners = tuned.winners(Device(device.family, device.cores), _checked)
+    fastest = winners.get((DTYPES[dtype], large.head_dim, large.value_dim))  # if that was measured on this machine
     if fastest is not None:
         return fastest
-    if device.family >= 9:
-        return _first(DIRECT, dtype, head_dim, value_dim)
-    large, small = (_first(table, dtype, head_dim, value_dim) for table in (LARGE, SMALL))
 
     def clocks(tile: Tile) -> int:  # until the last core has done its rows
         return -(-threadgroups(tile.block_m) // device.cores) * tile.block_m
 
     return large if clocks(large) * LARGE_SAVING <= clocks(small) else small
-
-
-def _fastest(device: Device, dtype: torch.dtype, head_dim: int, value_dim: int) -> Optional[Tile]:
-    """The tile that was the fastest on this machine, if that was measured."""
-    tile = _first(LARGE, dtype, head_dim, value_dim)
-    winners = tuned.winners(Device(device.family, device.cores), _checked)
-    return winners.get((DTYPES[dtype], tile.head_dim, tile.value_dim))
 
 
 def _checked(device: Device, key: tuned.Key, stored: Tuple) -> Tile:
@@ -210,12 +265,16 @@ def _checked(device: Device, key: tuned.Key, stored: Tuple) -> Tile:
     raise ValueError(f"no tile of the table for {', '.join(map(str, key))}: {stored}")
 
 
-def _first(table, dtype: torch.dtype, head_dim: int, value_dim: int) -> Tile:
-    if dtype in DTYPES:
-        for tile in table[dtype.itemsize]:
-            if head_dim <= tile.head_dim and value_dim <= tile.value_dim:
-                return tile
-    raise NotImplementedError(
-        f"no Metal kernel for head_dim {head_dim} and value head_dim {value_dim} in {dtype}; there are kernels for up "
-        f"to {LARGE[2][-1].head_dim} in {', '.join(map(str, DTYPES))}"
-    )
+def _tables(device: Device) -> Mapping[torch.dtype, Tables]:
+    """Those of the newest family that is not newer than the device's."""
+    return TABLES[max((family for family in TABLES if family <= device.family), default=SMALLEST.family)]
+
+
+def _first(tables: Mapping[torch.dtype, Tables], dtype: torch.dtype, head_dim: int, value_dim: int) -> List[Tile]:
+    """(large, small, decode): the first tile of each table that holds these sizes."""
+    if dtype not in tables or not any(head_dim <= shape[0] and value_dim <= shape[1] for shape in SHAPES):
+        raise NotImplementedError(
+            f"no Metal kernel for head_dim {head_dim} and value head_dim {value_dim} in {dtype}; there are kernels for "
+            f"up to {SHAPES[-1][0]} in {', '.join(map(str, DTYPES))}"
+        )
+    return [next(t for t in table if head_dim <= t.head_dim and value_dim <= t.value_dim) for table in tables[dtype]]

@@ -12,7 +12,7 @@ from typing import Callable, Mapping, Tuple
 
 from .device import Device
 
-_FORMAT = 1
+_FORMAT = 2
 
 Key = Tuple[str, int, int]  # dtype ("f16", "bf16", "f32"), head_dim, value head_dim
 

@@ -9,9 +9,9 @@ from typing import Any, Dict, List, NamedTuple, Tuple
 import torch
 
 from .. import interface
+from ..planning.tiles import HEAD_DIMS
 from . import reference
 
-HEAD_DIMS = (32, 64, 72, 80, 96, 128, 256)
 EDGES = (0, 1, 7, 8, 31, 32, 33, 63, 64, 65, 100, 128, 130)  # around the sizes of tiles
 
 

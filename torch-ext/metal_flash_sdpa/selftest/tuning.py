@@ -44,7 +44,7 @@ def tune(
             }
             best = found[(name, *shape)] = min(times, key=times.get)
             listed = ", ".join(f"{time:.3f}" for time in times.values())
-            print_line(f"  {name:4} head_dim {shape[0]:3} and {shape[1]:3}: {listed} ms; kept {tuple(best)}")
+            print_line(f"  {name:4} head_dim {shape[0]:3} and {shape[1]:3}: {listed} ms; kept {best.kernel(dtype)}")
     tuned.store(device, found)
     print_line(f"  stored in {tuned.path()}")
     return found

@@ -1,0 +1,88 @@
+"""The table of tiles, in step with the kernels' text, and open for more rows."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import instantiate
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+
+@pytest.fixture(scope="session")
+def tiles(kernel):
+    return kernel.planning.tiles
+
+
+def every_table(tiles):
+    return [table for family in tiles.TABLES.values() for tables in family.values() for table in tables]
+
+
+def test_the_kernels_are_instantiated_from_the_table(tiles):
+    assert instantiate.INSTANCES.read_text() == instantiate.text(tiles), "make build writes it"
+
+
+def test_the_loaders_are_the_kernels(tiles):
+    text = (ROOT / "flash_sdpa" / "attention_forward.metal").read_text()
+    [enumerators] = re.findall(r"enum class Loader \{ (.*) \};", text)
+    assert enumerators.split(", ") == [loader.value for loader in tiles.Loader]
+
+
+def test_every_table_has_every_shape(tiles, kernel):
+    """From the smallest, as the first that holds a head_dim serves it: a row forgotten in one table is found."""
+    for table in every_table(tiles):
+        assert tuple((tile.head_dim, tile.value_dim) for tile in table) == tiles.SHAPES
+    assert all(set(family) == set(kernel.call.DTYPES) for family in tiles.TABLES.values())
+
+
+def test_every_tile_fits_a_threadgroup_and_its_launch(tiles):
+    """By the kernels' own text: threadgroup memory within 32 KB is the simulator's check, threads within 1024."""
+    for tile, _ in tiles.KERNELS.values():
+        assert tile.simdgroups * 32 <= 1024 and tile.block_n % 8 == 0
+        assert tile.head_dim % (8 * tile.slices) == tile.value_dim % (8 * tile.slices) == 0
+
+
+def test_decode_tiles_have_the_rows_of_one_simd_group(tiles):
+    decode = {tile for family in tiles.TABLES.values() for tables in family.values() for tile in tables.decode}
+    assert {tile.block_m for tile in decode} == {tiles.DECODE_ROWS}
+
+
+def chosen(kernel, family, dtype, is_decode=False):
+    """The tile of head_dim 64 for more rows than fit 8 cores."""
+    device = kernel.device.Device(family, 8)
+    return kernel.planning.tiles.choose(device, dtype, 64, 64, is_decode, lambda block_m: 2**16 // block_m)
+
+
+def test_a_family_and_a_dtype_may_have_rows_of_their_own(kernel, tiles, monkeypatch):
+    """bf16 on Apple8 alone: other dtypes, older and newer families keep theirs."""
+    families = (7, 8, 9, 10, 11)
+    before = {(family, dtype): chosen(kernel, family, dtype) for family in families for dtype in kernel.call.DTYPES}
+    own = tiles.Tile(64, 64, 16, 2, 1, 1, tiles.STAGED)
+    large = tuple(own if tile.head_dim == 64 else tile for tile in tiles.LARGE_F16)
+    bf16 = tiles.APPLE7[torch.bfloat16]._replace(large=large)
+    monkeypatch.setattr(tiles, "TABLES", {**tiles.TABLES, 8: {**tiles.APPLE7, torch.bfloat16: bf16}})
+    for (family, dtype), tile in before.items():
+        assert chosen(kernel, family, dtype) == (own if (family, dtype) == (8, torch.bfloat16) else tile)
+    trials = tiles.candidates(kernel.device.Device(8, 8), torch.bfloat16, 64, 64)
+    assert trials == (own, tiles.SMALL_F16[1], tiles.LARGE_F16[1], tiles.DIRECT_F16[1])
+    assert own not in tiles.candidates(kernel.device.Device(8, 8), torch.float16, 64, 64)
+
+
+@pytest.mark.parametrize(("family", "like"), [(3, 7), (7, 7), (8, 7), (9, 9), (10, 9), (99, None)])
+def test_a_family_without_rows_of_its_own_takes_those_of_the_nearest_older_one(kernel, tiles, family, like):
+    for dtype, tables in tiles.TABLES[like or max(tiles.TABLES)].items():
+        assert chosen(kernel, family, dtype) == tables.large[1]
+        assert chosen(kernel, family, dtype, is_decode=True) == tables.decode[1]
+
+
+def test_the_library_stays_small(kernel, tiles):
+    """91 kernels, of 0.57 MiB by the instructions that the simulator counts; here by those of every seventh."""
+    from tiles import library_bytes
+
+    assert len(tiles.KERNELS) <= 128
+    assert library_bytes(kernel, step=7) < 0.8 * 2**20
