@@ -6,8 +6,7 @@ JOBS ?= auto
 
 ENVIRONMENT := .venv
 READY := $(ENVIRONMENT)/.ready
-# The kernels have a format of their own until they follow .clang-format, too.
-C_SOURCES = '*.c' '*.h' '*.cpp' '*.mm' '*.metal' '*/include/metal_*' ':!flash_sdpa/*.h' ':!flash_sdpa/*.metal'
+C_SOURCES = '*.c' '*.h' '*.cpp' '*.mm' '*.metal' '*/include/metal_*'
 RUN := PYTHONPATH=simulator:tools $(ENVIRONMENT)/bin/python
 
 .DEFAULT_GOAL := help

@@ -17,15 +17,13 @@ constant constexpr short kMaxSplits = 64;  // planning/forward.py: MAX_SPLITS
 // parts only gets 0, and lse -inf.
 template <typename T>
 [[kernel, max_total_threads_per_threadgroup(256)]] void attention_combine(
-    constant CombineParams& params [[buffer(0)]],
-    constant ScoreParams& score [[buffer(1)]],
+    constant CombineParams& params [[buffer(0)]], constant ScoreParams& score [[buffer(1)]],
     device const float* partial_output [[buffer(2)]],    // [num_splits, (batch,) tokens, num_heads, value_dim]
     device const float2* partial_softmax [[buffer(3)]],  // [num_splits, (batch,) num_heads, tokens]: row_max, row_sum
     device T* output [[buffer(4)]],                      // [(batch,) tokens, num_heads, value_dim]
-    device float* lse [[buffer(5), function_constant(writes_lse)]],          // [(batch,) num_heads, tokens]
-    device const float* sinks [[buffer(6), function_constant(has_sinks)]],   // [num_heads]
-    uint row [[threadgroup_position_in_grid]],
-    uint column [[thread_position_in_threadgroup]],
+    device float* lse [[buffer(5), function_constant(writes_lse)]],         // [(batch,) num_heads, tokens]
+    device const float* sinks [[buffer(6), function_constant(has_sinks)]],  // [num_heads]
+    uint row [[threadgroup_position_in_grid]], uint column [[thread_position_in_threadgroup]],
     uint lane [[thread_index_in_simdgroup]]) {
   const int num_heads = params.num_heads, tokens = params.tokens, num_splits = params.num_splits;
   const int head = row % num_heads, token = row / num_heads % tokens, batch = row / num_heads / tokens;

@@ -153,7 +153,7 @@ template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int k
   }
   if (writes_lse && lane.column == 0 && slice == 0) {
     device float2* part = (device float2*)lse + position.z * params.lse_split_stride;  // if is_split
-    UNROLL for (short i = 0; i < kRows / kFragment; i++) {
+  UNROLL for (short i = 0; i < kRows / kFragment; i++) {
       const int row = row0 + i * kFragment + lane.row;
       if (row >= rows) continue;
       const long index = tile.lse_index(params, row);

@@ -26,9 +26,7 @@ struct DirectTile {
   KeyRows<T> rows;
 
   // Column of a slice that is column c of fragment j: kKeyChunk fragments, or kValueChunk / 2, share each chunk.
-  static short key_column(short j, short c) {
-    return j / kKeyChunk * kKeyChunk * 8 + c * kKeyChunk + j % kKeyChunk;
-  }
+  static short key_column(short j, short c) { return j / kKeyChunk * kKeyChunk * 8 + c * kKeyChunk + j % kKeyChunk; }
   static short value_column(short j, short c) {
     constexpr short kFragments = kValueChunk / 2;
     return j / kFragments * kValueChunk * 4 + c / 2 * kValueChunk + j % kFragments * 2 + c % 2;
@@ -55,17 +53,15 @@ inline void load_block(thread DirectTile<T, kRows, kColumns, kSlices>& tile, Key
 template <int kCount, typename T>
 inline void load_chunk(thread T* chunk, device const T* source, int columns) {
   constexpr int kBytes = kCount * sizeof(T);
-  if (is_aligned && kCount >= 2 && !has_column(columns, 0)) {
-    UNROLL for (short e = 0; e < kCount; e++) chunk[e] = T(0);
-  } else if (is_aligned && kBytes == 16) {
+  if (is_aligned && kCount >= 2 && !has_column(columns, 0)) UNROLL for (short e = 0; e < kCount; e++) chunk[e] = T(0);
+  else if (is_aligned && kBytes == 16)
     *(thread uint4*)chunk = *(device const uint4*)source;
-  } else if (is_aligned && kBytes == 8) {
+  else if (is_aligned && kBytes == 8)
     *(thread uint2*)chunk = *(device const uint2*)source;
-  } else if (is_aligned && kCount == 2) {
+  else if (is_aligned && kCount == 2)
     *(thread vec<T, 2>*)chunk = *(device const vec<T, 2>*)source;
-  } else {
+  else
     UNROLL for (short e = 0; e < kCount; e++) chunk[e] = has_column(columns, e) ? source[e] : T(0);
-  }
 }
 
 // c[kM, kN] += a[kM, kK] * transpose(slice of b[kN, kColumns])

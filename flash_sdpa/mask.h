@@ -16,9 +16,9 @@ struct KeyRange {
 };
 
 struct Mask {
-  int key_length;                  // keys of this sequence
-  int diagonal;                    // key_length - query_length: the last query token lines up with the last key
-  int window_left, window_right;   // keys before and after the diagonal; at most 2^30, as lengths are below 2^30
+  int key_length;                 // keys of this sequence
+  int diagonal;                   // key_length - query_length: the last query token lines up with the last key
+  int window_left, window_right;  // keys before and after the diagonal; at most 2^30, as lengths are below 2^30
 
   KeyRange visible(int token) const {
     const int position = token + diagonal;

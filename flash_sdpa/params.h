@@ -21,10 +21,10 @@ struct ForwardParams {
   long window_left;   // keys visible before the diagonal; 2^30 = all
   long window_right;  // keys visible after the diagonal; 0 = causal, 2^30 = all
   long num_pages;
-  long page_size;           // keys of a page, a multiple of 16
-  long block_table_stride;  // page ids of a sequence
-  long alibi_batch_stride;  // slopes: 0 or num_heads
-  long num_splits;          // parts that the keys of a tile are divided in
+  long page_size;            // keys of a page, a multiple of 16
+  long block_table_stride;   // page ids of a sequence
+  long alibi_batch_stride;   // slopes: 0 or num_heads
+  long num_splits;           // parts that the keys of a tile are divided in
   long output_split_stride;  // elements of one part's output
   long lse_split_stride;     // elements of one part's lse
 };
@@ -45,10 +45,10 @@ struct CombineParams {
   Strides output;         // elements
   long lse_batch_stride;  // elements; tokens are contiguous
   long lse_head_stride;
-  long rows;        // tokens x heads of all sequences
+  long rows;  // tokens x heads of all sequences
   long num_heads;
-  long tokens;      // of each sequence when dense, of all sequences together when packed
-  long value_dim;   // elements of a row
+  long tokens;     // of each sequence when dense, of all sequences together when packed
+  long value_dim;  // elements of a row
   long num_splits;
 };
 static_assert(sizeof(CombineParams) == 10 * 8, "plan.CombineParams packs 10 int64");

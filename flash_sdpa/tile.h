@@ -13,9 +13,7 @@ constant constexpr int kSimdWidth = 32;  // lanes of a SIMD group
 
 // Where a lane sits in an 8x8 fragment: it owns (row, column) and (row, column + 1). Not documented by Apple;
 // MLX (steel/attn/mma.h) and tinygrad (runtime/ops_python.py) agree on it.
-struct Lane {
-  short row, column;
-};
+struct Lane { short row, column; };
 inline Lane lane_position(uint lane) {
   const short quad = short(lane) / 4;
   return {short((quad & 4) + (short(lane) / 2) % 4), short((quad & 2) * 2 + (short(lane) % 2) * 2)};
@@ -47,9 +45,9 @@ inline bool has_column(int columns, int column) { return !is_padded || column < 
 // on, and columns from columns on, do not exist.
 template <typename T>
 struct KeyRows {
-  device const T* data;       // of the block's first token; if is_paged, of the first page
-  long stride, page_stride;   // elements
-  int first, length;          // tokens: the block's first one, and how many the sequence has
+  device const T* data;      // of the block's first token; if is_paged, of the first page
+  long stride, page_stride;  // elements
+  int first, length;         // tokens: the block's first one, and how many the sequence has
   int columns;
   Pages pages;  // if is_paged
 

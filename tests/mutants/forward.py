@@ -48,7 +48,7 @@ MUTANTS = [
         "equivalent",
         "such keys are masked, and rows that do not exist are not stored",
     ),
-    Mutant("SIMD groups leave the loop", MAIN, "continue;  // loaded", "break;  // loaded", "checker"),
+    Mutant("SIMD groups leave the loop", MAIN, "kBlockN)) continue;", "kBlockN)) break;", "checker"),
     Mutant("own keys end a block early", MASK, "key0 < end;", "key0 + block < end;", "numbers"),
     Mutant("own keys begin a block late", MASK, "key0 + block > begin", "key0 > begin", "numbers"),
     Mutant(
