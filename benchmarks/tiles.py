@@ -1,9 +1,10 @@
 """The static budget of every kernel, and the counters behind the tile tables: python benchmarks/tiles.py
 
-For each tile of planning/tiles.py, in fp16 and fp32 (bf16 has fp16's tiles): threadgroup memory, estimated live
-registers, instructions of the optimised code, and, for a prefill of 512 x 512 (decode tiles: 8 rows, 1024 keys) on
-Apple7 and Apple9, clocks, the share of matrix products in them and the SIMD groups that a core holds. With --head-dim
-also the tiles that the tables leave out, for that size: blocks of 8 to 128 keys and 1 to 4 slices.
+For each tile of planning/tiles.py, in fp16, bf16 and fp32: threadgroup memory, estimated live registers on Apple7 with
+nothing moved out of loops and with what LLVM moves out of them, instructions of the optimised code, and, for a prefill
+of 512 x 512 (decode tiles: 8 rows, 1024 keys) on Apple7 and Apple9, clocks, the share of matrix products in them and
+the SIMD groups that a core holds. With --head-dim also the tiles that the tables leave out, for that size: blocks of 8
+to 128 keys and 1 to 4 slices.
 
 Level: counters of the simulator and its cost model; nothing here was measured on a GPU.
 """
@@ -23,11 +24,10 @@ import torch
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "simulator")]
 
-from metal_simulator import CompileError, Library, cost_model  # noqa: E402
+from metal_simulator import CompileError, Library, cost_model, registers  # noqa: E402
 from metal_simulator.report import chip_named  # noqa: E402
 
 CHIPS = tuple(map(chip_named, ("M1 Max", "M3 Max")))  # Apple7, Apple9
-BYTES_PER_INSTRUCTION = 8  # a guess: instructions of Apple GPUs have 2 to 14
 METAL = {torch.float16: "half", torch.bfloat16: "bfloat", torch.float32: "float"}
 
 
@@ -60,7 +60,9 @@ def describe(build, tile, dtype: torch.dtype, source: pathlib.Path):
     with build.launchers.use_launcher(launcher, device):
         build.flash_attn_with_kvcache(query, key, value, num_splits=1)
     (profile,), (budget,) = profiles, budgets
-    line = f"{tile.kernel(dtype)[18:]:38} {budget.threadgroup_bytes:6} {budget.registers:6.1f} {budget.instructions:6}"
+    live, hoisted = registers.of_family(budget.registers_by_family, CHIPS[0].family)
+    line = f"{tile.kernel(dtype)[18:]:38} {budget.threadgroup_bytes:6} {live:6.1f} {hoisted:6.1f}"
+    line += f" {budget.instructions:6}"
     for chip in CHIPS:
         prediction = cost_model.predict(profile, chip)
         clocks = sum(cost_model.clocks(profile.rows[index].classes, chip.family) for index in profile.order)
@@ -100,21 +102,21 @@ def main() -> None:
     tiles, source = build.planning.tiles, ROOT / "flash_sdpa" / "attention_forward.metal"
     print(__doc__.split("\n\n", 1)[1])
     columns = "".join(f" | {chip.name:>8} share held  rate" for chip in CHIPS)
-    header = f"{'bytes':>6} {'regs':>6} {'instr':>6}{columns}    Mclocks, share of products, SIMD groups, rate"
+    header = f"{'bytes':>6} {'regs':>6} {'moved':>6} {'instr':>6}{columns}    Mclocks, products, SIMD groups, rate"
     instructions = {}
     for name in ("LARGE", "SMALL", "DIRECT", "DECODE"):
         print(f"{name:38} {header}")
-        for dtype in (torch.float16, torch.float32):
+        for dtype in METAL:
             for tile in getattr(tiles, name)[dtype.itemsize]:
                 line, budget = describe(build, tile, dtype, source)
-                instructions[tile, dtype] = budget.instructions * (1 + (dtype == torch.float16))  # bf16 beside fp16
+                instructions[tile, dtype] = budget.instructions
                 print(line, flush=True)
     if options.head_dim:
         print(f"{'left out':38} {header}")
-        for dtype in (torch.float16, torch.float32):
+        for dtype in METAL:
             for tile in left_out(tiles, options.head_dim, dtype):
                 print(try_tile(build, tile, dtype), flush=True)
-    number, size = len(Library(source, [source.parent]).kernels), sum(instructions.values()) * BYTES_PER_INSTRUCTION
+    number, size = len(Library(source, [source.parent]).kernels), cost_model.code_bytes(sum(instructions.values()))
     print(f"\n{number} kernels of about {size / 2**20:.1f} MiB together, specialised without features")
 
 

@@ -71,8 +71,8 @@ CLOCKS = {7: _CLOCKS_7, 9: _CLOCKS_9, 10: _CLOCKS_9}  # M5: simdgroup_matrix doe
 SCHEDULERS = 4  # S, per core
 REGISTERS = 208 * 1024 // 4 // 32  # S, 32-bit registers of a core per lane of a SIMD group
 MOST_SIMDGROUPS = 24  # S: enough for the full rate; D: what about 68 registers per lane still allow
-# Of 90 kernels of this project by Mesa's compiler for M1: bytes of an instruction (D), and how many it makes of one that
-# is counted here (I: the mean of 1.2 to 2.1).
+# Of 90 kernels of this project by Mesa's compiler for M1: bytes of an instruction (D), and how many it makes of one
+# that is counted here (I: the mean of 1.2 to 2.1).
 BYTES_PER_INSTRUCTION, INSTRUCTIONS_PER_COUNTED = 7.26, 1.58
 THREADGROUP_BYTES = 60 * 1024  # S, per core
 L2_BYTES = 32  # S, per clock and core, on M1

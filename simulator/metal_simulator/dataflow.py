@@ -69,9 +69,6 @@ class Dataflow:
         """Whether the program says that a sum does not overflow."""
         return any(word in self._lines[instruction.line] for word in (" nsw ", " nuw "))
 
-    def has_source_line(self, instruction: ir.Instruction) -> bool:
-        return ", !dbg !" in self._lines[instruction.line]
-
     def step(self, address: ir.Instruction) -> int:
         """Bytes that an index of 1 adds to an address."""
         return ir.size_of(address.element_type(), self.types)

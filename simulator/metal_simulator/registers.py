@@ -16,8 +16,8 @@ The estimate is the largest sum over all program points. What takes registers, a
   is a float beside it once it is widened, unless a lane's registers would not hold both: then it is widened at each
   use.
 
-There are two figures. `live` has nothing moved out of loops: each instruction stands before its first use, as a
-compiler that saves registers has it. `hoisted` is the code as LLVM leaves it. Nothing here is fitted; how far Mesa's
+There are two figures. `live` has nothing moved out of loops: integer arithmetic that is used in a loop only stands there,
+as a compiler that saves registers has it. `hoisted` is the code as LLVM leaves it. Nothing here is fitted; how far Mesa's
 compiler for M1 is from both, on this project's kernels, is in tests/simulator/test_agx_registers.py. Apple's compiler
 may do otherwise.
 """
@@ -33,7 +33,7 @@ MOST = 128  # 32-bit registers that the instructions of families 7 and 8 can nam
 _RENAMES = frozenset("bitcast trunc zext sext inttoptr ptrtoint addrspacecast freeze fpext fneg extractelement".split())
 _GATHERS = frozenset(["insertelement", "shufflevector"])
 _ARITHMETIC = frozenset("add sub mul sdiv udiv srem urem shl lshr ashr and or xor icmp select sext zext trunc".split())
-_STAYS = frozenset("phi load store call alloca br switch ret unreachable fence atomicrmw cmpxchg".split())
+_MOVES = _ARITHMETIC | _RENAMES | _GATHERS | {"getelementptr"}  # is computed again rather than kept through a loop
 
 
 class Registers(NamedTuple):
@@ -251,8 +251,8 @@ def _incoming(block: ir.Block) -> Dict[str, List[str]]:
 
 
 def unhoisted(flow: Dataflow) -> List[ir.Block]:
-    """The function's blocks, with what LLVM moved out of loops before its first use again. LLVM takes the source line
-    from an instruction that it moves so; one without a line whose uses are all deeper in loops is one."""
+    """The function's blocks, with integer arithmetic and renaming that is only used deeper in loops before its first
+    use there: LLVM moves all of it out that it can."""
     blocks = flow.function.blocks
     dominators = _dominators(blocks)
     depth = _loop_depths(blocks, dominators)
@@ -261,7 +261,7 @@ def unhoisted(flow: Dataflow) -> List[ir.Block]:
     for block in sorted(blocks, key=lambda b: len(dominators[b.label]), reverse=True):  # uses before definitions
         for made in reversed(block.instructions):
             users = flow.users.get(made.result, ())
-            if made.opcode in _STAYS or not users or flow.has_source_line(made):
+            if made.opcode not in _MOVES or not users:
                 continue
             common = set.intersection(*(set(dominators[label]) for label in _places(made.result, users, home)))
             target = max(common, key=lambda label: len(dominators[label]))
