@@ -16,10 +16,10 @@ The estimate is the largest sum over all program points. What takes registers, a
   is a float beside it once it is widened, unless a lane's registers would not hold both: then it is widened at each
   use.
 
-There are two figures. `live` has nothing moved out of loops: integer arithmetic that is used in a loop only stands there,
-as a compiler that saves registers has it. `hoisted` is the code as LLVM leaves it. Nothing here is fitted; how far Mesa's
-compiler for M1 is from both, on this project's kernels, is in tests/simulator/test_agx_registers.py. Apple's compiler
-may do otherwise.
+There are two figures. `live` has nothing moved out of loops: integer arithmetic that is used in a loop only stands
+there, as a compiler that saves registers has it. `hoisted` is the code as LLVM leaves it. Nothing here is fitted; how
+far Mesa's compiler for M1 is from both, on this project's kernels, is in tests/simulator/test_agx_registers.py. Apple's
+compiler may do otherwise.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ Rows are found by their tile. It compiled the kernels of commit d09f686, today's
 * Direct tiles of 16 bits with head_dim 72 and 80 copy chunks of 4 bytes as one vector, no more as two halves. These
   eight rows are dropped.
 
-For the other 82, the estimate is 1.2 registers above Mesa's figures without hoisting on average, 1.9 away from them, and
-98 % are within 10. Before bfloat was counted as 32 bits, and positions at all, it was 4.7 below, 8.3 away, and 73 %.
+For the other 82, the estimate is 1.2 registers above Mesa's figures without hoisting on average, 1.9 away from them,
+and 98 % are within 10. Before bfloat was counted as 32 bits, and positions at all: 4.7 below, 8.3 away, and 73 %.
 """
 
 import collections
