@@ -1,10 +1,10 @@
 """The static budget of every kernel, and the counters behind the tile tables: python benchmarks/tiles.py
 
-For each tile of planning/tiles.py, in each dtype that has rows of its own: threadgroup memory, estimated live
-registers, instructions of the optimised code, and, for a prefill of 512 x 512 (decode tiles: 8 rows, 1024 keys) on
-Apple7 and Apple9, clocks, the share of matrix products in them and the SIMD groups that a core holds. Last, how many
-kernels there are, and the estimated bytes of their code. With --head-dim also the tiles that the tables leave out, for
-that size: blocks of 8 to 128 keys and 1 to 4 slices.
+For each tile of planning/tiles.py, in fp16, bf16 and fp32: threadgroup memory, estimated live registers on Apple7 with
+nothing moved out of loops and with what LLVM moves out of them, instructions of the optimised code, and, for a prefill
+of 512 x 512 (decode tiles: 8 rows, 1024 keys) on Apple7 and Apple9, clocks, the share of matrix products in them and
+the SIMD groups that a core holds. Last, how many kernels there are, and the estimated bytes of their code. With
+--head-dim also the tiles that the tables leave out, for that size: blocks of 8 to 128 keys and 1 to 4 slices.
 
 Level: counters of the simulator and its cost model; nothing here was measured on a GPU.
 """
@@ -25,12 +25,11 @@ import torch
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "simulator")]
 
-from metal_simulator import CompileError, Library, cost_model  # noqa: E402
+from metal_simulator import CompileError, Library, cost_model, registers  # noqa: E402
 from metal_simulator.report import chip_named  # noqa: E402
 
 CHIPS = tuple(map(chip_named, ("M1 Max", "M3 Max")))  # Apple7, Apple9
 SOURCE = ROOT / "flash_sdpa" / "attention_forward.metal"
-BYTES_PER_INSTRUCTION = 7.26  # mean of these kernels' native code for M1, by Mesa's compiler; not Apple's
 
 
 def with_one(tile, dtype: torch.dtype, folder: pathlib.Path) -> pathlib.Path:
@@ -60,7 +59,7 @@ def library_bytes(build, step: int = 1) -> float:
     every = list(build.planning.tiles.KERNELS.values())
     for tile, dtype in every[::step]:
         attend(build, launcher, tile, dtype)
-    return statistics.mean(instructions) * BYTES_PER_INSTRUCTION * len(every)
+    return cost_model.code_bytes(statistics.mean(instructions) * len(every))
 
 
 def describe(build, tile, dtype: torch.dtype, source: pathlib.Path = SOURCE) -> str:
@@ -74,7 +73,9 @@ def describe(build, tile, dtype: torch.dtype, source: pathlib.Path = SOURCE) -> 
 
     attend(build, launcher, tile, dtype)
     [(profile, budget)] = found
-    line = f"{tile.kernel(dtype)[18:]:38} {budget.threadgroup_bytes:6} {budget.registers:6.1f} {budget.instructions:6}"
+    live, hoisted = registers.of_family(budget.registers_by_family, CHIPS[0].family)
+    line = f"{tile.kernel(dtype)[18:]:38} {budget.threadgroup_bytes:6} {live:6.1f} {hoisted:6.1f}"
+    line += f" {budget.instructions:6}"
     for chip in CHIPS:
         prediction = cost_model.predict(profile, chip)
         clocks = sum(cost_model.clocks(profile.rows[index].classes, chip.family) for index in profile.order)
@@ -94,13 +95,13 @@ def try_tile(build, tile, dtype: torch.dtype) -> str:
 
 
 def own_tables(tiles):
-    """(title, dtype, tiles) of each table, with the first dtype and the first family of GPUs that it is for."""
+    """(title, dtype, tiles) of each table and dtype, with the first family of GPUs that it is for."""
     seen = []
     for family, by_dtype in tiles.TABLES.items():
         for dtype, tables in by_dtype.items():
             for name, table in zip(tables._fields, tables):
-                if not any(table is other for other in seen):
-                    seen.append(table)
+                if not any(dtype == other[0] and table is other[1] for other in seen):
+                    seen.append((dtype, table))
                     yield f"Apple{family} {name} {tiles.DTYPES[dtype]}", dtype, table
 
 
@@ -125,18 +126,18 @@ def main() -> None:
     tiles = build.planning.tiles
     print(__doc__.split("\n\n", 1)[1])
     columns = "".join(f" | {chip.name:>8} share held  rate" for chip in CHIPS)
-    header = f"{'bytes':>6} {'regs':>6} {'instr':>6}{columns}    Mclocks, share of products, SIMD groups, rate"
+    header = f"{'bytes':>6} {'regs':>6} {'moved':>6} {'instr':>6}{columns}    Mclocks, products, SIMD groups, rate"
     for title, dtype, table in own_tables(tiles):
         print(f"{title:38} {header}")
         for tile in table:
             print(describe(build, tile, dtype), flush=True)
     if options.head_dim:
         print(f"{'left out':38} {header}")
-        for dtype in (torch.float16, torch.float32):
+        for dtype in tiles.DTYPES:
             for tile in left_out(tiles, options.head_dim, dtype):
                 print(try_tile(build, tile, dtype), flush=True)
     size = f"{library_bytes(build) / 2**20:.2f} MiB of native code without features"
-    print(f"\n{len(tiles.KERNELS)} kernels, about {size}: counted instructions x {BYTES_PER_INSTRUCTION} bytes")
+    print(f"\n{len(tiles.KERNELS)} kernels, about {size}")
 
 
 if __name__ == "__main__":

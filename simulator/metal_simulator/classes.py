@@ -3,6 +3,9 @@
 A class is counted once per SIMD group and execution. Vectors count once per element. Free are: conversions between half
 and float, negation and absolute value (operand modifiers), constant offsets of addresses, moves, and 64-bit packing
 around collectives (it is the simulator's own).
+
+Where bfloat is emulated, an element is widened by one instruction and rounded by four. By least squares over 30 of this
+project's kernels in bfloat and half, Mesa's compiler for M1 takes 1.0 and 4.2 (test_agx_registers.py).
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ I inferred or fitted here.
 from __future__ import annotations
 
 import heapq
-from typing import Dict, List, NamedTuple, Sequence
+from typing import Dict, List, NamedTuple, Sequence, Tuple
 
 from .classes import CLASSES
 from .counters import LINE_BYTES, Profile, Row
@@ -48,13 +48,13 @@ CHIPS = (
 # Clocks of one execution by one SIMD group.
 _CLOCKS_7 = {
     "mma_half": 17,  # S, 8x8x8; 16 would be the multiply-adds alone
-    "mma_bfloat": 17,  # I, as half once converted
+    "mma_bfloat": 18,  # I, as fp32, to which its operands are widened
     "mma_mixed": 18,  # I, as fp32
     "mma_float": 18,  # S
     "simple": 1,  # S
     "shift": 4,  # S, 4 to 8
     "convert": 4,  # S
-    "bfloat_convert": 1,  # I, simple operations: bfloat is emulated
+    "bfloat_convert": 1,  # I, simple operations: bfloat is emulated, in as many instructions as classes.py says
     "integer_multiply": 4,  # S
     "wide_add": 4,  # S
     "exponential": 4,  # S
@@ -64,13 +64,16 @@ _CLOCKS_7 = {
     "reduction": 14.5,  # S, simd_sum
 }
 # Published for this family: floating point and complex operations run side by side (S), shuffles 1, products 17 (D).
-_CLOCKS_9 = {**_CLOCKS_7, "mma_float": 18, "bfloat_convert": 0, "shuffle": 1}  # bfloat is native (S)
+_CLOCKS_9 = {**_CLOCKS_7, "mma_bfloat": 17, "bfloat_convert": 0, "shuffle": 1}  # bfloat is native (S)
 _COMPLEX = ("shift", "convert", "integer_multiply", "wide_add", "exponential", "divide", "rsqrt")
 CLOCKS = {7: _CLOCKS_7, 9: _CLOCKS_9, 10: _CLOCKS_9}  # M5: simdgroup_matrix does not use its matrix unit (S)
 
 SCHEDULERS = 4  # S, per core
 REGISTERS = 208 * 1024 // 4 // 32  # S, 32-bit registers of a core per lane of a SIMD group
 MOST_SIMDGROUPS = 24  # S: enough for the full rate; D: what about 68 registers per lane still allow
+# Of 90 kernels of this project by Mesa's compiler for M1: bytes of an instruction (D), and how many it makes of one
+# that is counted here (I: the mean of 1.2 to 2.1).
+BYTES_PER_INSTRUCTION, INSTRUCTIONS_PER_COUNTED = 7.26, 1.58
 THREADGROUP_BYTES = 60 * 1024  # S, per core
 L2_BYTES = 32  # S, per clock and core, on M1
 SPILL_REGISTERS, SPILL_RATE = 110, 0.55  # S/I, family 9 on: more registers than this go to memory
@@ -90,6 +93,8 @@ class Occupancy(NamedTuple):
 
 class Prediction(NamedTuple):
     """clocks: of the busiest core, efficiency included
+    seconds: where threadgroup loads are issued beside other instructions; seconds_with_loads: where each takes a clock
+        of its own. Published shares of the peak fit both
     bound: "compute", "latency" (too few SIMD groups, or spilled registers), "threadgroup memory", "L1", "L2" or "DRAM"
     matrix_share: clocks of matrix products among the clocks that instructions are issued for
     """
@@ -100,6 +105,7 @@ class Prediction(NamedTuple):
     bound: str
     occupancy: Occupancy
     matrix_share: float
+    seconds_with_loads: float
 
 
 def clocks_by_class(classes: Sequence[int], family: int) -> Dict[str, float]:
@@ -124,14 +130,15 @@ def rate(simdgroups: float) -> float:
 def occupancy(profile: Profile, family: int) -> Occupancy:
     """How many SIMD groups a core holds at once, in whole threadgroups. Families 9 on share registers dynamically;
     their pool is taken to be as large (I)."""
+    registers = profile.needs(family).live
     limits = {
         "threads": MOST_SIMDGROUPS // profile.simdgroups,
-        "registers": int(REGISTERS / max(profile.registers, 1)) // profile.simdgroups,
+        "registers": int(REGISTERS / max(registers, 1)) // profile.simdgroups,
         "threadgroup memory": THREADGROUP_BYTES // max(profile.threadgroup_bytes, 1),
     }
     limit = min(limits, key=lambda name: limits[name])
     resident = max(1, limits[limit]) * profile.simdgroups
-    spills = family >= 9 and profile.registers > SPILL_REGISTERS
+    spills = family >= 9 and registers > SPILL_REGISTERS
     return Occupancy(resident, limit, SPILL_RATE if spills else rate(resident))
 
 
@@ -148,8 +155,25 @@ def schedule(costs: Sequence[float], cores: int) -> List[List[int]]:
 
 def predict(profile: Profile, chip: Chip, efficiency: float = EFFICIENCY) -> Prediction:
     """Time of a launch on a chip. efficiency: share of the issue rate that kernels of this kind reach."""
-    resident = occupancy(profile, chip.family)
     issue = [clocks(row.classes, chip.family) for row in profile.rows]
+    total, seconds, bound = _time(profile, chip, efficiency, issue)
+    longer = [clocks * _share_with_loads(profile, chip.family) for clocks in issue]
+    with_loads = _time(profile, chip, efficiency, longer)[1]
+    resident, share = occupancy(profile, chip.family), matrix_share(profile, chip.family)
+    return Prediction(chip.name, total, seconds, bound, resident, share, with_loads)
+
+
+def _share_with_loads(profile: Profile, family: int) -> float:
+    """Clocks of the launch's instructions when each threadgroup load takes one, beside those when it takes none."""
+    loads = sum(n for (space, kind, _), n in profile.accesses.items() if (space, kind) == ("threadgroup", "load"))
+    counts = [profile.classes.get(name, 0) for name in CLASSES]
+    slots = [n + loads * (name == "simple") for name, n in zip(CLASSES, counts)]
+    return clocks(slots, family) / (clocks(counts, family) or 1)
+
+
+def _time(profile: Profile, chip: Chip, efficiency: float, issue: Sequence[float]) -> Tuple[float, float, str]:
+    """Clocks of the busiest core, seconds, and what limits them; issue: clocks of each row's instructions."""
+    resident = occupancy(profile, chip.family)
     worst, bound = 0.0, "compute"
     for groups in schedule([issue[i] for i in profile.order], chip.cores):
         rows = [profile.order[i] for i in groups]
@@ -161,8 +185,7 @@ def predict(profile: Profile, chip: Chip, efficiency: float = EFFICIENCY) -> Pre
     total = worst / efficiency
     compute, memory = total / (chip.gigahertz * 1e9), dram_bytes(profile) / (BANDWIDTH_REACHED * chip.bandwidth * 1e9)
     seconds = max(compute, memory) + LAUNCH_SECONDS
-    bound = "DRAM" if memory > compute else bound
-    return Prediction(chip.name, total, seconds, bound, resident, matrix_share(profile, chip.family))
+    return total, seconds, "DRAM" if memory > compute else bound
 
 
 def matrix_share(profile: Profile, family: int) -> float:
@@ -181,6 +204,11 @@ def _core_limits(rows: Sequence[Row], issue: float, share: float) -> Dict[str, f
         "threadgroup memory" if 2 * staged > l1 else "L1": float(l1),
         "L2": sum(row.device_lines for row in rows) * LINE_BYTES / L2_BYTES,
     }
+
+
+def code_bytes(instructions: int) -> float:
+    """About how long the machine code is of a kernel with so many counted instructions (budget, profile)."""
+    return instructions * INSTRUCTIONS_PER_COUNTED * BYTES_PER_INSTRUCTION
 
 
 def dram_bytes(profile: Profile) -> int:

@@ -6,6 +6,7 @@ import ctypes
 import json
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
+from . import registers
 from .classes import CLASSES
 
 LINE_BYTES = 128
@@ -57,9 +58,11 @@ class Profile(NamedTuple):
     """Counters of one launch. They do not depend on the number of cores or on the order of execution.
 
     rows are the different threadgroups, order gives the row of each threadgroup of the grid
-    registers: estimate of live 32-bit registers per lane (see registers.py); private_bytes: arrays kept in memory
+    registers: estimate of live 32-bit registers per lane (see registers.py) where bfloat operands are native, from
+        family 9 on; needs() has those of every family; private_bytes: arrays kept in memory
     threadgroup_bytes: per threadgroup
     accesses: (space, "load" or "store", bytes per lane) -> memory instructions of SIMD groups
+    instructions: of the optimised code that cost something
     """
 
     kernel: str
@@ -72,6 +75,14 @@ class Profile(NamedTuple):
     order: Tuple[int, ...]
     traffic: Tuple[Traffic, ...]
     accesses: Dict[Tuple[str, str, str], int]
+    registers_by_family: Optional[Dict[str, Sequence[float]]] = None  # None: `registers` on all
+    instructions: int = 0
+
+    def needs(self, family: int) -> registers.Registers:
+        """Estimated registers on a GPU family."""
+        if self.registers_by_family is None:
+            return registers.Registers(self.registers, self.registers)
+        return registers.of_family(self.registers_by_family, family)
 
     @property
     def simdgroups(self) -> int:
@@ -182,10 +193,19 @@ class Counting:
             for k, width in enumerate(WIDTHS)
             if self.counters.accesses[i][j][k]
         }
-        registers, private = self.description["registers"], self.description["private_bytes"]
-        traffic = tuple(self._traffic(runtime))
         return Profile(
-            kernel, grid, threads, threadgroup_bytes, registers, private, tuple(rows), order, traffic, accesses
+            kernel,
+            grid,
+            threads,
+            threadgroup_bytes,
+            self.description["registers"],
+            self.description["private_bytes"],
+            tuple(rows),
+            order,
+            tuple(self._traffic(runtime)),
+            accesses,
+            {family: list(need) for family, need in self.description["registers_by_family"].items()},
+            self.description["instructions"],
         )
 
     def _row(self, group: int) -> Row:

@@ -52,7 +52,8 @@ class _Run(NamedTuple):
 
 def build(clang: Clang, path: Path) -> dict:
     """Replaces the LLVM IR at path by a shared object that counts; returns what its counts mean: weights (cost of each
-    block by class), sites ([bytes, write] of each memory instruction), registers, private_bytes, instructions."""
+    block by class), sites ([bytes, write] of each memory instruction), registers, registers_by_family (registers.py),
+    private_bytes, instructions."""
     try:
         module = ir.read(path.read_text())
     except ValueError as error:
@@ -67,12 +68,13 @@ def build(clang: Clang, path: Path) -> dict:
     if done.returncode:
         raise CompileError(f"cannot compile the counting kernel:\n{done.stderr[:2000]}")
     costs = [cost for flow in flows for cost in block_costs(flow)]
-    live = max((registers.estimate(flow) for flow in flows), key=lambda r: r.live)
+    needs = max(map(registers.by_family, flows), key=lambda need: need["7"][0])
     return {
         "weights": [[cost.get(name, 0) for name in CLASSES] for cost in costs],
         "sites": [[a.bytes, a.write] for a in accesses],
-        "registers": live.live,
-        "private_bytes": live.private_bytes,
+        "registers": needs["9"][0],
+        "registers_by_family": needs,
+        "private_bytes": max(map(registers.private_bytes, flows)),
         "instructions": len(accesses) + sum(sum(cost.values()) for cost in costs),
     }
 

@@ -8,8 +8,9 @@ from . import ir
 
 # What a pointer or address derives from. CONTEXT is the simulator's own argument block.
 DEVICE, THREADGROUP, PRIVATE, CONTEXT, UNKNOWN = "device", "threadgroup", "private", "context", "unknown"
-# Offsets in the context (runtime.h) of the tables that are the same for all lanes, and of the SIMD group's index.
-_TABLES, _SIMDGROUP = {"0": "buffers", "8": "threadgroup_arguments", "16": "shape"}, "32"
+# Offsets in the context (runtime.h) of the tables that are the same for all lanes. The first 12 bytes of the shape are
+# the threadgroup's position.
+_TABLES, _POSITION_BYTES = {"0": "buffers", "8": "threadgroup_arguments", "16": "shape"}, 12
 _THROUGH = frozenset(["inttoptr", "ptrtoint", "bitcast", "addrspacecast", "freeze", "getelementptr", "add", "sub"])
 
 
@@ -17,7 +18,7 @@ class Dataflow:
     """definitions and users of a function's values, and what follows from them; module: where the function is from."""
 
     def __init__(self, function: ir.Function, module: ir.Module):
-        self.function, self.types = function, module.types
+        self.function, self.types, self._lines = function, module.types, module.lines
         self.inside = frozenset(f.name for f in module.functions)
         self.definitions = function.definitions()
         self.users = function.users()
@@ -63,6 +64,10 @@ class Dataflow:
         ]
         wanted = [made for made in users if made.opcode not in ("sext", "zext")] + extended
         return bool(wanted) and all(made.opcode == "getelementptr" for made in wanted)
+
+    def cannot_wrap(self, instruction: ir.Instruction) -> bool:
+        """Whether the program says that a sum does not overflow."""
+        return any(word in self._lines[instruction.line] for word in (" nsw ", " nuw "))
 
     def step(self, address: ir.Instruction) -> int:
         """Bytes that an index of 1 adds to an address."""
@@ -125,18 +130,28 @@ class Dataflow:
         return ""
 
     def is_argument(self, value: str) -> bool:
-        """Whether the value is a buffer's address, a position that all lanes share or a loaded constant of the launch:
-        the GPU keeps those in registers of their own."""
+        """Whether the value is a buffer's address or a loaded constant of the launch: the GPU keeps those in registers
+        of their own. A threadgroup's position and a SIMD group's index are no such constants."""
         made = self.definitions.get(value)
         if made is None or made.opcode != "load":
             return False
-        if self.table(made.operands[0]):
-            return True
-        offset = self._context_offset(made.operands[0])
-        return offset in _TABLES or offset == _SIMDGROUP
+        table = self.table(made.operands[0])
+        if table == "shape":
+            return self._table_offset(made.operands[0]) >= _POSITION_BYTES
+        return table is not None or self._context_offset(made.operands[0]) in _TABLES
+
+    def _table_offset(self, address: str) -> int:
+        """Bytes from the start of the table that this address lies in."""
+        made, offset = self.definitions[address], 0
+        while made.opcode in _THROUGH:
+            offset += (ir.integer(made.operands[1]) or 0) * self.step(made) if made.opcode == "getelementptr" else 0
+            made = self.definitions[made.operands[0]]
+        return offset
 
     def is_constant_address(self, load: ir.Instruction) -> bool:
         """Whether a load reads at a constant offset from the start of a buffer."""
+        if self.table(load.operands[0]) == "shape":
+            return False
         address = self.definitions.get(load.operands[0])
         while address is not None and address.opcode in _THROUGH:
             if any(ir.integer(o) is None for o in address.operands[1:]):

@@ -119,14 +119,16 @@ class Library:
 class Budget(NamedTuple):
     """What a kernel takes of a core, whatever it is launched on.
 
-    threadgroup_bytes: of threadgroup variables; registers: estimate of live 32-bit registers per lane (registers.py);
-    private_bytes: arrays kept in memory, per thread; instructions: of the optimised code that cost something
+    threadgroup_bytes: of threadgroup variables; registers: estimate of live 32-bit registers per lane (registers.py)
+    from family 9 on, registers_by_family of all (registers.of_family reads them); private_bytes: arrays kept in memory,
+    per thread; instructions: of the optimised code that cost something
     """
 
     threadgroup_bytes: int
     registers: float
     private_bytes: int
     instructions: int
+    registers_by_family: Mapping[str, Sequence[float]]
 
 
 class Kernel:

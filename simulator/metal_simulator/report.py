@@ -14,6 +14,7 @@ from .library import Library
 from .plot import plot
 
 FAMILIES = {7: "M1, M2", 9: "M3, M4, M5"}
+LOADS = "with loads: if threadgroup loads take issue slots, one each; published shares of the peak fit both"
 
 
 def text(profile: Profile, chips: Sequence[cost_model.Chip] = cost_model.CHIPS) -> str:
@@ -24,12 +25,15 @@ def text(profile: Profile, chips: Sequence[cost_model.Chip] = cost_model.CHIPS) 
 
 def _head(profile: Profile) -> List[str]:
     grid, threads = (" x ".join(map(str, sizes)) for sizes in (profile.grid, profile.threads))
-    registers = f"about {profile.registers:.0f} live registers"
+    needs = [(name, profile.needs(family)) for family, name in FAMILIES.items()]
+    registers = "; ".join(f"{name}: about {n.live:.0f} live, {n.hoisted:.0f} as LLVM orders it" for name, n in needs)
     private = f"; {profile.private_bytes} bytes of arrays in memory a thread" if profile.private_bytes else ""
     return [
         f"kernel {profile.kernel}",
         f"{grid} threadgroups of {threads} threads ({profile.simdgroups} SIMD groups)",
-        f"{profile.threadgroup_bytes} bytes of threadgroup memory; {registers}{private}",
+        f"{profile.threadgroup_bytes} bytes of threadgroup memory{private}",
+        f"about {cost_model.code_bytes(profile.instructions) / 1024:.1f} KB of machine code",
+        f"32-bit registers of a lane: {registers}",
     ]
 
 
@@ -82,12 +86,16 @@ def _times(profile: Profile, chips: Sequence[cost_model.Chip]) -> List[str]:
     for family, name in FAMILIES.items():
         fit = cost_model.occupancy(profile, family)
         lines.append(f"  {name}: {fit.simdgroups} SIMD groups a core (limit: {fit.limit}), rate {100 * fit.rate:.0f} %")
-    lines.append(f"  {'chip':10}{'clocks of a core':>18}{'time':>13}{'products':>10}  bound")
+    lines.append(f"  {'chip':10}{'clocks of a core':>18}{'time':>13}{'with loads':>13}{'products':>10}  bound")
     for chip in chips:
         p = cost_model.predict(profile, chip)
-        time = f"{p.seconds * 1e6:10.1f} us" if p.seconds < 0.01 else f"{p.seconds * 1e3:10.2f} ms"
-        lines.append(f"  {chip.name:10}{p.clocks:18.0f}{time:>13}{100 * p.matrix_share:9.1f}%  {p.bound}")
-    return lines
+        times = _time(p.seconds) + _time(p.seconds_with_loads)
+        lines.append(f"  {chip.name:10}{p.clocks:18.0f}{times}{100 * p.matrix_share:9.1f}%  {p.bound}")
+    return [*lines, f"  ({LOADS})"]
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds * 1e6:10.1f} us" if seconds < 0.01 else f"{seconds * 1e3:10.2f} ms"
 
 
 def to_json(profile: Profile, chips: Sequence[cost_model.Chip] = cost_model.CHIPS) -> str:

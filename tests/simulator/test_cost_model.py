@@ -30,6 +30,11 @@ def test_clocks_of_a_simd_group():
     assert clocks(counts(barrier=5, atomic=5, unknown=5), 7) == 0
 
 
+def test_bfloat_products_are_those_of_floats_where_it_is_emulated():
+    assert clocks(counts(mma_bfloat=1), 7) == clocks(counts(mma_float=1), 7) == 18
+    assert clocks(counts(mma_bfloat=1), 9) == clocks(counts(mma_half=1), 9) == 17
+
+
 def test_rate_of_few_simd_groups():
     assert rate(16) == rate(24) == 1
     assert rate(4) == 17 / 65
@@ -53,6 +58,29 @@ def test_spilled_registers_cost_the_later_families():
     assert occupancy(profile(threads=128, registers=111), 9).rate == 0.55
     assert occupancy(profile(threads=128, registers=104), 9).rate == 1
     assert occupancy(profile(threads=128, registers=111), 7).rate == rate(12)
+
+
+def test_occupancy_takes_the_registers_of_the_family():
+    bfloat = profile(threads=256, registers=90)._replace(registers_by_family={"7": [105, 120], "9": [90, 95]})
+    assert (occupancy(bfloat, 7).simdgroups, occupancy(bfloat, 9).simdgroups) == (8, 16)
+    assert (bfloat.needs(8).live, bfloat.needs(8).hoisted) == (105, 120)
+    assert bfloat.needs(10) == (90, 95) and profile(registers=40).needs(7) == (40, 40)
+
+
+def test_threadgroup_loads_as_issue_slots():
+    """100 loads by the one SIMD group, of 573 clocks; stores and loads of other memory are none."""
+    accesses = {("threadgroup", "load", "2"): 60, ("threadgroup", "load", "4"): 40, ("threadgroup", "store", "2"): 7}
+    loads = profile(threads=512)._replace(accesses={**accesses, ("device", "load", "2"): 9})
+    chip = Chip("one", 7, 1, 1.0, 1000)
+    found = predict(loads, chip, efficiency=1)
+    assert found.seconds == predict(profile(threads=512), chip, efficiency=1).seconds
+    assert found.seconds_with_loads == pytest.approx((ISSUE_7 + 100) / 4 * 1e-9 + 5e-6)
+    bound = predict(loads._replace(rows=(loads.rows[0]._replace(device_clocks=1000),)), chip, efficiency=1)
+    assert bound.seconds_with_loads == bound.seconds  # another limit is beyond both
+
+
+def test_code_size():
+    assert cost_model.code_bytes(1000) == pytest.approx(1580 * 7.26)
 
 
 @pytest.mark.parametrize(("costs", "cores", "expected"), [

@@ -53,7 +53,9 @@ def test_text_shows_counters_memory_and_times(profile):
     assert "kernel scale" in text and "4 x 1 x 1 threadgroups of 32 x 1 x 1 threads" in text
     words = [line.split() for line in text.splitlines()]
     assert ["x", "4", "200", "0", "200", "0", "1.00", "0"] in words
-    assert cost_model.LABEL in text
+    assert cost_model.LABEL in text and report.LOADS in text
+    assert "M1, M2: about 3 live, 3 as LLVM orders it; M3, M4, M5: about 3 live" in text
+    assert "KB of machine code" in text and profile.instructions > 0
     assert all(any(chip.name in line for line in text.splitlines()) for chip in cost_model.CHIPS)
 
 
