@@ -67,8 +67,9 @@ template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int k
 
   // This threadgroup's rows, and the keys they see.
   const int head_kv = position.x, tile_index = grid.y - 1 - position.y;
-  QueryTile tile = is_packed ? packed_tile<kBlockM>(params, cu_seqlens_q, cu_seqlens_k, head_kv, tile_index)
-                             : dense_tile<kBlockM>(params, head_kv, tile_index);
+  QueryTile tile;
+  if (is_packed) tile = packed_tile<kBlockM>(params, cu_seqlens_q, cu_seqlens_k, head_kv, tile_index);
+  else tile = dense_tile<kBlockM>(params, head_kv, tile_index);
   if (has_seqused_k && tile.key_length > 0) tile.key_length = clamp(seqused_k[tile.sequence], 0, tile.key_length);
   const int rows = tile.rows(), last_row = min(tile.row0 + kBlockM, rows) - 1;
   if (tile.row0 >= rows) return;  // a surplus tile, or inconsistent cu_seqlens
@@ -151,14 +152,16 @@ template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int k
   } else {
     store<ValueTile>(tile.rows_of(output, params.output, first_value_column, value_dim), accumulator, row0, lane);
   }
-  if (writes_lse && lane.column == 0 && slice == 0) {
-    device float2* part = (device float2*)lse + position.z * params.lse_split_stride;  // if is_split
   UNROLL for (short i = 0; i < kRows / kFragment; i++) {
-      const int row = row0 + i * kFragment + lane.row;
-      if (row >= rows) continue;
+    const int row = row0 + i * kFragment + lane.row;
+    if (writes_lse && lane.column == 0 && slice == 0 && row < rows) {
       const long index = tile.lse_index(params, row);
-      if (is_split) part[index] = float2{softmax.row_max.at[i], exponentials.at[i].sum};
-      else ((device uint*)lse)[index] = exponentials.at[i].log_sum_exp(visible.at[i].begin < visible.at[i].end);
+      if (is_split) {
+        device float2* part = (device float2*)lse + position.z * params.lse_split_stride;
+        part[index] = float2{softmax.row_max.at[i], exponentials.at[i].sum};
+      } else {
+        ((device uint*)lse)[index] = exponentials.at[i].log_sum_exp(visible.at[i].begin < visible.at[i].end);
+      }
     }
   }
 }

@@ -48,20 +48,27 @@ inline void load_block(thread DirectTile<T, kRows, kColumns, kSlices>& tile, Key
   tile.rows = rows;
 }
 
+template <int kCount, typename T>
+inline void clear_chunk(thread T* chunk) {
+  UNROLL for (short e = 0; e < kCount; e++) chunk[e] = T(0);
+}
+
 // chunk = source[0 ... kCount - 1]; elements from columns on do not exist and become 0. Copied as vectors: these may
 // alias elements of any type, where the compiler takes a scalar of another type to be elsewhere in memory.
 template <int kCount, typename T>
 inline void load_chunk(thread T* chunk, device const T* source, int columns) {
   constexpr int kBytes = kCount * sizeof(T);
-  if (is_aligned && kCount >= 2 && !has_column(columns, 0)) UNROLL for (short e = 0; e < kCount; e++) chunk[e] = T(0);
-  else if (is_aligned && kBytes == 16)
+  if (is_aligned && kCount >= 2 && !has_column(columns, 0)) {
+    clear_chunk<kCount>(chunk);
+  } else if (is_aligned && kBytes == 16) {
     *(thread uint4*)chunk = *(device const uint4*)source;
-  else if (is_aligned && kBytes == 8)
+  } else if (is_aligned && kBytes == 8) {
     *(thread uint2*)chunk = *(device const uint2*)source;
-  else if (is_aligned && kCount == 2)
+  } else if (is_aligned && kCount == 2) {
     *(thread vec<T, 2>*)chunk = *(device const vec<T, 2>*)source;
-  else
+  } else {
     UNROLL for (short e = 0; e < kCount; e++) chunk[e] = has_column(columns, e) ? source[e] : T(0);
+  }
 }
 
 // c[kM, kN] += a[kM, kK] * transpose(slice of b[kN, kColumns])

@@ -24,8 +24,11 @@ struct StagedTile {
 // 16 bytes from device to threadgroup memory; elements from count on do not exist and become 0.
 template <typename T>
 inline void copy_chunk(threadgroup T* target, device const T* source, int count) {
-  if (is_aligned) *(threadgroup float4*)target = *(device const float4*)source;
-  else UNROLL for (short e = 0; e < 16 / sizeof(T); e++) target[e] = has_column(count, e) ? source[e] : T(0);
+  if (is_aligned) {
+    *(threadgroup float4*)target = *(device const float4*)source;
+    return;
+  }
+  UNROLL for (short e = 0; e < 16 / sizeof(T); e++) target[e] = has_column(count, e) ? source[e] : T(0);
 }
 
 // tile = rows, by all kThreads threads of the threadgroup; missing rows and columns are 0, so that 0 * value stays 0.

