@@ -9,12 +9,19 @@ import tempfile
 from pathlib import Path
 from typing import Dict, List, Tuple
 
-from . import cache, checking, counting, storage_bfloat
-from .declarations import Declarations, Function, Instantiation
+from .checker import checking
 from .errors import CompileError, ToolchainError
-from .rewrite import for_run, in_scope, threadgroup_variables
-from .source import Source, parse_diagnostics, summary
-from .toolchain import FAST_MATH, RUNTIME, Clang, language_flags, machine_flags, run
+from .profiler import counting
+from .source.declarations import Declarations, Function, Instantiation
+from .source.diagnostics import parse_diagnostics, summary
+from .source.files import Source
+from .toolchain import cache
+from .toolchain.clang import FAST_MATH, Clang, language_flags, machine_flags, run
+from .toolchain.paths import RUNTIME
+from .translate import storage_bfloat
+from .translate.entry_point import in_scope
+from .translate.rewrite import for_run
+from .translate.threadgroup_variables import threadgroup_variables
 
 THREADGROUP_LIMIT = 32768
 
@@ -76,7 +83,7 @@ def compile_kernel(
         if done.returncode:
             messages = _name_files(done.stderr, source)
             diagnostics = parse_diagnostics(messages)
-            raise CompileError(summary("does not compile", source, diagnostics, messages), diagnostics)
+            raise CompileError(summary(source.path, "does not compile", diagnostics, messages), diagnostics)
         counted = counting.build(clang, built) if mode == "count" else {}
         binary = built.read_bytes()
     unset = sorted({m.decode() for m in re.findall(rb"metal_unset_(\w+)\x00", binary)})

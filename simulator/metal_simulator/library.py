@@ -6,17 +6,19 @@ import ctypes
 import functools
 from typing import List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
-from . import cache, check
-from .accounting import read_kernels
 from .compile import THREADGROUP_LIMIT, compile_kernel, runtime
-from .constants import near, spell_constants
-from .counters import Profile
-from .declarations import Declarations, Function, Instantiation
 from .errors import CompileError, Diagnostic, LaunchError
-from .launch import LaunchReport, Settings, launch
-from .rewrite import POSITIONS
-from .source import preprocess, read_source
-from .toolchain import FAST_MATH, find_clang
+from .launch import canaries
+from .launch.request import LaunchReport, Settings, launch
+from .profiler.counters import Profile
+from .source.accounting import read_kernels
+from .source.declarations import Declarations, Function, Instantiation
+from .source.files import preprocess, read_source
+from .strict import check
+from .toolchain import cache
+from .toolchain.clang import FAST_MATH, find_clang
+from .translate.function_constants import near, spell_constants
+from .translate.positions import POSITIONS
 
 
 class Library:
@@ -119,8 +121,9 @@ class Library:
 class Budget(NamedTuple):
     """What a kernel takes of a core, whatever it is launched on.
 
-    threadgroup_bytes: of threadgroup variables; registers: estimate of live 32-bit registers per lane (registers.py);
-    private_bytes: arrays kept in memory, per thread; instructions: of the optimised code that cost something
+    threadgroup_bytes: of threadgroup variables; registers: estimate of live 32-bit registers per lane, see
+    profiler/registers.py; private_bytes: arrays kept in memory, per thread; instructions: of the optimised code that
+    cost something
     """
 
     threadgroup_bytes: int
@@ -196,7 +199,7 @@ class Kernel:
         check_nan: a finding where a thread first makes a NaN out of numbers, or of memory or a variable that nobody
             set; implies check
         Raises LaunchError for wrong arguments, and for a kernel that diverges, deadlocks, faults or does not end;
-        ToolchainError for a clang with which the checker misses what it must find (see canaries.py).
+        ToolchainError for a clang with which the checker misses what it must find (see launch/canaries.py).
         """
         settings = Settings(order, check, threadgroup_memory, workers, timeout, check_written, check_nan)
         return self._launch(buffers, grid, threads, settings)
@@ -221,9 +224,7 @@ class Kernel:
         if mode == "nan" and self._library.fast_math:
             raise LaunchError(f"kernel {self.name}: check_nan needs a build without fast math, which knows no NaN")
         if mode in ("check", "nan"):
-            from . import canaries  # which needs this module
-
-            canaries.require(self._library.clang)
+            canaries.require(self._library.clang, Library)
         if mode not in self._loaded:
             self._loaded[mode] = self._load(mode)
         return launch(self.name, self._loaded[mode], buffers, grid, threads, settings)

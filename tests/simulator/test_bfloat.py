@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 import pytest
-from metal_simulator.toolchain import find_clang
+from metal_simulator.toolchain.clang import find_clang
 
 HERE = pathlib.Path(__file__).parent
 SIMULATOR = HERE.parents[1] / "simulator"

@@ -5,8 +5,11 @@ import os
 import numpy as np
 import pytest
 from checked_launch import X, findings, kernel, zeros
-from metal_simulator import ToolchainError, cache, canaries, checking
-from metal_simulator.toolchain import find_clang
+from metal_simulator import Library, ToolchainError
+from metal_simulator.checker import checking
+from metal_simulator.launch import canaries
+from metal_simulator.toolchain import cache
+from metal_simulator.toolchain.clang import find_clang
 
 RACE, BOUNDS, UNSET = canaries.MISTAKES
 
@@ -31,7 +34,7 @@ def without(hook):
 
 
 def test_every_mistake_is_found(clean):
-    assert canaries._missed(find_clang()) == []
+    assert canaries._missed(find_clang(), Library) == []
     assert findings(clean(), [X, zeros()]) == ()
 
 
@@ -68,12 +71,12 @@ def test_a_clang_that_does_not_instrument(clean, tmp_path, monkeypatch):
 def test_a_proof_is_kept(clean, monkeypatch):
     findings(clean(), [X, zeros()])
     canaries.require.cache_clear()  # as in another process
-    monkeypatch.setattr(canaries, "_missed", lambda clang: pytest.fail("it is proved again"))
+    monkeypatch.setattr(canaries, "_missed", lambda *_: pytest.fail("it is proved again"))
     findings(clean(), [np.ones(64, np.float32), zeros()])
-    monkeypatch.setattr(canaries, "_missed", lambda clang: [RACE])
+    monkeypatch.setattr(canaries, "_missed", lambda *_: [RACE])
     with pytest.raises(ToolchainError, match=r"checked with clang version 99 \(another\)"):
-        canaries.require(find_clang()._replace(path="another", version="clang version 99"))
+        canaries.require(find_clang()._replace(path="another", version="clang version 99"), Library)
     monkeypatch.setattr(cache, "simulator_digest", lambda: "another simulator")
     canaries.require.cache_clear()
     with pytest.raises(ToolchainError, match=os.path.basename(find_clang().path)):
-        canaries.require(find_clang())
+        canaries.require(find_clang(), Library)

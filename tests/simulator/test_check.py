@@ -5,7 +5,7 @@ import pathlib
 import re
 
 import pytest
-from metal_simulator.names import known_names
+from metal_simulator.strict.known_names import known_names
 
 HERE = pathlib.Path(__file__).parent
 HEADER_LINES = 2

@@ -4,7 +4,8 @@ import struct
 
 import numpy as np
 import pytest
-from metal_simulator import CompileError, LaunchError, compile, source
+from metal_simulator import CompileError, LaunchError, compile
+from metal_simulator.source import files
 
 X = np.arange(32, dtype=np.float32)
 
@@ -74,7 +75,7 @@ def count_clang(monkeypatch, tmp_path):
         return original(command, **keywords)
 
     monkeypatch.setattr(compile, "run", counted)
-    monkeypatch.setattr(source, "run", counted)
+    monkeypatch.setattr(files, "run", counted)
     return calls
 
 

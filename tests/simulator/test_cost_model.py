@@ -1,10 +1,10 @@
 """The cost model against numbers computed by hand."""
 
 import pytest
-from metal_simulator import cost_model
-from metal_simulator.classes import CLASSES
-from metal_simulator.cost_model import Chip, clocks, occupancy, predict, rate, schedule
-from metal_simulator.counters import Profile, Row, Traffic
+from metal_simulator.profiler import cost_model
+from metal_simulator.profiler.cost_model import Chip, clocks, occupancy, predict, rate, schedule
+from metal_simulator.profiler.counters import Profile, Row, Traffic
+from metal_simulator.profiler.instruction_classes import CLASSES
 
 COUNTS = {"mma_half": 10, "mma_float": 2, "simple": 100, "exponential": 50, "shuffle": 10, "divide": 3, "reduction": 2}
 ISSUE_7 = 10 * 17 + 2 * 18 + 100 + 50 * 4 + 10 * 2 + 3 * 6 + 2 * 14.5  # 573

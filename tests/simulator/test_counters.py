@@ -5,8 +5,9 @@ import struct
 
 import numpy
 import pytest
-from metal_simulator import LaunchError, ir
-from metal_simulator.counters import find
+from metal_simulator import LaunchError
+from metal_simulator.llvm_ir import ir
+from metal_simulator.profiler.counters import find
 
 ELEMENTWISE = """
 inline float product(float x, float y) { return x * y; }

@@ -2,7 +2,7 @@
 
 import numpy
 import pytest
-from metal_simulator.counters import find
+from metal_simulator.profiler.counters import find
 
 TILE = """
 kernel void f(device const half* x [[buffer(0)]], device float* out [[buffer(1)]], constant float& scale [[buffer(2)]],

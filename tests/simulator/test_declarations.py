@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from declared import ALONE, FORMS, LEGAL, UNREADABLE
 from metal_simulator import CompileError
-from metal_simulator.accounting import read_kernels
+from metal_simulator.source.accounting import read_kernels
 
 KERNELS = "kernel void first(device float* x) { x[0] = 1; }\n[[kernel]] void second(device float* x) { x[0] = 2; }\n"
 P = "struct P { float x, y; };\n"

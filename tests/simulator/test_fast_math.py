@@ -6,7 +6,7 @@ import pytest
 from checked_launch import kernel
 from metal_simulator import CompileError, LaunchError, Library
 from metal_simulator.nvidia.compile import build
-from metal_simulator.toolchain import find_clang
+from metal_simulator.toolchain.clang import find_clang
 
 X = np.array([1, -1, 0, -0.0, np.inf, -np.inf, np.nan, -np.nan] * 8, np.float32)
 INDEX = np.arange(64)

@@ -14,7 +14,7 @@ from metal_simulator.nvidia import archive
 from metal_simulator.nvidia.compile import build, max_threads
 from metal_simulator.nvidia.driver import threadgroups
 from metal_simulator.nvidia.tools import find_assembler
-from metal_simulator.toolchain import Clang, find_clang
+from metal_simulator.toolchain.clang import Clang, find_clang
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TEACHING = sorted((ROOT / "tests" / "simulator" / "kernels").glob("**/*.metal"))

@@ -7,9 +7,12 @@ import sys
 
 import numpy
 import pytest
-from metal_simulator import LaunchError, SimulatorError, cost_model, report, specification
-from metal_simulator.counters import Profile
-from metal_simulator.plot import plot
+from metal_simulator import LaunchError, SimulatorError
+from metal_simulator.command_line import report as report_command
+from metal_simulator.command_line import specification
+from metal_simulator.profiler import cost_model, report
+from metal_simulator.profiler.counters import Profile
+from metal_simulator.profiler.plot import plot
 
 KERNEL = """
 constant float factor [[function_constant(0)]];
@@ -23,7 +26,7 @@ BUFFERS = ["x:half[100]=random", "out:half[100]=zeros", "count:uint=100"]
 
 def command(*arguments):
     parser = argparse.ArgumentParser()
-    report.add_command(parser.add_subparsers(required=True))
+    report_command.add_command(parser.add_subparsers(required=True))
     options = parser.parse_args(["report", *map(str, arguments)])
     return options.run(options)
 

@@ -5,7 +5,7 @@ import re
 import sys
 
 import pytest
-from metal_simulator.report import chip_named
+from metal_simulator.profiler.report import chip_named
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "benchmarks"))
 pytorch_attention = pytest.importorskip("pytorch_attention")

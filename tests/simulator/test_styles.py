@@ -6,7 +6,7 @@ import re
 import pytest
 from kernel_styles import STYLES
 from metal_simulator import LaunchError
-from metal_simulator.findings import KINDS
+from metal_simulator.checker.findings import KINDS
 from seeded_bugs import ERROR, UNWRITTEN
 
 

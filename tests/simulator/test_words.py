@@ -3,7 +3,8 @@
 import re
 
 import pytest
-from metal_simulator import Library, words
+from metal_simulator import Library
+from metal_simulator.strict import words
 
 KEYWORDS = set(
     "alignas alignof asm auto bool break case catch char char16_t char32_t class const const_cast constexpr continue "

@@ -9,16 +9,16 @@ import tempfile
 from pathlib import Path
 from typing import Dict, Mapping, Optional, Tuple
 
-from .. import cache
 from ..compile import THREADGROUP_LIMIT
-from ..constants import spell_constants
-from ..declarations import Function
 from ..errors import CompileError, ToolchainError
 from ..library import Library
-from ..repairs import repaired
-from ..rewrite import for_run
-from ..source import parse_diagnostics, summary
-from ..toolchain import Clang, language_flags, run
+from ..source.declarations import Function
+from ..source.diagnostics import parse_diagnostics, summary
+from ..toolchain import cache
+from ..toolchain.clang import Clang, language_flags, run
+from ..translate.function_constants import spell_constants
+from ..translate.repairs import repaired
+from ..translate.rewrite import for_run
 from .module import Edited, edited
 from .program import ENTRY, Program, slots
 from .tools import Assembler, find_assembler
@@ -184,7 +184,7 @@ def _front(library: Library, text: str, lines: bool, folder: Path) -> Edited:
         text = repaired(compiled, done.stderr)
     if done.returncode:
         diagnostics = parse_diagnostics(done.stderr)
-        raise CompileError(summary("does not compile", library.source, diagnostics, done.stderr), diagnostics)
+        raise CompileError(summary(library.source.path, "does not compile", diagnostics, done.stderr), diagnostics)
     return edited(built.read_text())
 
 

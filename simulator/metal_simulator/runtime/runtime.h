@@ -9,7 +9,7 @@
 
 enum { LANES = 32, MAX_THREADS = 1024, MAX_SIMDGROUPS = MAX_THREADS / LANES, MAX_BUFFERS = 31 };
 enum { STACK_BYTES = 256 * 1024, ARENA_BYTES = 32768, ARENA_GUARD = 65536 };
-enum { SLOT_SHIFT = 37 };  // log2 of the address space of a threadgroup variable in a checking launch, as in slots.py
+enum { SLOT_SHIFT = 37 };  // log2 of the address space of a threadgroup variable in a checking launch, as in checker/slots.py
 enum { BARRIER_DEVICE = 1, BARRIER_THREADGROUP = 2 };  // mem_flags, as metal_stdlib spells them
 
 // What a kernel's entry point reads. The same struct is declared in include/metal_simulator/entry.h.
@@ -85,7 +85,7 @@ typedef struct { uint64_t bytes, alignment; } Slot;
 // What the kernel gets, the bytes [low, high) behind it, and whether it promised not to write there.
 typedef struct { uint64_t address, low, high, read_only; } Region;
 
-// What a counting launch is given and fills (counters.py keeps the same layout).
+// What a counting launch is given and fills (profiler/counters.py keeps the same layout).
 enum { SPACE_DEVICE, SPACE_CONSTANT, SPACE_THREADGROUP, SPACE_PRIVATE, SPACES };
 enum { WIDTHS = 6 };  // accesses of 1, 2, 4, 8, 16 and more bytes a lane
 enum { TOTAL_INSTRUCTIONS, TOTAL_READ, TOTAL_WRITTEN, TOTAL_LINES, TOTAL_CONFLICTS, TOTALS };
@@ -102,7 +102,7 @@ typedef struct {
   uint64_t accesses[SPACES][2][WIDTHS];
 } Counters;
 
-// Filled by Python (launch.py keeps the same layout).
+// Filled by Python (launch/request.py keeps the same layout).
 typedef struct {
   Entry entry;
   uint32_t grid[3], threads[3];
@@ -149,7 +149,7 @@ struct Launch {
 };
 
 enum { MAX_FINDINGS = 4096 };
-// Kept equal to KINDS in findings.py.
+// Kept equal to KINDS in checker/findings.py.
 enum { RACE_WRITE_WRITE = 1, RACE_READ_WRITE, OUT_OF_BOUNDS_READ, OUT_OF_BOUNDS_WRITE, NEVER_WRITTEN, GROUPS_WRITE_WRITE,
        GROUPS_READ_WRITE, MISALIGNED, WRITE_TO_CONST, NAN_MADE, NAN_WRITTEN, DIVERGENT };
 enum { NO_BUFFER = -1 };
