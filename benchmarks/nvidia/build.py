@@ -50,7 +50,7 @@ def library(source: str, variant: str = "") -> Library:
         import pytorch_attention
 
         return Library(pytorch_attention.SOURCE, [pytorch_attention.INCLUDE])
-    folder = KERNELS if (KERNELS / source).exists() else ROOT / "tests" / "simulator" / "kernels"
+    folder = KERNELS if (KERNELS / source).exists() else ROOT / "simulator" / "tests" / "kernels"
     if not variant:
         return Library(folder / source, [folder])
     mutant = next(mutant for mutant in races.mutants() if mutant.name == variant)

@@ -16,8 +16,7 @@ from metal_simulator.nvidia.driver import threadgroups
 from metal_simulator.nvidia.tools import find_assembler
 from metal_simulator.toolchain.clang import Clang, find_clang
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-TEACHING = sorted((ROOT / "tests" / "simulator" / "kernels").glob("**/*.metal"))
+TEACHING = sorted((pathlib.Path(__file__).resolve().parents[1] / "kernels").glob("**/*.metal"))
 
 
 def missing() -> str:
@@ -40,24 +39,6 @@ def test_teaching_kernels(path):
     for name in library.kernels:
         resources = build(library, name, threads=256).description["resources"]
         assert resources["spilled_bytes"] == resources["generic_accesses"] == 0, (name, resources)
-
-
-@needs_ptxas
-@pytest.mark.parametrize("matrix", ["exact", "fast"])
-@pytest.mark.parametrize("source", ["attention_forward.metal", "attention_combine.metal"])
-def test_attention(source, matrix):
-    """The first and the last kernel of the file, with constants set after loading: all features at once."""
-    folder = ROOT / "flash_sdpa"
-    library = Library(folder / source, [folder])
-    for name in (library.kernels[0], library.kernels[-1]):
-        description = build(library, name, threads=128, matrix=matrix).description
-        assert description["resources"]["generic_accesses"] == 0
-        assert description["resources"]["threadgroup_bytes"] == library_bytes(library, name, description["unset"])
-
-
-def library_bytes(library: Library, name: str, constants) -> int:
-    """Threadgroup memory by the back end of this machine."""
-    return library.kernel(name, dict.fromkeys(constants, False)).threadgroup_bytes
 
 
 @needs_ptxas

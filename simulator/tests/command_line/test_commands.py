@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-PACKAGE = pathlib.Path(__file__).parents[2] / "simulator"
+PACKAGE = pathlib.Path(__file__).parents[2]
 KERNEL = """#include <metal_stdlib>
 using namespace metal;
 constant float factor [[function_constant(0)]];

@@ -10,8 +10,8 @@ import sys
 import numpy as np
 import pytest
 
-SIMULATOR = pathlib.Path(__file__).resolve().parents[2] / "simulator"
-KERNELS = pathlib.Path(__file__).parent / "kernels"
+SIMULATOR = pathlib.Path(__file__).resolve().parents[2]
+KERNELS = SIMULATOR / "tests" / "kernels"
 X = np.float32([1, 2, 3, 4])
 HALVES = np.arange(16, dtype=np.float16).reshape(4, 4)
 # By the lines of the kernel: out[0], out[1], ...

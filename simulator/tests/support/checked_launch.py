@@ -1,4 +1,4 @@
-"""Launches of a kernel f under the checker, for tests of it."""
+"""Launches under the checker, most of a kernel f."""
 
 import numpy as np
 
@@ -19,6 +19,12 @@ def kinds(found):
 
 def launch(library, buffers, threads=64, groups=1, **keywords):
     return library.kernel("f").launch(buffers, (groups, 1, 1), (threads, 1, 1), **keywords)
+
+
+def launch_clean(library, name, buffers, grid=(1, 1, 1), threads=(1, 1, 1)):
+    """Launches under the checker, which must find nothing."""
+    report = library.kernel(name).launch(buffers, grid, threads, check=True)
+    assert [str(finding) for finding in report.findings] == []
 
 
 def zeros(count=64):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from metal_simulator import Library
 
-KERNELS = pathlib.Path(__file__).parent / "kernels" / "frontend"
+KERNELS = pathlib.Path(__file__).parents[1] / "kernels" / "frontend"
 TYPES = {"half": (torch.float16, 2e-3), "bfloat": (torch.bfloat16, 2e-2), "float": (torch.float32, 1e-5)}
 
 
