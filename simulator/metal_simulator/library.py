@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from pathlib import Path
 from typing import List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 from .compile import THREADGROUP_LIMIT, compile_kernel, runtime
@@ -16,7 +17,7 @@ from .source.declarations import Declarations, Function, Instantiation
 from .source.files import preprocess, read_source
 from .strict import check
 from .toolchain import cache
-from .toolchain.clang import FAST_MATH, find_clang
+from .toolchain.clang import FAST_MATH, Clang, find_clang
 from .translate.function_constants import near, spell_constants
 from .translate.positions import POSITIONS
 
@@ -30,33 +31,40 @@ class Library:
 
     Raises CompileError if the file does not exist and ToolchainError if there is no clang; everything else waits until
     it is needed.
+
+    What a back end needs of it: source (the files), clang, fast_math, digest, text, declarations, function.
     """
 
     def __init__(self, path, include: Sequence = (), *, fast_math: bool = False):
         self.source = read_source(path, include)
         self.clang = find_clang()
         self.fast_math = fast_math
-        self._digest = self.source.digest()
+        self.digest = self.source.digest()  # of the contents: where the files lie does not matter
 
     @functools.cached_property
     def _read(self) -> Tuple[str, Declarations]:
         return read_kernels(preprocess(self.clang, self.source, True, FAST_MATH if self.fast_math else ()))
 
     @property
-    def _text(self) -> str:
+    def text(self) -> str:
+        """The preprocessed text, with the stand-in headers; what `declarations` point into."""
         return self._read[0]
 
     @property
-    def _declarations(self) -> Declarations:
+    def declarations(self) -> Declarations:
+        """The kernels, instantiations and function constants that the text declares.
+
+        Raises CompileError if the file does not preprocess, or declares a kernel that cannot be read.
+        """
         return self._read[1]
 
     @property
     def kernels(self) -> Tuple[str, ...]:
         """Host names of all kernels, in the order of the file."""
-        name = "library-" + cache.key(self.clang.version, self._digest, self.fast_math)
+        name = "library-" + cache.key(self.clang.version, self.digest, self.fast_math)
         known = cache.read(name)
         if known is None:
-            known = {"kernels": list(self._declarations.kernels())}
+            known = {"kernels": list(self.declarations.kernels())}
             cache.write(name, known)
         return tuple(known["kernels"])
 
@@ -66,7 +74,7 @@ class Library:
         language: "metal3.1" (C++14) or "metal4.0" (C++17): what is newer than its C++ is an error, too.
         Raises CompileError for another language, and for a file that does not even preprocess.
         """
-        found = check.check(self.clang, self.source, self._digest, language)
+        found = check.check(self.clang, self.source, self.digest, language)
         if any(d.severity == "error" for d in found):
             return found
         try:
@@ -83,9 +91,12 @@ class Library:
         """
         return Kernel(self, host_name, dict(constants or {}))
 
-    def _kernel(self, host_name: str) -> Tuple[Function, Optional[Instantiation]]:
-        """Raises CompileError for one that does not exist, or takes what nobody can give it here."""
-        kernels = self._declarations.kernels()
+    def function(self, host_name: str) -> Tuple[Function, Optional[Instantiation]]:
+        """The function of a kernel and, of a template, its instantiation.
+
+        Raises CompileError for a kernel that does not exist, or takes what nobody can give it here.
+        """
+        kernels = self.declarations.kernels()
         if host_name not in kernels:
             raise CompileError(f"no kernel {host_name!r} in {self.source.path}{near(host_name, list(kernels))}")
         for p in kernels[host_name][0].parameters:
@@ -97,16 +108,16 @@ class Library:
     def _build(self, host_name: str, constants: Mapping[str, object], mode: str) -> Tuple[str, dict]:
         """Name of the compiled kernel in the cache, and its description. A hit runs no clang."""
         typed = sorted((name, type(value).__name__, repr(value)) for name, value in constants.items())
-        name = "kernel-" + cache.key(self.clang.version, self._digest, host_name, typed, mode, self.fast_math)
+        name = "kernel-" + cache.key(self.clang.version, self.digest, host_name, typed, mode, self.fast_math)
         known = cache.read(name)
         if known is None or not (cache.folder() / f"{name}.so").exists():
-            kernel = self._kernel(host_name)
-            values = spell_constants(self._declarations.constants, constants)
+            kernel = self.function(host_name)
+            values = spell_constants(self.declarations.constants, constants)
             known = compile_kernel(
                 self.clang,
                 self.source,
-                self._text,
-                self._declarations,
+                self.text,
+                self.declarations,
                 kernel,
                 values,
                 mode,
@@ -224,7 +235,14 @@ class Kernel:
         if mode == "nan" and self._library.fast_math:
             raise LaunchError(f"kernel {self.name}: check_nan needs a build without fast math, which knows no NaN")
         if mode in ("check", "nan"):
-            canaries.require(self._library.clang, Library)
+            canaries.require(self._library.clang, _load_checking)
         if mode not in self._loaded:
             self._loaded[mode] = self._load(mode)
         return launch(self.name, self._loaded[mode], buffers, grid, threads, settings)
+
+
+def _load_checking(clang: Clang, path: Path, host_name: str):
+    """A kernel of a file, in the build that checks, by this clang; for canaries.require."""
+    library = Library(path)
+    library.clang = clang
+    return Kernel(library, host_name, {})._load("check")

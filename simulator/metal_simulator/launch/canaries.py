@@ -27,14 +27,14 @@ _CHECKED = Settings("forward", True, None, 1, 60, False, False)
 
 
 @functools.lru_cache(maxsize=None)
-def require(clang: Clang, library: Callable) -> None:
+def require(clang: Clang, load: Callable) -> None:
     """Raises ToolchainError if the checker is blind with this clang. Proved once, then known to the cache.
 
-    library: makes a Library of a path
+    load(clang, path, host name) loads the build of a kernel that checks.
     """
     name = f"canaries-{cache.key(clang.version)}"
     if cache.read(name) is None:
-        missed = _missed(clang, library)
+        missed = _missed(clang, load)
         if missed:
             raise ToolchainError(
                 f"launches cannot be checked with {clang.version} ({clang.path}): in kernels made for this purpose "
@@ -43,13 +43,12 @@ def require(clang: Clang, library: Callable) -> None:
         cache.write(name, {"found": list(MISTAKES)})
 
 
-def _missed(clang: Clang, library: Callable) -> List[str]:
+def _missed(clang: Clang, load: Callable) -> List[str]:
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "canaries.metal"
         path.write_text("#include <metal_stdlib>\nusing namespace metal;\n" + "".join(map(_text, range(len(MISTAKES)))))
-        proof = library(path)
-        proof.clang = clang
-        return [kind for number, kind in enumerate(MISTAKES) if kind not in _found(proof, f"canary_{number}")]
+        names = {kind: f"canary_{number}" for number, kind in enumerate(MISTAKES)}
+        return [kind for kind, name in names.items() if kind not in _found(name, load(clang, path, name))]
 
 
 def _text(number: int) -> str:
@@ -59,10 +58,9 @@ def _text(number: int) -> str:
     )
 
 
-def _found(library, name: str) -> List[str]:
+def _found(name: str, kernel) -> List[str]:
     """Kinds of what is found in a launch; one that fails has not found what it should."""
     with contextlib.suppress(LaunchError):
-        kernel = library.kernel(name)._load("check")
         report = launch(name, kernel, [bytes(4 * THREADS)], (1, 1, 1), (THREADS, 1, 1), _CHECKED)
         return [finding.kind for finding in report.findings]
     return []

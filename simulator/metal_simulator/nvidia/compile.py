@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import re
 import tempfile
 from pathlib import Path
@@ -66,8 +65,7 @@ def build(
     parts = (
         library.clang.version,
         assembler.version,
-        _digest(),
-        library._digest,
+        library.digest,
         host_name,
         typed,
         threads,
@@ -84,27 +82,20 @@ def build(
 
 def max_threads(library: Library, host_name: str) -> Optional[int]:
     """What the kernel's max_total_threads_per_threadgroup says; None where that is not a number or the name of one."""
-    function = library._declarations.kernels()[host_name][0]
+    function = library.declarations.kernels()[host_name][0]
     for attribute in function.attributes:
         if attribute.name == "max_total_threads_per_threadgroup" and len(attribute.arguments) == 1:
             text = attribute.arguments[0].text
-            named = re.search(rf"\bconstexpr\s+\w+\s+{re.escape(text)}\s*=\s*(\d+)\s*;", library._text)
+            named = re.search(rf"\bconstexpr\s+\w+\s+{re.escape(text)}\s*=\s*(\d+)\s*;", library.text)
             return int(named.group(1)) if named else int(text) if text.isdigit() else None
     return None
 
 
-@functools.lru_cache(maxsize=None)
-def _digest() -> str:
-    """Of this back end."""
-    files = ("compile.py", "module.py", "program.py", "runtime.c")
-    return hashlib.sha256(b"".join((HERE / name).read_bytes() for name in files)).hexdigest()
-
-
 def _build(library, assembler: Assembler, host_name, constants, threads, matrix, lines, name: str) -> dict:
-    kernel = library._kernel(host_name)
+    kernel = library.function(host_name)
     function = kernel[0]
-    spelled = spell_constants(library._declarations.constants, constants)
-    text = for_run(library._text, library._declarations, kernel, spelled).text + _entry(function)
+    spelled = spell_constants(library.declarations.constants, constants)
+    text = for_run(library.text, library.declarations, kernel, spelled).text + _entry(function)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         module = _front(library, text, lines, folder)
@@ -191,7 +182,7 @@ def _front(library: Library, text: str, lines: bool, folder: Path) -> Edited:
 @functools.lru_cache(maxsize=None)
 def _runtime(clang: Clang, matrix: str) -> str:
     """Path of the runtime's bitcode."""
-    name = f"nvidia-runtime-{cache.key(clang.version, _digest(), matrix)}.bc"
+    name = f"nvidia-runtime-{cache.key(clang.version, matrix)}.bc"
     if not (cache.folder() / name).exists():
         with tempfile.TemporaryDirectory() as scratch:
             built = Path(scratch) / name

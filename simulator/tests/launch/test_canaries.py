@@ -5,9 +5,10 @@ import os
 import numpy as np
 import pytest
 from checked_launch import X, findings, kernel, zeros
-from metal_simulator import Library, ToolchainError
+from metal_simulator import ToolchainError
 from metal_simulator.checker import checking
 from metal_simulator.launch import canaries
+from metal_simulator.library import _load_checking
 from metal_simulator.toolchain import cache
 from metal_simulator.toolchain.clang import find_clang
 
@@ -34,7 +35,7 @@ def without(hook):
 
 
 def test_every_mistake_is_found(clean):
-    assert canaries._missed(find_clang(), Library) == []
+    assert canaries._missed(find_clang(), _load_checking) == []
     assert findings(clean(), [X, zeros()]) == ()
 
 
@@ -75,8 +76,8 @@ def test_a_proof_is_kept(clean, monkeypatch):
     findings(clean(), [np.ones(64, np.float32), zeros()])
     monkeypatch.setattr(canaries, "_missed", lambda *_: [RACE])
     with pytest.raises(ToolchainError, match=r"checked with clang version 99 \(another\)"):
-        canaries.require(find_clang()._replace(path="another", version="clang version 99"), Library)
+        canaries.require(find_clang()._replace(path="another", version="clang version 99"), _load_checking)
     monkeypatch.setattr(cache, "simulator_digest", lambda: "another simulator")
     canaries.require.cache_clear()
     with pytest.raises(ToolchainError, match=os.path.basename(find_clang().path)):
-        canaries.require(find_clang(), Library)
+        canaries.require(find_clang(), _load_checking)
