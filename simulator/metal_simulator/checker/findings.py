@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from ..toolchain.clang import run
+from ..toolchain.clang import NEWEST, OLDEST, run
 from .slots import Slot
 
 KINDS = {
@@ -180,7 +180,7 @@ def _buffer_name(buffer: int, description: dict, memories) -> str:
 
 @functools.lru_cache(maxsize=None)
 def _symbolizer() -> Optional[str]:
-    names = ["llvm-symbolizer"] + [f"llvm-symbolizer-{v}" for v in range(22, 15, -1)]
+    names = ["llvm-symbolizer"] + [f"llvm-symbolizer-{v}" for v in range(NEWEST, OLDEST - 1, -1)]
     return next((path for path in map(shutil.which, names) if path), None)
 
 

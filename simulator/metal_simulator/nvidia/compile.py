@@ -49,12 +49,8 @@ def build(
     architecture, and resources: registers, threadgroup_bytes, spilled_bytes, stack_bytes, generic_accesses,
     and the level of ptxas's optimisation.
     Raises CompileError like Library.kernel, for more threadgroup memory than Metal has, and for a library with
-    fast_math; ToolchainError without clang 17 or newer, or ptxas.
+    fast_math; ToolchainError without ptxas.
     """
-    if library.clang.major < 17:
-        raise ToolchainError(
-            f"{library.clang.path} is clang {library.clang.major}; kernels for NVIDIA GPUs need 17 or newer"
-        )
     if library.fast_math:
         raise CompileError("there is no fast-math build for NVIDIA GPUs")
     if matrix not in MATRIX_MODES:

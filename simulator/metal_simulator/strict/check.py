@@ -17,9 +17,8 @@ from ..source.tokens import Token, tokenise
 from ..toolchain import cache
 from ..toolchain.clang import Clang, language_flags, run
 from ..toolchain.paths import INCLUDE
-from ..translate import storage_bfloat
 from ..translate.edits import Rewritten
-from ..translate.repairs import repairable
+from ..translate.repairs import repairable, repaired
 from ..translate.rewrite import for_check
 from ..translate.threadgroup_variables import THREADGROUP_LIMIT_MESSAGE
 from . import words
@@ -50,9 +49,7 @@ def _check(clang: Clang, source: Source, language: Optional[Language]) -> List[D
     found = lint(source, declarations)
     while text != before:  # legal Metal that clang refuses is put differently, to see what is left
         errors, tree = _run_clang(clang, text)
-        literals = storage_bfloat.literals(clang, text, errors)
-        found += map(_Places(rewritten, text).to_user, literals) if literals else ()
-        text, before = storage_bfloat.repaired(clang, text, errors), text
+        text, before = repaired(text, errors), text
     refused = _clang_errors(errors)
     if refused or words.name_macros(source.files.values()):
         found += _words(clang, source, version, {(d.file, d.line) for d in refused})
@@ -117,7 +114,7 @@ def _clang_errors(stderr: str) -> List[Diagnostic]:
         file, row, column, severity, text = message
         if severity == "error":
             severity = "warning" if THREADGROUP_LIMIT_MESSAGE in text else severity  # it compiles, but never runs
-            found.append(Diagnostic(file, row, column, severity, metal_words(storage_bfloat.told(text))))
+            found.append(Diagnostic(file, row, column, severity, metal_words(text)))
             texts.append([text])
         elif severity == "note" and found:
             texts[-1].append(text)

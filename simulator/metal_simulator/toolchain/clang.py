@@ -19,7 +19,7 @@ from ..errors import ToolchainError
 from . import cache
 from .paths import INCLUDE
 
-OLDEST, NEWEST, PREFERRED = 16, 22, 19
+OLDEST, NEWEST, PREFERRED = 17, 22, 19
 FAST_MATH = [  # all of -ffast-math but contraction; by that name, clang may change the host's treatment of denormals
     "-fno-honor-infinities",
     "-fno-honor-nans",
@@ -43,7 +43,7 @@ class Clang(NamedTuple):
 
 
 def find_clang() -> Clang:
-    """The clang to use: METAL_SIMULATOR_CLANG, else clang-19, else another clang-16 ... clang-22, else clang, else that
+    """The clang to use: METAL_SIMULATOR_CLANG, else clang-19, else another clang-17 ... clang-22, else clang, else that
     of the Python package ziglang.
 
     METAL_SIMULATOR_CLANG is an executable, a number such as 17 (for clang-17), or ziglang.

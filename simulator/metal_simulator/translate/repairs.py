@@ -19,13 +19,12 @@ _MARKED = re.compile(r"\{(\d+):(\d+)-(\d+):(\d+)\}")
 
 
 class Refusal(NamedTuple):
-    """An error of clang: where (offsets in the text), what, the notes that explain it, and the line that it names."""
+    """An error of clang: where (offsets in the text), what, and the notes that explain it."""
 
     at: int
     ranges: Tuple[Tuple[int, int], ...]
     message: str
     notes: Tuple[str, ...]
-    line: Tuple[str, int]  # file and number
 
 
 def repairable(message: str, notes: Tuple[str, ...]) -> bool:
@@ -80,10 +79,9 @@ def refusals(text: str, stderr: str) -> Iterator[Refusal]:
                 continue
             ranges = tuple((starts[a - 1] + b - 1, starts[c - 1] + d - 1) for a, b, c, d in places)
             file = line[: error.start()]
-            place = (file, int(row))
-            row = rows.get(place)
+            row = rows.get((file, int(row)))
             at = ranges[0][0] if ranges else (starts[row] + int(column) - 1 if row is not None else -1)
-            found = Refusal(at, ranges, message, (), place) if at >= 0 else None
+            found = Refusal(at, ranges, message, ()) if at >= 0 else None
         elif found and ": note: " in line:
             found = found._replace(notes=(*found.notes, line.split(": note: ", 1)[1]))
     if found:

@@ -13,7 +13,7 @@ from metal_simulator.toolchain.clang import find_clang
 
 HERE = pathlib.Path(__file__).parent
 SIMULATOR = HERE.parents[1]
-VERSIONS = [str(version) for version in range(16, 23)] + ["ziglang"]
+VERSIONS = [str(version) for version in range(17, 23)] + ["ziglang"]
 SIZE = 64
 SHAPE = ((SIZE // 32, 1, 1), (32, 1, 1))
 

@@ -25,6 +25,14 @@ def test_not_clang(monkeypatch, library):
         library("row_sum")
 
 
+def test_clang_that_is_too_old(monkeypatch, library, tmp_path):
+    (tmp_path / "clang-16").write_text("#!/bin/sh\necho clang version 16.0.6\n")
+    (tmp_path / "clang-16").chmod(0o700)
+    monkeypatch.setenv("METAL_SIMULATOR_CLANG", str(tmp_path / "clang-16"))
+    with pytest.raises(ToolchainError, match="clang-16 is clang 16; the simulator needs 17 or newer"):
+        library("row_sum")
+
+
 def test_missing_file(tmp_path):
     with pytest.raises(CompileError, match="no such file"):
         Library(tmp_path / "absent.metal")

@@ -45,7 +45,7 @@ def test_zeroed_threadgroup_arrays_stay_unset(written):
     assert np.isnan(x[0]) and [f.kind for f in report.findings] == ["read of threadgroup memory never written"]
 
 
-VERSIONS = [str(version) for version in range(16, 23)] + ["ziglang"]
+VERSIONS = [str(version) for version in range(17, 23)] + ["ziglang"]
 
 
 @pytest.mark.parametrize("version", VERSIONS)
