@@ -2,12 +2,14 @@
 
 Every module belongs to a room, every room to a floor. A module imports modules of its own room or of floors below; no
 chain of imports leads back to where it began; no module of the package is imported inside a function, or by an absolute
-name, which a loaded kernel does not have. Prints the floors, or what breaks these rules, and then exits with status 1.
+name, which a loaded kernel does not have. Among the C files of the simulator's runtime no chain of uses leads back.
+Prints the floors, or what breaks these rules, and then exits with status 1.
 """
 
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from pathlib import Path
 from typing import Dict, Iterator, List, NamedTuple, Tuple
@@ -41,7 +43,7 @@ KERNEL = Package(
 SIMULATOR = Package(
     ROOT / "simulator" / "metal_simulator",
     (
-        ("errors",),
+        ("errors", "limits"),
         ("toolchain",),
         ("source", "llvm_ir"),
         ("translate", "checker", "profiler"),
@@ -52,6 +54,7 @@ SIMULATOR = Package(
     ),
 )
 PACKAGES = (KERNEL, SIMULATOR)
+RUNTIME = SIMULATOR.folder / "runtime"
 
 
 class Import(NamedTuple):
@@ -132,11 +135,30 @@ def circles(imports: List[Import]) -> List[List[str]]:
     return found
 
 
+_COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/|\"(?:[^\"\\\n]|\\.)*\"", re.DOTALL)
+_INCLUDE = re.compile(r"^#\s*include\s*[\"<](?:\S*/)?(\w+\.h)[\">]", re.MULTILINE)
+_DEFINED = re.compile(r"^(?!static|extern|typedef)\w[^;{}]*?\b(metal_\w+)(?:\([^;{}]*\)\s*\{|;)", re.MULTILINE)
+_USED = re.compile(r"\bmetal_\w+")
+
+
+def uses_of(folder: Path) -> List[Import]:
+    """What the C files of a folder use of one another: headers, and functions and variables named metal_."""
+    texts = {path.name: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.[ch]"))}
+    code = {name: _COMMENT.sub("", text) for name, text in texts.items()}
+    home = {found: name for name in texts if name.endswith(".c") for found in _DEFINED.findall(code[name])}
+    uses = []
+    for name, text in texts.items():
+        uses += [Import(name, header, 0) for header in _INCLUDE.findall(text) if header in texts]
+        used = {home[word] for word in _USED.findall(code[name]) if name.endswith(".c") and word in home}
+        uses += [Import(name, other, 0) for other in sorted(used - {name})]
+    return uses
+
+
 def _spell(floors: Tuple[Tuple[str, ...], ...]) -> str:
     return " > ".join(", ".join(rooms) for rooms in reversed(floors))
 
 
-def main(packages: Tuple[Package, ...] = PACKAGES) -> int:
+def main(packages: Tuple[Package, ...] = PACKAGES, runtime: Path = RUNTIME) -> int:
     """The command; returns the exit status."""
     status = 0
     for package in packages:
@@ -148,6 +170,11 @@ def main(packages: Tuple[Package, ...] = PACKAGES) -> int:
             status = 1
             continue
         print(f"{package.folder.name}: {len(imports)} imports, one way: {_spell(package.floors)}")
+    uses = uses_of(runtime)
+    for circle in circles(uses):
+        print(f"{runtime.name}: circle: {' -> '.join(circle)}", file=sys.stderr)
+        status = 1
+    print(f"{runtime.name}: {len(uses)} uses of one C file or header by another")
     return status
 
 

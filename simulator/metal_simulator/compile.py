@@ -2,56 +2,24 @@
 
 from __future__ import annotations
 
-import ctypes
-import functools
 import re
 import tempfile
 from pathlib import Path
 from typing import Dict, List, Tuple
 
 from .checker import checking
-from .errors import CompileError, ToolchainError
+from .errors import CompileError
+from .limits import MAX_THREADS
 from .profiler import counting
 from .source.declarations import Declarations, Function, Instantiation
 from .source.diagnostics import parse_diagnostics, summary
 from .source.files import Source
 from .toolchain import cache
 from .toolchain.clang import FAST_MATH, Clang, language_flags, machine_flags, run
-from .toolchain.paths import RUNTIME
 from .translate.entry_point import in_scope
 from .translate.repairs import repaired
 from .translate.rewrite import for_run
 from .translate.threadgroup_variables import threadgroup_variables
-
-THREADGROUP_LIMIT = 32768
-
-
-@functools.lru_cache(maxsize=None)
-def runtime(clang: Clang) -> ctypes.CDLL:
-    """The runtime, compiled on first use; its functions are visible to the kernels loaded after it."""
-    name = f"runtime-{cache.key(clang.version)}.so"
-    target = cache.folder() / name
-    if not target.exists():
-        with tempfile.TemporaryDirectory() as scratch:
-            built = Path(scratch) / name
-            sources = [str(p) for p in sorted(RUNTIME.glob("*.c"))]
-            flags = [
-                "-O2",
-                *machine_flags(),
-                "-ffp-contract=fast",
-                "-fPIC",
-                "-shared",
-                "-pthread",
-                "-fno-math-errno",
-                "-ftls-model=initial-exec",
-                "-fvisibility=default",
-                "-w",
-            ]
-            done = run([clang.path, *flags, *sources, "-lm", "-ldl", "-o", str(built)])
-            if done.returncode:
-                raise ToolchainError(f"{clang.path} cannot compile the simulator's runtime:\n{done.stderr[:2000]}")
-            cache.put(name, built.read_bytes())
-    return ctypes.CDLL(str(target), mode=ctypes.RTLD_GLOBAL)
 
 
 def compile_kernel(
@@ -205,4 +173,4 @@ def _max_threads(function: Function) -> int:
             text = attribute.arguments[0].text
             if text.isdigit():
                 return int(text)
-    return 1024
+    return MAX_THREADS

@@ -7,10 +7,11 @@ import functools
 from pathlib import Path
 from typing import List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
-from .compile import THREADGROUP_LIMIT, compile_kernel, runtime
+from .compile import compile_kernel
 from .errors import CompileError, Diagnostic, LaunchError
-from .launch import canaries
+from .launch import canaries, runtime
 from .launch.request import LaunchReport, Settings, launch
+from .limits import THREADGROUP_LIMIT
 from .profiler.counters import Profile
 from .source.accounting import read_kernels
 from .source.declarations import Declarations, Function, Instantiation
@@ -152,7 +153,7 @@ class Kernel:
         self._loaded = {"run": self._load("run")}
 
     def _load(self, mode: str):
-        runtime_library = runtime(self._library.clang)
+        runtime_library = runtime.load(self._library.clang)
         name, description = self._library._build(self.name, self._constants, mode)
         path = cache.folder() / f"{name}.so"
         try:

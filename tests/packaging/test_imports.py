@@ -119,6 +119,28 @@ def test_a_new_folder_needs_a_floor(tmp_path) -> None:
     assert imports.faults(imports.imports_of(package), package) == ["attic has no floor"]
 
 
+@pytest.mark.parametrize(
+    "path, text, circle",
+    [
+        ("fail.c", "void f(void) { metal_complete(0); }", "collectives.c -> .*fail.c"),
+        ("request.h", '#include "shadow.h"', "request.h -> .*shadow.h"),
+    ],
+)
+def test_a_circle_in_c(tmp_path, path, text, circle) -> None:
+    runtime = shutil.copytree(imports.RUNTIME, tmp_path / "runtime")
+    assert imports.circles(imports.uses_of(runtime)) == []
+    with (runtime / path).open("a") as source:
+        source.write(f"\n{text}\n")
+    found = [" -> ".join(names) for names in imports.circles(imports.uses_of(runtime))]
+    assert any(re.search(circle, names) for names in found), found
+
+
+def test_what_is_no_use_in_c(tmp_path) -> None:
+    (tmp_path / "a.c").write_text('// metal_b\nvoid metal_a(void) { say("metal_b"); }\n')
+    (tmp_path / "b.c").write_text("void metal_b(int of,\n             int lines) {\n  metal_a();\n}\n")
+    assert [use[:2] for use in imports.uses_of(tmp_path)] == [("b.c", "a.c")]
+
+
 def test_the_command(tmp_path, capsys) -> None:
     assert imports.main() == 0
     printed = capsys.readouterr().out

@@ -10,30 +10,33 @@ import shutil
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
+from ..limits import MAX_BUFFERS
 from ..toolchain.clang import NEWEST, OLDEST, run
 from .slots import Slot
 
-KINDS = {
-    1: "race: two writes",
-    2: "race: read and write",
-    3: "read out of bounds",
-    4: "write out of bounds",
-    5: "read of threadgroup memory never written",
-    6: "race between threadgroups: two writes",
-    7: "race between threadgroups: read and write",
-    8: "misaligned vector access",
-    9: "write to a const buffer",
-    10: "NaN made from numbers",
-    11: "NaN written",
-    12: "collective in divergent control flow",
+_KINDS = {  # by their names in the runtime, in its order
+    "RACE_WRITE_WRITE": "race: two writes",
+    "RACE_READ_WRITE": "race: read and write",
+    "OUT_OF_BOUNDS_READ": "read out of bounds",
+    "OUT_OF_BOUNDS_WRITE": "write out of bounds",
+    "NEVER_WRITTEN": "read of threadgroup memory never written",
+    "GROUPS_WRITE_WRITE": "race between threadgroups: two writes",
+    "GROUPS_READ_WRITE": "race between threadgroups: read and write",
+    "MISALIGNED": "misaligned vector access",
+    "WRITE_TO_CONST": "write to a const buffer",
+    "NAN_MADE": "NaN made from numbers",
+    "NAN_WRITTEN": "NaN written",
+    "DIVERGENT": "collective in divergent control flow",
 }
+NUMBERS = {name: number for number, name in enumerate(_KINDS, 1)}
+KINDS = dict(zip(NUMBERS.values(), _KINDS.values()))
+_BETWEEN_GROUPS = (NUMBERS["GROUPS_WRITE_WRITE"], NUMBERS["GROUPS_READ_WRITE"])
 UNWRITTEN = "element never written"
-MAX_BUFFERS = 31  # from this number on, a record's buffer is a slot of threadgroup memory
 LIMIT = 256  # findings of one launch
 
 
 class Record(ctypes.Structure):
-    """Kept equal to Finding in runtime/runtime.h."""
+    """A Finding of the runtime. buffer: from MAX_BUFFERS on, a slot of threadgroup memory."""
 
     _fields_ = [
         ("group", ctypes.c_uint64),
@@ -125,12 +128,12 @@ def _finding(record: Record, memories, program: Program, granule: int, grid, lin
     memory, element, offset = _memory(record, memories, program)
     groups, threads, sites = (_position(record.group, grid),), (record.thread,), [record.site]
     if record.other_thread != 0xFFFFFFFF:
-        groups += (_position(record.other_group if record.kind in (6, 7) else record.group, grid),)
+        groups += (_position(record.other_group if record.kind in _BETWEEN_GROUPS else record.group, grid),)
         threads += (record.other_thread,)
         sites.append(record.other_site)
     places = tuple(lines[s] for s in sites if s in lines)
     count, size = record.count, record.size
-    if record.kind in (6, 7):  # counted in cells
+    if record.kind in _BETWEEN_GROUPS:  # counted in cells
         size = max(size, _pointed_bytes(record.buffer, program))
         count = -(-count * granule // size)
     buffer = record.buffer if 0 <= record.buffer < MAX_BUFFERS else None
@@ -150,7 +153,7 @@ def _memory(record: Record, memories, program: Program) -> Tuple[str, Optional[i
     if record.buffer >= 0:
         name = _buffer_name(record.buffer, program.description, memories)
         return name, _element(record.offset, _pointed_bytes(record.buffer, program)), record.offset
-    names = {10: "value", 12: f"SIMD group {record.offset}"}
+    names = {NUMBERS["NAN_MADE"]: "value", NUMBERS["DIVERGENT"]: f"SIMD group {record.offset}"}
     return names.get(record.kind, "memory of no buffer"), None, record.offset
 
 

@@ -8,6 +8,7 @@ import sys
 from typing import Iterator, List, NamedTuple, Sequence, Set, Tuple
 
 from ..errors import LaunchError
+from ..limits import MAX_BUFFERS
 
 
 class Memory(NamedTuple):
@@ -110,8 +111,8 @@ def bind(kernel: str, parameters: Sequence[dict], gates: dict, buffers: Sequence
         buffers = list(buffers)
     except TypeError:
         raise LaunchError(f"kernel {kernel}: buffers is a {type(buffers).__name__}, not a sequence") from None
-    if len(buffers) > 31:
-        raise LaunchError(f"kernel {kernel}: {len(buffers)} buffers; Metal has 31")
+    if len(buffers) > MAX_BUFFERS:
+        raise LaunchError(f"kernel {kernel}: {len(buffers)} buffers; Metal has {MAX_BUFFERS}")
     needed = [p for p in parameters if p["kind"] == "buffer" and gates.get(p["gate"], True)]
     for parameter in needed:
         if parameter["index"] >= len(buffers):

@@ -9,15 +9,14 @@ import os
 from pathlib import Path
 from typing import List, NamedTuple, Optional, Sequence, Tuple, Union
 
-from ..checker import findings
+from ..checker import findings, slots
 from ..checker.findings import Finding
-from ..checker.slots import Slot, slots
 from ..errors import LaunchError
+from ..limits import MAX_BUFFERS, MAX_THREADS, THREADGROUP_LIMIT
 from ..profiler.counters import Counting, Profile
 from .buffers import UNBOUND, bind
 
-MAX_BUFFERS, MAX_THREADS, MAX_FINDINGS, MAX_WORKERS = 31, 1024, 4096, 256
-THREADGROUP_LIMIT = 32768
+MAX_FINDINGS, MAX_WORKERS = 4096, 256
 
 
 class LaunchReport(NamedTuple):
@@ -58,16 +57,16 @@ class Settings(NamedTuple):
         return "check" if self.check or self.check_written is not False else "run"
 
 
-class _Region(ctypes.Structure):
+class Region(ctypes.Structure):
     _fields_ = [(name, ctypes.c_uint64) for name in ("address", "low", "high", "read_only")]
 
 
-class _Slot(ctypes.Structure):
+class Slot(ctypes.Structure):
     _fields_ = [("bytes", ctypes.c_uint64), ("alignment", ctypes.c_uint64)]
 
 
-class _Request(ctypes.Structure):
-    """Kept equal to Request in runtime/runtime.h."""
+class Request(ctypes.Structure):
+    """What the runtime reads, and the fields that it fills."""
 
     _fields_ = [
         ("entry", ctypes.c_void_p),
@@ -85,7 +84,7 @@ class _Request(ctypes.Structure):
         ("timeout", ctypes.c_double),
         ("static_bytes", ctypes.c_uint64),
         ("dynamic_bytes", ctypes.c_uint64 * MAX_BUFFERS),
-        ("buffers", _Region * MAX_BUFFERS),
+        ("buffers", Region * MAX_BUFFERS),
         ("barriers", ctypes.c_uint64),
         ("products", ctypes.c_uint64),
         ("collectives", ctypes.c_uint64),
@@ -97,7 +96,7 @@ class _Request(ctypes.Structure):
         ("sites", ctypes.c_uint32 * 2),
         ("code", ctypes.c_uint64),
         ("written", ctypes.c_void_p * MAX_BUFFERS),
-        ("slots", ctypes.POINTER(_Slot)),
+        ("slots", ctypes.POINTER(Slot)),
         ("findings", ctypes.POINTER(findings.Record)),
         ("counters", ctypes.c_void_p),
         ("message", ctypes.c_char * 1024),
@@ -150,10 +149,10 @@ def _threadgroup_arguments(kernel: str, description: dict, sizes: Optional[Seque
     return sizes
 
 
-def _request(name: str, kernel, memories, writable, grid, threads, settings: Settings, mode: str) -> _Request:
+def _request(name: str, kernel, memories, writable, grid, threads, settings: Settings, mode: str) -> Request:
     """Everything but what the checker fills."""
     _, code, path, description = kernel
-    request = _Request(entry=ctypes.cast(code.metal_entry, ctypes.c_void_p), grid=grid, threads=threads)
+    request = Request(entry=ctypes.cast(code.metal_entry, ctypes.c_void_p), grid=grid, threads=threads)
     request.check, request.nan = mode in ("check", "nan"), mode == "nan"
     request.order, request.seed = _order(name, settings.order)
     request.workers = _worker_count(settings.workers, grid[0] * grid[1] * grid[2])
@@ -166,7 +165,7 @@ def _request(name: str, kernel, memories, writable, grid, threads, settings: Set
     request.timeout = settings.timeout or 0
     for i in range(MAX_BUFFERS):
         memory = memories[i] if i < len(memories) else UNBOUND
-        request.buffers[i] = _Region(memory.address, memory.low, memory.high, i not in writable)
+        request.buffers[i] = Region(memory.address, memory.low, memory.high, i not in writable)
     return request
 
 
@@ -194,8 +193,8 @@ def launch(name, kernel, buffers, grid, threads, settings: Settings) -> LaunchRe
     request = _request(name, kernel, memories, writable, grid, threads, settings, mode)
     for i, size in enumerate(dynamic):
         request.dynamic_bytes[i] = size
-    slotted: List[Slot] = slots(code, description, dynamic) if request.check else []
-    request.slots = (_Slot * len(slotted))(*((slot.bytes, slot.alignment) for slot in slotted))
+    slotted: List[slots.Slot] = slots.slots(code, description, dynamic) if request.check else []
+    request.slots = (Slot * len(slotted))(*((slot.bytes, slot.alignment) for slot in slotted))
     request.slot_count, request.variable_count = len(slotted), len(slotted) - len(dynamic)
     records, cells = (findings.Record * (MAX_FINDINGS if request.check else 0))(), {}
     request.findings = records
@@ -218,7 +217,7 @@ def launch(name, kernel, buffers, grid, threads, settings: Settings) -> LaunchRe
     return LaunchReport(groups, request.barriers, request.products, request.collectives, found, profile)
 
 
-def _failure(request: _Request, program: findings.Program) -> str:
+def _failure(request: Request, program: findings.Program) -> str:
     """Why the launch failed, and at which lines."""
     sites = [site for site in request.sites if site]
     places = findings.resolve(program, sites)

@@ -8,8 +8,10 @@ from . import ir
 
 # What a pointer or address derives from. CONTEXT is the simulator's own argument block.
 DEVICE, THREADGROUP, PRIVATE, CONTEXT, UNKNOWN = "device", "threadgroup", "private", "context", "unknown"
-# Offsets in the context (runtime.h) of the tables that are the same for all lanes, and of the SIMD group's index.
-_TABLES, _SIMDGROUP = {"0": "buffers", "8": "threadgroup_arguments", "16": "shape"}, "32"
+# In the context of the runtime: tables that are the same for all lanes, and the SIMD group's index.
+OFFSETS = {"buffers": 0, "threadgroup_arguments": 8, "shape": 16, "simdgroup": 32}
+_TABLES = {str(offset): name for name, offset in OFFSETS.items() if name != "simdgroup"}
+_SIMDGROUP = str(OFFSETS["simdgroup"])
 _THROUGH = frozenset(["inttoptr", "ptrtoint", "bitcast", "addrspacecast", "freeze", "getelementptr", "add", "sub"])
 
 

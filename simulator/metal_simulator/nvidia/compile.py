@@ -8,9 +8,9 @@ import tempfile
 from pathlib import Path
 from typing import Dict, Mapping, Optional, Tuple
 
-from ..compile import THREADGROUP_LIMIT
 from ..errors import CompileError, ToolchainError
 from ..library import Library
+from ..limits import MAX_THREADS, THREADGROUP_LIMIT
 from ..source.declarations import Function
 from ..source.diagnostics import parse_diagnostics, summary
 from ..toolchain import cache
@@ -34,7 +34,7 @@ def build(
     library: Library,
     host_name: str,
     constants: Optional[Mapping[str, object]] = None,
-    threads: int = 1024,
+    threads: int = MAX_THREADS,
     matrix: str = "exact",
     lines: bool = False,
 ) -> Program:

@@ -5,6 +5,8 @@
 // moves bits, so the xor of two lanes is relabelled as they are.
 //
 // Lanes of a SIMD group must come together to SIMD-group functions. MATRIX_FAST: matrix products by tensor cores.
+#include "../include/metal_simulator/interface.h"
+
 typedef unsigned char u8;
 typedef unsigned short u16;
 typedef unsigned int u32;
@@ -46,16 +48,11 @@ BUILTIN u64 metal_dynamic_memory(void) { return (u64)metal_dynamic; }
 // Barriers. Every kind of memory is ordered, whatever the flags say.
 BUILTIN void metal_threadgroup_barrier(u32 flags) { __syncthreads(); }
 
-// SIMD-group functions. Kept equal to include/metal_simulator/simdgroup.h: the kinds from QUAD_SUM are those from SUM, of
-// quad-groups.
-enum { PRODUCT_8X8, SIMD_BARRIER, MATRIX_STORE, SUM, PRODUCT, MINIMUM, MAXIMUM, AND, OR, XOR, PREFIX_INCLUSIVE_SUM,
-       PREFIX_EXCLUSIVE_SUM, PREFIX_INCLUSIVE_PRODUCT, PREFIX_EXCLUSIVE_PRODUCT, SHUFFLE, SHUFFLE_XOR, SHUFFLE_UP,
-       SHUFFLE_DOWN, ROTATE_UP, ROTATE_DOWN, FILL_UP, FILL_DOWN, BROADCAST, BROADCAST_FIRST, BALLOT, QUAD_SUM,
-       QUAD_PRODUCT, QUAD_MINIMUM, QUAD_MAXIMUM, QUAD_AND, QUAD_OR, QUAD_XOR, QUAD_PREFIX_INCLUSIVE_SUM,
-       QUAD_PREFIX_EXCLUSIVE_SUM, QUAD_PREFIX_INCLUSIVE_PRODUCT, QUAD_PREFIX_EXCLUSIVE_PRODUCT, QUAD_SHUFFLE,
-       QUAD_SHUFFLE_XOR, QUAD_SHUFFLE_UP, QUAD_SHUFFLE_DOWN, QUAD_ROTATE_UP, QUAD_ROTATE_DOWN, QUAD_FILL_UP,
-       QUAD_FILL_DOWN, QUAD_BROADCAST, QUAD_BROADCAST_FIRST, QUAD_BALLOT };
-enum { FLOAT, SIGNED, UNSIGNED, LONG, ULONG };
+// SIMD-group functions: the kinds from QUAD_SUM are those from SUM, of quad-groups.
+#define NUMBER(name, text) name,
+#define TYPE(name) name,
+enum { __METAL_COLLECTIVES(NUMBER) KINDS };
+enum { __METAL_LANE_TYPES(TYPE) TYPES };
 
 INLINE float as_float(u32 bits) { return __builtin_bit_cast(float, bits); }
 INLINE u32 as_bits(float value) { return __builtin_bit_cast(u32, value); }

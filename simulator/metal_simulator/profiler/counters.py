@@ -6,14 +6,14 @@ import ctypes
 import json
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
+from ..limits import LANES, MAX_BUFFERS
 from .instruction_classes import CLASSES
 
 LINE_BYTES = 128
 SPACES = ("device", "constant", "threadgroup", "private")
 WIDTHS = ("1", "2", "4", "8", "16", "more")  # bytes per lane
 ROW_FIELDS = ("device_clocks", "threadgroup_clocks", "device_lines")
-_TOTALS = ("instructions", "read", "written", "lines", "conflicts")
-_MAX_BUFFERS = 31
+TOTALS = ("instructions", "read", "written", "lines", "conflicts")
 
 
 class Traffic(NamedTuple):
@@ -76,7 +76,7 @@ class Profile(NamedTuple):
     @property
     def simdgroups(self) -> int:
         """SIMD groups of a threadgroup."""
-        return -(-self.threads[0] * self.threads[1] * self.threads[2] // 32)
+        return -(-self.threads[0] * self.threads[1] * self.threads[2] // LANES)
 
     @property
     def classes(self) -> Dict[str, int]:
@@ -117,8 +117,8 @@ class Profile(NamedTuple):
         return cls(rows=rows, traffic=traffic, accesses=accesses, **lists, **fields)
 
 
-class _Counters(ctypes.Structure):
-    """Kept equal to Counters in runtime/runtime.h."""
+class Counters(ctypes.Structure):
+    """What the runtime is given and fills."""
 
     _fields_ = [
         ("block_count", ctypes.c_uint32),
@@ -128,10 +128,10 @@ class _Counters(ctypes.Structure):
         ("weights", ctypes.POINTER(ctypes.c_uint32)),
         ("site_bytes", ctypes.POINTER(ctypes.c_uint32)),
         ("site_kinds", ctypes.POINTER(ctypes.c_uint8)),
-        ("constant", ctypes.c_uint8 * (_MAX_BUFFERS + 1)),
-        ("touched", ctypes.c_void_p * 2 * _MAX_BUFFERS),
+        ("constant", ctypes.c_uint8 * (MAX_BUFFERS + 1)),
+        ("touched", ctypes.c_void_p * 2 * MAX_BUFFERS),
         ("rows", ctypes.POINTER(ctypes.c_uint64)),
-        ("totals", ctypes.c_uint64 * len(_TOTALS) * (len(SPACES) + _MAX_BUFFERS)),
+        ("totals", ctypes.c_uint64 * len(TOTALS) * (len(SPACES) + MAX_BUFFERS)),
         ("accesses", ctypes.c_uint64 * len(WIDTHS) * 2 * len(SPACES)),
     ]
 
@@ -148,7 +148,7 @@ class Counting:
         self.width = len(CLASSES) + len(ROW_FIELDS)
         self.rows = (ctypes.c_uint64 * (groups * self.width))()
         self.bitmaps = [[self._bitmap(memory) for _ in range(2)] for memory in memories]
-        self.counters = _Counters(len(weights), len(CLASSES), max(1, len(sites)), 0)
+        self.counters = Counters(len(weights), len(CLASSES), max(1, len(sites)), 0)
         self.counters.weights = (ctypes.c_uint32 * (len(weights) * len(CLASSES)))(*sum(weights, []))
         self.counters.site_bytes = (ctypes.c_uint32 * max(1, len(sites)))(*(size for size, _ in sites))
         self.counters.site_kinds = (ctypes.c_uint8 * max(1, len(sites)))(*(write for _, write in sites))

@@ -11,7 +11,6 @@ from .statements import CALLS, Statement, is_attribute, statements
 from .tokens import OPEN, Token, matching, matching_angle, spell, split, string_value
 
 _SPACES = {"__global": "device", "__constant": "constant", "__local": "threadgroup", "__private": "thread"}
-MAX_BUFFERS = 31
 
 
 class Attribute(NamedTuple):

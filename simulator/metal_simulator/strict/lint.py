@@ -6,8 +6,9 @@ import difflib
 from typing import Iterator, List, Tuple
 
 from ..errors import Diagnostic
+from ..limits import MAX_BUFFERS
 from ..source.columns import by_line, token_column
-from ..source.declarations import MAX_BUFFERS, Declarations, Function, Parameter, host_name, read_attributes
+from ..source.declarations import Declarations, Function, Parameter, host_name, read_attributes
 from ..source.files import Source
 from ..source.tokens import Token, matching, matching_angle, tokenise
 from ..translate.positions import POSITIONS

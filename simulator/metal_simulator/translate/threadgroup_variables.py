@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import List, NamedTuple, Optional, Tuple
 
+from ..limits import THREADGROUP_LIMIT
 from ..source.declarations import Function
 from ..source.tokens import OPEN, Token, matching, spell, split
 
-THREADGROUP_LIMIT_MESSAGE = "more than 32768 bytes of threadgroup memory"
+THREADGROUP_LIMIT_MESSAGE = f"more than {THREADGROUP_LIMIT} bytes of threadgroup memory"
 
 
 class ThreadgroupVariable(NamedTuple):
@@ -34,7 +35,8 @@ def limit_test(variable: ThreadgroupVariable, total: str) -> Tuple[str, str]:
     """Name of the sum of sizes up to this variable, and its definition with the test against Metal's limit."""
     name = f"__threadgroup_bytes_after_{variable.names[-1].text}"
     sizes = " + ".join([total] * bool(total) + [f"sizeof({n.text})" for n in variable.names])
-    return name, (f'constexpr ulong {name} = {sizes}; static_assert({name} <= 32768, "{THREADGROUP_LIMIT_MESSAGE}");')
+    test = f'static_assert({name} <= {THREADGROUP_LIMIT}, "{THREADGROUP_LIMIT_MESSAGE}");'
+    return name, f"constexpr ulong {name} = {sizes}; {test}"
 
 
 def threadgroup_variables(tokens: List[Token], function: Function, number: int = 0) -> List[ThreadgroupVariable]:

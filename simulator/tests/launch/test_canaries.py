@@ -7,7 +7,7 @@ import pytest
 from checked_launch import X, findings, kernel, zeros
 from metal_simulator import ToolchainError
 from metal_simulator.checker import checking
-from metal_simulator.launch import canaries
+from metal_simulator.launch import canaries, runtime
 from metal_simulator.library import _load_checking
 from metal_simulator.toolchain import cache
 from metal_simulator.toolchain.clang import find_clang
@@ -18,10 +18,10 @@ RACE, BOUNDS, UNSET = canaries.MISTAKES
 @pytest.fixture
 def clean(written, tmp_path, monkeypatch):
     """A kernel without mistakes, and a cache in which nothing has been proved."""
-    runtime = cache.folder() / f"runtime-{cache.key(find_clang().version)}.so"
+    built = cache.folder() / f"runtime-{cache.key(find_clang().version, sorted(runtime.layout()))}.so"
     monkeypatch.setenv("METAL_SIMULATOR_CACHE", str(tmp_path / "cache"))
-    if runtime.exists():  # which takes long to compile
-        cache.put(runtime.name, runtime.read_bytes())
+    if built.exists():  # which takes long to compile
+        cache.put(built.name, built.read_bytes())
     canaries.require.cache_clear()
     yield lambda: written(kernel("out[i] = x[i];"))
     canaries.require.cache_clear()
