@@ -6,6 +6,8 @@ JOBS ?= auto
 
 ENVIRONMENT := .venv
 READY := $(ENVIRONMENT)/.ready
+# The kernels have a format of their own until they follow .clang-format, too.
+C_SOURCES = '*.c' '*.h' '*.cpp' '*.mm' '*.metal' '*/include/metal_*' ':!flash_sdpa/*.h' ':!flash_sdpa/*.metal'
 RUN := PYTHONPATH=simulator:tools $(ENVIRONMENT)/bin/python
 
 .DEFAULT_GOAL := help
@@ -27,9 +29,10 @@ demo: build ## embed real sentences with a real model, then run its attention on
 test: build check ## run all tests
 	$(RUN) -m pytest -n $(JOBS)
 
-check: $(READY) ## lint, direction of the imports, strict check of the shaders, type check of the Objective-C++ for macOS
+check: $(READY) ## lint, formats, direction of the imports, strict check of the shaders, Objective-C++ for macOS by its types
 	$(ENVIRONMENT)/bin/ruff check .
 	$(ENVIRONMENT)/bin/ruff format --quiet --check .
+	@git ls-files -- $(C_SOURCES) | xargs $(ENVIRONMENT)/bin/clang-format --dry-run --Werror
 	@$(RUN) tools/imports.py
 	$(ENVIRONMENT)/bin/zizmor --offline --quiet .github/workflows
 	@$(RUN) tools/check.py

@@ -36,9 +36,7 @@ id<MTLDevice> device() {
   return device;
 }
 
-std::string reason(NSError* error) {
-  return error ? error.localizedDescription.UTF8String : "no reason given";
-}
+std::string reason(NSError* error) { return error ? error.localizedDescription.UTF8String : "no reason given"; }
 
 // Errors are thrown outside of the pools, which an exception would leave without draining them.
 id<MTLLibrary> new_library() {
@@ -50,8 +48,9 @@ id<MTLLibrary> new_library() {
     library = EMBEDDED_METALLIB_NAMESPACE::createLibrary(metal_device, &error);
     problem = reason(error);
   }
-  TORCH_CHECK(library, "the Metal library of this build does not load: ", problem, ". It needs macOS 26 or newer; on an ",
-              "older one, install the wheel metal-flash-sdpa, which compiles the kernels at run time");
+  TORCH_CHECK(
+      library, "the Metal library of this build does not load: ", problem, ". It needs macOS 26 or newer; on an ",
+      "older one, install the wheel metal-flash-sdpa, which compiles the kernels at run time");
   return library;
 }
 
@@ -109,8 +108,9 @@ MTLSize size_of(at::IntArrayRef sizes, const char* name) {
 
 void check_buffer(const at::Tensor& tensor, size_t index) {
   if (tensor.is_mps()) return;
-  TORCH_CHECK_VALUE(tensor.is_cpu() && tensor.scalar_type() == at::kByte && tensor.is_contiguous(), "buffer ", index,
-                    " must be on mps, or contiguous bytes on the CPU, got ", tensor.toString(), " on ", tensor.device());
+  TORCH_CHECK_VALUE(
+      tensor.is_cpu() && tensor.scalar_type() == at::kByte && tensor.is_contiguous(), "buffer ", index,
+      " must be on mps, or contiguous bytes on the CPU, got ", tensor.toString(), " on ", tensor.device());
   TORCH_CHECK_VALUE(tensor.nbytes() <= kMaxBytes, "buffer ", index, " must have at most ", kMaxBytes, " bytes, got ",
                     tensor.nbytes());
 }
@@ -155,8 +155,8 @@ void launch_kernel(std::string_view kernel, const c10::List<std::string>& consta
 std::tuple<int64_t, int64_t, int64_t> describe_pipeline(
     std::string_view kernel, const c10::List<std::string>& constants, const c10::List<bool>& values) {
   id<MTLComputePipelineState> pipeline = cached_pipeline(kernel, constants, values);
-  return {pipeline.maxTotalThreadsPerThreadgroup, pipeline.staticThreadgroupMemoryLength,
-          pipeline.threadExecutionWidth};
+  return {
+      pipeline.maxTotalThreadsPerThreadgroup, pipeline.staticThreadgroupMemoryLength, pipeline.threadExecutionWidth};
 }
 
 std::tuple<std::string, int64_t, int64_t, int64_t, std::string> describe_device() {
@@ -166,6 +166,7 @@ std::tuple<std::string, int64_t, int64_t, int64_t, std::string> describe_device(
     while (family >= kOldestFamily && ![metal_device supportsFamily:static_cast<MTLGPUFamily>(1000 + family)]) family--;
     at::mps::MPSDevice* torch_device = at::mps::MPSDevice::getInstance();
     return {torch_device->getName(), family < kOldestFamily ? 0 : family, torch_device->getCoreCount(),
-            metal_device.recommendedMaxWorkingSetSize, NSProcessInfo.processInfo.operatingSystemVersionString.UTF8String};
+            metal_device.recommendedMaxWorkingSetSize,
+            NSProcessInfo.processInfo.operatingSystemVersionString.UTF8String};
   }
 }

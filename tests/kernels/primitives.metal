@@ -13,16 +13,10 @@ using namespace metal;
 // products[16, 24] = a b^T, weighted[16, columns] = products b.
 template <typename T, int kK, int kSlices, bool kStaged>
 [[kernel]] void tile_products(
-    device const T* a [[buffer(0)]],
-    device const T* b [[buffer(1)]],
-    device float* products [[buffer(2)]],
-    device float* weighted [[buffer(3)]],
-    constant int& count_a [[buffer(4)]],
-    constant int& count_b [[buffer(5)]],
-    constant float& sign [[buffer(6)]],
-    constant int& columns [[buffer(7)]],
-    uint simdgroup [[simdgroup_index_in_threadgroup]],
-    uint lane_index [[thread_index_in_simdgroup]]) {
+    device const T* a [[buffer(0)]], device const T* b [[buffer(1)]], device float* products [[buffer(2)]],
+    device float* weighted [[buffer(3)]], constant int& count_a [[buffer(4)]], constant int& count_b [[buffer(5)]],
+    constant float& sign [[buffer(6)]], constant int& columns [[buffer(7)]],
+    uint simdgroup [[simdgroup_index_in_threadgroup]], uint lane_index [[thread_index_in_simdgroup]]) {
   using Tile = conditional_t<kStaged, StagedTile<T, 24, kK, kSlices>, DirectTile<T, 24, kK, kSlices>>;
   constexpr int kSums = slice_bytes<16, 24, kSlices, kSlices>();
   threadgroup float4 memory[(Tile::kBytes + kSums) / 16 + 1];
@@ -60,14 +54,10 @@ INSTANTIATE(f32, float, direct, false)
 // kKeyGroups SIMD groups, each with blocks / kKeyGroups of scores[blocks, 8, 16] and of values[blocks, 8, 16], the
 // accumulated products of each block: output[8, 16] and lse[8] of all blocks together.
 template <int kKeyGroups>
-[[kernel]] void merged_groups(
-    device const float* scores [[buffer(0)]],
-    device const float* values [[buffer(1)]],
-    device float* output [[buffer(2)]],
-    device float* lse [[buffer(3)]],
-    constant int& blocks [[buffer(4)]],
-    uint key_group [[simdgroup_index_in_threadgroup]],
-    uint lane_index [[thread_index_in_simdgroup]]) {
+[[kernel]] void merged_groups(device const float* scores [[buffer(0)]], device const float* values [[buffer(1)]],
+                              device float* output [[buffer(2)]], device float* lse [[buffer(3)]],
+                              constant int& blocks [[buffer(4)]], uint key_group [[simdgroup_index_in_threadgroup]],
+                              uint lane_index [[thread_index_in_simdgroup]]) {
   using Plain = StagedTile<float, 8, 16, 1>;
   threadgroup float2 memory[merge_bytes<8, 16, kKeyGroups>() / 8];
   const Lane lane = lane_position(lane_index);
@@ -81,7 +71,7 @@ template <int kKeyGroups>
     load<Plain>(tile, GroupedRows<const float>{scores + block * 128, 16, 16, 1, 8, 16}, 0, 1, lane);
     load<Plain>(block_values, GroupedRows<const float>{values + block * 128, 16, 16, 1, 8, 16}, 0, 1, lane);
     if (softmax.update(tile, rescale)) scale_rows(accumulator, rescale);
-    UNROLL for (short j = 0; j < 2; j++)
+    for (short j = 0; j < 2; j++)
       elements(accumulator.frag[0][j]) += elements(tile.frag[0][j]) * elements(block_values.frag[0][j]);
   }
   merge_key_groups<kKeyGroups>(memory, accumulator, softmax, key_group, lane_index);
@@ -98,10 +88,8 @@ template [[host_name("merged_groups_4")]] [[kernel]] decltype(merged_groups<4>) 
 
 // One thread a case. cases[n, 9]: query_length, key_length, window_left, window_right, first and last token, block,
 // split, num_splits. results[n, 6]: the fields of KeyBlocks, then begin and end of the split.
-[[kernel]] void find_key_blocks(
-    device const int* cases [[buffer(0)]],
-    device int* results [[buffer(1)]],
-    uint n [[thread_position_in_grid]]) {
+[[kernel]] void find_key_blocks(device const int* cases [[buffer(0)]], device int* results [[buffer(1)]],
+                                uint n [[thread_position_in_grid]]) {
   device const int* c = cases + n * 9;
   const Mask mask = {c[1], c[1] - c[0], c[2], c[3]};
   const KeyBlocks blocks = key_blocks(mask, c[4], c[5], c[6]);
@@ -115,12 +103,10 @@ template [[host_name("merged_groups_4")]] [[kernel]] decltype(merged_groups<4>) 
 }
 
 // One thread a tile of 32 rows. results[tile, 5]: query_start, query_length, key_start, key_length, row0.
-[[kernel]] void find_packed_tiles(
-    constant ForwardParams& params [[buffer(0)]],
-    device const int* cu_seqlens_q [[buffer(1)]],
-    device const int* cu_seqlens_k [[buffer(2)]],
-    device int* results [[buffer(3)]],
-    uint tile [[thread_position_in_grid]]) {
+[[kernel]] void find_packed_tiles(constant ForwardParams& params [[buffer(0)]],
+                                  device const int* cu_seqlens_q [[buffer(1)]],
+                                  device const int* cu_seqlens_k [[buffer(2)]], device int* results [[buffer(3)]],
+                                  uint tile [[thread_position_in_grid]]) {
   const QueryTile found = packed_tile<32>(params, cu_seqlens_q, cu_seqlens_k, tile);
   results[tile * 5] = found.query_start;
   results[tile * 5 + 1] = found.query_length;
@@ -137,8 +123,7 @@ template [[host_name("merged_groups_4")]] [[kernel]] decltype(merged_groups<4>) 
     device float* rescales [[buffer(2)]],  // [blocks, 8]
     device float* inverse [[buffer(3)]],   // [8]
     device float* lse [[buffer(4)]],       // [8]
-    constant int& blocks [[buffer(5)]],
-    constant float& scale_log2 [[buffer(6)]],
+    constant int& blocks [[buffer(5)]], constant float& scale_log2 [[buffer(6)]],
     uint lane_index [[thread_index_in_simdgroup]]) {
   const Lane lane = lane_position(lane_index);
   using Plain = StagedTile<float, 8, 16, 1>;  // columns in their own order

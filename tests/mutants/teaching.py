@@ -123,8 +123,8 @@ MUTANTS = [
     Mutant(
         "histogram: counts twice",
         "collectives.metal",
-        "if (t < 16) atomic_fetch_add",
-        "if (t < 32) atomic_fetch_add",
+        "if (t < 16)\n    atomic_fetch_add",
+        "if (t < 32)\n    atomic_fetch_add",
         "checker",
     ),
     Mutant("scan: no barrier after the totals", "scan.metal", f"= inside;\n  {BARRIER}", "= inside;", "checker"),

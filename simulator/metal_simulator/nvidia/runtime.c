@@ -36,8 +36,9 @@ BUILTIN u32 metal_thread_index(void) {
 BUILTIN u32 metal_lane(void) { return metal_lane_of(my_hardware_lane()); }
 BUILTIN u32 metal_group(void) { return __nvvm_read_ptx_sreg_ctaid_x(); }
 BUILTIN u32 metal_threads(u32 axis) {
-  return axis == 0 ? __nvvm_read_ptx_sreg_ntid_x()
-                   : axis == 1 ? __nvvm_read_ptx_sreg_ntid_y() : __nvvm_read_ptx_sreg_ntid_z();
+  return axis == 0   ? __nvvm_read_ptx_sreg_ntid_x()
+         : axis == 1 ? __nvvm_read_ptx_sreg_ntid_y()
+                     : __nvvm_read_ptx_sreg_ntid_z();
 }
 
 // Threadgroup variables are placed by address, so that the memory as a whole starts at 0; what arguments have follows.
@@ -74,8 +75,16 @@ INLINE u32 combine(u32 kind, u32 type, u32 x, u32 y) {
   switch (kind) {
     case SUM: return type == FLOAT ? as_bits(a + b) : x + y;
     case PRODUCT: return type == FLOAT ? as_bits(a * b) : x * y;
-    case MINIMUM: return type == FLOAT ? as_bits(__builtin_fminf(a, b)) : type == SIGNED ? ((i32)x < (i32)y ? x : y) : x < y ? x : y;
-    case MAXIMUM: return type == FLOAT ? as_bits(__builtin_fmaxf(a, b)) : type == SIGNED ? ((i32)x > (i32)y ? x : y) : x > y ? x : y;
+    case MINIMUM:
+      return type == FLOAT    ? as_bits(__builtin_fminf(a, b))
+             : type == SIGNED ? ((i32)x < (i32)y ? x : y)
+             : x < y          ? x
+                              : y;
+    case MAXIMUM:
+      return type == FLOAT    ? as_bits(__builtin_fmaxf(a, b))
+             : type == SIGNED ? ((i32)x > (i32)y ? x : y)
+             : x > y          ? x
+                              : y;
     case AND: return x & y;
     case OR: return x | y;
     default: return x ^ y;
@@ -120,7 +129,8 @@ INLINE u64 move(u32 kind, u64 x, u64 fill, u32 parameter, u32 width) {
   u32 lane = metal_lane(), p = parameter & 0xFFFF, modulo = parameter >> 16, base = lane & -width, at = lane % width;
   u64 moved, filled;
   switch (kind) {
-    case SHUFFLE: case BROADCAST: return wide_from_lane(x, base + p % width);
+    case SHUFFLE:
+    case BROADCAST: return wide_from_lane(x, base + p % width);
     case BROADCAST_FIRST: return wide_from_lane(x, base);
     case SHUFFLE_XOR: return wide_from_lane(x, lane ^ p % width);
     case SHUFFLE_UP: return wide_from_lane(x, at < p ? lane : lane - p);
@@ -167,7 +177,8 @@ BUILTIN float2 metal_multiply_accumulate(float2 a, float2 b, float2 c) {
   u32 lane = my_hardware_lane(), row = lane & 28, column = lane & 3;
 #pragma unroll 1  // ptxas would move the shuffles of all products ahead, and run out of registers
   for (u32 pair = 0; pair < 4; pair++) {
-    float even = as_float(from_hardware(as_bits(a.x), row | pair)), odd = as_float(from_hardware(as_bits(a.y), row | pair));
+    float even = as_float(from_hardware(as_bits(a.x), row | pair)),
+          odd = as_float(from_hardware(as_bits(a.y), row | pair));
     c.x = __builtin_fmaf(even, as_float(from_hardware(as_bits(b.x), 8 * pair | column)), c.x);
     c.y = __builtin_fmaf(even, as_float(from_hardware(as_bits(b.y), 8 * pair | column)), c.y);
     c.x = __builtin_fmaf(odd, as_float(from_hardware(as_bits(b.x), 8 * pair + 4 | column)), c.x);
@@ -253,7 +264,8 @@ INLINE float updated(u32 operation, float old, float value) {
 BUILTIN float metal_atomic_float(u64 address, u32 operation, float value) {
   u32 before = metal_atomic_uint(address, LOAD, 0);
   if (operation == LOAD) return as_float(before);
-  while (!metal_atomic_compare_exchange_uint(address, &before, as_bits(updated(operation, as_float(before), value)))) {}
+  while (!metal_atomic_compare_exchange_uint(address, &before, as_bits(updated(operation, as_float(before), value)))) {
+  }
   return as_float(before);
 }
 
@@ -264,7 +276,26 @@ BUILTIN float metal_atomic_float(u64 address, u32 operation, float value) {
 #define FUNCTION2(name)                \
   float __nv_##name(float, float);     \
   BUILTIN float name(float x, float y) { return __nv_##name(x, y); }
-FUNCTION1(acosf) FUNCTION1(acoshf) FUNCTION1(asinf) FUNCTION1(asinhf) FUNCTION1(atanf) FUNCTION1(atanhf)
-FUNCTION1(cosf) FUNCTION1(coshf) FUNCTION1(expf) FUNCTION1(exp2f) FUNCTION1(logf) FUNCTION1(log2f) FUNCTION1(log10f)
-FUNCTION1(sinf) FUNCTION1(sinhf) FUNCTION1(sqrtf) FUNCTION1(tanf) FUNCTION1(tanhf)
-FUNCTION2(atan2f) FUNCTION2(powf) FUNCTION2(fmodf) FUNCTION2(fdimf) FUNCTION2(nextafterf)
+FUNCTION1(acosf)
+FUNCTION1(acoshf)
+FUNCTION1(asinf)
+FUNCTION1(asinhf)
+FUNCTION1(atanf)
+FUNCTION1(atanhf)
+FUNCTION1(cosf)
+FUNCTION1(coshf)
+FUNCTION1(expf)
+FUNCTION1(exp2f)
+FUNCTION1(logf)
+FUNCTION1(log2f)
+FUNCTION1(log10f)
+FUNCTION1(sinf)
+FUNCTION1(sinhf)
+FUNCTION1(sqrtf)
+FUNCTION1(tanf)
+FUNCTION1(tanhf)
+FUNCTION2(atan2f)
+FUNCTION2(powf)
+FUNCTION2(fmodf)
+FUNCTION2(fdimf)
+FUNCTION2(nextafterf)

@@ -5,7 +5,7 @@
 __bf16 __truncsfbf2(float x) {
   uint32_t bits;
   memcpy(&bits, &x, 4);
-  if (x != x) bits |= 0x400000u;  // stays NaN
+  if (x != x) bits |= 0x400000u;            // stays NaN
   else bits += 0x7FFFu + (bits >> 16 & 1);  // to nearest, ties to even
   uint16_t high = bits >> 16;
   __bf16 result;

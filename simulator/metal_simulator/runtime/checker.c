@@ -6,8 +6,13 @@
 static uint32_t code_offset(const Launch* launch, const void* site) { return (uintptr_t)site - launch->code_low; }
 
 static void report_one(Worker* w, uint32_t kind, Place place, uint32_t size, uint32_t site) {
-  metal_report_here(w, (Finding){.kind = kind, .buffer = place.buffer, .offset = place.offset, .size = size, .site = site,
-                                 .other_thread = UINT32_MAX});
+  metal_report_here(
+      w, (Finding){.kind = kind,
+                   .buffer = place.buffer,
+                   .offset = place.offset,
+                   .size = size,
+                   .site = site,
+                   .other_thread = UINT32_MAX});
 }
 
 static void note_for_groups(Worker* w, int root, uint64_t at, uint32_t size, int kind, Record now) {
@@ -53,10 +58,8 @@ static void check_buffer(Worker* w, uintptr_t address, uint32_t size, int kind, 
   uint32_t granule = launch->request->granule;
   if (kind & WRITES) memset(launch->written[root] + at / granule, 1, (at + size - 1) / granule - at / granule + 1);
   metal_check_cells(w, w->shadow->buffers[root], w->shadow->atomics[root], at, size, kind, now, place);
-  if (launch->fences)
-    metal_fences_access(w, root, at, size, kind, now, place);
-  else
-    note_for_groups(w, root, at, size, kind, now);
+  if (launch->fences) metal_fences_access(w, root, at, size, kind, now, place);
+  else note_for_groups(w, root, at, size, kind, now);
 }
 
 static int in_slots(const Worker* w, uintptr_t address) {
@@ -122,9 +125,16 @@ void metal_check_aligned(const void* pointer, uint32_t size, uint32_t alignment,
 void metal_check_divergence(const Simdgroup* s) {
   Worker* w = s->threads[0].worker;
   uint32_t first = s->threads[0].context.thread_index;
-  Finding found = {.kind = DIVERGENT, .buffer = NO_BUFFER, .offset = first / LANES, .count = 1, .group = w->group,
-                   .other_group = w->group, .thread = first + __builtin_ctz(s->arrived),
-                   .other_thread = first + __builtin_ctz(s->all & ~s->arrived), .site = code_offset(w->launch, s->site)};
+  Finding found = {
+      .kind = DIVERGENT,
+      .buffer = NO_BUFFER,
+      .offset = first / LANES,
+      .count = 1,
+      .group = w->group,
+      .other_group = w->group,
+      .thread = first + __builtin_ctz(s->arrived),
+      .other_thread = first + __builtin_ctz(s->all & ~s->arrived),
+      .site = code_offset(w->launch, s->site)};
   metal_report(w->launch, w, found);
 }
 
@@ -133,9 +143,18 @@ static void first_nan(Thread* t, uint32_t kind, Place place, uint32_t size, cons
   if (t->met_nan) return;
   t->met_nan = 1;
   Worker* w = t->worker;
-  metal_report(w->launch, w, (Finding){.kind = kind, .buffer = place.buffer, .offset = place.offset, .size = size, .count = 1,
-                                       .site = code_offset(w->launch, site), .group = w->group, .other_group = w->group,
-                                       .thread = t->context.thread_index, .other_thread = UINT32_MAX});
+  metal_report(
+      w->launch, w,
+      (Finding){.kind = kind,
+                .buffer = place.buffer,
+                .offset = place.offset,
+                .size = size,
+                .count = 1,
+                .site = code_offset(w->launch, site),
+                .group = w->group,
+                .other_group = w->group,
+                .thread = t->context.thread_index,
+                .other_thread = UINT32_MAX});
 }
 
 void metal_nan_made(uint32_t made) {
@@ -145,7 +164,8 @@ void metal_nan_made(uint32_t made) {
 void metal_nan_written(const void* pointer, uint32_t size, uint32_t nan) {
   Worker* w = metal_current->worker;
   if (nan && in_region(w->launch, (uintptr_t)pointer))
-    first_nan(metal_current, NAN_WRITTEN, buffer_place(w->launch, (uintptr_t)pointer), size, __builtin_return_address(0));
+    first_nan(
+        metal_current, NAN_WRITTEN, buffer_place(w->launch, (uintptr_t)pointer), size, __builtin_return_address(0));
 }
 
 static int is_unset(float x) {
@@ -170,6 +190,7 @@ static int makes_nan(const Simdgroup* s, int element) {
 void metal_check_products(Simdgroup* s) {
   for (int lane = 0; lane < LANES; lane++) {
     Thread* t = &s->threads[lane];
-    if (makes_nan(s, t->element) || makes_nan(s, t->element + 1)) first_nan(t, NAN_MADE, (Place){NO_BUFFER, 0}, 0, s->site);
+    if (makes_nan(s, t->element) || makes_nan(s, t->element + 1))
+      first_nan(t, NAN_MADE, (Place){NO_BUFFER, 0}, 0, s->site);
   }
 }

@@ -60,10 +60,8 @@ static void reduce(Simdgroup* s, uint32_t kind, uint32_t type, uint32_t active, 
     memcpy(value, s->in + base, width * sizeof *value);
     for (uint32_t step = width / 2; step; step /= 2)
       for (uint32_t i = 0; i < step; i++) {
-        if (mask >> i & mask >> (i + step) & 1)
-          value[i] = combine(kind, type, value[i], value[i + step]);
-        else if (mask >> (i + step) & 1)
-          value[i] = value[i + step], mask |= 1u << i;
+        if (mask >> i & mask >> (i + step) & 1) value[i] = combine(kind, type, value[i], value[i + step]);
+        else if (mask >> (i + step) & 1) value[i] = value[i + step], mask |= 1u << i;
       }
     for (uint32_t i = 0; i < width; i++) s->out[base + i] = value[0];
   }
@@ -91,11 +89,16 @@ static uint64_t move(const Simdgroup* s, uint32_t kind, uint32_t active, uint32_
   uint32_t source = at, within;  // in the group, and in its part of `modulo` lanes
   const uint64_t* from = s->in;
   switch (kind) {
-    case SHUFFLE: case BROADCAST: source = p; break;
+    case SHUFFLE:
+    case BROADCAST: source = p; break;
     case BROADCAST_FIRST: source = __builtin_ctz(active >> base); break;
     case SHUFFLE_XOR: source = at ^ p; break;
-    case SHUFFLE_UP: if (at >= p) source = at - p; break;
-    case SHUFFLE_DOWN: if (at + p < width) source = at + p; break;
+    case SHUFFLE_UP:
+      if (at >= p) source = at - p;
+      break;
+    case SHUFFLE_DOWN:
+      if (at + p < width) source = at + p;
+      break;
     case ROTATE_UP: source = (at - p) % width; break;
     case ROTATE_DOWN: source = (at + p) % width; break;
     default:  // FILL_UP, FILL_DOWN

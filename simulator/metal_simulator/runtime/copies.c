@@ -76,8 +76,9 @@ static int share(const Launch* l, int root) {
   if (memory == MAP_FAILED) return close(file), -1;
   memset(memory, 0xFF, bytes);
   for (int i = 0; i < MAX_BUFFERS; i++)  // only what is an argument may be read at all
-    if (l->root[i] == root) memcpy(memory + page + (l->request->buffers[i].low - l->low[root]),
-                                   (void*)l->request->buffers[i].low, region_bytes(&l->request->buffers[i]));
+    if (l->root[i] == root)
+      memcpy(memory + page + (l->request->buffers[i].low - l->low[root]), (void*)l->request->buffers[i].low,
+             region_bytes(&l->request->buffers[i]));
   munmap(memory, bytes);
   return file;
 }

@@ -12,16 +12,19 @@ enum { WORDS = LINE_BYTES / 4 };
 enum { SITE_SHIFT = 48 };  // a logged access is its address and, above, the instruction's number
 enum { MAX_LINES = 8 * LANES };
 
-typedef struct { uint64_t* entries; uint32_t used, room; } Log;
+typedef struct {
+  uint64_t* entries;
+  uint32_t used, room;
+} Log;
 
 struct WorkerCounters {
   uint32_t* blocks;  // executions [thread][block]
   Log logs[MAX_THREADS];
-  uint64_t* row;     // of the threadgroup that runs
+  uint64_t* row;  // of the threadgroup that runs
   uint64_t totals[SPACES + MAX_BUFFERS][TOTALS];
   uint64_t accesses[SPACES][2][WIDTHS];
-  uint32_t* lines[MAX_BUFFERS];  // the last threadgroup of this worker that touched a line
-  uint32_t groups;               // threadgroups that this worker began
+  uint32_t* lines[MAX_BUFFERS];   // the last threadgroup of this worker that touched a line
+  uint32_t groups;                // threadgroups that this worker began
   uint32_t *most, *seen, *start;  // per site, for SIMD groups whose lanes went different ways
   uint64_t* table;
   uint64_t table_room;
@@ -34,7 +37,10 @@ typedef struct {
   unsigned __int128 bytes[MAX_LINES];
 } Touched;
 
-typedef struct { int space, buffer; uint64_t offset; } Place;
+typedef struct {
+  int space, buffer;
+  uint64_t offset;
+} Place;
 
 static void* reserve(uint64_t bytes) {
   void* memory = mmap(NULL, bytes + 1, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -79,7 +85,8 @@ void metal_counters_close(Worker* w) {
 // Called once by every thread of an instrumented kernel.
 uint32_t* metal_block_counters(void) {
   Thread* t = metal_current;
-  return t->worker->counters->blocks + (uint64_t)t->context.thread_index * t->worker->launch->request->counters->block_count;
+  return t->worker->counters->blocks +
+         (uint64_t)t->context.thread_index * t->worker->launch->request->counters->block_count;
 }
 
 void metal_log_access(const void* address, uint32_t site) {

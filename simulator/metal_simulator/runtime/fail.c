@@ -17,8 +17,8 @@ _Noreturn void metal_fail(Worker* w, const char* format, ...) {
     request->stopped = w->fault_signal == STOP_SIGNAL;
     request->failed_group = w->group;
     for (int i = 0; i < 2; i++) request->sites[i] = w->sites[i] ? (uintptr_t)w->sites[i] - launch->code_low : 0;
-    int used = snprintf(request->message, sizeof request->message, "threadgroup (%u, %u, %u): ", w->shape[0], w->shape[1],
-                        w->shape[2]);
+    int used = snprintf(
+        request->message, sizeof request->message, "threadgroup (%u, %u, %u): ", w->shape[0], w->shape[1], w->shape[2]);
     va_list arguments;
     va_start(arguments, format);
     vsnprintf(request->message + used, sizeof request->message - used, format, arguments);

@@ -52,7 +52,8 @@ static void handle(int signal, siginfo_t* info, void* context) {
   }
   if (signal == STOP_SIGNAL) return;
   for (int i = 0; i < SIGNALS; i++)
-    if (signals[i] == signal) sigaction(signal, &former[i], NULL);  // returning repeats the fault under the former handler
+    if (signals[i] == signal)
+      sigaction(signal, &former[i], NULL);  // returning repeats the fault under the former handler
 }
 
 void metal_faults_acquire(void) {
@@ -75,7 +76,8 @@ void metal_faults_release(void) {
 uint64_t metal_unbound_address(int buffer) {
   pthread_mutex_lock(&lock);
   if (!unbound) {
-    void* memory = mmap(NULL, unbound_bytes * MAX_BUFFERS, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void* memory =
+        mmap(NULL, unbound_bytes * MAX_BUFFERS, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory != MAP_FAILED) unbound = memory;
   }
   pthread_mutex_unlock(&lock);
@@ -86,7 +88,8 @@ void metal_fail_fault(Worker* w) {
   uint32_t thread = metal_current->context.thread_index;
   uintptr_t address = w->fault_address;
   if (w->fault_signal == STOP_SIGNAL)
-    metal_fail(w, "thread %u: stopped after %g seconds: the threadgroup does not end", thread, w->launch->request->timeout);
+    metal_fail(
+        w, "thread %u: stopped after %g seconds: the threadgroup does not end", thread, w->launch->request->timeout);
   if (w->fault_signal == SIGFPE) metal_fail(w, "thread %u: integer division by zero or overflow", thread);
   if (w->fault_signal == SIGILL) metal_fail(w, "thread %u: reached undefined behaviour", thread);
   char* stack = w->stacks + (size_t)STACK_BYTES * thread;

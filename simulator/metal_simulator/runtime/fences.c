@@ -7,7 +7,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-enum { RELAXED, ACQUIRE, RELEASE };            // memory_order; the others are both
+enum { RELAXED, ACQUIRE, RELEASE };             // memory_order; the others are both
 enum { SCOPE_DEVICE = 3, MANY = MAX_THREADS };  // thread_scope; several threads of a threadgroup
 
 // What of a threadgroup a release fence of `thread` covers: what was done before it by the thread itself and, after
@@ -15,18 +15,23 @@ enum { SCOPE_DEVICE = 3, MANY = MAX_THREADS };  // thread_scope; several threads
 typedef struct { uint32_t tick, epoch, thread, simd_epoch; } Known;
 typedef struct { Known known, by; } Fresh;  // acquired since the last barrier
 
-typedef struct { uint32_t group, site, thread, tick, epoch, simd_epoch; } Handed;  // an access; group: index + 1, 0 never
-typedef struct { Handed accesses[CATEGORIES][2]; uint32_t reported; } HandedCell;  // the latest of two threadgroups
+typedef struct {
+  uint32_t group, site, thread, tick, epoch, simd_epoch;
+} Handed;  // an access; group: index + 1, 0 never
+typedef struct {
+  Handed accesses[CATEGORIES][2];
+  uint32_t reported;
+} HandedCell;  // the latest of two threadgroups
 
 struct Fences {
-  uint32_t tick;                       // release fences so far
+  uint32_t tick;  // release fences so far
   uint32_t groups;
-  uint64_t present;                    // the threadgroup that runs, + 1
-  uint8_t released[MAX_THREADS];       // its threads that have passed a release fence
-  Known *observed, *effective, *own;   // by threadgroup: read by atomics; acquired before a barrier; released
+  uint64_t present;                   // the threadgroup that runs, + 1
+  uint8_t released[MAX_THREADS];      // its threads that have passed a release fence
+  Known *observed, *effective, *own;  // by threadgroup: read by atomics; acquired before a barrier; released
   Fresh* fresh;
-  HandedCell* cells[MAX_BUFFERS];      // by root
-  Known** published[MAX_BUFFERS];      // by root and cell: what the atomic variable there hands over
+  HandedCell* cells[MAX_BUFFERS];  // by root
+  Known** published[MAX_BUFFERS];  // by root and cell: what the atomic variable there hands over
   uint64_t cell_count[MAX_BUFFERS];
 };
 
@@ -116,7 +121,8 @@ void metal_fence(uint32_t flags, uint32_t order, uint32_t scope) {
   Worker* w = t->worker;
   if (!w->launch->fences || !(flags & BARRIER_DEVICE) || scope < SCOPE_DEVICE) return;
   struct Fences* f = fences_of(w);
-  Known here = {.epoch = w->device_epoch, .thread = t->context.thread_index, .simd_epoch = t->simdgroup->barrier_epoch[0]};
+  Known here = {
+      .epoch = w->device_epoch, .thread = t->context.thread_index, .simd_epoch = t->simdgroup->barrier_epoch[0]};
   if (order >= RELEASE) {
     here.tick = ++f->tick;
     f->released[here.thread] = 1;
@@ -171,8 +177,12 @@ static const Handed* conflict(struct Fences* f, const HandedCell* cell, int kind
 void metal_fences_access(Worker* w, int root, uint64_t at, uint32_t size, int kind, Record record, Place place) {
   struct Fences* f = fences_of(w);
   uint32_t granule = w->launch->request->granule;
-  Handed now = {.group = (uint32_t)w->group + 1, .site = record.site, .thread = record.thread, .tick = f->tick,
-                .epoch = record.epoch, .simd_epoch = record.simd_epoch};
+  Handed now = {.group = (uint32_t)w->group + 1,
+                .site = record.site,
+                .thread = record.thread,
+                .tick = f->tick,
+                .epoch = record.epoch,
+                .simd_epoch = record.simd_epoch};
   int category = (kind & ATOMIC ? ATOMIC_WRITE : PLAIN_WRITE) + !(kind & WRITES);
   if (kind & ATOMIC) exchange(w, f, &f->published[root][at / granule], kind, record.thread);
   for (uint64_t i = at / granule; i <= (at + size - 1) / granule; i++) {
@@ -181,11 +191,19 @@ void metal_fences_access(Worker* w, int root, uint64_t at, uint32_t size, int ki
     const Handed* other = cell->reported ? NULL : conflict(f, cell, kind, &now, &both);
     if (other) {
       cell->reported = 1;
-      metal_report(w->launch, w, (Finding){.kind = both ? GROUPS_WRITE_WRITE : GROUPS_READ_WRITE, .buffer = place.buffer,
-                                           .offset = place.offset + (i * granule > at ? i * granule - at : 0),
-                                           .size = granule, .count = 1, .group = other->group - 1, .other_group = w->group,
-                                           .thread = other->thread, .other_thread = now.thread, .site = other->site,
-                                           .other_site = now.site});
+      metal_report(
+          w->launch, w,
+          (Finding){.kind = both ? GROUPS_WRITE_WRITE : GROUPS_READ_WRITE,
+                    .buffer = place.buffer,
+                    .offset = place.offset + (i * granule > at ? i * granule - at : 0),
+                    .size = granule,
+                    .count = 1,
+                    .group = other->group - 1,
+                    .other_group = w->group,
+                    .thread = other->thread,
+                    .other_thread = now.thread,
+                    .site = other->site,
+                    .other_site = now.site});
     }
     keep(cell->accesses[category], now);
   }

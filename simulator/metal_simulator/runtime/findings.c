@@ -15,10 +15,8 @@ static uint32_t lower_bound(const Request* q, const Finding* found) {
   uint32_t low = 0, high = q->finding_count;
   while (low < high) {
     uint32_t middle = (low + high) / 2;
-    if (compare(&q->findings[middle], found) < 0)
-      low = middle + 1;
-    else
-      high = middle;
+    if (compare(&q->findings[middle], found) < 0) low = middle + 1;
+    else high = middle;
   }
   return low;
 }

@@ -39,19 +39,30 @@ static int named_after(const Launch* launch, int root, uint64_t address) {
 }
 
 static void check_cell(Launch* launch, Worker** workers, int count, int root, uint64_t cell) {
-  static const int racing[][2] = {{PLAIN_WRITE, PLAIN_WRITE}, {PLAIN_WRITE, ATOMIC_WRITE}, {PLAIN_WRITE, PLAIN_READ},
-                                  {PLAIN_WRITE, ATOMIC_READ}, {ATOMIC_WRITE, PLAIN_READ}};
+  static const int racing[][2] = {
+      {PLAIN_WRITE, PLAIN_WRITE},
+      {PLAIN_WRITE, ATOMIC_WRITE},
+      {PLAIN_WRITE, PLAIN_READ},
+      {PLAIN_WRITE, ATOMIC_READ},
+      {ATOMIC_WRITE, PLAIN_READ}};
   Access pairs[CATEGORIES][2], first, second;
   for (int c = 0; c < CATEGORIES; c++) merge(pairs[c], workers, count, c, root, cell);
   for (int i = 0; i < (int)(sizeof racing / sizeof *racing); i++) {
     if (!different(pairs[racing[i][0]], pairs[racing[i][1]], &first, &second)) continue;
     uint64_t address = launch->low[root] + cell * launch->request->granule;
     int buffer = named_after(launch, root, address);
-    Finding found = {.kind = i < 2 ? GROUPS_WRITE_WRITE : GROUPS_READ_WRITE, .buffer = buffer,
-                     .size = launch->request->granule, .count = 1,
-                     .offset = (int64_t)(address - launch->request->buffers[buffer].address),
-                     .group = first.group - 1, .other_group = second.group - 1, .thread = first.thread,
-                     .other_thread = second.thread, .site = first.site, .other_site = second.site};
+    Finding found = {
+        .kind = i < 2 ? GROUPS_WRITE_WRITE : GROUPS_READ_WRITE,
+        .buffer = buffer,
+        .size = launch->request->granule,
+        .count = 1,
+        .offset = (int64_t)(address - launch->request->buffers[buffer].address),
+        .group = first.group - 1,
+        .other_group = second.group - 1,
+        .thread = first.thread,
+        .other_thread = second.thread,
+        .site = first.site,
+        .other_site = second.site};
     metal_report(launch, NULL, found);
     return;
   }

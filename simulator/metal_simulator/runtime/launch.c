@@ -62,7 +62,9 @@ static void guard_stacks(Worker* w, uint32_t count) {
 static void run_guarded(Worker* w) {
   switch (sigsetjmp(w->recover, 1)) {
     case 0: metal_run_threadgroup(w); break;
-    case 2: if (!sigsetjmp(w->recover, 1)) metal_fail_fault(w); break;
+    case 2:
+      if (!sigsetjmp(w->recover, 1)) metal_fail_fault(w);
+      break;
   }
   metal_current = NULL;
 }
@@ -108,7 +110,8 @@ static int find_code(struct dl_phdr_info* info, size_t size, void* data) {
     uintptr_t low = info->dlpi_addr + part->p_vaddr;
     if (part->p_type != PT_LOAD) continue;
     if (part->p_vaddr + part->p_memsz > high) high = part->p_vaddr + part->p_memsz;
-    if (part->p_flags & PF_X && entry - low < part->p_memsz) launch->text_low = low, launch->text_high = low + part->p_memsz;
+    if (part->p_flags & PF_X && entry - low < part->p_memsz)
+      launch->text_low = low, launch->text_high = low + part->p_memsz;
   }
   if (entry < info->dlpi_addr || entry >= info->dlpi_addr + high) return 0;
   launch->code_low = launch->request->code = info->dlpi_addr;
@@ -133,7 +136,8 @@ static int start_workers(Launch* launch, Worker** workers, pthread_t* handles) {
     w->barriers = w->products = w->collectives = 0;
     w->counters = NULL;
     w->arena = w->plain_arena;
-    if ((request->check && metal_shadow_open(w)) || (request->counters && metal_counters_open(w)) || pthread_create(&handles[count], NULL, work, w)) {
+    if ((request->check && metal_shadow_open(w)) || (request->counters && metal_counters_open(w)) ||
+        pthread_create(&handles[count], NULL, work, w)) {
       give_worker(w);
       break;
     }
@@ -142,7 +146,10 @@ static int start_workers(Launch* launch, Worker** workers, pthread_t* handles) {
   return count;
 }
 
-typedef struct { uint64_t ordinal; double since; } Progress;
+typedef struct {
+  uint64_t ordinal;
+  double since;
+} Progress;
 
 static double seconds(const struct timespec* t) { return t->tv_sec + t->tv_nsec * 1e-9; }
 

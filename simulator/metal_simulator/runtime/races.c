@@ -58,22 +58,29 @@ void metal_check_cells(Worker* w, Cell* cell, AtomicCell* atomics, uint64_t at, 
     int writes;
     const Record* other = conflict(c, a, kind, now, &writes);
     if (other && !raced++)
-      metal_report_here(w, (Finding){.kind = writes ? RACE_WRITE_WRITE : RACE_READ_WRITE, .buffer = place.buffer,
-                                     .offset = place.offset + (i * granule > at ? i * granule - at : 0), .size = size,
-                                     .site = now.site, .other_thread = other->thread, .other_site = other->site});
+      metal_report_here(
+          w, (Finding){.kind = writes ? RACE_WRITE_WRITE : RACE_READ_WRITE,
+                       .buffer = place.buffer,
+                       .offset = place.offset + (i * granule > at ? i * granule - at : 0),
+                       .size = size,
+                       .site = now.site,
+                       .other_thread = other->thread,
+                       .other_site = other->site});
     if (reads && !raced && i * granule < end) {
       unset = written(w, c, a) ? 0 : unset + 1;
       if (unset == needed) {
-        metal_report_here(w, (Finding){.kind = NEVER_WRITTEN, .buffer = place.buffer, .offset = place.offset, .size = size,
-                                       .site = now.site, .other_thread = UINT32_MAX});
+        metal_report_here(
+            w, (Finding){.kind = NEVER_WRITTEN,
+                         .buffer = place.buffer,
+                         .offset = place.offset,
+                         .size = size,
+                         .site = now.site,
+                         .other_thread = UINT32_MAX});
         reads = 0;
       }
     }
-    if (kind & ATOMIC)
-      note(kind & WRITES ? &a->writes : &a->reads, now);
-    else if (kind & WRITES)
-      c->write = now;
-    else
-      note(&c->reads, now);
+    if (kind & ATOMIC) note(kind & WRITES ? &a->writes : &a->reads, now);
+    else if (kind & WRITES) c->write = now;
+    else note(&c->reads, now);
   }
 }

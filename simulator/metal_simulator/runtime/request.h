@@ -8,28 +8,34 @@ enum { LANES = 32, MAX_THREADS = 1024, MAX_BUFFERS = 31, ARENA_BYTES = 32768 };
 enum { SLOT_SHIFT = 37 };  // log2 of the address space of a threadgroup variable in a checking launch
 
 // What a kernel's entry point reads.
-typedef struct {
-  __METAL_CONTEXT(uint32_t, uint64_t)
-} Context;
+typedef struct { __METAL_CONTEXT(uint32_t, uint64_t) } Context;
 typedef void (*Entry)(const Context*);
 
 // A threadgroup variable or [[threadgroup(n)]] argument of a checking launch. It begins `alignment` bytes after a round
 // address: at no more than what its type promises.
-typedef struct {
-  uint64_t bytes, alignment;
-} Slot;
+typedef struct { uint64_t bytes, alignment; } Slot;
 
 // What the kernel gets, the bytes [low, high) behind it, and whether it promised not to write there.
-typedef struct {
-  uint64_t address, low, high, read_only;
-} Region;
+typedef struct { uint64_t address, low, high, read_only; } Region;
 
-enum { RACE_WRITE_WRITE = 1, RACE_READ_WRITE, OUT_OF_BOUNDS_READ, OUT_OF_BOUNDS_WRITE, NEVER_WRITTEN, GROUPS_WRITE_WRITE,
-       GROUPS_READ_WRITE, MISALIGNED, WRITE_TO_CONST, NAN_MADE, NAN_WRITTEN, DIVERGENT };
+enum {
+  RACE_WRITE_WRITE = 1,
+  RACE_READ_WRITE,
+  OUT_OF_BOUNDS_READ,
+  OUT_OF_BOUNDS_WRITE,
+  NEVER_WRITTEN,
+  GROUPS_WRITE_WRITE,
+  GROUPS_READ_WRITE,
+  MISALIGNED,
+  WRITE_TO_CONST,
+  NAN_MADE,
+  NAN_WRITTEN,
+  DIVERGENT
+};
 enum { NO_BUFFER = -1, MAX_FINDINGS = 4096 };
 typedef struct {
   uint64_t group, other_group, count;
-  int64_t offset;                 // bytes from the start of the buffer or slot
+  int64_t offset;  // bytes from the start of the buffer or slot
   uint32_t kind, size;
   int32_t buffer;                 // or MAX_BUFFERS + a slot of threadgroup memory, or NO_BUFFER
   uint32_t thread, other_thread;  // other_thread is UINT32_MAX when there is none

@@ -32,10 +32,10 @@ struct Simdgroup {
   uint32_t live, arrived, at_barrier;  // lane masks: not finished, waiting at the collective, waiting at the barrier
   uint32_t all;                        // lanes the SIMD group started with
   uint32_t operation;
-  uint32_t barrier_epoch[2];           // of device and of threadgroup memory
-  const void* site;  // return address of the collective the arrived lanes wait at
+  uint32_t barrier_epoch[2];  // of device and of threadgroup memory
+  const void* site;           // return address of the collective the arrived lanes wait at
   uint8_t next[LANES];
-  uint8_t first;     // first lane in schedule order
+  uint8_t first;  // first lane in schedule order
   Thread* threads;
 };
 
@@ -48,23 +48,24 @@ struct Worker {
   uint8_t simdgroup_order[MAX_SIMDGROUPS], simdgroup_rank[MAX_SIMDGROUPS];
   uint32_t thread_count, simdgroup_count, finished, at_barrier, barrier_flags;
   const void* barrier_site;
-  uint32_t device_epoch, threadgroup_epoch, group_epoch;  // advance at barriers; group_epoch is the value at the group's start
+  uint32_t device_epoch, threadgroup_epoch,
+      group_epoch;          // advance at barriers; group_epoch is the value at the group's start
   uint64_t group, ordinal;  // linear threadgroup index; its place in the order of execution
   uint64_t barriers, products, collectives;
   void* stack_pointer;      // of the worker itself, while its threads run
   sigjmp_buf recover;       // where a failed threadgroup is abandoned
   uintptr_t fault_address;  // set by the signal handler before it leaves through `recover`
   int fault_signal;
-  volatile int busy;        // holds a lock: not to be abandoned now
-  const void* sites[2];     // return addresses of the calls that metal_fail is about
+  volatile int busy;     // holds a lock: not to be abandoned now
+  const void* sites[2];  // return addresses of the calls that metal_fail is about
   uint32_t guarded_stacks;
   char *stacks, *arena, *signal_stack;
   char* plain_arena;  // the arena of launches without the checker, which has slots instead
   uint64_t threadgroup_arguments[MAX_BUFFERS];
   uint32_t shape[12];
-  struct Shadow* shadow;    // checker state, only in checking launches
+  struct Shadow* shadow;            // checker state, only in checking launches
   struct WorkerCounters* counters;  // only in counting launches
-  Worker* next;             // free list
+  Worker* next;                     // free list
 };
 
 struct Launch {
@@ -108,7 +109,13 @@ void metal_fences_close(Launch* launch);
 int metal_shadow_open(Worker* worker);
 void metal_shadow_close(Worker* worker);
 void metal_shadow_reset(Worker* worker);
-enum { READS = 1, WRITES = 2, ATOMIC = 4, COPIES = 8, THREE = 16 };  // COPIES: of an object, padding included; THREE: of 3 or 4 elements
+enum {
+  READS = 1,
+  WRITES = 2,
+  ATOMIC = 4,
+  COPIES = 8,
+  THREE = 16
+};  // COPIES: of an object, padding included; THREE: of 3 or 4 elements
 void metal_check_access(const void* address, uint32_t size, int kind, const void* site);
 void metal_check_aligned(const void* address, uint32_t size, uint32_t alignment, const void* site);
 void metal_check_products(Simdgroup* simdgroup);

@@ -83,8 +83,8 @@ static _Noreturn void fail_divergent(Thread* t, uint32_t operation, const void* 
   t->worker->sites[0] = s->site;
   t->worker->sites[1] = site;
   metal_fail(t->worker, "SIMD group %ld diverged: lanes %s wait at %s while lane %u is at %s%s",
-             (long)(s - t->worker->simdgroups), lanes, waiting, t->lane,
-             s->operation == operation ? "another " : "", metal_operation_name(operation));
+             (long)(s - t->worker->simdgroups), lanes, waiting, t->lane, s->operation == operation ? "another " : "",
+             metal_operation_name(operation));
 }
 
 // Every live lane of the SIMD group meets here; the last one completes the operation for all and runs on.
@@ -103,10 +103,8 @@ static inline void rendezvous(Thread* t, uint32_t operation, const void* site) {
     return;
   }
   uint32_t lane = s->next[t->lane];
-  if (runnable(s) >> lane & 1)
-    resume(&t->stack_pointer, &s->threads[lane]);
-  else
-    block(t);
+  if (runnable(s) >> lane & 1) resume(&t->stack_pointer, &s->threads[lane]);
+  else block(t);
 }
 
 uint64_t metal_collective(uint32_t operation, uint64_t value, uint64_t fill, uint32_t parameter) {
@@ -143,8 +141,9 @@ void metal_threadgroup_barrier(uint32_t flags) {
   } else if (w->barrier_site != site) {
     w->sites[0] = w->barrier_site;
     w->sites[1] = site;
-    metal_fail(w, "threads at different barriers: thread %u reached another threadgroup_barrier than the %u threads that wait",
-               t->context.thread_index, w->at_barrier);
+    metal_fail(
+        w, "threads at different barriers: thread %u reached another threadgroup_barrier than the %u threads that wait",
+        t->context.thread_index, w->at_barrier);
   }
   w->at_barrier++;
   if (w->at_barrier < w->thread_count) {
@@ -225,9 +224,12 @@ static void start_thread(Worker* w, uint32_t index, const uint32_t* group, const
   t->element = row * 8 + column;
   t->met_nan = 0;
   Context* c = &t->context;
-  *c = (Context){.buffers = (uintptr_t)w->launch->addresses, .threadgroup_arguments = (uintptr_t)w->threadgroup_arguments,
+  *c = (Context){.buffers = (uintptr_t)w->launch->addresses,
+                 .threadgroup_arguments = (uintptr_t)w->threadgroup_arguments,
                  .shape = (uintptr_t)w->shape,
-                 .thread_index = index, .lane = lane, .simdgroup = index / LANES};
+                 .thread_index = index,
+                 .lane = lane,
+                 .simdgroup = index / LANES};
   c->position[0] = index % size[0];
   c->position[1] = index / size[0] % size[1];
   c->position[2] = index / (size[0] * size[1]);
@@ -256,10 +258,8 @@ void metal_run_threadgroup(Worker* w) {
   for (uint32_t i = 0; i < w->simdgroup_count; i++) w->simdgroup_rank[w->simdgroup_order[i]] = i;
   for (uint32_t i = 0; i < w->simdgroup_count; i++) start_simdgroup(w, i, &state);
   for (uint32_t i = 0; i < w->thread_count; i++) start_thread(w, i, group, size);
-  if (request->check)
-    metal_shadow_reset(w);
-  else
-    memset(w->arena, 0xFF, ARENA_BYTES);
+  if (request->check) metal_shadow_reset(w);
+  else memset(w->arena, 0xFF, ARENA_BYTES);
   if (w->counters) metal_counters_begin(w);
   Simdgroup* s = &w->simdgroups[w->simdgroup_order[0]];
   resume(&w->stack_pointer, &s->threads[s->first]);

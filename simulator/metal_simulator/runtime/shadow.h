@@ -9,20 +9,28 @@ typedef struct {
   uint32_t site;
 } Record;
 
-typedef struct { Record last, other; } Pair;  // of different threads: another access that races with neither races with none
-typedef struct { Record write; Pair reads; } Cell;
+typedef struct {
+  Record last, other;
+} Pair;  // of different threads: another access that races with neither races with none
+typedef struct {
+  Record write;
+  Pair reads;
+} Cell;
 typedef struct { Pair writes, reads; } AtomicCell;
 
 // An access as other threadgroups see it.
 typedef struct { uint32_t group, site, thread; } Access;  // group: index + 1, 0 never
 enum { PLAIN_WRITE, PLAIN_READ, ATOMIC_WRITE, ATOMIC_READ, CATEGORIES };
 
-typedef struct { int buffer; int64_t offset; } Place;  // as in a Finding
+typedef struct {
+  int buffer;
+  int64_t offset;
+} Place;  // as in a Finding
 
 struct Shadow {
-  int atomics_met;               // since then the cells of atomic accesses hold something
-  char* slots;                   // address space of threadgroup memory
-  uint64_t* first_cell;          // of each slot
+  int atomics_met;       // since then the cells of atomic accesses hold something
+  char* slots;           // address space of threadgroup memory
+  uint64_t* first_cell;  // of each slot
   Cell* threadgroup;
   AtomicCell* threadgroup_atomics;
   // By root buffer, of those that the kernel may write:
@@ -31,8 +39,8 @@ struct Shadow {
   Access* groups[CATEGORIES][MAX_BUFFERS];  // per cell the two lowest threadgroups that accessed it
 };
 
-void metal_check_cells(Worker* worker, Cell* cells, AtomicCell* atomics, uint64_t at, uint32_t size, int kind, Record now,
-                       Place place);
+void metal_check_cells(Worker* worker, Cell* cells, AtomicCell* atomics, uint64_t at, uint32_t size, int kind,
+                       Record now, Place place);
 void metal_fences_access(Worker* worker, int root, uint64_t at, uint32_t size, int kind, Record now, Place place);
 void metal_report_here(Worker* worker, Finding found);
 

@@ -16,8 +16,8 @@ kernel void scalars(device const bfloat* x, device const bfloat* y, device const
   ROW(3) = a / b;
   ROW(4) = -a;
   ROW(5) = a * b + a * bfloat(3.0f) - b / a;
-  ROW(6) = bfloat(a * 1.5f + b);              // in float, rounded once
-  ROW(7) = a * 3 + 1;                         // integers become bfloat
+  ROW(6) = bfloat(a * 1.5f + b);  // in float, rounded once
+  ROW(7) = a * 3 + 1;             // integers become bfloat
   ROW(8) = n[i] - a;
   ROW(9) = bfloat(n[i]) * static_cast<bfloat>(n[i] + 1);
   ROW(10) = a < b ? a : b;

@@ -3,10 +3,8 @@ using namespace metal;
 
 // Every lane writes what it gets from each SIMD-group function.
 template <typename T>
-[[kernel]] void collectives(
-    device const T* x [[buffer(0)]],
-    device T* out [[buffer(1)]],
-    uint lane [[thread_index_in_simdgroup]]) {
+[[kernel]] void collectives(device const T* x [[buffer(0)]], device T* out [[buffer(1)]],
+                            uint lane [[thread_index_in_simdgroup]]) {
   T v = x[lane];
   device T* row = out + lane * 24;
   row[0] = simd_sum(v);
@@ -38,17 +36,15 @@ template [[host_name("collectives_float")]] [[kernel]] decltype(collectives<floa
 template [[host_name("collectives_half")]] [[kernel]] decltype(collectives<half>) collectives<half>;
 template [[host_name("collectives_int")]] [[kernel]] decltype(collectives<int>) collectives<int>;
 
-kernel void histogram(
-    device const uchar* x [[buffer(0)]],
-    device atomic_uint* counts [[buffer(1)]],
-    device atomic<float>* sum [[buffer(2)]],
-    uint i [[thread_position_in_grid]],
-    uint t [[thread_index_in_threadgroup]]) {
+kernel void histogram(device const uchar* x [[buffer(0)]], device atomic_uint* counts [[buffer(1)]],
+                      device atomic<float>* sum [[buffer(2)]], uint i [[thread_position_in_grid]],
+                      uint t [[thread_index_in_threadgroup]]) {
   threadgroup atomic_uint local[16];
   if (t < 16) atomic_store_explicit(&local[t], 0, memory_order_relaxed);
   threadgroup_barrier(mem_flags::mem_threadgroup);
   atomic_fetch_add_explicit(&local[x[i] % 16], 1u, memory_order_relaxed);
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  if (t < 16) atomic_fetch_add_explicit(counts + t, atomic_load_explicit(&local[t], memory_order_relaxed), memory_order_relaxed);
+  if (t < 16)
+    atomic_fetch_add_explicit(counts + t, atomic_load_explicit(&local[t], memory_order_relaxed), memory_order_relaxed);
   atomic_fetch_add_explicit(sum, 0.5f, memory_order_relaxed);
 }

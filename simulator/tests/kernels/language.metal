@@ -60,7 +60,9 @@ float walk(P from, Step step) {
 template <typename T>
 using Change = void (*)(thread T*);
 template <typename T>
-void negate(thread T* x) { *x = -*x; }
+void negate(thread T* x) {
+  *x = -*x;
+}
 template <typename T, Change<T> change>
 T changed(T x) {
   change(&x);
@@ -68,12 +70,9 @@ T changed(T x) {
 }
 constant os_log messages("simulator", "tests");
 
-kernel void language(
-    device const float* x [[buffer(0)]],
-    device float* out [[buffer(1)]],
-    constant Pair<float>& pair [[buffer(00'2)]],
-    device half4* halves [[buffer(3)]],
-    uint lane [[thread_index_in_simdgroup]]) {
+kernel void language(device const float* x [[buffer(0)]], device float* out [[buffer(1)]],
+                     constant Pair<float>& pair [[buffer(00'2)]], device half4* halves [[buffer(3)]],
+                     uint lane [[thread_index_in_simdgroup]]) {
   threadgroup float shared[4];
   const uniform<int> four = make_uniform(WIDTH);
   messages.log_debug("lane %u", lane);

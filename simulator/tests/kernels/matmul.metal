@@ -1,18 +1,13 @@
 #include <metal_stdlib>
 using namespace metal;
 
-struct Shape {
-  int rows, columns, inner;
-};
+struct Shape { int rows, columns, inner; };
 
 // c [rows, columns] = a [rows, inner] b [inner, columns]; one SIMD group computes a tile of 16 x 16.
 template <typename A, typename B, typename C, short TILE>
 [[kernel, max_total_threads_per_threadgroup(32)]] void matmul(
-    const device A* a [[buffer(0)]],
-    const device B* b [[buffer(1)]],
-    device C* c [[buffer(2)]],
-    constant Shape& shape [[buffer(3)]],
-    uint2 group [[threadgroup_position_in_grid]],
+    const device A* a [[buffer(0)]], const device B* b [[buffer(1)]], device C* c [[buffer(2)]],
+    constant Shape& shape [[buffer(3)]], uint2 group [[threadgroup_position_in_grid]],
     uint lane [[thread_index_in_simdgroup]]) {
   constexpr short N = TILE / 8;
   alignas(16) threadgroup A tile[TILE * 8];

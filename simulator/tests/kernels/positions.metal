@@ -3,19 +3,12 @@ using namespace metal;
 
 // Every position attribute, written out by each thread.
 [[kernel]] void positions(
-    device uint* out [[buffer(0)]],
-    uint3 in_grid [[thread_position_in_grid]],
-    uint3 in_group [[thread_position_in_threadgroup]],
-    uint3 group [[threadgroup_position_in_grid]],
-    uint3 groups [[threadgroups_per_grid]],
-    uint3 size [[threads_per_threadgroup]],
-    uint3 total [[threads_per_grid]],
-    uint index [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]],
-    ushort simdgroup [[simdgroup_index_in_threadgroup]],
-    ushort simdgroups [[simdgroups_per_threadgroup]],
-    ushort width [[threads_per_simdgroup]],
-    ushort quad [[quadgroup_index_in_threadgroup]],
+    device uint* out [[buffer(0)]], uint3 in_grid [[thread_position_in_grid]],
+    uint3 in_group [[thread_position_in_threadgroup]], uint3 group [[threadgroup_position_in_grid]],
+    uint3 groups [[threadgroups_per_grid]], uint3 size [[threads_per_threadgroup]], uint3 total [[threads_per_grid]],
+    uint index [[thread_index_in_threadgroup]], ushort lane [[thread_index_in_simdgroup]],
+    ushort simdgroup [[simdgroup_index_in_threadgroup]], ushort simdgroups [[simdgroups_per_threadgroup]],
+    ushort width [[threads_per_simdgroup]], ushort quad [[quadgroup_index_in_threadgroup]],
     ushort quad_lane [[thread_index_in_quadgroup]]) {
   uint flat = (in_grid.z * total.y + in_grid.y) * total.x + in_grid.x;
   device uint* row = out + flat * 25;
@@ -29,6 +22,7 @@ using namespace metal;
   row[23] = quad, row[24] = quad_lane;
 }
 
-kernel void one_dimensional(device ushort* out, uint i [[thread_position_in_grid]], ushort group [[threadgroup_position_in_grid]]) {
+kernel void one_dimensional(device ushort* out, uint i [[thread_position_in_grid]],
+                            ushort group [[threadgroup_position_in_grid]]) {
   out[i] = group;
 }

@@ -2,14 +2,10 @@
 using namespace metal;
 
 // Inclusive prefix sum of each block of 256 values, one threadgroup a block: within SIMD groups, then over their totals.
-kernel void scan(
-    device const float* x [[buffer(0)]],
-    device float* out [[buffer(1)]],
-    constant uint& count [[buffer(2)]],
-    uint group [[threadgroup_position_in_grid]],
-    uint i [[thread_index_in_threadgroup]],
-    uint lane [[thread_index_in_simdgroup]],
-    uint simdgroup [[simdgroup_index_in_threadgroup]]) {
+kernel void scan(device const float* x [[buffer(0)]], device float* out [[buffer(1)]],
+                 constant uint& count [[buffer(2)]], uint group [[threadgroup_position_in_grid]],
+                 uint i [[thread_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]],
+                 uint simdgroup [[simdgroup_index_in_threadgroup]]) {
   threadgroup float totals[8];
   const uint at = group * 256 + i;
   const float own = at < count ? x[at] : 0.0f;

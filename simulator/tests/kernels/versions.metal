@@ -10,10 +10,8 @@ struct Corner {
 };
 
 template <typename T>
-[[kernel]] void gram(
-    device const half* x [[buffer(0)]],
-    device float* out [[buffer(1)]],
-    ushort lane [[thread_index_in_simdgroup]]) {
+[[kernel]] void gram(device const half* x [[buffer(0)]], device float* out [[buffer(1)]],
+                     ushort lane [[thread_index_in_simdgroup]]) {
   alignas(16) threadgroup T tile[64];
   for (ushort i = lane; i < 64; i += 32) tile[i] = T(float(x[i]));
   simdgroup_barrier(mem_flags::mem_threadgroup);

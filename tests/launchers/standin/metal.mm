@@ -106,7 +106,9 @@ Object* new_pipeline(Object*, Selector, Object* function, Object** error) {
   return make("pipeline", function->name());
 }
 Object* device_of(Object*, Selector) { return (Object*)at::mps::MPSDevice::getInstance()->device(); }
-NSUInteger threads_limit(Object*, Selector) { return settings.count("threads") ? std::stoul(settings["threads"]) : 1024; }
+NSUInteger threads_limit(Object*, Selector) {
+  return settings.count("threads") ? std::stoul(settings["threads"]) : 1024;
+}
 NSUInteger memory_length(Object*, Selector) { return 12288; }
 NSUInteger simd_width(Object*, Selector) { return 32; }
 BOOL supports_family(Object*, Selector, MTLGPUFamily family) {
@@ -114,9 +116,7 @@ BOOL supports_family(Object*, Selector, MTLGPUFamily family) {
 }
 uint64_t memory(Object*, Selector) { return 28991029248; }
 
-void set_pipeline(Object*, Selector, Object* pipeline) {
-  record("pipeline", pipeline->text);
-}
+void set_pipeline(Object*, Selector, Object* pipeline) { record("pipeline", pipeline->text); }
 void set_buffer(Object*, Selector, Object* buffer, NSUInteger offset, NSUInteger index) {
   record("buffer", index, buffer->text, offset);
 }
@@ -184,10 +184,8 @@ std::vector<int64_t> counts(const std::string& kind) {
 int64_t open_pools() { return pools.size(); }
 
 void set(const std::string& name, const std::string& value) {
-  if (value.empty())
-    settings.erase(name);
-  else
-    settings[name] = value;
+  if (value.empty()) settings.erase(name);
+  else settings[name] = value;
 }
 
 }  // namespace

@@ -2,9 +2,7 @@
 #pragma once
 #import <Foundation/Foundation.h>
 
-typedef struct {
-  NSUInteger width, height, depth;
-} MTLSize;
+typedef struct { NSUInteger width, height, depth; } MTLSize;
 
 static inline MTLSize MTLSizeMake(NSUInteger width, NSUInteger height, NSUInteger depth) {
   MTLSize size = {width, height, depth};

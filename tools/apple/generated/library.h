@@ -5,7 +5,10 @@
 namespace EMBEDDED_METALLIB_NAMESPACE {
 
 inline id<MTLLibrary> createLibrary(id<MTLDevice> device, NSError** error = nullptr) {
-  return [device newLibraryWithData:dispatch_data_create("", 0, dispatch_get_main_queue(), ^{}) error:error];
+  return [device newLibraryWithData:dispatch_data_create("", 0, dispatch_get_main_queue(),
+                                                         ^{
+                                                         })
+                              error:error];
 }
 
 }  // namespace EMBEDDED_METALLIB_NAMESPACE

@@ -3,7 +3,8 @@
 namespace metal {
 template <typename T>
 struct _atomic {
-  static_assert(__is_same(T, int) || __is_same(T, uint) || __is_same(T, bool) || __is_same(T, ulong) || __is_same(T, float),
+  static_assert(__is_same(T, int) || __is_same(T, uint) || __is_same(T, bool) || __is_same(T, ulong) ||
+                    __is_same(T, float),
                 "atomic<T> exists for int, uint, bool, ulong and float");
   T __value;
 };
@@ -21,7 +22,18 @@ typedef _atomic<bool> atomic_bool;
 typedef _atomic<ulong> atomic_ulong;
 typedef _atomic<float> atomic_float;
 
-enum __atomic_operation { __LOAD, __STORE, __EXCHANGE, __ADD, __SUBTRACT, __LEAST, __MOST, __BIT_AND, __BIT_OR, __BIT_XOR };
+enum __atomic_operation {
+  __LOAD,
+  __STORE,
+  __EXCHANGE,
+  __ADD,
+  __SUBTRACT,
+  __LEAST,
+  __MOST,
+  __BIT_AND,
+  __BIT_OR,
+  __BIT_XOR
+};
 extern "C" {
 int metal_atomic_int(ulong address, uint operation, int value);
 uint metal_atomic_uint(ulong address, uint operation, uint value);
@@ -33,13 +45,23 @@ int metal_atomic_compare_exchange_uint(ulong address, thread uint* expected, uin
 int metal_atomic_compare_exchange_bool(ulong address, thread uchar* expected, uchar desired);
 }
 METAL_FUNC int __apply(ulong address, uint operation, int value) { return metal_atomic_int(address, operation, value); }
-METAL_FUNC uint __apply(ulong address, uint operation, uint value) { return metal_atomic_uint(address, operation, value); }
-METAL_FUNC bool __apply(ulong address, uint operation, bool value) { return metal_atomic_bool(address, operation, value); }
-METAL_FUNC ulong __apply(ulong address, uint operation, ulong value) { return metal_atomic_ulong(address, operation, value); }
-METAL_FUNC float __apply(ulong address, uint operation, float value) { return metal_atomic_float(address, operation, value); }
+METAL_FUNC uint __apply(ulong address, uint operation, uint value) {
+  return metal_atomic_uint(address, operation, value);
+}
+METAL_FUNC bool __apply(ulong address, uint operation, bool value) {
+  return metal_atomic_bool(address, operation, value);
+}
+METAL_FUNC ulong __apply(ulong address, uint operation, ulong value) {
+  return metal_atomic_ulong(address, operation, value);
+}
+METAL_FUNC float __apply(ulong address, uint operation, float value) {
+  return metal_atomic_float(address, operation, value);
+}
 METAL_FUNC bool __swap(ulong p, thread int* e, int d) { return metal_atomic_compare_exchange_int(p, e, d); }
 METAL_FUNC bool __swap(ulong p, thread uint* e, uint d) { return metal_atomic_compare_exchange_uint(p, e, d); }
-METAL_FUNC bool __swap(ulong p, thread bool* e, bool d) { return metal_atomic_compare_exchange_bool(p, (thread uchar*)e, d); }
+METAL_FUNC bool __swap(ulong p, thread bool* e, bool d) {
+  return metal_atomic_compare_exchange_bool(p, (thread uchar*)e, d);
+}
 METAL_FUNC bool __swap(ulong p, thread float* e, float d) {
   return metal_atomic_compare_exchange_uint(p, (thread uint*)e, as_type<uint>(d));
 }

@@ -2,6 +2,7 @@
 #pragma once
 namespace metal {
 template <int N> struct __bool_components;
+// clang-format off
 template <> struct __bool_components<1> { union { bool component[1]; bool x, r; }; };
 template <> struct alignas(2) __bool_components<2> {
   union { bool component[2]; struct { bool x, y; }; struct { bool r, g; }; };
@@ -12,13 +13,18 @@ template <> struct alignas(4) __bool_components<3> {
 template <> struct alignas(4) __bool_components<4> {
   union { bool component[4]; struct { bool x, y, z, w; }; struct { bool r, g, b, a; }; };
 };
+// clang-format on
 
 template <int N>
 struct __bool_vector : __bool_components<N> {
   __bool_vector() = default;
-  METAL_FUNC constexpr __bool_vector(bool all) { for (int i = 0; i < N; i++) this->component[i] = all; }
+  METAL_FUNC constexpr __bool_vector(bool all) {
+    for (int i = 0; i < N; i++) this->component[i] = all;
+  }
   template <typename T>
-  METAL_FUNC constexpr __bool_vector(vec<T, N> v) { for (int i = 0; i < N; i++) this->component[i] = v[i] != T(0); }
+  METAL_FUNC constexpr __bool_vector(vec<T, N> v) {
+    for (int i = 0; i < N; i++) this->component[i] = v[i] != T(0);
+  }
   template <typename... B>
   METAL_FUNC constexpr __bool_vector(bool x, bool y, B... rest) {
     static_assert(sizeof...(rest) + 2 == N, "wrong number of components for a bool vector");
@@ -70,12 +76,24 @@ __METAL_BOOL_OPERATOR(^)
 __METAL_BOOL_OPERATOR(==)
 __METAL_BOOL_OPERATOR(!=)
 
-template <int N> METAL_FUNC bool any(__bool_vector<N> v) { bool r = false; for (int i = 0; i < N; i++) r = r || v[i]; return r; }
-template <int N> METAL_FUNC bool all(__bool_vector<N> v) { bool r = true; for (int i = 0; i < N; i++) r = r && v[i]; return r; }
+template <int N> METAL_FUNC bool any(__bool_vector<N> v) {
+  bool r = false;
+  for (int i = 0; i < N; i++) r = r || v[i];
+  return r;
+}
+template <int N> METAL_FUNC bool all(__bool_vector<N> v) {
+  bool r = true;
+  for (int i = 0; i < N; i++) r = r && v[i];
+  return r;
+}
 // Of a comparison's vector of integers; the strict check sees by this type that one is taken, and looks where it is from.
 struct __of_comparison {};
-template <typename T, int N> METAL_FUNC bool any(vec<T, N> v, __of_comparison = __of_comparison()) { return any(__truth(v)); }
-template <typename T, int N> METAL_FUNC bool all(vec<T, N> v, __of_comparison = __of_comparison()) { return all(__truth(v)); }
+template <typename T, int N> METAL_FUNC bool any(vec<T, N> v, __of_comparison = __of_comparison()) {
+  return any(__truth(v));
+}
+template <typename T, int N> METAL_FUNC bool all(vec<T, N> v, __of_comparison = __of_comparison()) {
+  return all(__truth(v));
+}
 METAL_FUNC bool any(bool b) { return b; }
 METAL_FUNC bool all(bool b) { return b; }
 using bool2 = __bool_vector<2>;

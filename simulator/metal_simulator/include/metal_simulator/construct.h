@@ -4,7 +4,9 @@ namespace metal {
 template <typename T, bool vector = __is_vector<T>::value, int N = __is_vector<T>::size>
 struct __constructor {
   template <typename... A>
-  static METAL_FUNC constexpr T make(A... a) { return T(a...); }
+  static METAL_FUNC constexpr T make(A... a) {
+    return T(a...);
+  }
   template <typename A>
   static METAL_FUNC constexpr T make(A a) {
     if constexpr (__is_same(T, bfloat) && __is_same(A, half)) return static_cast<bfloat>(float(a));
@@ -66,7 +68,9 @@ struct __constructor<T, true, N> {
 };
 
 template <typename T, typename... A>
-METAL_FUNC constexpr T __construct(A... a) { return __constructor<T>::make(a...); }
+METAL_FUNC constexpr T __construct(A... a) {
+  return __constructor<T>::make(a...);
+}
 
 template <typename T, typename A>
 METAL_FUNC constexpr T __convert(A a) {
@@ -75,9 +79,13 @@ METAL_FUNC constexpr T __convert(A a) {
 
 // A copy of an object in constant memory; every address space is the same memory on this machine.
 template <typename T>
-METAL_FUNC constexpr T __copy(const __constant T& object) { return __builtin_bit_cast(T, object); }
+METAL_FUNC constexpr T __copy(const __constant T& object) {
+  return __builtin_bit_cast(T, object);
+}
 template <typename T>
-METAL_FUNC __value_t<T> __copy(const T& object) { return object; }
+METAL_FUNC __value_t<T> __copy(const T& object) {
+  return object;
+}
 
 // What repairs.py puts around operands that clang refuses.
 template <typename T>
@@ -86,7 +94,9 @@ struct __temporary {  // a value that a `thread T&` can name until the end of th
   METAL_FUNC constexpr thread T& get() { return *addrspace_cast<thread T*>(&value); }
 };
 template <typename T>
-METAL_FUNC constexpr __temporary<T> __lasting(T value) { return {value}; }
+METAL_FUNC constexpr __temporary<T> __lasting(T value) {
+  return {value};
+}
 template <typename T>
 METAL_FUNC auto __integer(T value) {
   if constexpr (__is_class(T)) return long(value);
@@ -98,22 +108,28 @@ template <typename T> struct __scalar_operand {
   template <typename U, int N> METAL_FUNC operator vec<U, N>() const { return vec<U, N>(U(value)); }
 };
 template <typename T>
-METAL_FUNC __scalar_operand<T> __operand(T value) { return {value}; }
+METAL_FUNC __scalar_operand<T> __operand(T value) {
+  return {value};
+}
 #define __METAL_SCALAR_OPERAND(op)                                                                            \
   template <typename T, int N, typename S>                                                                    \
   METAL_FUNC auto operator op(vec<T, N> v, __scalar_operand<S> s) { return v op vec<T, N>(T(s.value)); }      \
   template <typename T, int N, typename S>                                                                    \
   METAL_FUNC auto operator op(__scalar_operand<S> s, vec<T, N> v) { return vec<T, N>(T(s.value)) op v; }
+// clang-format off
 __METAL_SCALAR_OPERAND(+) __METAL_SCALAR_OPERAND(-) __METAL_SCALAR_OPERAND(*) __METAL_SCALAR_OPERAND(/)
 __METAL_SCALAR_OPERAND(%) __METAL_SCALAR_OPERAND(&) __METAL_SCALAR_OPERAND(|) __METAL_SCALAR_OPERAND(^)
 __METAL_SCALAR_OPERAND(<<) __METAL_SCALAR_OPERAND(>>) __METAL_SCALAR_OPERAND(<) __METAL_SCALAR_OPERAND(>)
 __METAL_SCALAR_OPERAND(<=) __METAL_SCALAR_OPERAND(>=) __METAL_SCALAR_OPERAND(==) __METAL_SCALAR_OPERAND(!=)
+// clang-format on
 #define __METAL_SCALAR_ASSIGN_IN(op, space)                                                                   \
   template <typename T, int N, typename S>                                                                    \
   METAL_FUNC void operator op##=(space vec<T, N>& v, __scalar_operand<S> s) { v = v op vec<T, N>(T(s.value)); }
 #define __METAL_SCALAR_ASSIGN(op)                                                                             \
   __METAL_SCALAR_ASSIGN_IN(op, thread) __METAL_SCALAR_ASSIGN_IN(op, device) __METAL_SCALAR_ASSIGN_IN(op, threadgroup)
+// clang-format off
 __METAL_SCALAR_ASSIGN(+) __METAL_SCALAR_ASSIGN(-) __METAL_SCALAR_ASSIGN(*) __METAL_SCALAR_ASSIGN(/)
+// clang-format on
 
 // (float4) x is written __cast<float4>() ->* x, an operator that binds almost as tightly as a cast.
 template <typename T> struct __cast {};
@@ -125,7 +141,9 @@ METAL_FUNC constexpr T operator->*(__cast<T>, A a) {
 template <typename T> struct __negated_cast {};
 template <typename T> METAL_FUNC constexpr __negated_cast<T> operator-(__cast<T>) { return {}; }
 template <typename T, typename A>
-METAL_FUNC constexpr T operator->*(__negated_cast<T>, A a) { return -__construct<T>(a); }
+METAL_FUNC constexpr T operator->*(__negated_cast<T>, A a) {
+  return -__construct<T>(a);
+}
 }  // namespace metal
 
 template <typename T, typename U>

@@ -1,9 +1,8 @@
 // What the front end's generated entry point uses: kernel arguments, positions, threadgroup variables.
 #pragma once
+#include <metal_simulator/interface.h>
 namespace metal {
-struct __context {
-  __METAL_CONTEXT(uint, ulong)
-};
+struct __context { __METAL_CONTEXT(uint, ulong) };
 
 // Converts to the type of the kernel's parameter, whatever it is, when the entry point passes it.
 struct __pointer_argument {
@@ -47,7 +46,9 @@ extern "C" __private const __context* metal_context(void);
 template <typename T> METAL_FUNC T __input(__position_argument position) { return position; }
 
 template <typename T, int alignment>
-struct __threadgroup_storage { alignas(alignment) alignas(T) char bytes[sizeof(T)]; };
+struct __threadgroup_storage {
+  alignas(alignment) alignas(T) char bytes[sizeof(T)];
+};
 
 extern "C" {
 __attribute__((const)) ulong metal_threadgroup_memory(void);

@@ -26,7 +26,11 @@ METAL_FUNC half3 cross(half3 a, half3 b) { return a.yzx * b.zxy - a.zxy * b.yzx;
   METAL_FUNC float length(float##N a) { return metal::length(a); }                                \
   METAL_FUNC float distance(float##N a, float##N b) { return metal::distance(a, b); }             \
   METAL_FUNC float##N normalize(float##N a) { return metal::normalize(a); }
-namespace fast { __METAL_SINGLE(2) __METAL_SINGLE(3) __METAL_SINGLE(4) }
-namespace precise { __METAL_SINGLE(2) __METAL_SINGLE(3) __METAL_SINGLE(4) }
+namespace fast {
+__METAL_SINGLE(2) __METAL_SINGLE(3) __METAL_SINGLE(4)
+}
+namespace precise {
+__METAL_SINGLE(2) __METAL_SINGLE(3) __METAL_SINGLE(4)
+}
 #undef __METAL_SINGLE
 }  // namespace metal

@@ -112,13 +112,17 @@ METAL_FUNC int mul24(int a, int b) { return a * b; }
 METAL_FUNC uint mul24(uint a, uint b) { return a * b; }
 METAL_FUNC int mad24(int a, int b, int c) { return a * b + c; }
 METAL_FUNC uint mad24(uint a, uint b, uint c) { return a * b + c; }
+// clang-format off
 __METAL_EACH2(mul24, int) __METAL_EACH2(mul24, uint) __METAL_EACH3(mad24, int) __METAL_EACH3(mad24, uint)
+// clang-format on
 #define __METAL_ABSDIFF(T, U)                                                                      \
   METAL_FUNC U##2 absdiff(T##2 a, T##2 b) { return U##2{absdiff(a.x, b.x), absdiff(a.y, b.y)}; }   \
   METAL_FUNC U##3 absdiff(T##3 a, T##3 b) { return U##3{absdiff(a.x, b.x), absdiff(a.y, b.y), absdiff(a.z, b.z)}; } \
   METAL_FUNC U##4 absdiff(T##4 a, T##4 b) {                                                        \
     return U##4{absdiff(a.x, b.x), absdiff(a.y, b.y), absdiff(a.z, b.z), absdiff(a.w, b.w)};       \
   }
+// clang-format off
 __METAL_ABSDIFF(char, uchar) __METAL_ABSDIFF(uchar, uchar) __METAL_ABSDIFF(short, ushort) __METAL_ABSDIFF(ushort, ushort)
 __METAL_ABSDIFF(int, uint) __METAL_ABSDIFF(uint, uint) __METAL_ABSDIFF(long, ulong) __METAL_ABSDIFF(ulong, ulong)
+// clang-format on
 }  // namespace metal

@@ -31,8 +31,11 @@ METAL_FUNC ushort __metal_get_thread_index_in_simdgroup(ushort) { return metal_l
 METAL_FUNC uint __metal_get_thread_index_in_simdgroup(uint) { return metal_lane(); }
 #define __METAL_INTERNAL(name)                                            \
   template <typename... T> METAL_FUNC auto __metal_##name(T... arguments) { return name(arguments...); }
+// clang-format off
 __METAL_INTERNAL(simd_sum) __METAL_INTERNAL(simd_product) __METAL_INTERNAL(simd_min) __METAL_INTERNAL(simd_max)
+// clang-format on
 METAL_FUNC float __metal_simd_xor(float x) { return as_type<float>(simd_xor(as_type<uint>(x))); }
+// clang-format off
 __METAL_INTERNAL(simd_and) __METAL_INTERNAL(simd_or) __METAL_INTERNAL(simd_xor)
 __METAL_INTERNAL(simd_prefix_inclusive_sum) __METAL_INTERNAL(simd_prefix_exclusive_sum)
 __METAL_INTERNAL(simd_prefix_inclusive_product) __METAL_INTERNAL(simd_prefix_exclusive_product)
@@ -40,6 +43,7 @@ __METAL_INTERNAL(simd_broadcast) __METAL_INTERNAL(simd_broadcast_first) __METAL_
 __METAL_INTERNAL(simd_shuffle_xor) __METAL_INTERNAL(simd_shuffle_up) __METAL_INTERNAL(simd_shuffle_down)
 __METAL_INTERNAL(simd_shuffle_rotate_up) __METAL_INTERNAL(simd_shuffle_rotate_down)
 __METAL_INTERNAL(simd_shuffle_and_fill_up) __METAL_INTERNAL(simd_shuffle_and_fill_down)
+// clang-format on
 }  // namespace metal
 using metal::__metal_get_thread_index_in_simdgroup;
 using metal::__metal_get_simdgroup_size;

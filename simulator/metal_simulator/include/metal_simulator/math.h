@@ -98,7 +98,9 @@ METAL_FUNC half nextafter(half x, half y) {
   if (x == half(0)) return y > x ? as_type<half>(ushort(1)) : as_type<half>(ushort(0x8001));
   return as_type<half>(ushort(as_type<ushort>(x) + ((x < y) == (x > half(0)) ? 1 : -1)));
 }
+// clang-format off
 __METAL_BFLOAT2(nextafter) __METAL_EACH2(nextafter, float) __METAL_EACH2(nextafter, half)
+// clang-format on
 // Below 1, whatever rounding does: -1e-9 is 1 - 1e-9 above the next integer.
 METAL_FUNC float fract(float x) {
   float r = x - __builtin_floorf(x);
@@ -108,15 +110,21 @@ METAL_FUNC half fract(half x) {
   half r = half(float(x) - __builtin_floorf(float(x)));
   return r < half(1) || r != r ? r : half(0x1.ffcp-1f);
 }
+// clang-format off
 __METAL_BFLOAT1(fract) __METAL_EACH(fract, float) __METAL_EACH(fract, half)
+// clang-format on
 #undef __METAL_TRANSCENDENTAL1
 #undef __METAL_TRANSCENDENTAL2
 #undef __METAL_TRANSCENDENTAL3
 #define __METAL_TRANSCENDENTAL1(f, e) METAL_FUNC float f(float x) { return e; } __METAL_EACH(f, float)
 #define __METAL_TRANSCENDENTAL2(f, e) METAL_FUNC float f(float x, float y) { return e; } __METAL_EACH2(f, float)
 #define __METAL_TRANSCENDENTAL3(f, e) METAL_FUNC float f(float x, float y, float z) { return e; } __METAL_EACH3(f, float)
-namespace fast { __METAL_FUNCTIONS }
-namespace precise { __METAL_FUNCTIONS }
+namespace fast {
+__METAL_FUNCTIONS
+}
+namespace precise {
+__METAL_FUNCTIONS
+}
 #undef __METAL_TRANSCENDENTAL1
 #undef __METAL_TRANSCENDENTAL2
 #undef __METAL_TRANSCENDENTAL3
@@ -151,13 +159,26 @@ METAL_FUNC float modf(float x, thread float& whole) {
   whole = __builtin_truncf(x);
   return __builtin_copysignf(__builtin_isinf(x) ? 0.0f : x - whole, x);
 }
-METAL_FUNC float sincos(float x, thread float& cosine) { cosine = __builtin_cosf(x); return __builtin_sinf(x); }
+METAL_FUNC float sincos(float x, thread float& cosine) {
+  cosine = __builtin_cosf(x);
+  return __builtin_sinf(x);
+}
 METAL_FUNC half frexp(half x, thread int& exponent) { return half(__builtin_frexpf(float(x), &exponent)); }
 METAL_FUNC int ilogb(half x) { return __builtin_ilogbf(float(x)); }
-METAL_FUNC half modf(half x, thread half& whole) { float w; half r = half(modf(float(x), w)); whole = half(w); return r; }
-METAL_FUNC half sincos(half x, thread half& cosine) { cosine = half(__builtin_cosf(x)); return half(__builtin_sinf(x)); }
+METAL_FUNC half modf(half x, thread half& whole) {
+  float w;
+  half r = half(modf(float(x), w));
+  whole = half(w);
+  return r;
+}
+METAL_FUNC half sincos(half x, thread half& cosine) {
+  cosine = half(__builtin_cosf(x));
+  return half(__builtin_sinf(x));
+}
+// clang-format off
 __METAL_PARTS(float, 2) __METAL_PARTS(float, 3) __METAL_PARTS(float, 4)
 __METAL_PARTS(half, 2) __METAL_PARTS(half, 3) __METAL_PARTS(half, 4)
+// clang-format on
 #define __METAL_SINGLE                                                                             \
   METAL_FUNC float fract(float x) { return metal::fract(x); }                                      \
   METAL_FUNC float nextafter(float x, float y) { return metal::nextafter(x, y); }                  \
@@ -168,8 +189,12 @@ __METAL_PARTS(half, 2) __METAL_PARTS(half, 3) __METAL_PARTS(half, 4)
   METAL_FUNC float sincos(float x, thread float& cosine) { return metal::sincos(x, cosine); }      \
   __METAL_EACH(fract, float) __METAL_EACH2(nextafter, float)                                       \
   __METAL_PARTS(float, 2) __METAL_PARTS(float, 3) __METAL_PARTS(float, 4)
-namespace fast { __METAL_SINGLE }
-namespace precise { __METAL_SINGLE }
+namespace fast {
+__METAL_SINGLE
+}
+namespace precise {
+__METAL_SINGLE
+}
 #undef __METAL_SINGLE
 
 // Scalars spread over vectors: clamp(v, 0.0f, 1.0f), mix(a, b, t), min(v, s).
@@ -194,6 +219,8 @@ __METAL_SPREAD_ALL(ulong)
   METAL_FUNC T##N mix(T##N a, T##N b, T t) { return mix(a, b, (T##N)(t)); }                        \
   METAL_FUNC T##N step(T edge, T##N x) { return step((T##N)(edge), x); }                           \
   METAL_FUNC T##N smoothstep(T low, T high, T##N x) { return smoothstep((T##N)(low), (T##N)(high), x); }
+// clang-format off
 __METAL_MIX(float, 2) __METAL_MIX(float, 3) __METAL_MIX(float, 4)
 __METAL_MIX(half, 2) __METAL_MIX(half, 3) __METAL_MIX(half, 4)
+// clang-format on
 }  // namespace metal

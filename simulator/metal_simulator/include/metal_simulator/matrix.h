@@ -66,20 +66,20 @@ __METAL_MATRIX_STORE(device)
 __METAL_MATRIX_STORE(threadgroup)
 
 template <typename T>
-METAL_FUNC float2 __widen(vec<T, 2> v) { return float2{float(v.x), float(v.y)}; }
+METAL_FUNC float2 __widen(vec<T, 2> v) {
+  return float2{float(v.x), float(v.y)};
+}
 
 template <typename D, typename A, typename B, typename C>
-METAL_FUNC void simdgroup_multiply_accumulate(thread simdgroup_matrix<D, 8, 8>& d,
-                                              const thread simdgroup_matrix<A, 8, 8>& a,
-                                              const thread simdgroup_matrix<B, 8, 8>& b,
-                                              const thread simdgroup_matrix<C, 8, 8>& c) {
+METAL_FUNC void simdgroup_multiply_accumulate(
+    thread simdgroup_matrix<D, 8, 8>& d, const thread simdgroup_matrix<A, 8, 8>& a,
+    const thread simdgroup_matrix<B, 8, 8>& b, const thread simdgroup_matrix<C, 8, 8>& c) {
   float2 r = metal_multiply_accumulate(__widen(a.__elements), __widen(b.__elements), __widen(c.__elements));
   d.__elements = vec<D, 2>{D(r.x), D(r.y)};
 }
 
 template <typename D, typename A, typename B>
-METAL_FUNC void simdgroup_multiply(thread simdgroup_matrix<D, 8, 8>& d,
-                                   const thread simdgroup_matrix<A, 8, 8>& a,
+METAL_FUNC void simdgroup_multiply(thread simdgroup_matrix<D, 8, 8>& d, const thread simdgroup_matrix<A, 8, 8>& a,
                                    const thread simdgroup_matrix<B, 8, 8>& b) {
   float2 r = metal_multiply_accumulate(__widen(a.__elements), __widen(b.__elements), float2{0, 0});
   d.__elements = vec<D, 2>{D(r.x), D(r.y)};

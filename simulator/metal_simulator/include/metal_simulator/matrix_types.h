@@ -15,7 +15,8 @@ struct __matrix {
   }
   template <typename A, typename B, typename... M>
   METAL_FUNC constexpr __matrix(A a, B b, M... more) {
-    static_assert(sizeof...(more) + 2 == C || sizeof...(more) + 2 == C * R, "a matrix takes its columns or its elements");
+    static_assert(
+        sizeof...(more) + 2 == C || sizeof...(more) + 2 == C * R, "a matrix takes its columns or its elements");
     if constexpr (__is_vector<A>::value) {
       vec<T, R> given[] = {a, b, more...};
       for (int c = 0; c < C; c++) columns[c] = given[c];
@@ -49,8 +50,12 @@ __METAL_MATRIX_TYPES(half)
 __METAL_MATRIX_SCALAR(float)
 __METAL_MATRIX_SCALAR(half)
 #define __METAL_COLUMNS template <typename T, int C, int R> METAL_FUNC
-__METAL_COLUMNS __matrix<T, C, R> operator+(__matrix<T, C, R> a, __matrix<T, C, R> b) { __METAL_EACH_COLUMN(T, a.columns[c] + b.columns[c]) }
-__METAL_COLUMNS __matrix<T, C, R> operator-(__matrix<T, C, R> a, __matrix<T, C, R> b) { __METAL_EACH_COLUMN(T, a.columns[c] - b.columns[c]) }
+__METAL_COLUMNS __matrix<T, C, R> operator+(__matrix<T, C, R> a, __matrix<T, C, R> b) {
+  __METAL_EACH_COLUMN(T, a.columns[c] + b.columns[c])
+}
+__METAL_COLUMNS __matrix<T, C, R> operator-(__matrix<T, C, R> a, __matrix<T, C, R> b) {
+  __METAL_EACH_COLUMN(T, a.columns[c] - b.columns[c])
+}
 __METAL_COLUMNS __matrix<T, C, R> operator-(__matrix<T, C, R> a) { __METAL_EACH_COLUMN(T, -a.columns[c]) }
 __METAL_COLUMNS bool operator==(__matrix<T, C, R> a, __matrix<T, C, R> b) {
   bool equal = true;
@@ -73,7 +78,9 @@ __METAL_COLUMNS vec<T, C> operator*(typename type_identity<vec<T, R>>::type v, _
   return result;
 }
 template <typename T, int K, int R, int C>
-METAL_FUNC __matrix<T, C, R> operator*(__matrix<T, K, R> a, __matrix<T, C, K> b) { __METAL_EACH_COLUMN(T, a * b.columns[c]) }
+METAL_FUNC __matrix<T, C, R> operator*(__matrix<T, K, R> a, __matrix<T, C, K> b) {
+  __METAL_EACH_COLUMN(T, a * b.columns[c])
+}
 #define __METAL_MATRIX_ASSIGN(op)                                                        \
   template <typename T, int C, int R, typename B>                                        \
   METAL_FUNC thread __matrix<T, C, R>& operator op##=(thread __matrix<T, C, R>& a, B b) { a = a op b; return a; }

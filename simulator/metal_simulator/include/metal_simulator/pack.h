@@ -15,14 +15,18 @@ METAL_FUNC float __to_srgb(float x) {
   x = x == x ? clamp(x, 0.0f, 1.0f) : 0.0f;
   return x < 0.0031308f ? 12.92f * x : 1.055f * __builtin_powf(x, 1.0f / 2.4f) - 0.055f;
 }
-METAL_FUNC float __from_srgb(float x) { return x <= 0.04045f ? x / 12.92f : __builtin_powf((x + 0.055f) / 1.055f, 2.4f); }
+METAL_FUNC float __from_srgb(float x) {
+  return x <= 0.04045f ? x / 12.92f : __builtin_powf((x + 0.055f) / 1.055f, 2.4f);
+}
 
 // bits: of each component; srgb: of the first three.
 template <typename R, bool negative, bool srgb, int... bits, typename V>
 METAL_FUNC R __pack(V v) {
   uint packed = 0;
   int i = 0, offset = 0;
-  ((packed |= __pack_field(srgb && i < 3 ? __to_srgb(float(v[i])) : float(v[i]), bits, negative) << offset, i++, offset += bits), ...);
+  ((packed |= __pack_field(srgb && i < 3 ? __to_srgb(float(v[i])) : float(v[i]), bits, negative) << offset, i++,
+    offset += bits),
+   ...);
   return R(packed);
 }
 template <typename V, bool negative, bool srgb, int... bits>
@@ -31,7 +35,8 @@ METAL_FUNC V __unpack(uint packed) {
   int i = 0, offset = 0;
   ((v[i] = typename __is_vector<V>::scalar(srgb && i < 3 ? __from_srgb(__unpack_field(packed, bits, offset, negative))
                                                          : __unpack_field(packed, bits, offset, negative)),
-    i++, offset += bits), ...);
+    i++, offset += bits),
+   ...);
   return v;
 }
 #define __METAL_PACK(T, N, R, to, from, negative, srgb, ...)                                                          \

@@ -3,6 +3,7 @@
 namespace metal {
 template <typename T, int N> struct __packed_components;
 template <typename T> struct __packed_components<T, 2> {
+  // clang-format off
   union { T component[2]; struct { T x, y; }; struct { T r, g; }; };
 };
 template <typename T> struct __packed_components<T, 3> {
@@ -11,12 +12,17 @@ template <typename T> struct __packed_components<T, 3> {
 template <typename T> struct __packed_components<T, 4> {
   union { T component[4]; struct { T x, y, z, w; }; struct { T r, g, b, a; }; };
 };
+// clang-format on
 
 template <typename T, int N>
 struct __packed : __packed_components<T, N> {
   __packed() = default;
-  METAL_FUNC constexpr __packed(vec<T, N> v) { for (int i = 0; i < N; i++) this->component[i] = v[i]; }
-  METAL_FUNC constexpr explicit __packed(T all) { for (int i = 0; i < N; i++) this->component[i] = all; }
+  METAL_FUNC constexpr __packed(vec<T, N> v) {
+    for (int i = 0; i < N; i++) this->component[i] = v[i];
+  }
+  METAL_FUNC constexpr explicit __packed(T all) {
+    for (int i = 0; i < N; i++) this->component[i] = all;
+  }
   template <typename A, typename B, typename... R>
   METAL_FUNC constexpr __packed(A a, B b, R... rest) : __packed(__construct<vec<T, N>>(a, b, rest...)) {}
 #define __METAL_PACKED_READ(space)                                                          \
@@ -54,7 +60,9 @@ template <typename T, int N> struct __is_vector<__packed<T, N>> : true_type {
 };
 template <typename T, int N> struct __constructor<__packed<T, N>, true, N> {
   template <typename... A>
-  static METAL_FUNC constexpr __packed<T, N> make(A... a) { return __packed<T, N>(__construct<vec<T, N>>(a...)); }
+  static METAL_FUNC constexpr __packed<T, N> make(A... a) {
+    return __packed<T, N>(__construct<vec<T, N>>(a...));
+  }
 };
 #define __METAL_PACKED_SCALAR(op)                                                                   \
   template <typename T, int N>                                                                      \

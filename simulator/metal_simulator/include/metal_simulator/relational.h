@@ -43,12 +43,17 @@ __METAL_SELECT(half)
 __METAL_SELECT(float)
 __METAL_SELECT(bfloat)
 template <typename T, int N>
-METAL_FUNC vec<T, N> select(vec<T, N> a, vec<T, N> b, bool condition) { return condition ? b : a; }
+METAL_FUNC vec<T, N> select(vec<T, N> a, vec<T, N> b, bool condition) {
+  return condition ? b : a;
+}
 template <int N>
-METAL_FUNC __bool_vector<N> select(__bool_vector<N> a, __bool_vector<N> b, __bool_vector<N> c) { return (a && !c) || (b && c); }
+METAL_FUNC __bool_vector<N> select(__bool_vector<N> a, __bool_vector<N> b, __bool_vector<N> c) {
+  return (a && !c) || (b && c);
+}
 template <typename T, int N>
 METAL_FUNC vec<T, N> select(vec<T, N> a, typename type_identity<vec<T, N>>::type b, __bool_vector<N> c) {
-  for (int i = 0; i < N; i++) if (c[i]) a[i] = b[i];
+  for (int i = 0; i < N; i++)
+    if (c[i]) a[i] = b[i];
   return a;
 }
 template <typename T, int N, typename C>
@@ -65,8 +70,12 @@ METAL_FUNC vec<T, N> select(vec<T, N> a, typename type_identity<vec<T, N>>::type
 #define __METAL_SINGLES                                                                           \
   METAL_FUNC constexpr float select(float a, float b, bool c) { return c ? b : a; }               \
   __METAL_SINGLE(2) __METAL_SINGLE(3) __METAL_SINGLE(4)
-namespace fast { __METAL_SINGLES }
-namespace precise { __METAL_SINGLES }
+namespace fast {
+__METAL_SINGLES
+}
+namespace precise {
+__METAL_SINGLES
+}
 #undef __METAL_SINGLE
 #undef __METAL_SINGLES
 }  // namespace metal

@@ -10,7 +10,8 @@ template <> struct __has_no_simd<bool> : true_type {};
 template <typename T> using __no_simd = enable_if_t<__has_no_simd<T>::value, T>;
 template <typename T>
 struct __is_valid_simdgroup_type
-    : bool_constant<is_arithmetic<typename __is_vector<T>::scalar>::value && !__has_no_simd<typename __is_vector<T>::scalar>::value> {};
+    : bool_constant<is_arithmetic<typename __is_vector<T>::scalar>::value &&
+                    !__has_no_simd<typename __is_vector<T>::scalar>::value> {};
 
 // The functions by argument type; kernels call templates on top of them (below), so that one of their own wins.
 namespace __overloads {
@@ -18,29 +19,31 @@ namespace __overloads {
 METAL_FUNC float __sum_of(float r, ulong bits) { return as_type<float>(uint(bits)); }
 METAL_FUNC half __sum_of(half r, ulong bits) { return half(as_type<float>(uint(bits))); }
 #define __METAL_INTEGER_SUM(T) METAL_FUNC T __sum_of(T r, ulong bits) { return T(bits); }
+// clang-format off
 __METAL_INTEGER_SUM(char) __METAL_INTEGER_SUM(uchar) __METAL_INTEGER_SUM(short) __METAL_INTEGER_SUM(ushort)
 __METAL_INTEGER_SUM(int) __METAL_INTEGER_SUM(uint) __METAL_INTEGER_SUM(long) __METAL_INTEGER_SUM(ulong)
+// clang-format on
 
 // One overload per type.
 #define __METAL_REDUCE(name, kind, T, type, bits)                                                 \
   METAL_FUNC T name(T x) { return __sum_of(x, metal_collective(kind | type << 8, bits, 0, 0)); }  \
   __METAL_EACH(name, T)
 #define __METAL_REDUCE_INTEGER(space, f, kind)                               \
-  __METAL_REDUCE(space##_##f, kind, char, __SIGNED, ulong(long(x)))                 \
-  __METAL_REDUCE(space##_##f, kind, uchar, __UNSIGNED, ulong(x))                      \
-  __METAL_REDUCE(space##_##f, kind, short, __SIGNED, ulong(long(x)))                \
-  __METAL_REDUCE(space##_##f, kind, ushort, __UNSIGNED, ulong(x))                     \
-  __METAL_REDUCE(space##_##f, kind, int, __SIGNED, ulong(long(x)))                  \
-  __METAL_REDUCE(space##_##f, kind, uint, __UNSIGNED, ulong(x))                       \
+  __METAL_REDUCE(space##_##f, kind, char, __SIGNED, ulong(long(x)))          \
+  __METAL_REDUCE(space##_##f, kind, uchar, __UNSIGNED, ulong(x))             \
+  __METAL_REDUCE(space##_##f, kind, short, __SIGNED, ulong(long(x)))         \
+  __METAL_REDUCE(space##_##f, kind, ushort, __UNSIGNED, ulong(x))            \
+  __METAL_REDUCE(space##_##f, kind, int, __SIGNED, ulong(long(x)))           \
+  __METAL_REDUCE(space##_##f, kind, uint, __UNSIGNED, ulong(x))              \
   __METAL_REDUCE_LONG_##space(f, kind)                                       \
   __METAL_NONE(space##_##f, T)
 #define __METAL_REDUCE_LONG_simd(f, kind)
 #define __METAL_REDUCE_LONG_quad(f, kind)                                    \
-  __METAL_REDUCE(quad_##f, kind, long, __LONG, ulong(x))                          \
+  __METAL_REDUCE(quad_##f, kind, long, __LONG, ulong(x))                     \
   __METAL_REDUCE(quad_##f, kind, ulong, __ULONG, x)
 #define __METAL_REDUCE_ARITHMETIC(space, f, kind)                            \
-  __METAL_REDUCE(space##_##f, kind, float, __FLOAT, as_type<uint>(x))              \
-  __METAL_REDUCE(space##_##f, kind, half, __FLOAT, as_type<uint>(float(x)))        \
+  __METAL_REDUCE(space##_##f, kind, float, __FLOAT, as_type<uint>(x))        \
+  __METAL_REDUCE(space##_##f, kind, half, __FLOAT, as_type<uint>(float(x)))  \
   __METAL_REDUCE_INTEGER(space, f, kind)
 
 #define __METAL_NONE(name, ...) template <typename T> __no_simd<T> name(__VA_ARGS__) = delete;
@@ -134,6 +137,7 @@ __METAL_NO_MOVES(quad)
 #define __METAL_FILLING(name, width)                                                                              \
   __METAL_TEMPLATE(name, (T x, T fill, ushort delta, ushort modulo = width), x, fill, delta, modulo)
 // Written out, as the strict check reads here which names there are.
+// clang-format off
 __METAL_OF_ONE(simd_sum) __METAL_OF_ONE(simd_product) __METAL_OF_ONE(simd_min) __METAL_OF_ONE(simd_max)
 __METAL_OF_ONE(simd_and) __METAL_OF_ONE(simd_or) __METAL_OF_ONE(simd_xor) __METAL_OF_ONE(simd_prefix_inclusive_sum)
 __METAL_OF_ONE(simd_prefix_exclusive_sum) __METAL_OF_ONE(simd_prefix_inclusive_product)
@@ -150,6 +154,7 @@ __METAL_WITH_LANE(quad_shuffle_xor) __METAL_WITH_LANE(quad_shuffle_up) __METAL_W
 __METAL_WITH_LANE(quad_shuffle_rotate_up) __METAL_WITH_LANE(quad_shuffle_rotate_down)
 __METAL_WITH_LANE(quad_broadcast) __METAL_FILLING(quad_shuffle_and_fill_up, 4)
 __METAL_FILLING(quad_shuffle_and_fill_down, 4)
+// clang-format on
 
 struct simd_vote {
   using vote_t = ulong;

@@ -2,15 +2,28 @@
 #pragma once
 #include <metal_simulator/interface.h>
 namespace metal {
-enum class mem_flags { mem_none = 0, mem_device = __METAL_MEM_DEVICE, mem_threadgroup = __METAL_MEM_THREADGROUP, mem_device_and_threadgroup = 3, mem_texture = 4,
-                       mem_threadgroup_imageblock = 8 };
+enum class mem_flags {
+  mem_none = 0,
+  mem_device = __METAL_MEM_DEVICE,
+  mem_threadgroup = __METAL_MEM_THREADGROUP,
+  mem_device_and_threadgroup = 3,
+  mem_texture = 4,
+  mem_threadgroup_imageblock = 8
+};
 METAL_FUNC constexpr mem_flags operator|(mem_flags a, mem_flags b) { return mem_flags(int(a) | int(b)); }
-enum memory_order { memory_order_relaxed, memory_order_acquire, memory_order_release, memory_order_acq_rel, memory_order_seq_cst };
+enum memory_order {
+  memory_order_relaxed,
+  memory_order_acquire,
+  memory_order_release,
+  memory_order_acq_rel,
+  memory_order_seq_cst
+};
 enum thread_scope { thread_scope_thread, thread_scope_simdgroup, thread_scope_threadgroup, thread_scope_device };
 
 #define __METAL_NUMBER(name, text) __##name,
 #define __METAL_TYPE(name) __##name,
-enum __collective { __METAL_COLLECTIVES(__METAL_NUMBER) };  // those from __QUAD_SUM are those from __SUM, of quad-groups
+// Those from __QUAD_SUM are those from __SUM, of quad-groups.
+enum __collective { __METAL_COLLECTIVES(__METAL_NUMBER) };
 enum __lane_type { __METAL_LANE_TYPES(__METAL_TYPE) };
 
 extern "C" {

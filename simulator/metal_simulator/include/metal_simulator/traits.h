@@ -78,8 +78,14 @@ template <typename T> struct is_trivially_copyable : bool_constant<__is_triviall
 template <typename A, typename B> struct is_same : bool_constant<__is_same(A, B)> {};
 template <typename A, typename B> struct is_convertible : bool_constant<__is_convertible_to(A, B)> {};
 template <typename A, typename B> struct is_base_of : bool_constant<__is_base_of(A, B)> {};
-template <typename T> struct __is_vector : false_type { using scalar = T; static constexpr __constant int size = 1; };
-template <typename T, int N> struct __is_vector<vec<T, N>> : true_type { using scalar = T; static constexpr __constant int size = N; };
+template <typename T> struct __is_vector : false_type {
+  using scalar = T;
+  static constexpr __constant int size = 1;
+};
+template <typename T, int N> struct __is_vector<vec<T, N>> : true_type {
+  using scalar = T;
+  static constexpr __constant int size = N;
+};
 template <typename T> struct vec_elements : integral_constant<uint, __is_vector<T>::size> {};
 template <typename T> struct is_vector : __is_vector<remove_cv_t<T>> {};
 template <typename T> using make_scalar_t = typename __is_vector<T>::scalar;

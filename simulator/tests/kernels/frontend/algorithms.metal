@@ -3,13 +3,18 @@
 #include <metal_atomic>
 using namespace metal;
 
-typedef struct { float value; uint index; } Candidate;
-static inline bool before(Candidate a, Candidate b) { return a.value > b.value || (a.value == b.value && a.index < b.index); }
+typedef struct {
+  float value;
+  uint index;
+} Candidate;
+static inline bool before(Candidate a, Candidate b) {
+  return a.value > b.value || (a.value == b.value && a.index < b.index);
+}
 
 // The k largest of each row, sorted; bitonic sort of 256 candidates in threadgroup memory.
-kernel void top_k(device const float* x [[buffer(0)]], device float* values [[buffer(1)]], device uint* indices [[buffer(2)]],
-                  constant uint2& shape [[buffer(3)]], uint row [[threadgroup_position_in_grid]],
-                  uint i [[thread_index_in_threadgroup]]) {
+kernel void top_k(device const float* x [[buffer(0)]], device float* values [[buffer(1)]],
+                  device uint* indices [[buffer(2)]], constant uint2& shape [[buffer(3)]],
+                  uint row [[threadgroup_position_in_grid]], uint i [[thread_index_in_threadgroup]]) {
   threadgroup Candidate kept[256];
   const uint columns = shape.x, k = shape.y;
   kept[i] = Candidate{i < columns ? x[row * columns + i] : -INFINITY, i};
@@ -20,21 +25,31 @@ kernel void top_k(device const float* x [[buffer(0)]], device float* values [[bu
       if (other > i) {
         const bool descending = (i & size) == 0;
         const Candidate a = kept[i], b = kept[other];
-        if (before(b, a) == descending) { kept[i] = b; kept[other] = a; }
+        if (before(b, a) == descending) {
+          kept[i] = b;
+          kept[other] = a;
+        }
       }
     }
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  if (i < k) { values[row * k + i] = kept[i].value; indices[row * k + i] = kept[i].index; }
+  if (i < k) {
+    values[row * k + i] = kept[i].value;
+    indices[row * k + i] = kept[i].index;
+  }
 }
 
-template <typename T> struct Plus { static constexpr constant T start = T(0); T operator()(T a, T b) { return a + b; } };
+template <typename T> struct Plus {
+  static constexpr constant T start = T(0);
+  T operator()(T a, T b) { return a + b; }
+};
 
 // Exclusive scan of one row per threadgroup, in chunks of the threadgroup's size.
 template <typename T, typename Op>
-kernel void exclusive_scan(device const T* x, device T* out, constant uint& count, threadgroup T* sums [[threadgroup(0)]],
-                           uint i [[thread_index_in_threadgroup]], uint threads [[threads_per_threadgroup]],
-                           uint lane [[thread_index_in_simdgroup]], uint simdgroup [[simdgroup_index_in_threadgroup]]) {
+kernel void exclusive_scan(device const T* x, device T* out, constant uint& count,
+                           threadgroup T* sums [[threadgroup(0)]], uint i [[thread_index_in_threadgroup]],
+                           uint threads [[threads_per_threadgroup]], uint lane [[thread_index_in_simdgroup]],
+                           uint simdgroup [[simdgroup_index_in_threadgroup]]) {
   Op op;
   T carry = Op::start;
   for (uint base = 0; base < count; base += threads) {
@@ -82,7 +97,8 @@ struct complex_t {
 
 // Radix 2, in place in threadgroup memory; N threads / 2.
 template <uint N>
-kernel void fft(device float2* x [[buffer(0)]], uint row [[threadgroup_position_in_grid]], uint i [[thread_index_in_threadgroup]]) {
+kernel void fft(device float2* x [[buffer(0)]], uint row [[threadgroup_position_in_grid]],
+                uint i [[thread_index_in_threadgroup]]) {
   threadgroup float2 buffer[N];
   constexpr uint bits = 31 - clz(N);
   x += row * N;

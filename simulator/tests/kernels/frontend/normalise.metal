@@ -2,8 +2,14 @@
 #include <metal_stdlib>
 using namespace metal;
 
-struct Sum { template <typename T> T operator()(T a, T b) const { return a + b; } static constexpr constant float start = 0; };
-struct Max { template <typename T> T operator()(T a, T b) const { return max(a, b); } static constexpr constant float start = -INFINITY; };
+struct Sum {
+  template <typename T> T operator()(T a, T b) const { return a + b; }
+  static constexpr constant float start = 0;
+};
+struct Max {
+  template <typename T> T operator()(T a, T b) const { return max(a, b); }
+  static constexpr constant float start = -INFINITY;
+};
 
 template <typename Op>
 METAL_FUNC float reduce(float x, threadgroup float* scratch, Op op, uint lane, uint simdgroup, uint simdgroups) {
@@ -39,7 +45,10 @@ template <typename T>
   for (uint i = thread_index; i < columns; i += threads) out[i] = T(exp(float(x[i]) - most) / total);
 }
 
-struct NormShape { uint columns; float epsilon; };
+struct NormShape {
+  uint columns;
+  float epsilon;
+};
 
 template <typename T, bool centred>
 kernel void norm(const device vec<T, 4>* x [[buffer(0)]], device vec<T, 4>* out [[buffer(1)]],

@@ -17,9 +17,9 @@ void dequantize_q4_0(device const block_q4_0* xb, short il, thread type4x4& reg)
 }
 
 template <typename block_q, short nl, void (*dequantize_func)(device const block_q*, short, thread float4x4&)>
-kernel void get_rows_q(device const void* src0 [[buffer(0)]], device float* dst [[buffer(1)]], constant uint& ne [[buffer(2)]],
-                       uint3 tgpig [[threadgroup_position_in_grid]], uint tiitg [[thread_index_in_threadgroup]],
-                       uint3 tptg [[threads_per_threadgroup]]) {
+kernel void get_rows_q(device const void* src0 [[buffer(0)]], device float* dst [[buffer(1)]],
+                       constant uint& ne [[buffer(2)]], uint3 tgpig [[threadgroup_position_in_grid]],
+                       uint tiitg [[thread_index_in_threadgroup]], uint3 tptg [[threads_per_threadgroup]]) {
   for (uint ind = tiitg; ind < ne / 16; ind += tptg.x) {
     float4x4 temp;
     dequantize_func(((device const block_q*)((const device char*)src0)) + ind / nl, ind % nl, temp);

@@ -4,7 +4,10 @@
 using namespace metal;
 
 namespace rotary {
-struct Shape { uint heads, head_dim; float base; };
+struct Shape {
+  uint heads, head_dim;
+  float base;
+};
 inline float2 rotated(float2 x, float angle) {
   float cosine;
   const float sine = sincos(angle, cosine);
@@ -21,10 +24,10 @@ template <typename T, bool interleaved>
   row[first] = static_cast<T>(r.x);
   row[second] = static_cast<T>(r.y);
 }
-template [[host_name("rotary_half")]] kernel void embed<half, false>(
-    device half*, const device int*, constant Shape&, uint3, uint3);
-template [[host_name("rotary_float_interleaved")]] kernel void embed<float, true>(
-    device float*, const device int*, constant Shape&, uint3, uint3);
+template [[host_name("rotary_half")]] kernel void embed<half, false>(device half*, const device int*, constant Shape&,
+                                                                     uint3, uint3);
+template [[host_name("rotary_float_interleaved")]] kernel void embed<float, true>(device float*, const device int*,
+                                                                                  constant Shape&, uint3, uint3);
 }  // namespace rotary
 
 enum CacheBuffers { kKey = 0, kCache, kSlots, kSizes };
@@ -33,7 +36,8 @@ constant constexpr uint kBlock = 16;
 // cache [blocks, heads, head_dim / 8, 16, 8]; a negative slot is skipped.
 kernel void reshape_and_cache(const device half* key [[buffer(kKey)]], device half* cache [[buffer(kCache)]],
                               const device long* slots [[buffer(kSlots)]], constant uint2& sizes [[buffer(kSizes)]],
-                              uint token [[threadgroup_position_in_grid]], uint thread_index [[thread_position_in_threadgroup]],
+                              uint token [[threadgroup_position_in_grid]],
+                              uint thread_index [[thread_position_in_threadgroup]],
                               uint threads [[threads_per_threadgroup]]) {
   const long slot = slots[token];
   if (slot < 0) return;
@@ -41,16 +45,21 @@ kernel void reshape_and_cache(const device half* key [[buffer(kKey)]], device ha
   const long block = slot / kBlock, offset = slot % kBlock;
   for (uint i = thread_index; i < heads * head_dim; i += threads) {
     const uint head = i / head_dim, d = i % head_dim;
-    cache[((block * heads + head) * (head_dim / 8) + d / 8) * kBlock * 8 + offset * 8 + d % 8] = key[token * heads * head_dim + i];
+    cache[((block * heads + head) * (head_dim / 8) + d / 8) * kBlock * 8 + offset * 8 + d % 8] =
+        key[token * heads * head_dim + i];
   }
 }
 
-struct Block8 { half scale; packed_char4 q[8]; };  // 32 weights of 8 bits
+struct Block8 {
+  half scale;
+  packed_char4 q[8];
+};  // 32 weights of 8 bits
 static_assert(sizeof(Block8) == 34, "no padding");
 
 // One SIMD group per row: y = W x.
-kernel void quantised_matvec(const device Block8* weights, const device float4* x, device float* y, constant uint& columns,
-                             uint row [[threadgroup_position_in_grid]], ushort lane [[thread_index_in_simdgroup]]) {
+kernel void quantised_matvec(const device Block8* weights, const device float4* x, device float* y,
+                             constant uint& columns, uint row [[threadgroup_position_in_grid]],
+                             ushort lane [[thread_index_in_simdgroup]]) {
   const uint blocks = columns / 32;
   float sum = 0;
   for (uint b = lane; b < blocks; b += 32) {
@@ -91,8 +100,7 @@ template <typename T, int BM = 32, int BN = 32, int BK = 16>
       b_tile[(i / BN) * (BN + pad) + i % BN] = s < mnk.y ? (transposed ? b[s * mnk.z + r] : b[r * mnk.y + s]) : T(0);
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    _Pragma("clang loop unroll(full)")
-    for (short kk = 0; kk < BK; kk += 8) {
+    _Pragma("clang loop unroll(full)") for (short kk = 0; kk < BK; kk += 8) {
       simdgroup_matrix<T, 8, 8> left[2], right[2];
       for (short i = 0; i < 2; i++) {
         simdgroup_load(left[i], a_tile + (m + 8 * i) * BK + kk, BK);
