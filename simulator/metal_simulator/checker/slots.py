@@ -12,7 +12,7 @@ import ctypes
 import re
 from typing import List, NamedTuple, Sequence
 
-SLOT_SHIFT = 37  # kept equal to runtime/runtime.h
+SLOT_SHIFT = 37
 _SECTION = "metal_threadgroup"
 _START = f"@__start_{_SECTION}"
 _VARIABLE = re.compile(rf'^(@[\w.$]+) = .*? global (\S+|%"[^"]*") \S+, section "{_SECTION}".*, align (\d+)')

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Iterator, List, NamedTuple, Set
 
+from ..limits import LANES
 from ..source.declarations import Declarations, read_attributes
 from ..source.tokens import spell
 from .edits import Edit
@@ -25,8 +26,8 @@ POSITIONS = {
     "thread_index_in_threadgroup": "::metal::__scalar(c->thread_index)",
     "thread_index_in_simdgroup": "::metal::__scalar(c->lane)",
     "simdgroup_index_in_threadgroup": "::metal::__scalar(c->simdgroup)",
-    "threads_per_simdgroup": "::metal::__scalar(32)",
-    "thread_execution_width": "::metal::__scalar(32)",
+    "threads_per_simdgroup": f"::metal::__scalar({LANES})",
+    "thread_execution_width": f"::metal::__scalar({LANES})",
     "quadgroup_index_in_threadgroup": "::metal::__scalar(c->thread_index / 4)",
     "thread_index_in_quadgroup": "::metal::__scalar(c->thread_index % 4)",
     "quadgroups_per_threadgroup": "::metal::__quadgroups(c->shape)",

@@ -8,8 +8,8 @@ import pytest
 from metal_simulator.toolchain import cache
 
 PACKAGE = Path(metal_simulator.__file__).parent
-SUFFIXES = (".py", ".h", ".c")
-FOLDERS = sorted({path.parent.relative_to(PACKAGE) for path in PACKAGE.rglob("*") if path.suffix in SUFFIXES})
+FILES = [path.relative_to(PACKAGE) for path in PACKAGE.rglob("*") if path.is_file()]
+FOLDERS = sorted({path.parent for path in FILES if "__pycache__" not in path.parts})
 
 
 @pytest.fixture
