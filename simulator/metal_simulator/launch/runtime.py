@@ -12,7 +12,7 @@ from .. import limits
 from ..checker import findings, slots
 from ..errors import ToolchainError
 from ..llvm_ir import dataflow
-from ..profiler import counters
+from ..profiler import counters, instruction_classes
 from ..toolchain import cache
 from ..toolchain.clang import Clang, machine_flags, run
 from ..toolchain.paths import RUNTIME
@@ -47,6 +47,7 @@ CONSTANTS = {
     "SLOT_SHIFT": slots.SLOT_SHIFT,
     "LINE_BYTES": counters.LINE_BYTES,
     "WIDTHS": len(counters.WIDTHS),
+    **{name: number for number, name in enumerate(instruction_classes.collectives())},
     **findings.NUMBERS,
     **{f"SPACE_{name.upper()}": number for number, name in enumerate(counters.SPACES)},
     **{f"TOTAL_{name.upper()}": number for number, name in enumerate(counters.TOTALS)},

@@ -51,9 +51,9 @@ BUILTIN void metal_threadgroup_barrier(u32 flags) { __syncthreads(); }
 
 // SIMD-group functions: the kinds from QUAD_SUM are those from SUM, of quad-groups.
 #define NUMBER(name, text) name,
-#define TYPE(name) name,
-enum { __METAL_COLLECTIVES(NUMBER) KINDS };
-enum { __METAL_LANE_TYPES(TYPE) TYPES };
+#define NAME(name) name,
+enum { __METAL_COLLECTIVES(NUMBER) COLLECTIVES };
+enum { __METAL_LANE_TYPES(NAME) LANE_TYPES };
 
 INLINE float as_float(u32 bits) { return __builtin_bit_cast(float, bits); }
 INLINE u32 as_bits(float value) { return __builtin_bit_cast(u32, value); }
@@ -213,8 +213,8 @@ BUILTIN float2 metal_multiply_accumulate(float2 a, float2 b, float2 c) {
 }
 #endif
 
-// Atomic operations. Shared memory ends far below the lowest device address. Kept equal to atomic.h.
-enum { LOAD, STORE, EXCHANGE, ADD, SUBTRACT, LEAST, MOST, BIT_AND, BIT_OR, BIT_XOR };
+// Atomic operations. Shared memory ends far below the lowest device address.
+enum { __METAL_ATOMICS(NAME) ATOMICS };
 #define DEVICE __attribute__((address_space(1)))
 #define SHARED __attribute__((address_space(3)))
 INLINE int is_shared(u64 address) { return address < 1 << 20; }

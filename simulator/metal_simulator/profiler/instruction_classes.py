@@ -75,10 +75,10 @@ _FUNCTIONS: Dict[str, Cost] = {
 
 @functools.lru_cache(maxsize=None)
 def collectives() -> Tuple[str, ...]:
-    """Names of the collective operations by number, from the header that defines them."""
-    text = (INCLUDE / "metal_simulator" / "simdgroup.h").read_text()
-    names = re.search(r"enum __collective \{(.*?)\}", text, re.S).group(1)
-    return tuple(name.strip().lstrip("_") for name in names.split(","))
+    """Names of the collective operations by number, from the header that lists them."""
+    listed = re.findall(r"\bF\((QUAD##)?([A-Z]\w+), ", (INCLUDE / "metal_simulator" / "interface.h").read_text())
+    lanes = [name for quad, name in listed if quad]
+    return (*(name for quad, name in listed if not quad), *lanes, *(f"QUAD_{name}" for name in lanes))
 
 
 class Classifier:

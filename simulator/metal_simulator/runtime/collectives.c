@@ -4,12 +4,8 @@
 #include <math.h>
 #include <string.h>
 
-#define NUMBER(name, text) name,
 #define TEXT(name, text) text,
-#define TYPE(name) name,
-enum { __METAL_COLLECTIVES(NUMBER) KINDS };  // those from QUAD_SUM are those from SUM, of quad-groups
-enum { __METAL_LANE_TYPES(TYPE) TYPES };
-static const char* const names[KINDS] = {__METAL_COLLECTIVES(TEXT)};
+static const char* const names[COLLECTIVES] = {__METAL_COLLECTIVES(TEXT)};
 
 const char* metal_operation_name(uint32_t operation) { return names[operation & 0xFF]; }
 

@@ -59,7 +59,7 @@ def test_a_field_that_c_lacks(load, monkeypatch):
         load()
 
 
-@pytest.mark.parametrize("name", ["MAX_BUFFERS", "SLOT_SHIFT", "DIVERGENT", "TOTAL_LINES", "offsetof(Context, shape)"])
+@pytest.mark.parametrize("name", ["MAX_BUFFERS", "QUAD_BALLOT", "DIVERGENT", "TOTAL_LINES", "offsetof(Context, shape)"])
 def test_a_constant_that_differs(load, monkeypatch, name):
     right = runtime.CONSTANTS[name]
     monkeypatch.setitem(runtime.CONSTANTS, name, right + 1)

@@ -34,6 +34,10 @@
   F(QUAD##BALLOT, SPACE "ballot")
 #define __METAL_LANE_TYPES(F) F(FLOAT) F(SIGNED) F(UNSIGNED) F(LONG) F(ULONG)
 
+// Atomic operations, F(name).
+#define __METAL_ATOMICS(F) \
+  F(LOAD) F(STORE) F(EXCHANGE) F(ADD) F(SUBTRACT) F(LEAST) F(MOST) F(BIT_AND) F(BIT_OR) F(BIT_XOR)
+
 // Bits of mem_flags.
 #define __METAL_MEM_DEVICE 1
 #define __METAL_MEM_THREADGROUP 2

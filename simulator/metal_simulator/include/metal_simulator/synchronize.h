@@ -21,10 +21,10 @@ enum memory_order {
 enum thread_scope { thread_scope_thread, thread_scope_simdgroup, thread_scope_threadgroup, thread_scope_device };
 
 #define __METAL_NUMBER(name, text) __##name,
-#define __METAL_TYPE(name) __##name,
+#define __METAL_NAME(name) __##name,
 // Those from __QUAD_SUM are those from __SUM, of quad-groups.
 enum __collective { __METAL_COLLECTIVES(__METAL_NUMBER) };
-enum __lane_type { __METAL_LANE_TYPES(__METAL_TYPE) };
+enum __lane_type { __METAL_LANE_TYPES(__METAL_NAME) };
 
 extern "C" {
 __attribute__((convergent, nomerge)) void metal_threadgroup_barrier(uint flags);
