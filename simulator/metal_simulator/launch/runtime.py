@@ -75,13 +75,12 @@ def load(clang: Clang) -> ctypes.CDLL:
             if done.returncode:
                 raise ToolchainError(f"{clang.path} cannot compile the simulator's runtime:\n{done.stderr[:2000]}")
             cache.put(name, built.read_bytes())
-    library = ctypes.CDLL(str(target), mode=ctypes.RTLD_GLOBAL)
-    found = (ctypes.c_int64 * len(expected)).in_dll(library, "metal_layout")
+    found = (ctypes.c_int64 * len(expected)).in_dll(ctypes.CDLL(str(target)), "metal_layout")
     compared = zip(expressions, found)
     wrong = [f"{what} is {c} in C, {expected[what]} in Python" for what, c in compared if c != expected[what]]
     if wrong:
         raise ToolchainError(f"the simulator's runtime does not fit its Python: {'; '.join(wrong[:5])}")
-    return library
+    return ctypes.CDLL(str(target), mode=ctypes.RTLD_GLOBAL)
 
 
 def layout() -> Dict[str, int]:

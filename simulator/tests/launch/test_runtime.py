@@ -1,6 +1,10 @@
 """C and Python agree on what they share, or the runtime does not load."""
 
 import ctypes
+import os
+import pathlib
+import subprocess
+import sys
 
 import pytest
 from metal_simulator import ToolchainError
@@ -50,6 +54,30 @@ def test_a_field_that_python_lacks(load, monkeypatch):
     monkeypatch.setitem(runtime.STRUCTS, "Slot", changed(runtime.STRUCTS["Slot"], lambda fields: fields.pop()))
     with pytest.raises(ToolchainError, match=r"Python: sizeof\(Slot\) is 16 in C, 8 in Python"):
         load()
+
+
+def test_kernels_never_see_a_runtime_that_does_not_fit():
+    program = """
+import ctypes
+from metal_simulator import ToolchainError
+from metal_simulator.launch import runtime
+from metal_simulator.toolchain.clang import find_clang
+
+class Slot(ctypes.Structure):
+    _fields_ = runtime.STRUCTS["Slot"]._fields_[:1]
+
+right, runtime.STRUCTS["Slot"] = runtime.STRUCTS["Slot"], Slot
+try:
+    runtime.load(find_clang())
+except ToolchainError as error:
+    print(error, hasattr(ctypes.CDLL(None), "metal_launch"))
+runtime.STRUCTS["Slot"] = right
+runtime.load(find_clang())
+print(hasattr(ctypes.CDLL(None), "metal_launch"))
+"""
+    environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert done.stdout.endswith("sizeof(Slot) is 16 in C, 8 in Python False\nTrue\n"), done.stdout + done.stderr
 
 
 def test_a_field_that_c_lacks(load, monkeypatch):
