@@ -24,10 +24,11 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "simulator")]
 
 import pytorch_attention  # noqa: E402
-from metal_simulator import Library, cost_model  # noqa: E402
-from metal_simulator.counters import Profile  # noqa: E402
-from metal_simulator.plot import plot  # noqa: E402
-from metal_simulator.report import chip_named, simdgroup_clocks  # noqa: E402
+from metal_simulator import Library  # noqa: E402
+from metal_simulator.profiler import cost_model  # noqa: E402
+from metal_simulator.profiler.counters import Profile  # noqa: E402
+from metal_simulator.profiler.plot import plot  # noqa: E402
+from metal_simulator.profiler.report import chip_named, simdgroup_clocks  # noqa: E402
 
 KERNELS = ROOT / "flash_sdpa"
 CHIPS = ("M1 Max", "M3 Max")

@@ -38,7 +38,7 @@ def timed(work) -> float:
 
 def compile_times() -> list:
     """(kernel, seconds with an empty cache, seconds with a full one)."""
-    folder, forward = ROOT / "tests" / "simulator" / "kernels", ROOT / "flash_sdpa" / "attention_forward.metal"
+    folder, forward = ROOT / "simulator" / "tests" / "kernels", ROOT / "flash_sdpa" / "attention_forward.metal"
     wanted = [(folder / f"{file}.metal", name, {}) for file, name in TEACHING.items()]
     constants = dict.fromkeys(
         re.findall(r"constant bool (\w+)", (ROOT / "flash_sdpa" / "function_constants.h").read_text()), False

@@ -25,8 +25,9 @@ import torch
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "simulator")]
 
-from metal_simulator import CompileError, Library, cost_model, registers  # noqa: E402
-from metal_simulator.report import chip_named  # noqa: E402
+from metal_simulator import CompileError, Library  # noqa: E402
+from metal_simulator.profiler import cost_model, registers  # noqa: E402
+from metal_simulator.profiler.report import chip_named  # noqa: E402
 
 CHIPS = tuple(map(chip_named, ("M1 Max", "M3 Max")))  # Apple7, Apple9
 SOURCE = ROOT / "flash_sdpa" / "attention_forward.metal"

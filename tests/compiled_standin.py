@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 import typecheck
-from metal_simulator.toolchain import find_clang
+from metal_simulator.toolchain.clang import find_clang
 
 STANDIN = Path(__file__).parent / "launchers" / "standin"
 NAMESPACE = "metal_flash_sdpa_standin"

@@ -1,30 +1,60 @@
-"""Check that the package's imports go one way: python tools/imports.py
+"""Check that imports go one way, in the kernel's package and in the simulator: python tools/imports.py
 
-Every module belongs to a floor and imports only modules of that floor or of those below; no chain of imports leads back
-to where it began; no module of the package is imported inside a function, or by an absolute name, which a loaded kernel
-does not have. Prints what breaks these rules, and exits with status 1 if anything does.
+Every module belongs to a room, every room to a floor. A module imports modules of its own room or of floors below; no
+chain of imports leads back to where it began; no module of the package is imported inside a function, or by an absolute
+name, which a loaded kernel does not have. Among the C files of the simulator's runtime no chain of uses leads back.
+Prints the floors, or what breaks these rules, and then exits with status 1.
 """
 
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from pathlib import Path
-from typing import Dict, Iterator, List, NamedTuple
+from typing import Dict, Iterator, List, NamedTuple, Tuple
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGE_NAME = "metal_flash_sdpa"
-PACKAGE = ROOT / "torch-ext" / PACKAGE_NAME
 
-# From the lowest. A name stands for a module or for all modules of a folder. The package itself is above all.
-FLOORS = (
-    ("_ops", "call"),
-    ("checks", "planning"),
-    ("cpu", "launching"),
-    ("operators",),
-    ("interface",),
-    ("selftest",),
+
+class Package(NamedTuple):
+    """floors: from the lowest; a room is a module or a folder. The package itself is above all of them.
+
+    generated: modules that are not in the repository
+    """
+
+    folder: Path
+    floors: Tuple[Tuple[str, ...], ...]
+    generated: Tuple[str, ...] = ()
+
+
+KERNEL = Package(
+    ROOT / "torch-ext" / "metal_flash_sdpa",
+    (
+        ("_ops", "call"),
+        ("checks", "planning"),
+        ("cpu", "launching"),
+        ("operators",),
+        ("interface",),
+        ("selftest",),
+    ),
+    generated=("_ops",),
 )
+SIMULATOR = Package(
+    ROOT / "simulator" / "metal_simulator",
+    (
+        ("errors", "limits"),
+        ("toolchain",),
+        ("source", "llvm_ir"),
+        ("translate", "checker", "profiler"),
+        ("strict", "compile", "launch"),
+        ("library",),
+        ("nvidia", "command_line", "pytest_plugin"),
+        ("__main__",),
+    ),
+)
+PACKAGES = (KERNEL, SIMULATOR)
+RUNTIME = SIMULATOR.folder / "runtime"
 
 
 class Import(NamedTuple):
@@ -34,11 +64,11 @@ class Import(NamedTuple):
     fault: str = ""  # of the statement itself
 
 
-def imports_of(package: Path) -> List[Import]:
+def imports_of(package: Package) -> List[Import]:
     """What a package's modules import of it, statement by statement."""
-    modules = {_module(path.relative_to(package)): path for path in sorted(package.rglob("*.py"))}
-    known = {*modules, "_ops"}  # which is generated
-    return [found for name, path in modules.items() for found in _imports(name, path, known)]
+    modules = {_module(path.relative_to(package.folder)): path for path in sorted(package.folder.rglob("*.py"))}
+    known = {*modules, *package.generated}
+    return [found for name, path in modules.items() for found in _imports(name, path, known, package.folder.name)]
 
 
 def _module(path: Path) -> str:
@@ -46,7 +76,7 @@ def _module(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def _imports(name: str, path: Path, known: set) -> Iterator[Import]:
+def _imports(name: str, path: Path, known: set, package: str) -> Iterator[Import]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     functions = [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
     inside = {id(node) for function in functions for node in ast.walk(function)}
@@ -58,7 +88,7 @@ def _imports(name: str, path: Path, known: set) -> Iterator[Import]:
         else:
             absolute = [node.module] if isinstance(node, ast.ImportFrom) and node.level == 0 else []
         for other in absolute:
-            if other.split(".")[0] == PACKAGE_NAME:
+            if other.split(".")[0] == package:
                 yield Import(name, other.partition(".")[2], node.lineno, "by an absolute name")
         if not isinstance(node, ast.ImportFrom) or node.level == 0:
             continue
@@ -69,24 +99,19 @@ def _imports(name: str, path: Path, known: set) -> Iterator[Import]:
             yield Import(name, imported, node.lineno, "inside a function" if id(node) in inside else "")
 
 
-def faults(imports: List[Import], floors=FLOORS) -> List[str]:
+def faults(imports: List[Import], package: Package) -> List[str]:
     """What breaks the rules, a line each."""
     found = []
-    levels = {name: level for level, names in enumerate(floors) for name in names}
-
-    def level(module: str):
-        while module not in levels and "." in module:
-            module = module.rpartition(".")[0]
-        return levels.get(module)
-
+    floors = {room: floor for floor, rooms in enumerate(package.floors) for room in rooms}
     for edge in imports:
         place = f"{edge.importer or '__init__'} line {edge.line}: imports {edge.imported or 'the package'}"
         if edge.fault:
             found.append(f"{place} {edge.fault}")
-        if edge.importer and level(edge.importer) is None:
+        room, other = edge.importer.partition(".")[0], edge.imported.partition(".")[0]
+        if room and room not in floors:
             found.append(f"{edge.importer} has no floor")
-        elif edge.importer and (level(edge.imported) is None or level(edge.imported) > level(edge.importer)):
-            found.append(f"{place}, which is on no floor or above it")
+        elif room and room != other and not floors.get(other, len(floors)) < floors[room]:
+            found.append(f"{place}, which is on no floor below")
     return list(dict.fromkeys(found)) + [f"circle: {' -> '.join(circle)}" for circle in circles(imports)]
 
 
@@ -110,14 +135,47 @@ def circles(imports: List[Import]) -> List[List[str]]:
     return found
 
 
-def main() -> int:
-    imports = imports_of(PACKAGE)
-    found = faults(imports)
-    for line in found:
-        print(line, file=sys.stderr)
-    if not found:
-        print(f"{len(imports)} imports of {len({edge.importer for edge in imports})} modules go one way")
-    return int(bool(found))
+_COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/|\"(?:[^\"\\\n]|\\.)*\"", re.DOTALL)
+_INCLUDE = re.compile(r"^#\s*include\s*[\"<](?:\S*/)?(\w+\.h)[\">]", re.MULTILINE)
+_DEFINED = re.compile(r"^(?!static|extern|typedef)\w[^;{}]*?\b(metal_\w+)(?:\([^;{}]*\)\s*\{|;)", re.MULTILINE)
+_USED = re.compile(r"\bmetal_\w+")
+
+
+def uses_of(folder: Path) -> List[Import]:
+    """What the C files of a folder use of one another: headers, and functions and variables named metal_."""
+    texts = {path.name: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.[ch]"))}
+    code = {name: _COMMENT.sub("", text) for name, text in texts.items()}
+    home = {found: name for name in texts if name.endswith(".c") for found in _DEFINED.findall(code[name])}
+    uses = []
+    for name, text in texts.items():
+        uses += [Import(name, header, 0) for header in _INCLUDE.findall(text) if header in texts]
+        used = {home[word] for word in _USED.findall(code[name]) if name.endswith(".c") and word in home}
+        uses += [Import(name, other, 0) for other in sorted(used - {name})]
+    return uses
+
+
+def _spell(floors: Tuple[Tuple[str, ...], ...]) -> str:
+    return " > ".join(", ".join(rooms) for rooms in reversed(floors))
+
+
+def main(packages: Tuple[Package, ...] = PACKAGES, runtime: Path = RUNTIME) -> int:
+    """The command; returns the exit status."""
+    status = 0
+    for package in packages:
+        imports = imports_of(package)
+        found = faults(imports, package)
+        for line in found:
+            print(f"{package.folder.name}: {line}", file=sys.stderr)
+        if found:
+            status = 1
+            continue
+        print(f"{package.folder.name}: {len(imports)} imports, one way: {_spell(package.floors)}")
+    uses = uses_of(runtime)
+    for circle in circles(uses):
+        print(f"{runtime.name}: circle: {' -> '.join(circle)}", file=sys.stderr)
+        status = 1
+    print(f"{runtime.name}: {len(uses)} uses of one C file or header by another")
+    return status
 
 
 if __name__ == "__main__":

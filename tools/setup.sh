@@ -27,7 +27,7 @@ find_clang() {
     PYTHONPATH=simulator "$environment/bin/python" -c '
 import sys
 from metal_simulator.errors import ToolchainError
-from metal_simulator.toolchain import find_clang
+from metal_simulator.toolchain.clang import find_clang
 try:
     find_clang()
 except ToolchainError as error:

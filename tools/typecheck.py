@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from metal_simulator.toolchain import find_clang
+from metal_simulator.toolchain.clang import find_clang
 
 ROOT = Path(__file__).resolve().parent.parent
 APPLE = ROOT / "tools" / "apple"

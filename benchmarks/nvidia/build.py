@@ -50,7 +50,7 @@ def library(source: str, variant: str = "") -> Library:
         import pytorch_attention
 
         return Library(pytorch_attention.SOURCE, [pytorch_attention.INCLUDE])
-    folder = KERNELS if (KERNELS / source).exists() else ROOT / "tests" / "simulator" / "kernels"
+    folder = KERNELS if (KERNELS / source).exists() else ROOT / "simulator" / "tests" / "kernels"
     if not variant:
         return Library(folder / source, [folder])
     mutant = next(mutant for mutant in races.mutants() if mutant.name == variant)
@@ -59,8 +59,7 @@ def library(source: str, variant: str = "") -> Library:
         shutil.copytree(folder, copy)
         (copy / mutant.file).write_text(mutant.apply((copy / mutant.file).read_text()))
         made = Library(copy / source, [copy])
-        made.kernels  # noqa: B018  read while the folder exists
-        made._declarations  # noqa: B018
+        made.declarations  # noqa: B018  read while the folder exists
         return made
 
 
@@ -143,7 +142,7 @@ def main() -> int:
         f"{len(wanted)} programs: " + ", ".join(f"{name} {count}" for name, count in sorted(counts.items())), flush=True
     )
     for source, variant in {(job.specialisation.source, job.variant) for job in wanted}:
-        library(source, variant)._declarations  # noqa: B018  read once, before the threads
+        library(source, variant).declarations  # noqa: B018  read once, before the threads
     programs = []
     with ThreadPoolExecutor(options.jobs) as pool:
         for program in pool.map(compiled, wanted):

@@ -17,7 +17,7 @@ ARCHIVE = BUILT / "programs.zip"
 
 def source_digests() -> Dict[str, str]:
     """Hash of each .metal file with all that it includes: programs are of no use for other sources."""
-    from metal_simulator.source import read_source
+    from metal_simulator.source.files import read_source
 
     folder = ROOT / "flash_sdpa"
     return {path.name: read_source(path, [folder]).digest() for path in sorted(folder.glob("*.metal"))}

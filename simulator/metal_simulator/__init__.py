@@ -1,10 +1,11 @@
 """Metal compute kernels on a CPU: compile unmodified .metal files with stock clang, run, check."""
 
-from .counters import Profile
+from .checker.findings import Finding
 from .errors import CompileError, Diagnostic, LaunchError, SimulatorError, ToolchainError
-from .findings import Finding
-from .launch import LaunchReport
+from .launch.request import LaunchReport
 from .library import Kernel, Library
+from .profiler import cost_model, report
+from .profiler.counters import Profile
 
 __all__ = [
     "CompileError",
@@ -17,4 +18,6 @@ __all__ = [
     "Profile",
     "SimulatorError",
     "ToolchainError",
+    "cost_model",
+    "report",
 ]

@@ -2,49 +2,24 @@
 
 from __future__ import annotations
 
-import ctypes
-import functools
 import re
 import tempfile
 from pathlib import Path
 from typing import Dict, List, Tuple
 
-from . import cache, checking, counting, storage_bfloat
-from .declarations import Declarations, Function, Instantiation
-from .errors import CompileError, ToolchainError
-from .rewrite import for_run, in_scope, threadgroup_variables
-from .source import Source, parse_diagnostics, summary
-from .toolchain import FAST_MATH, RUNTIME, Clang, language_flags, machine_flags, run
-
-THREADGROUP_LIMIT = 32768
-
-
-@functools.lru_cache(maxsize=None)
-def runtime(clang: Clang) -> ctypes.CDLL:
-    """The runtime, compiled on first use; its functions are visible to the kernels loaded after it."""
-    name = f"runtime-{cache.key(clang.version)}.so"
-    target = cache.folder() / name
-    if not target.exists():
-        with tempfile.TemporaryDirectory() as scratch:
-            built = Path(scratch) / name
-            sources = [str(p) for p in sorted(RUNTIME.glob("*.c"))]
-            flags = [
-                "-O2",
-                *machine_flags(),
-                "-ffp-contract=fast",
-                "-fPIC",
-                "-shared",
-                "-pthread",
-                "-fno-math-errno",
-                "-ftls-model=initial-exec",
-                "-fvisibility=default",
-                "-w",
-            ]
-            done = run([clang.path, *flags, *sources, "-lm", "-ldl", "-o", str(built)])
-            if done.returncode:
-                raise ToolchainError(f"{clang.path} cannot compile the simulator's runtime:\n{done.stderr[:2000]}")
-            cache.put(name, built.read_bytes())
-    return ctypes.CDLL(str(target), mode=ctypes.RTLD_GLOBAL)
+from .checker import checking
+from .errors import CompileError
+from .limits import MAX_THREADS
+from .profiler import counting
+from .source.declarations import Declarations, Function, Instantiation
+from .source.diagnostics import parse_diagnostics, summary
+from .source.files import Source
+from .toolchain import cache
+from .toolchain.clang import FAST_MATH, Clang, language_flags, machine_flags, run
+from .translate.entry_point import in_scope
+from .translate.repairs import repaired
+from .translate.rewrite import for_run
+from .translate.threadgroup_variables import threadgroup_variables
 
 
 def compile_kernel(
@@ -72,11 +47,11 @@ def compile_kernel(
             compiled = rewritten
             written.write_text(_number_files(compiled, source) + _ELEMENT_BYTES + _element_bytes(kernel))
             done = _compile(clang, mode, fast_math, written, built)
-            rewritten = storage_bfloat.repaired(clang, compiled, _name_files(done.stderr, source))
+            rewritten = repaired(compiled, _name_files(done.stderr, source))
         if done.returncode:
             messages = _name_files(done.stderr, source)
             diagnostics = parse_diagnostics(messages)
-            raise CompileError(summary("does not compile", source, diagnostics, messages), diagnostics)
+            raise CompileError(summary(source.path, "does not compile", diagnostics, messages), diagnostics)
         counted = counting.build(clang, built) if mode == "count" else {}
         binary = built.read_bytes()
     unset = sorted({m.decode() for m in re.findall(rb"metal_unset_(\w+)\x00", binary)})
@@ -113,28 +88,15 @@ def _compile(clang: Clang, mode: str, fast_math: bool, written: Path, built: Pat
     command = [clang.path, *_flags(clang), *(FAST_MATH if fast_math else [])]
     if mode in ("run", "count"):
         kind = ["-shared", "-lm"] if mode == "run" else counting.FLAGS
-        return _optimise([*command, "-fmax-type-align=1"], kind, clang, written, built)
+        return run([*command, "-fmax-type-align=1", *kind, str(written), "-o", str(built)])
     middle = written.with_suffix(".ll")
-    done = _optimise(command, [*checking.FLAGS, "-S", "-emit-llvm"], clang, written, middle)
+    done = run([*command, *checking.FLAGS, "-S", "-emit-llvm", str(written), "-o", str(middle)])
     if done.returncode:
         return done
     middle.write_text(checking.edited(middle.read_text(), mode == "nan"))
     finish = ["-x", "ir", "-O2", *machine_flags(clang.major), "-fPIC", "-fno-plt", "-w", "-shared", "-lm"]
     finish += ["-Xclang", "-disable-llvm-passes"]
     return run([clang.path, *finish, str(middle), "-o", str(built)])
-
-
-def _optimise(command: List[str], kind: List[str], clang: Clang, written: Path, built: Path):
-    """Compiles; where bfloat is a type of storage, with a stop at LLVM IR before the optimiser, to put that right."""
-    if storage_bfloat.is_needed(clang):
-        module = written.with_suffix(".unoptimised.ll")
-        stop = ["-S", "-emit-llvm", "-Xclang", "-disable-llvm-passes"]
-        done = run([*command, *kind, *stop, str(written), "-o", str(module)])
-        if done.returncode:
-            return done
-        module.write_text(storage_bfloat.edited(module.read_text()))
-        command, written = [*command, "-x", "ir"], module
-    return run([*command, *kind, str(written), "-o", str(built)])
 
 
 # Bytes of what each parameter points to, so that findings can count in elements.
@@ -182,7 +144,7 @@ def _threadgroup_names(declarations: Declarations) -> List[str]:
 
 
 def _flags(clang: Clang) -> List[str]:
-    flags = [
+    return [
         *language_flags(run_time=True),
         "-w",
         "-O2",
@@ -193,6 +155,8 @@ def _flags(clang: Clang) -> List[str]:
         "-fno-math-errno",
         "-Xclang",
         "-ffloat16-excess-precision=none",
+        "-Xclang",
+        "-fbfloat16-excess-precision=none",
         *("-Xclang", "-cl-ext=+__cl_clang_function_pointers"),  # for _ELEMENT_BYTES
         "-ftrivial-auto-var-init=pattern",  # an unset float is NaN, not by chance what was wanted
         "-fno-stack-protector",
@@ -201,9 +165,6 @@ def _flags(clang: Clang) -> List[str]:
         "-fno-finite-loops",  # a loop that never ends is a finding, not undefined behaviour
         "-gline-tables-only",
     ]
-    if clang.major >= 17:
-        flags += ["-Xclang", "-fbfloat16-excess-precision=none"]
-    return flags
 
 
 def _max_threads(function: Function) -> int:
@@ -212,4 +173,4 @@ def _max_threads(function: Function) -> int:
             text = attribute.arguments[0].text
             if text.isdigit():
                 return int(text)
-    return 1024
+    return MAX_THREADS

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from pathlib import Path
 from typing import List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
-from . import cache, check
-from .accounting import read_kernels
-from .compile import THREADGROUP_LIMIT, compile_kernel, runtime
-from .constants import near, spell_constants
-from .counters import Profile
-from .declarations import Declarations, Function, Instantiation
+from .compile import compile_kernel
 from .errors import CompileError, Diagnostic, LaunchError
-from .launch import LaunchReport, Settings, launch
-from .rewrite import POSITIONS
-from .source import preprocess, read_source
-from .toolchain import FAST_MATH, find_clang
+from .launch import canaries, runtime
+from .launch.request import LaunchReport, Settings, launch
+from .limits import THREADGROUP_LIMIT
+from .profiler.counters import Profile
+from .source.accounting import read_kernels
+from .source.declarations import Declarations, Function, Instantiation
+from .source.files import preprocess, read_source
+from .strict import check
+from .toolchain import cache
+from .toolchain.clang import FAST_MATH, Clang, find_clang
+from .translate.function_constants import near, spell_constants
+from .translate.positions import POSITIONS
 
 
 class Library:
@@ -28,33 +32,40 @@ class Library:
 
     Raises CompileError if the file does not exist and ToolchainError if there is no clang; everything else waits until
     it is needed.
+
+    What a back end needs of it: source (the files), clang, fast_math, digest, text, declarations, function.
     """
 
     def __init__(self, path, include: Sequence = (), *, fast_math: bool = False):
         self.source = read_source(path, include)
         self.clang = find_clang()
         self.fast_math = fast_math
-        self._digest = self.source.digest()
+        self.digest = self.source.digest()  # of the contents: where the files lie does not matter
 
     @functools.cached_property
     def _read(self) -> Tuple[str, Declarations]:
         return read_kernels(preprocess(self.clang, self.source, True, FAST_MATH if self.fast_math else ()))
 
     @property
-    def _text(self) -> str:
+    def text(self) -> str:
+        """The preprocessed text, with the stand-in headers; what `declarations` point into."""
         return self._read[0]
 
     @property
-    def _declarations(self) -> Declarations:
+    def declarations(self) -> Declarations:
+        """The kernels, instantiations and function constants that the text declares.
+
+        Raises CompileError if the file does not preprocess, or declares a kernel that cannot be read.
+        """
         return self._read[1]
 
     @property
     def kernels(self) -> Tuple[str, ...]:
         """Host names of all kernels, in the order of the file."""
-        name = "library-" + cache.key(self.clang.version, self._digest, self.fast_math)
+        name = "library-" + cache.key(self.clang.version, self.digest, self.fast_math)
         known = cache.read(name)
         if known is None:
-            known = {"kernels": list(self._declarations.kernels())}
+            known = {"kernels": list(self.declarations.kernels())}
             cache.write(name, known)
         return tuple(known["kernels"])
 
@@ -64,7 +75,7 @@ class Library:
         language: "metal3.1" (C++14) or "metal4.0" (C++17): what is newer than its C++ is an error, too.
         Raises CompileError for another language, and for a file that does not even preprocess.
         """
-        found = check.check(self.clang, self.source, self._digest, language)
+        found = check.check(self.clang, self.source, self.digest, language)
         if any(d.severity == "error" for d in found):
             return found
         try:
@@ -81,9 +92,12 @@ class Library:
         """
         return Kernel(self, host_name, dict(constants or {}))
 
-    def _kernel(self, host_name: str) -> Tuple[Function, Optional[Instantiation]]:
-        """Raises CompileError for one that does not exist, or takes what nobody can give it here."""
-        kernels = self._declarations.kernels()
+    def function(self, host_name: str) -> Tuple[Function, Optional[Instantiation]]:
+        """The function of a kernel and, of a template, its instantiation.
+
+        Raises CompileError for a kernel that does not exist, or takes what nobody can give it here.
+        """
+        kernels = self.declarations.kernels()
         if host_name not in kernels:
             raise CompileError(f"no kernel {host_name!r} in {self.source.path}{near(host_name, list(kernels))}")
         for p in kernels[host_name][0].parameters:
@@ -95,16 +109,16 @@ class Library:
     def _build(self, host_name: str, constants: Mapping[str, object], mode: str) -> Tuple[str, dict]:
         """Name of the compiled kernel in the cache, and its description. A hit runs no clang."""
         typed = sorted((name, type(value).__name__, repr(value)) for name, value in constants.items())
-        name = "kernel-" + cache.key(self.clang.version, self._digest, host_name, typed, mode, self.fast_math)
+        name = "kernel-" + cache.key(self.clang.version, self.digest, host_name, typed, mode, self.fast_math)
         known = cache.read(name)
         if known is None or not (cache.folder() / f"{name}.so").exists():
-            kernel = self._kernel(host_name)
-            values = spell_constants(self._declarations.constants, constants)
+            kernel = self.function(host_name)
+            values = spell_constants(self.declarations.constants, constants)
             known = compile_kernel(
                 self.clang,
                 self.source,
-                self._text,
-                self._declarations,
+                self.text,
+                self.declarations,
                 kernel,
                 values,
                 mode,
@@ -119,9 +133,9 @@ class Library:
 class Budget(NamedTuple):
     """What a kernel takes of a core, whatever it is launched on.
 
-    threadgroup_bytes: of threadgroup variables; registers: estimate of live 32-bit registers per lane (registers.py)
-    from family 9 on, registers_by_family of all (registers.of_family reads them); private_bytes: arrays kept in memory,
-    per thread; instructions: of the optimised code that cost something
+    threadgroup_bytes: of threadgroup variables; registers: estimate of live 32-bit registers per lane from family 9 on,
+    see profiler/registers.py, registers_by_family of all (registers.of_family reads them); private_bytes: arrays kept
+    in memory, per thread; instructions: of the optimised code that cost something
     """
 
     threadgroup_bytes: int
@@ -140,7 +154,7 @@ class Kernel:
         self._loaded = {"run": self._load("run")}
 
     def _load(self, mode: str):
-        runtime_library = runtime(self._library.clang)
+        runtime_library = runtime.load(self._library.clang)
         name, description = self._library._build(self.name, self._constants, mode)
         path = cache.folder() / f"{name}.so"
         try:
@@ -198,7 +212,7 @@ class Kernel:
         check_nan: a finding where a thread first makes a NaN out of numbers, or of memory or a variable that nobody
             set; implies check
         Raises LaunchError for wrong arguments, and for a kernel that diverges, deadlocks, faults or does not end;
-        ToolchainError for a clang with which the checker misses what it must find (see canaries.py).
+        ToolchainError for a clang with which the checker misses what it must find (see launch/canaries.py).
         """
         settings = Settings(order, check, threadgroup_memory, workers, timeout, check_written, check_nan)
         return self._launch(buffers, grid, threads, settings)
@@ -223,9 +237,14 @@ class Kernel:
         if mode == "nan" and self._library.fast_math:
             raise LaunchError(f"kernel {self.name}: check_nan needs a build without fast math, which knows no NaN")
         if mode in ("check", "nan"):
-            from . import canaries  # which needs this module
-
-            canaries.require(self._library.clang)
+            canaries.require(self._library.clang, _load_checking)
         if mode not in self._loaded:
             self._loaded[mode] = self._load(mode)
         return launch(self.name, self._loaded[mode], buffers, grid, threads, settings)
+
+
+def _load_checking(clang: Clang, path: Path, host_name: str):
+    """A kernel of a file, in the build that checks, by this clang; for canaries.require."""
+    library = Library(path)
+    library.clang = clang
+    return Kernel(library, host_name, {})._load("check")

@@ -15,7 +15,7 @@ from typing import Iterator, List, Tuple
 
 import pytest
 
-from .findings import Finding
+from .checker.findings import Finding
 from .library import Kernel
 
 

@@ -68,7 +68,7 @@ MUTANTS = [
         "the first block that a row sees rescales what it starts with by 0",
     ),
     # bounds and guards
-    Mutant("lse rows: one too many", MAIN, "if (row >= rows) continue;", "if (row > rows) continue;", "checker"),
+    Mutant("lse rows: one too many", MAIN, "&& row < rows)", "&& row <= rows)", "checker"),
     Mutant("lse by every lane", MAIN, "lane.column == 0 && slice == 0", "slice == 0", "checker"),
     Mutant(
         "surplus tiles stay",

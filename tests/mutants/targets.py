@@ -29,7 +29,7 @@ class Found(Exception):
 def folder_of(file: str) -> pathlib.Path:
     """The folder of sources that a mutated file belongs to."""
     forward = ROOT / "flash_sdpa"
-    return forward if (forward / file).exists() else ROOT / "tests" / "simulator" / "kernels"
+    return forward if (forward / file).exists() else ROOT / "simulator" / "tests" / "kernels"
 
 
 class Run(NamedTuple):

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import re
 import tempfile
 from pathlib import Path
 from typing import Dict, Mapping, Optional, Tuple
 
-from .. import cache
-from ..compile import THREADGROUP_LIMIT
-from ..constants import spell_constants
-from ..declarations import Function
 from ..errors import CompileError, ToolchainError
 from ..library import Library
-from ..repairs import repaired
-from ..rewrite import for_run
-from ..source import parse_diagnostics, summary
-from ..toolchain import Clang, language_flags, run
+from ..limits import MAX_THREADS, THREADGROUP_LIMIT
+from ..source.declarations import Function
+from ..source.diagnostics import parse_diagnostics, summary
+from ..toolchain import cache
+from ..toolchain.clang import Clang, language_flags, run
+from ..translate.function_constants import spell_constants
+from ..translate.repairs import repaired
+from ..translate.rewrite import for_run
 from .module import Edited, edited
 from .program import ENTRY, Program, slots
 from .tools import Assembler, find_assembler
@@ -35,7 +34,7 @@ def build(
     library: Library,
     host_name: str,
     constants: Optional[Mapping[str, object]] = None,
-    threads: int = 1024,
+    threads: int = MAX_THREADS,
     matrix: str = "exact",
     lines: bool = False,
 ) -> Program:
@@ -50,12 +49,8 @@ def build(
     architecture, and resources: registers, threadgroup_bytes, spilled_bytes, stack_bytes, generic_accesses,
     and the level of ptxas's optimisation.
     Raises CompileError like Library.kernel, for more threadgroup memory than Metal has, and for a library with
-    fast_math; ToolchainError without clang 17 or newer, or ptxas.
+    fast_math; ToolchainError without ptxas.
     """
-    if library.clang.major < 17:
-        raise ToolchainError(
-            f"{library.clang.path} is clang {library.clang.major}; kernels for NVIDIA GPUs need 17 or newer"
-        )
     if library.fast_math:
         raise CompileError("there is no fast-math build for NVIDIA GPUs")
     if matrix not in MATRIX_MODES:
@@ -66,8 +61,7 @@ def build(
     parts = (
         library.clang.version,
         assembler.version,
-        _digest(),
-        library._digest,
+        library.digest,
         host_name,
         typed,
         threads,
@@ -84,27 +78,20 @@ def build(
 
 def max_threads(library: Library, host_name: str) -> Optional[int]:
     """What the kernel's max_total_threads_per_threadgroup says; None where that is not a number or the name of one."""
-    function = library._declarations.kernels()[host_name][0]
+    function = library.declarations.kernels()[host_name][0]
     for attribute in function.attributes:
         if attribute.name == "max_total_threads_per_threadgroup" and len(attribute.arguments) == 1:
             text = attribute.arguments[0].text
-            named = re.search(rf"\bconstexpr\s+\w+\s+{re.escape(text)}\s*=\s*(\d+)\s*;", library._text)
+            named = re.search(rf"\bconstexpr\s+\w+\s+{re.escape(text)}\s*=\s*(\d+)\s*;", library.text)
             return int(named.group(1)) if named else int(text) if text.isdigit() else None
     return None
 
 
-@functools.lru_cache(maxsize=None)
-def _digest() -> str:
-    """Of this back end."""
-    files = ("compile.py", "module.py", "program.py", "runtime.c")
-    return hashlib.sha256(b"".join((HERE / name).read_bytes() for name in files)).hexdigest()
-
-
 def _build(library, assembler: Assembler, host_name, constants, threads, matrix, lines, name: str) -> dict:
-    kernel = library._kernel(host_name)
+    kernel = library.function(host_name)
     function = kernel[0]
-    spelled = spell_constants(library._declarations.constants, constants)
-    text = for_run(library._text, library._declarations, kernel, spelled).text + _entry(function)
+    spelled = spell_constants(library.declarations.constants, constants)
+    text = for_run(library.text, library.declarations, kernel, spelled).text + _entry(function)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         module = _front(library, text, lines, folder)
@@ -184,14 +171,14 @@ def _front(library: Library, text: str, lines: bool, folder: Path) -> Edited:
         text = repaired(compiled, done.stderr)
     if done.returncode:
         diagnostics = parse_diagnostics(done.stderr)
-        raise CompileError(summary("does not compile", library.source, diagnostics, done.stderr), diagnostics)
+        raise CompileError(summary(library.source.path, "does not compile", diagnostics, done.stderr), diagnostics)
     return edited(built.read_text())
 
 
 @functools.lru_cache(maxsize=None)
 def _runtime(clang: Clang, matrix: str) -> str:
     """Path of the runtime's bitcode."""
-    name = f"nvidia-runtime-{cache.key(clang.version, _digest(), matrix)}.bc"
+    name = f"nvidia-runtime-{cache.key(clang.version, matrix)}.bc"
     if not (cache.folder() / name).exists():
         with tempfile.TemporaryDirectory() as scratch:
             built = Path(scratch) / name

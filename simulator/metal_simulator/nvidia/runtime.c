@@ -5,6 +5,8 @@
 // moves bits, so the xor of two lanes is relabelled as they are.
 //
 // Lanes of a SIMD group must come together to SIMD-group functions. MATRIX_FAST: matrix products by tensor cores.
+#include "../include/metal_simulator/interface.h"
+
 typedef unsigned char u8;
 typedef unsigned short u16;
 typedef unsigned int u32;
@@ -47,18 +49,11 @@ BUILTIN u64 metal_dynamic_memory(void) { return (u64)metal_dynamic; }
 // Barriers. Every kind of memory is ordered, whatever the flags say.
 BUILTIN void metal_threadgroup_barrier(u32 flags) { __syncthreads(); }
 
-// SIMD-group functions. Kept equal to include/metal_simulator/simdgroup.h: the kinds from QUAD_SUM are those from SUM, of
-// quad-groups.
-// clang-format off
-enum { PRODUCT_8X8, SIMD_BARRIER, MATRIX_STORE, SUM, PRODUCT, MINIMUM, MAXIMUM, AND, OR, XOR, PREFIX_INCLUSIVE_SUM,
-       PREFIX_EXCLUSIVE_SUM, PREFIX_INCLUSIVE_PRODUCT, PREFIX_EXCLUSIVE_PRODUCT, SHUFFLE, SHUFFLE_XOR, SHUFFLE_UP,
-       SHUFFLE_DOWN, ROTATE_UP, ROTATE_DOWN, FILL_UP, FILL_DOWN, BROADCAST, BROADCAST_FIRST, BALLOT, QUAD_SUM,
-       QUAD_PRODUCT, QUAD_MINIMUM, QUAD_MAXIMUM, QUAD_AND, QUAD_OR, QUAD_XOR, QUAD_PREFIX_INCLUSIVE_SUM,
-       QUAD_PREFIX_EXCLUSIVE_SUM, QUAD_PREFIX_INCLUSIVE_PRODUCT, QUAD_PREFIX_EXCLUSIVE_PRODUCT, QUAD_SHUFFLE,
-       QUAD_SHUFFLE_XOR, QUAD_SHUFFLE_UP, QUAD_SHUFFLE_DOWN, QUAD_ROTATE_UP, QUAD_ROTATE_DOWN, QUAD_FILL_UP,
-       QUAD_FILL_DOWN, QUAD_BROADCAST, QUAD_BROADCAST_FIRST, QUAD_BALLOT };
-// clang-format on
-enum { FLOAT, SIGNED, UNSIGNED, LONG, ULONG };
+// SIMD-group functions: the kinds from QUAD_SUM are those from SUM, of quad-groups.
+#define NUMBER(name, text) name,
+#define NAME(name) name,
+enum { __METAL_COLLECTIVES(NUMBER) COLLECTIVES };
+enum { __METAL_LANE_TYPES(NAME) LANE_TYPES };
 
 INLINE float as_float(u32 bits) { return __builtin_bit_cast(float, bits); }
 INLINE u32 as_bits(float value) { return __builtin_bit_cast(u32, value); }
@@ -218,8 +213,8 @@ BUILTIN float2 metal_multiply_accumulate(float2 a, float2 b, float2 c) {
 }
 #endif
 
-// Atomic operations. Shared memory ends far below the lowest device address. Kept equal to atomic.h.
-enum { LOAD, STORE, EXCHANGE, ADD, SUBTRACT, LEAST, MOST, BIT_AND, BIT_OR, BIT_XOR };
+// Atomic operations. Shared memory ends far below the lowest device address.
+enum { __METAL_ATOMICS(NAME) ATOMICS };
 #define DEVICE __attribute__((address_space(1)))
 #define SHARED __attribute__((address_space(3)))
 INLINE int is_shared(u64 address) { return address < 1 << 20; }
@@ -281,9 +276,26 @@ BUILTIN float metal_atomic_float(u64 address, u32 operation, float value) {
 #define FUNCTION2(name)                \
   float __nv_##name(float, float);     \
   BUILTIN float name(float x, float y) { return __nv_##name(x, y); }
-// clang-format off
-FUNCTION1(acosf) FUNCTION1(acoshf) FUNCTION1(asinf) FUNCTION1(asinhf) FUNCTION1(atanf) FUNCTION1(atanhf)
-FUNCTION1(cosf) FUNCTION1(coshf) FUNCTION1(expf) FUNCTION1(exp2f) FUNCTION1(logf) FUNCTION1(log2f) FUNCTION1(log10f)
-FUNCTION1(sinf) FUNCTION1(sinhf) FUNCTION1(sqrtf) FUNCTION1(tanf) FUNCTION1(tanhf)
-FUNCTION2(atan2f) FUNCTION2(powf) FUNCTION2(fmodf) FUNCTION2(fdimf) FUNCTION2(nextafterf)
-// clang-format on
+FUNCTION1(acosf)
+FUNCTION1(acoshf)
+FUNCTION1(asinf)
+FUNCTION1(asinhf)
+FUNCTION1(atanf)
+FUNCTION1(atanhf)
+FUNCTION1(cosf)
+FUNCTION1(coshf)
+FUNCTION1(expf)
+FUNCTION1(exp2f)
+FUNCTION1(logf)
+FUNCTION1(log2f)
+FUNCTION1(log10f)
+FUNCTION1(sinf)
+FUNCTION1(sinhf)
+FUNCTION1(sqrtf)
+FUNCTION1(tanf)
+FUNCTION1(tanhf)
+FUNCTION2(atan2f)
+FUNCTION2(powf)
+FUNCTION2(fmodf)
+FUNCTION2(fdimf)
+FUNCTION2(nextafterf)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Iterator, NamedTuple, Optional
 
 from ..errors import ToolchainError
-from ..toolchain import run
+from ..toolchain.clang import run
 
 PACKAGE = "nvidia-cuda-nvcc-cu12"
 ADVICE = f"Install it (pip install {PACKAGE}) or set METAL_SIMULATOR_PTXAS to its path."

@@ -3,9 +3,6 @@
 
 #include <string.h>
 
-// Kept equal to include/metal_simulator/atomic.h.
-enum { LOAD, STORE, EXCHANGE, ADD, SUBTRACT, MINIMUM, MAXIMUM, AND, OR, XOR };
-
 static void check(void* address, uint32_t size, int operation, const void* site) {
   if (!metal_current->worker->shadow) return;
   if ((uintptr_t)address % size) metal_check_aligned(address, size, size, site);
@@ -21,10 +18,10 @@ static void check(void* address, uint32_t size, int operation, const void* site)
       case EXCHANGE: return __atomic_exchange_n(address, value, __ATOMIC_SEQ_CST);                                 \
       case ADD: return __atomic_fetch_add(address, value, __ATOMIC_SEQ_CST);                                       \
       case SUBTRACT: return __atomic_fetch_sub(address, value, __ATOMIC_SEQ_CST);                                  \
-      case MINIMUM: return __atomic_fetch_min(address, value, __ATOMIC_SEQ_CST);                                   \
-      case MAXIMUM: return __atomic_fetch_max(address, value, __ATOMIC_SEQ_CST);                                   \
-      case AND: return __atomic_fetch_and(address, value, __ATOMIC_SEQ_CST);                                       \
-      case OR: return __atomic_fetch_or(address, value, __ATOMIC_SEQ_CST);                                         \
+      case LEAST: return __atomic_fetch_min(address, value, __ATOMIC_SEQ_CST);                                     \
+      case MOST: return __atomic_fetch_max(address, value, __ATOMIC_SEQ_CST);                                      \
+      case BIT_AND: return __atomic_fetch_and(address, value, __ATOMIC_SEQ_CST);                                   \
+      case BIT_OR: return __atomic_fetch_or(address, value, __ATOMIC_SEQ_CST);                                     \
       default: return __atomic_fetch_xor(address, value, __ATOMIC_SEQ_CST);                                        \
     }                                                                                                              \
   }                                                                                                                \

@@ -4,27 +4,8 @@
 #include <math.h>
 #include <string.h>
 
-// Kept equal to include/metal_simulator/simdgroup.h. An operation is kind | type << 8; matrix product is 0. The kinds from
-// QUAD_SUM are those from SUM, of quad-groups.
-// clang-format off
-enum { PRODUCT_8X8, SIMD_BARRIER, MATRIX_STORE, SUM, PRODUCT, MINIMUM, MAXIMUM, AND, OR, XOR, PREFIX_INCLUSIVE_SUM,
-       PREFIX_EXCLUSIVE_SUM, PREFIX_INCLUSIVE_PRODUCT, PREFIX_EXCLUSIVE_PRODUCT, SHUFFLE, SHUFFLE_XOR, SHUFFLE_UP,
-       SHUFFLE_DOWN, ROTATE_UP, ROTATE_DOWN, FILL_UP, FILL_DOWN, BROADCAST, BROADCAST_FIRST, BALLOT, QUAD_SUM,
-       QUAD_PRODUCT, QUAD_MINIMUM, QUAD_MAXIMUM, QUAD_AND, QUAD_OR, QUAD_XOR, QUAD_PREFIX_INCLUSIVE_SUM,
-       QUAD_PREFIX_EXCLUSIVE_SUM, QUAD_PREFIX_INCLUSIVE_PRODUCT, QUAD_PREFIX_EXCLUSIVE_PRODUCT, QUAD_SHUFFLE,
-       QUAD_SHUFFLE_XOR, QUAD_SHUFFLE_UP, QUAD_SHUFFLE_DOWN, QUAD_ROTATE_UP, QUAD_ROTATE_DOWN, QUAD_FILL_UP,
-       QUAD_FILL_DOWN, QUAD_BROADCAST, QUAD_BROADCAST_FIRST, QUAD_BALLOT, KINDS };
-// clang-format on
-enum { FLOAT, SIGNED, UNSIGNED, LONG, ULONG };
-
-#define NAMES(space) \
-  space "sum", space "product", space "min", space "max", space "and", space "or", space "xor", \
-  space "prefix_inclusive_sum", space "prefix_exclusive_sum", space "prefix_inclusive_product", \
-  space "prefix_exclusive_product", space "shuffle", space "shuffle_xor", space "shuffle_up", \
-  space "shuffle_down", space "shuffle_rotate_up", space "shuffle_rotate_down", space "shuffle_and_fill_up", \
-  space "shuffle_and_fill_down", space "broadcast", space "broadcast_first", space "ballot"
-static const char* const names[KINDS] = {
-    "simdgroup_multiply_accumulate", "simdgroup_barrier", "simdgroup_store", NAMES("simd_"), NAMES("quad_")};
+#define TEXT(name, text) text,
+static const char* const names[COLLECTIVES] = {__METAL_COLLECTIVES(TEXT)};
 
 const char* metal_operation_name(uint32_t operation) { return names[operation & 0xFF]; }
 

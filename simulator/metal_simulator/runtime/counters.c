@@ -8,7 +8,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-enum { LINE_BYTES = 128, WORDS = LINE_BYTES / 4 };
+enum { WORDS = LINE_BYTES / 4 };
 enum { SITE_SHIFT = 48 };  // a logged access is its address and, above, the instruction's number
 enum { MAX_LINES = 8 * LANES };
 
@@ -188,7 +188,7 @@ static void account(Worker* w, Place place, int write, uint64_t requested, const
   } else if (place.space == SPACE_DEVICE) {
     uint32_t clocks = (bytes + 63) / 64;
     row[ROW_DEVICE_CLOCKS] += touched->count > clocks ? touched->count : clocks;
-    row[ROW_LINES] += mark(w, place.buffer, write, touched);
+    row[ROW_DEVICE_LINES] += mark(w, place.buffer, write, touched);
   } else if (place.buffer >= 0) {
     mark(w, place.buffer, write, touched);
   }

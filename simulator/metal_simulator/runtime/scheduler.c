@@ -5,8 +5,6 @@
 #include <stdio.h>
 #include <string.h>
 
-__thread Thread* metal_current;
-
 static inline uint32_t runnable(const Simdgroup* s) { return s->live & ~(s->arrived | s->at_barrier); }
 
 static Thread* next_in_simdgroup(Simdgroup* s, uint32_t lane) {
@@ -226,9 +224,9 @@ static void start_thread(Worker* w, uint32_t index, const uint32_t* group, const
   t->element = row * 8 + column;
   t->met_nan = 0;
   Context* c = &t->context;
-  *c = (Context){.buffers = w->launch->addresses,
-                 .threadgroup_arguments = w->threadgroup_arguments,
-                 .shape = w->shape,
+  *c = (Context){.buffers = (uintptr_t)w->launch->addresses,
+                 .threadgroup_arguments = (uintptr_t)w->threadgroup_arguments,
+                 .shape = (uintptr_t)w->shape,
                  .thread_index = index,
                  .lane = lane,
                  .simdgroup = index / LANES};

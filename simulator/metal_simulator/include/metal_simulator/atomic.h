@@ -22,18 +22,7 @@ typedef _atomic<bool> atomic_bool;
 typedef _atomic<ulong> atomic_ulong;
 typedef _atomic<float> atomic_float;
 
-enum __atomic_operation {
-  __LOAD,
-  __STORE,
-  __EXCHANGE,
-  __ADD,
-  __SUBTRACT,
-  __LEAST,
-  __MOST,
-  __BIT_AND,
-  __BIT_OR,
-  __BIT_XOR
-};
+enum __atomic_operation { __METAL_ATOMICS(__METAL_NAME) };
 extern "C" {
 int metal_atomic_int(ulong address, uint operation, int value);
 uint metal_atomic_uint(ulong address, uint operation, uint value);

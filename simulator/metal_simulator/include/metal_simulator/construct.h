@@ -1,8 +1,5 @@
 // Constructors and conversions of vectors. The front end writes float4(...) as __construct<float4>(...).
 #pragma once
-#ifndef __METAL_NUMBER
-#define __METAL_NUMBER(S, a) static_cast<S>(a)
-#endif
 namespace metal {
 template <typename T, bool vector = __is_vector<T>::value, int N = __is_vector<T>::size>
 struct __constructor {
@@ -14,7 +11,7 @@ struct __constructor {
   static METAL_FUNC constexpr T make(A a) {
     if constexpr (__is_same(T, bfloat) && __is_same(A, half)) return static_cast<bfloat>(float(a));
     else if constexpr (__is_same(T, half) && __is_same(A, bfloat)) return static_cast<half>(float(a));
-    else return __METAL_NUMBER(T, a);
+    else return static_cast<T>(a);
   }
   static METAL_FUNC constexpr T make() { return T(); }
 };

@@ -1,12 +1,8 @@
 // What the front end's generated entry point uses: kernel arguments, positions, threadgroup variables.
 #pragma once
+#include <metal_simulator/interface.h>
 namespace metal {
-// The same struct is declared in runtime/runtime.h.
-struct __context {
-  ulong buffers, threadgroup_arguments, shape;
-  uint thread_index, lane, simdgroup, unused;
-  uint position[3], position_in_grid[3];
-};
+struct __context { __METAL_CONTEXT(uint, ulong) };
 
 // Converts to the type of the kernel's parameter, whatever it is, when the entry point passes it.
 struct __pointer_argument {

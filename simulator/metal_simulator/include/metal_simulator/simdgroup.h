@@ -1,20 +1,6 @@
 // SIMD-group and quad-group functions. Every call is a rendezvous of the lanes in the runtime (runtime/collectives.c).
 #pragma once
 namespace metal {
-// Kept equal to the enumerations of runtime/collectives.c and nvidia/runtime.c. A quad-group's are a SIMD group's with width 4.
-// clang-format off
-enum __collective {
-  __PRODUCT_8X8, __SIMD_BARRIER, __MATRIX_STORE, __SUM, __PRODUCT, __MINIMUM, __MAXIMUM, __AND, __OR, __XOR, __PREFIX_INCLUSIVE_SUM,
-  __PREFIX_EXCLUSIVE_SUM, __PREFIX_INCLUSIVE_PRODUCT, __PREFIX_EXCLUSIVE_PRODUCT, __SHUFFLE, __SHUFFLE_XOR,
-  __SHUFFLE_UP, __SHUFFLE_DOWN, __ROTATE_UP, __ROTATE_DOWN, __FILL_UP, __FILL_DOWN, __BROADCAST, __BROADCAST_FIRST,
-  __BALLOT, __QUAD_SUM, __QUAD_PRODUCT, __QUAD_MINIMUM, __QUAD_MAXIMUM, __QUAD_AND, __QUAD_OR, __QUAD_XOR,
-  __QUAD_PREFIX_INCLUSIVE_SUM, __QUAD_PREFIX_EXCLUSIVE_SUM, __QUAD_PREFIX_INCLUSIVE_PRODUCT,
-  __QUAD_PREFIX_EXCLUSIVE_PRODUCT, __QUAD_SHUFFLE, __QUAD_SHUFFLE_XOR, __QUAD_SHUFFLE_UP, __QUAD_SHUFFLE_DOWN,
-  __QUAD_ROTATE_UP, __QUAD_ROTATE_DOWN, __QUAD_FILL_UP, __QUAD_FILL_DOWN, __QUAD_BROADCAST, __QUAD_BROADCAST_FIRST,
-  __QUAD_BALLOT
-};
-// clang-format on
-
 // Apple's compiler has no SIMD-group functions on these, and quad-group functions on long and ulong alone; without the
 // deleted overloads they would convert.
 template <typename T> struct __has_no_simd : __is_bfloat<T> {};
@@ -38,26 +24,26 @@ __METAL_INTEGER_SUM(char) __METAL_INTEGER_SUM(uchar) __METAL_INTEGER_SUM(short) 
 __METAL_INTEGER_SUM(int) __METAL_INTEGER_SUM(uint) __METAL_INTEGER_SUM(long) __METAL_INTEGER_SUM(ulong)
 // clang-format on
 
-// One overload per type. type: 0 float, 1 signed, 2 unsigned, 3 long, 4 ulong.
+// One overload per type.
 #define __METAL_REDUCE(name, kind, T, type, bits)                                                 \
   METAL_FUNC T name(T x) { return __sum_of(x, metal_collective(kind | type << 8, bits, 0, 0)); }  \
   __METAL_EACH(name, T)
 #define __METAL_REDUCE_INTEGER(space, f, kind)                               \
-  __METAL_REDUCE(space##_##f, kind, char, 1, ulong(long(x)))                 \
-  __METAL_REDUCE(space##_##f, kind, uchar, 2, ulong(x))                      \
-  __METAL_REDUCE(space##_##f, kind, short, 1, ulong(long(x)))                \
-  __METAL_REDUCE(space##_##f, kind, ushort, 2, ulong(x))                     \
-  __METAL_REDUCE(space##_##f, kind, int, 1, ulong(long(x)))                  \
-  __METAL_REDUCE(space##_##f, kind, uint, 2, ulong(x))                       \
+  __METAL_REDUCE(space##_##f, kind, char, __SIGNED, ulong(long(x)))          \
+  __METAL_REDUCE(space##_##f, kind, uchar, __UNSIGNED, ulong(x))             \
+  __METAL_REDUCE(space##_##f, kind, short, __SIGNED, ulong(long(x)))         \
+  __METAL_REDUCE(space##_##f, kind, ushort, __UNSIGNED, ulong(x))            \
+  __METAL_REDUCE(space##_##f, kind, int, __SIGNED, ulong(long(x)))           \
+  __METAL_REDUCE(space##_##f, kind, uint, __UNSIGNED, ulong(x))              \
   __METAL_REDUCE_LONG_##space(f, kind)                                       \
   __METAL_NONE(space##_##f, T)
 #define __METAL_REDUCE_LONG_simd(f, kind)
 #define __METAL_REDUCE_LONG_quad(f, kind)                                    \
-  __METAL_REDUCE(quad_##f, kind, long, 3, ulong(x))                          \
-  __METAL_REDUCE(quad_##f, kind, ulong, 4, x)
+  __METAL_REDUCE(quad_##f, kind, long, __LONG, ulong(x))                     \
+  __METAL_REDUCE(quad_##f, kind, ulong, __ULONG, x)
 #define __METAL_REDUCE_ARITHMETIC(space, f, kind)                            \
-  __METAL_REDUCE(space##_##f, kind, float, 0, as_type<uint>(x))              \
-  __METAL_REDUCE(space##_##f, kind, half, 0, as_type<uint>(float(x)))        \
+  __METAL_REDUCE(space##_##f, kind, float, __FLOAT, as_type<uint>(x))        \
+  __METAL_REDUCE(space##_##f, kind, half, __FLOAT, as_type<uint>(float(x)))  \
   __METAL_REDUCE_INTEGER(space, f, kind)
 
 #define __METAL_NONE(name, ...) template <typename T> __no_simd<T> name(__VA_ARGS__) = delete;

@@ -1,0 +1,1 @@
+"""The build that checks: calls of the checker in the IR, and its findings in words."""

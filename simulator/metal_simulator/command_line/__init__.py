@@ -1,0 +1,1 @@
+"""python -m metal_simulator: check, run and report."""

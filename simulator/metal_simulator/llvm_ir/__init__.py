@@ -1,0 +1,1 @@
+"""Reading LLVM's textual IR, and where its addresses come from."""

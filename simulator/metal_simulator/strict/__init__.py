@@ -1,0 +1,1 @@
+"""The strict check: what Apple's compiler would reject."""

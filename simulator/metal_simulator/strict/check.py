@@ -1,0 +1,186 @@
+"""The strict check: clang in a mode as strict as Apple's compiler, the syntax tree, and lints on the tokens."""
+
+from __future__ import annotations
+
+import difflib
+import tempfile
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Dict, Iterable, Iterator, List, NamedTuple, Optional, Set, Tuple
+
+from ..errors import Diagnostic
+from ..source.columns import by_line, token_column, user_column
+from ..source.declarations import read_declarations
+from ..source.diagnostics import metal_words, parse_message
+from ..source.files import MARKER, Source, preprocess, user_tokens
+from ..source.tokens import Token, tokenise
+from ..toolchain import cache
+from ..toolchain.clang import Clang, language_flags, run
+from ..toolchain.paths import INCLUDE
+from ..translate.edits import Rewritten
+from ..translate.repairs import repairable, repaired
+from ..translate.rewrite import for_check
+from ..translate.threadgroup_variables import THREADGROUP_LIMIT_MESSAGE
+from . import words
+from .language import Language, language_named, newer, newer_attributes
+from .lint import lint
+from .syntax_tree import tree_findings
+
+
+def check(clang: Clang, source: Source, digest: str, language: Optional[str] = None) -> List[Diagnostic]:
+    """See Library.check; digest: of the source. Raises CompileError when the file does not even preprocess."""
+    chosen = language_named(language)
+    name = "check-" + cache.key(clang.version, digest, language)
+    files = [str(path) for path in source.files]
+    known = cache.read(name)
+    if known is None:
+        found = _check(clang, source, chosen)
+        known = {"found": [[files.index(d.file) if d.file in files else d.file, *d[1:]] for d in found]}
+        cache.write(name, known)
+    return [Diagnostic(files[f] if isinstance(f, int) else f, *rest) for f, *rest in known["found"]]
+
+
+def _check(clang: Clang, source: Source, language: Optional[Language]) -> List[Diagnostic]:
+    version = language.version if language else None
+    text = preprocess(clang, source, run_time=False, version=version)
+    declarations = read_declarations(user_tokens(text))
+    rewritten = for_check(text, declarations)
+    text, before = rewritten.text, ""
+    found = lint(source, declarations)
+    while text != before:  # legal Metal that clang refuses is put differently, to see what is left
+        errors, tree = _run_clang(clang, text)
+        text, before = repaired(text, errors), text
+    refused = _clang_errors(errors)
+    if refused or words.name_macros(source.files.values()):
+        found += _words(clang, source, version, {(d.file, d.line) for d in refused})
+    messages = refused + tree_findings(tree, [str(path) for path in source.files])
+    if language:
+        found += _newer_attributes(language, declarations.tokens)
+        messages += _newer(clang, source, text, language)
+    return _ordered([*found, *map(_Places(rewritten, text).to_user, messages)])
+
+
+def _newer(clang: Clang, source: Source, text: str, language: Language) -> List[Diagnostic]:
+    """What is newer than the language."""
+    files = {str(path) for path in source.files}
+    flags = [*language_flags(run_time=False), "-fsyntax-only", "-Wno-everything", *language.warnings]
+    stderr = _run(clang, text, flags).stderr
+    return [Diagnostic(*place, "error", message) for *place, message in newer(language, stderr) if place[0] in files]
+
+
+def _newer_attributes(language: Language, tokens: List[Token]) -> Iterator[Diagnostic]:
+    lines = by_line(tokens)
+    for token, message in newer_attributes(language, tokens):
+        yield Diagnostic(token.file, token.line, token_column(token, lines), "error", message)
+
+
+def _words(clang: Clang, source: Source, version: Optional[int], refused: Set[Tuple[str, int]]) -> Iterator[Diagnostic]:
+    """Why clang refuses a word that is no name, with the headers' macros not expanded. refused: files and lines."""
+    tokens = user_tokens(preprocess(clang, source, run_time=False, kept=words.MACROS, version=version))
+    lines = by_line(tokens)
+    for token, word in words.found_in_tokens(tokens, refused):
+        yield Diagnostic(token.file, token.line, token_column(token, lines), "error", words.reason(word))
+
+
+def _run_clang(clang: Clang, text: str) -> Tuple[str, str]:
+    """clang's messages and its syntax tree."""
+    done = _run(clang, text, [*language_flags(run_time=False), "-fsyntax-only", "-w", "-Xclang", "-ast-dump"])
+    return done.stderr, done.stdout
+
+
+def _run(clang: Clang, text: str, flags: List[str]) -> CompletedProcess:
+    with tempfile.TemporaryDirectory() as scratch:
+        written = Path(scratch) / "check.clcpp"
+        written.write_text(text)
+        return run([clang.path, *flags, str(written)])
+
+
+def _ordered(found: Iterable[Diagnostic]) -> List[Diagnostic]:
+    """Each once; where several say something of one place, the first stays (lints know Metal's words)."""
+    kept: Dict[Tuple[str, int, int, str], Diagnostic] = {}
+    for diagnostic in found:
+        kept.setdefault((diagnostic.file, diagnostic.line, diagnostic.column, diagnostic.message), diagnostic)
+    return sorted(kept.values())
+
+
+def _clang_errors(stderr: str) -> List[Diagnostic]:
+    """Errors at the user's own lines, without those to which only clang, not Metal, objects."""
+    found: List[Diagnostic] = []
+    texts: List[List[str]] = []  # of each error and its notes, as clang has them
+    for line in stderr.splitlines():
+        message = parse_message(line)
+        if message is None:
+            continue
+        file, row, column, severity, text = message
+        if severity == "error":
+            severity = "warning" if THREADGROUP_LIMIT_MESSAGE in text else severity  # it compiles, but never runs
+            found.append(Diagnostic(file, row, column, severity, metal_words(text)))
+            texts.append([text])
+        elif severity == "note" and found:
+            texts[-1].append(text)
+            if found[-1].file.startswith(str(INCLUDE)) and "requested here" in text:
+                found[-1] = found[-1]._replace(file=file, line=row, column=column)  # blame the caller of our header
+    # An unqualified pointer shows in the syntax tree, where it is told in Metal's words.
+    return [
+        d for d, (text, *notes) in zip(found, texts) if "__generic" not in text and not repairable(text, tuple(notes))
+    ]
+
+
+def _before(line: str, repaired: str, column: int) -> int:
+    """Column in a line of the token that stands at a column of what repairs made of it."""
+    if line == repaired:
+        return column
+    old, new = tokenise(line), tokenise(repaired)
+    at = max((i for i, token in enumerate(new) if token.start < column), default=0)
+    same = difflib.SequenceMatcher(None, [t.text for t in old], [t.text for t in new], autojunk=False)
+    for block in same.get_matching_blocks()[:-1]:
+        if at < block.b + block.size:  # or before it: in what a repair put there
+            return old[block.a + max(at - block.b, 0)].start + 1
+    return column
+
+
+class _Line(NamedTuple):
+    start: int  # offset in the rewritten text
+    end: int
+    repaired: str  # what repairs made of it
+
+
+class _Places:
+    """From a line and column of the repaired text, named by line markers, to those of the user's file."""
+
+    def __init__(self, rewritten: Rewritten, repaired: str):
+        self._rewritten = rewritten
+        self._lines: Dict[Tuple[str, int], List[_Line]] = {}
+        file, line, start = "", 1, 0
+        for text, put in zip(rewritten.text.split("\n"), repaired.split("\n")):
+            marker = MARKER.match(text)
+            if marker:
+                line, file = int(marker.group(1)), marker.group(2)
+            else:
+                self._lines.setdefault((file, line), []).append(_Line(start, start + len(text), put))
+                line += 1
+            start += len(text) + 1
+
+    def to_user(self, diagnostic: Diagnostic) -> Diagnostic:
+        lines = self._lines.get((diagnostic.file, diagnostic.line), [])
+        line = next((x for x in lines if len(x.repaired) >= diagnostic.column - 1 and x.repaired), None)
+        if line is None:
+            return diagnostic
+        column = _before(self._rewritten.text[line.start : line.end], line.repaired, diagnostic.column)
+        offset = self._original(line.start + column - 1)
+        original = self._rewritten.original
+        start = original.rfind("\n", 0, offset) + 1
+        end = original.find("\n", offset)
+        column = user_column(diagnostic.file, diagnostic.line, original[start:end], offset - start + 1)
+        return diagnostic._replace(column=column)
+
+    def _original(self, offset: int) -> int:
+        shift = 0  # how much longer the rewritten text is, so far
+        for edit in self._rewritten.edits:
+            at = edit.start + shift
+            if offset < at:
+                break
+            if offset < at + len(edit.text):
+                return edit.start
+            shift += len(edit.text) - (edit.end - edit.start)
+        return offset - shift

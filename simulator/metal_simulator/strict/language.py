@@ -1,0 +1,72 @@
+"""What is newer than the C++ of a version of Metal; clang reads all of C++17, and more as extensions."""
+
+from __future__ import annotations
+
+import re
+from typing import Iterator, List, NamedTuple, Optional, Tuple
+
+from ..errors import CompileError
+from ..source.declarations import read_attributes
+from ..source.diagnostics import parse_message
+from ..source.tokens import Token, matching
+
+
+class Language(NamedTuple):
+    name: str
+    version: int  # __METAL_VERSION__
+    standard: str
+    warnings: Tuple[str, ...]  # of clang, about what is newer
+    attributes: Tuple[str, ...]  # that are newer: of them clang says nothing
+
+
+_AFTER_17 = ("-Wc++20-extensions", "-Wc++20-designator", "-Wc++23-extensions")
+_LANGUAGES = (
+    Language(
+        "metal3.1",
+        310,
+        "C++14",
+        ("-Wpre-c++17-compat-pedantic", *_AFTER_17),
+        ("nodiscard", "maybe_unused", "fallthrough"),
+    ),
+    Language("metal4.0", 400, "C++17", _AFTER_17, ()),
+)
+NAMES = tuple(language.name for language in _LANGUAGES)
+_NEWER = re.compile(
+    r"(?:(?: is| are) incompatible with C\+\+ standards before C\+\+\d\d.*| (?:is|are) a C\+\+\d\d extension) \[-W"
+)
+# Metal's own headers have them, whatever the version; a mangled name is nobody's concern.
+_METALS_OWN = ("hexadecimal floating literals", "mangled name of")
+
+
+def language_named(name: Optional[str]) -> Optional[Language]:
+    """The language of this name, None of None. Raises CompileError for another name."""
+    if name is None:
+        return None
+    for language in _LANGUAGES:
+        if language.name == name:
+            return language
+    raise CompileError(f"no language {name!r}; known are {', '.join(NAMES)}")
+
+
+def newer(language: Language, stderr: str) -> Iterator[Tuple[str, int, int, str]]:
+    """File, line, column and message of each of clang's warnings that something is newer than the language."""
+    for line in stderr.splitlines():
+        message = parse_message(line)
+        found = _NEWER.search(message[4]) if message and message[3] == "warning" else None
+        if found and not message[4].startswith(_METALS_OWN):
+            yield (*message[:3], _message(message[4][: found.start()], language))
+
+
+def newer_attributes(language: Language, tokens: List[Token]) -> Iterator[Tuple[Token, str]]:
+    for i, token in enumerate(tokens[:-1]):
+        if token.text == "[" and tokens[i + 1].text == "[":
+            for _, _, attributes in read_attributes(tokens, i, matching(tokens, i) + 1):
+                for attribute in attributes:
+                    if attribute.name in language.attributes:
+                        yield attribute.token, _message(f"[[{attribute.name}]]", language)
+
+
+def _message(what: str, language: Language) -> str:
+    for theirs, common in (("constexpr if", "if constexpr"), ("decomposition declarations", "structured bindings")):
+        what = what.replace(theirs, common)
+    return f"newer than {language.standard}, the C++ of {language.name}: {what}"

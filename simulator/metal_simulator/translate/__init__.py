@@ -1,0 +1,1 @@
+"""From Metal to what clang reads: edits of the text that keep every line where it was."""

@@ -1,0 +1,40 @@
+"""Edits of a text that keep every line where it was."""
+
+from __future__ import annotations
+
+from typing import List, NamedTuple
+
+from ..source.tokens import Token
+
+
+class Edit(NamedTuple):
+    """Replace text[start:end)."""
+
+    start: int
+    end: int
+    text: str
+
+
+class Rewritten(NamedTuple):
+    """The text for clang, the text before, and the edits between them (for columns of diagnostics)."""
+
+    text: str
+    original: str
+    edits: List[Edit]
+
+
+def replace_tokens(tokens: List[Token], first: int, last: int, text: str) -> Edit:
+    return Edit(tokens[first].start, tokens[last].end, text)
+
+
+def apply_edits(text: str, edits: List[Edit]) -> Rewritten:
+    """Applies edits, innermost dropped where they overlap, insertions first; every line keeps its number."""
+    parts, position, kept = [], 0, []
+    for edit in sorted(edits, key=lambda e: (e.start, e.start != e.end, -e.end)):
+        if edit.start < position:
+            continue
+        replaced = text[edit.start : edit.end]
+        parts += [text[position : edit.start], edit.text, "\n" * replaced.count("\n")]
+        kept.append(edit._replace(text=edit.text + "\n" * replaced.count("\n")))
+        position = edit.end
+    return Rewritten("".join(parts + [text[position:]]), text, kept)

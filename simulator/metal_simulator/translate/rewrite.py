@@ -1,0 +1,145 @@
+"""Turning preprocessed Metal into what clang reads, for the check (all kernels) or for running (one kernel)."""
+
+from __future__ import annotations
+
+import re
+from typing import Dict, List, Optional, Tuple
+
+from ..source.declarations import Declarations, Function, Instantiation, read_attributes
+from ..source.tokens import Token, matching, matching_angle
+from .address_spaces import space_edits
+from .comparisons import comparison_edits
+from .constructors import constructor_edits
+from .edits import Edit, Rewritten, apply_edits, replace_tokens
+from .entry_point import entry_point
+from .function_constants import definedness_edits, definition, derived_edits
+from .function_pointers import function_edits
+from .members import member_edits
+from .positions import input_edits
+from .threadgroup_variables import blocks_around, limit_test, threadgroup_variables
+
+_RENDERING = ("vertex", "fragment")
+_PLAIN_FLOAT = re.compile(r"(?=.*[.ep])(?:0x[\da-f.]+p|[\d.']+(?:e|$))[+-]?\d*")
+
+
+def for_check(text: str, declarations: Declarations) -> Rewritten:
+    edits = _common_edits(text, declarations, limit=True)
+    for constant in declarations.constants:
+        edits.append(
+            replace_tokens(
+                declarations.tokens,
+                constant.start,
+                constant.end,
+                f"extern const __constant {constant.type} {constant.name};",
+            )
+        )
+    edits += definedness_edits(declarations.tokens, lambda name: "true")
+    for instantiation in declarations.instantiations:
+        edits += _drop_attributes(declarations.tokens, instantiation.start, instantiation.end)
+    return apply_edits(text, edits)
+
+
+def for_run(
+    text: str, declarations: Declarations, kernel: Tuple[Function, Optional[Instantiation]], constants: Dict[str, str]
+) -> Rewritten:
+    """constants: values as C++ text; a constant without value stays an undefined symbol, metal_unset_<name>."""
+    tokens = declarations.tokens
+    edits = _common_edits(text, declarations)
+    optional = {tokens[i + 2].text for i in range(len(tokens) - 2) if tokens[i].text == "is_function_constant_defined"}
+    for constant in declarations.constants:
+        edits.append(replace_tokens(tokens, constant.start, constant.end, definition(constant, constants, optional)))
+    edits += derived_edits(declarations, {c.name for c in declarations.constants} - set(constants) - optional)
+    edits += definedness_edits(tokens, lambda name: "true" if name in constants else "false")
+    for instantiation in declarations.instantiations:
+        edits.append(replace_tokens(tokens, instantiation.start, instantiation.end, ""))
+    for function in declarations.functions:
+        if function.kernel and not function.template:
+            edits.append(Edit(tokens[function.start].start, tokens[function.start].start, "static "))
+    rewritten = apply_edits(text, edits)
+    return rewritten._replace(text=rewritten.text + entry_point(kernel))
+
+
+def _common_edits(text: str, declarations: Declarations, limit: bool = False) -> List[Edit]:
+    tokens = declarations.tokens
+    edits = comparison_edits(tokens) + function_edits(tokens) + constructor_edits(tokens)
+    edits += (
+        member_edits(tokens)
+        + space_edits(declarations)
+        + input_edits(declarations)
+        + _literals(tokens)
+        + _redeclarations(declarations)
+    )
+    edits += _rendering(declarations)
+    number = 0
+    for function in declarations.functions:
+        if not function.kernel:
+            continue
+        edits += _drop_attributes(tokens, function.start, function.body)
+        for first, last, _ in _parameter_attributes(tokens, function):
+            edits.append(replace_tokens(tokens, first, last, ""))
+        variables = threadgroup_variables(tokens, function, number)
+        number += sum(len(v.names) for v in variables)
+        totals: List[Tuple[int, str]] = []  # the block that sees it (its brace), and its name
+        for variable in variables:
+            check = ""
+            if limit:
+                blocks = blocks_around(tokens, function.body, variable.start)
+                before = next((name for block, name in reversed(totals) if block in blocks), "")
+                name, check = limit_test(variable, before)
+                totals.append((blocks[-1], name))
+            edits.append(replace_tokens(tokens, variable.start, variable.end, variable.text + check))
+            inside = (tokens[variable.start].start, tokens[variable.end].end)
+            edits = [e for e in edits if e is edits[-1] or not inside[0] <= e.start < inside[1]]
+    return edits
+
+
+def _rendering(declarations: Declarations) -> List[Edit]:
+    """Functions for rendering are compiled, but not run: without `vertex` and `fragment`."""
+    tokens, edits = declarations.tokens, []
+    for start, end, _ in declarations.statements:
+        while tokens[start].text == "template" and tokens[start + 1].text == "<":
+            start = matching_angle(tokens, start + 1) + 1
+        words = tokens[start : min(end, start + 2)]  # `template fragment ...` instantiates
+        edits += [Edit(t.start, t.end, "") for t in words if t.text in _RENDERING]
+    return edits
+
+
+def _literals(tokens: List[Token]) -> List[Edit]:
+    """Floating-point literals without a suffix are float in Metal, in templates too; bf makes a bfloat."""
+    edits = []
+    for token in tokens:
+        text = token.text.lower()
+        if token.kind != "number" or text.startswith("0x") and "p" not in text:
+            continue
+        if text.endswith("bf"):
+            edits.append(Edit(token.start, token.end, f"bfloat({token.text[:-2]}f)"))
+        elif _PLAIN_FLOAT.fullmatch(text):
+            edits.append(Edit(token.end, token.end, "f"))
+    return edits
+
+
+def _redeclarations(declarations: Declarations) -> List[Edit]:
+    """`constant constexpr T S::x[N];`, once needed for static members: it says nothing new, and clang refuses it."""
+    tokens, edits = declarations.tokens, []
+    for start, end, _ in declarations.statements:
+        words = [t.text for t in tokens[start : end + 1]]
+        if "__constant" in words and "::" in words and "constexpr" in words and words[-1] == ";":
+            if not {"=", "(", "{", "using", "template"} & set(words):
+                edits.append(replace_tokens(tokens, start, end, ""))
+    return edits
+
+
+def _parameter_attributes(tokens: List[Token], function: Function):
+    return read_attributes(tokens, function.open + 1, function.close)
+
+
+def _drop_attributes(tokens: List[Token], start: int, end: int) -> List[Edit]:
+    edits = [replace_tokens(tokens, first, last, "") for first, last, _ in read_attributes(tokens, start, end)]
+    i = start
+    while i < end:
+        if tokens[i].text in ("(", "["):
+            i = matching(tokens, i)
+        elif tokens[i].text == "kernel":
+            edits.append(replace_tokens(tokens, i, i, ""))
+        i += 1
+    return edits

@@ -1,0 +1,91 @@
+"""Estimates beside what another compiler made of our kernels: agx-registers.json, by Mesa's for M1 (not Apple's).
+
+Rows are found by their tile. It compiled the kernels of commit d09f686, today's differ from them in two things:
+
+* bf16 and fp32 take a second pass where sums overflow. It is taken out again for the comparison; what is left counts
+  0 to 2 % more instructions than the kernels of d09f686, and differs by 1 register at most.
+* Direct tiles of 16 bits with head_dim 72 and 80 copy chunks of 4 bytes as one vector, no more as two halves. These
+  eight rows are dropped.
+
+For the other 82, the estimate is 1.2 registers above Mesa's figures without hoisting on average, 1.9 away from them,
+and 98 % are within 10. Before bfloat was counted as 32 bits, and positions at all: 4.7 below, 8.3 away, and 73 %.
+"""
+
+import collections
+import functools
+import json
+import pathlib
+import re
+import shutil
+import statistics
+
+import pytest
+from metal_simulator import Library
+from metal_simulator.profiler import registers
+
+ROOT = pathlib.Path(__file__).parents[2]
+MEASURED = json.loads((pathlib.Path(__file__).parent / "agx-registers.json").read_text())
+Tile = collections.namedtuple("Tile", MEASURED["meta"]["tile"])
+ROWS = {Tile(*row["tile"]): row for row in MEASURED["kernels"]}
+CHANGED = {t for t in ROWS if t.dtype != "f32" and t.loader == "direct" and t.head_dim in (72, 80)}
+HALF_KEPT = (
+    "of the query widened for the first 8 keys of a block, it keeps half for the other 8; the estimate keeps all"
+)
+BEYOND_10 = {
+    Tile("bf16", 64, 64, 8, 16, 1, 1, 4, "direct"): HALF_KEPT,
+    Tile("bf16", 96, 96, 8, 16, 1, 1, 4, "direct"): HALF_KEPT,
+}
+CONSTANTS = ("packed", "paged", "padded", "split"), ("seqused_k", "softcap", "alibi", "sinks")
+
+
+@pytest.fixture(scope="module")
+def counted(tmp_path_factory):
+    """counted(tile): what the counting build of today's kernel says, without its second pass; None: no such kernel."""
+    folder = tmp_path_factory.mktemp("one_pass") / "flash_sdpa"
+    shutil.copytree(ROOT / "flash_sdpa", folder)
+    source = folder / "attention_forward.metal"
+    text, changes = re.subn(r"(constexpr bool kMayOverflow = ).*;", r"\1false;", source.read_text())
+    assert changes == 1
+    source.write_text(text)
+    library = Library(source, [folder])
+    table = re.findall(r"^INSTANTIATE\((\w+), \w+, ([\d, ]+), (\w+)\)", text, re.M)
+    assert len(table) == len(library.kernels)  # in the order of the file, both
+    tiles = [Tile(dtype, *map(int, numbers.split(",")), loader) for dtype, numbers, loader in table]
+    names = dict(zip(tiles, library.kernels))
+    values = {**{f"is_{n}": False for n in CONSTANTS[0]}, **{f"has_{n}": False for n in CONSTANTS[1]}}
+    values.update(is_aligned=True, writes_lse=False)
+    # kernel().budget() would also compile what runs.
+    return functools.lru_cache(None)(lambda tile: names.get(tile) and library._build(names[tile], values, "count")[1])
+
+
+def needs(description) -> registers.Registers:
+    return registers.of_family(description["registers_by_family"], 7)
+
+
+@pytest.mark.parametrize("dtype", ["f16", "bf16", "f32"])
+def test_estimates(counted, dtype):
+    built = {t: counted(t) for t in ROWS if t.dtype == dtype and t not in CHANGED}
+    gone = [t for t, description in built.items() if description is None]
+    assert len(gone) <= 5, gone
+    rows = {t: needs(description) for t, description in built.items() if description}
+    live = {t: need.live - ROWS[t]["unhoisted"]["registers"] for t, need in rows.items()}
+    hoisted = {t: n.hoisted - ROWS[t]["hoisted"]["registers"] for t, n in rows.items() if "hoisted" in ROWS[t]}
+    for differences in (live, hoisted):
+        assert abs(statistics.mean(differences.values())) <= 3, differences
+        assert all(abs(d) <= 16 for d in differences.values()), differences
+    beyond = {t: d for t, d in live.items() if abs(d) > 10}
+    assert len(beyond) <= 0.1 * len(live) and set(beyond) <= set(BEYOND_10), beyond
+    assert statistics.mean(map(abs, live.values())) <= 6, live
+
+
+def test_bfloat_takes_more_instructions_where_it_is_emulated(counted):
+    """1.33 to 1.36 times as many in the tiles of 64 rows; ours on top of that compiler's for half."""
+    ratios = []
+    for tile in ROWS:
+        half = tile._replace(dtype="f16")
+        if tile[0] == "bf16" and tile.row_groups == 8 and tile.head_dim >= 64 and counted(tile):
+            before, after = (ROWS[t]["unhoisted"]["instructions"] for t in (half, tile))
+            added = counted(tile)["instructions"] - counted(half)["instructions"]
+            ratios.append((1 + added / before, after / before))
+    assert len(ratios) >= 4
+    assert all(abs(ours - theirs) <= 0.05 for ours, theirs in ratios), ratios
