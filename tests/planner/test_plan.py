@@ -127,6 +127,13 @@ def test_structs_mirror_params_h(kernel, name):
     assert list(getattr(kernel.planning.plan, name)._fields) == metal_struct(name)
 
 
+@pytest.mark.parametrize("file, name", [("tile.h", "kSimdWidth"), ("attention_combine.metal", "kMaxSplits")])
+def test_numbers_mirror_the_kernels(kernel, file, name):
+    [number] = re.findall(rf"constant constexpr \w+ {name} = (\d+);", (KERNELS / file).read_text())
+    ours = {"kSimdWidth": kernel.planner.SIMD_WIDTH, "kMaxSplits": kernel.planner.MAX_SPLITS}
+    assert int(number) == ours[name]
+
+
 def test_constants_mirror_constants_h(kernel):
     query = torch.empty(1, 4, 1, 64, device="meta")
     text = (KERNELS / "constants.h").read_text()
