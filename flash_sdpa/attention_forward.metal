@@ -20,8 +20,9 @@
 #include "tile.h"
 using namespace metal;
 
-// Grid: (key/value heads, tiles of query rows, splits). Rows hold params.head_dim (query, key) and params.value_dim
-// (value, output) elements, up to kHeadDim and kValueDim. Output rows of no sequence are written too (0, and lse -inf).
+// Grid: (key/value heads, tiles of query rows from first_tile on, splits). Rows hold params.head_dim (query, key) and
+// params.value_dim (value, output) elements, up to kHeadDim and kValueDim. Output rows of no sequence are written too (0,
+// and lse -inf).
 // With is_split each split writes the result of its own keys, for attention_combine to join: the output in fp32, and in
 // the place of lse the row_max and row_sum of its softmax.
 template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int kRowGroups, int kSlices, int kKeyGroups,
@@ -64,7 +65,7 @@ template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int k
 
   // Threadgroups start in the order of their linear index: all heads of a tile together, and the last tiles first,
   // which causal masks make the heaviest, so that the light ones are left to fill the cores at the end.
-  const int head_kv = group.x, tile_index = groups.y - 1 - group.y;
+  const int head_kv = group.x, tile_index = int(params.first_tile) + groups.y - 1 - group.y;
 
   // This threadgroup's rows, and the keys they see.
   QueryTile tile;

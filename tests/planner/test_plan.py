@@ -168,6 +168,7 @@ def test_packed_plan(kernel):
         "num_splits": 1,
         "output_split_stride": 0,
         "lse_split_stride": 0,
+        "first_tile": 0,
     }
     assert score == pytest.approx((1.0, 0.0, 1.0, 0.125, 0.125 * 1.4426950408889634))
     assert plan.grid == (2, 100 * 4 // 32 + 3 + 2, 1) and plan.threads == (128, 1, 1)

@@ -13,7 +13,7 @@ import torch
 
 from ..call import DTYPES, Call
 from .device import Device
-from .plan import CombineParams, ForwardParams, Plan, ScoreParams, Scratch
+from .plan import CombineParams, ForwardParams, Plan, ScoreParams, Scratch, in_ranges
 from .tiles import DECODE_ROWS, Tile, choose
 
 UNBOUNDED = 2**30  # the kernels' widest window: lengths stay below it, so that row arithmetic fits 32 bits
@@ -21,6 +21,9 @@ SIMD_WIDTH = 32  # threads of a SIMD group; tile.h: kSimdWidth
 SIMDGROUPS_PER_CORE = 16  # at full rate, by published measurements of M1 and M2
 MIN_SPLIT_BLOCKS = 2  # for each SIMD group: a part costs a write and a read of its fp32 output
 MAX_SPLITS = 64  # attention_combine.metal: kMaxSplits. Bounds the scratch, too: 64 outputs that do not fill the GPU
+# Multiply-adds of a core in one launch. M1, the slowest GPU, does them in a second at 60 % of its peak (128 a clock,
+# 1.28 GHz); macOS ends what keeps the GPU for long.
+LAUNCH_WORK = 100 * 10**9
 
 
 class _Layout(NamedTuple):
@@ -110,7 +113,13 @@ def _plan_forward(device: Device, dtype: torch.dtype, query: tuple, key: tuple, 
     return _split_plan(problem, params, tile, num_splits)
 
 
-def _forward_plan(problem: _Problem, params: ForwardParams, tile: Tile) -> Plan:
+def _forward_plan(
+    problem: _Problem,
+    params: ForwardParams,
+    tile: Tile,
+    scratch: Tuple[Scratch, ...] = (),
+    then: Optional[Plan] = None,
+) -> Plan:
     packed = problem.batch is not None
     is_split = params.num_splits > 1
     constants = {
@@ -134,18 +143,23 @@ def _forward_plan(problem: _Problem, params: ForwardParams, tile: Tile) -> Plan:
         "alibi_slopes": "has_alibi",
         "sinks": "has_sinks",
     }
-    return Plan(
+    tiles = _query_tiles(params, packed, tile.block_m)
+    plan = Plan(
         source="attention_forward.metal",
         kernel=tile.kernel(problem.dtype),
         constants=tuple(constants.items()),
         arguments=(params.pack(), _score_params(problem).pack())
         + ("query", "key", "value", "partial_output" if is_split else "output")
         + tuple(name if constants[constant] else None for name, constant in optional.items()),
-        grid=(problem.key.shape[-2], _query_tiles(params, packed, tile.block_m), params.num_splits),
+        grid=(problem.key.shape[-2], tiles, params.num_splits),
         threads=(tile.simdgroups * SIMD_WIDTH, 1, 1),
         reason=f"{tile.block_m} rows a threadgroup, keys in {params.num_splits} part(s), "
         f"for {problem.device.cores} cores of Apple{problem.device.family}",
+        scratch=scratch,
+        then=then,
     )
+    allowed = _tiles_of_a_launch(problem, params, tile)
+    return plan if tiles <= allowed else in_ranges(plan, params, allowed)
 
 
 def _split_plan(problem: _Problem, params: ForwardParams, tile: Tile, num_splits: int) -> Plan:
@@ -185,7 +199,7 @@ def _split_plan(problem: _Problem, params: ForwardParams, tile: Tile, num_splits
         Scratch("partial_output", (num_splits, rows, params.value_dim)),
         Scratch("partial_softmax", (num_splits, rows, 2)),
     )
-    return _forward_plan(problem, params, tile)._replace(scratch=scratch, then=combine)
+    return _forward_plan(problem, params, tile, scratch, combine)
 
 
 def _num_splits(problem: _Problem, params: ForwardParams, tile: Tile) -> int:
@@ -194,10 +208,22 @@ def _num_splits(problem: _Problem, params: ForwardParams, tile: Tile) -> int:
     tiles = -(-rows // tile.block_m)
     # Packed: at least one for each sequence, as the planner does not know the empty ones.
     tiles = tiles * params.batch if problem.batch is None else max(tiles, params.batch)
-    span = params.window_left + params.window_right + tile.block_m  # keys that a tile of rows sees, at most
-    keys = min(problem.longest_key, params.key_length, span)
+    keys = _keys_of_a_tile(problem, params, tile)
     room = problem.device.cores * SIMDGROUPS_PER_CORE // tile.simdgroups // max(1, tiles * problem.key.shape[-2])
     return max(1, min(room, keys // (tile.block_n * tile.key_groups * MIN_SPLIT_BLOCKS)))
+
+
+def _keys_of_a_tile(problem: _Problem, params: ForwardParams, tile: Tile) -> int:
+    """How many keys a tile of rows sees, at most."""
+    return min(problem.longest_key, params.key_length, params.window_left + params.window_right + tile.block_m)
+
+
+def _tiles_of_a_launch(problem: _Problem, params: ForwardParams, tile: Tile) -> int:
+    """As many as LAUNCH_WORK allows, but one at least."""
+    keys = -(-_keys_of_a_tile(problem, params, tile) // params.num_splits)
+    work = tile.block_m * keys * (tile.head_dim + tile.value_dim)  # of a threadgroup, at most
+    threadgroups = max(1, LAUNCH_WORK // max(1, work)) * problem.device.cores
+    return max(1, threadgroups // (problem.key.shape[-2] * params.num_splits))
 
 
 def _forward_params(problem: _Problem) -> ForwardParams:
@@ -224,6 +250,7 @@ def _forward_params(problem: _Problem) -> ForwardParams:
         num_splits=1,
         output_split_stride=0,
         lse_split_stride=0,
+        first_tile=0,
     )
 
 
