@@ -2,12 +2,14 @@
 
 Microseconds of processor time from the call of a public function to its return, with a launcher that does nothing and a
 plan that is in the planner's cache; beside it, what a bare torch.library operator costs that only allocates the same
-output. Both run in turns in one process; the figures are medians. Level: Python on this machine. Goal: at most 40.
+output. With --beside, also another build, with the median of the ratios ours / other. All run in turns in one process;
+the times are medians. Level: Python on this machine. Goal: at most 40.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import pathlib
 import statistics
 import sys
@@ -66,25 +68,30 @@ def microseconds(call, calls: int) -> float:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--build", type=pathlib.Path, default=BUILD, help="folder of the staged variants")
+    parser.add_argument("--beside", type=pathlib.Path, help="such a folder of another checkout, to be compared with")
     parser.add_argument("--rounds", type=int, default=15, help="measurements of each side (default: 15)")
     parser.add_argument("--calls", type=int, default=500, help="calls in a measurement (default: 500)")
     options = parser.parse_args()
-    kernel = kernels.get_local_kernel(options.build)
+    builds = [kernels.get_local_kernel(folder) for folder in (options.build, options.beside) if folder]
     library, bare = bare_operator()
     tensors = [torch.empty(2, 512, heads, 128, dtype=torch.float16) for heads in (32, 8, 8)]
     print(f"torch {torch.__version__}, {options.rounds} rounds of {options.calls} calls; microseconds a call")
-    print(f"{'call':36}{'ours':>8}{'bare operator':>16}")
+    names = ["ours", "bare operator", "other", "ours / other"][: 2 * len(builds)]
+    print(f"{'call':36}" + "".join(f"{name:>16}" for name in names))
     worst = 0.0
-    with kernel.launchers.use_launcher(lambda plan, tensors: None):
-        for name, call in cases(kernel).items():
-            times = [
-                (microseconds(call, options.calls), microseconds(lambda: bare(*tensors), options.calls))
-                for _ in range(options.rounds)
-            ]
-            ours, theirs = (statistics.median(side) for side in zip(*times))
-            print(f"{name:36}{ours:8.1f}{theirs:16.1f}", flush=True)
+    with contextlib.ExitStack() as launchers:
+        for kernel in builds:
+            launchers.enter_context(kernel.launchers.use_launcher(lambda plan, tensors: None))
+        for name, *calls in zip(cases(builds[0]), *(cases(kernel).values() for kernel in builds)):
+            sides = (calls[0], lambda: bare(*tensors), *calls[1:])
+            rounds = [[microseconds(side, options.calls) for side in sides] for _ in range(options.rounds)]
+            figures = [statistics.median(side) for side in zip(*rounds)]
+            print(f"{name:36}" + "".join(f"{figure:16.1f}" for figure in figures), end="")
+            if options.beside:
+                print(f"{statistics.median(ours / other for ours, _, other in rounds):16.3f}", end="")
+            print(flush=True)
             if not name.endswith("append"):  # which composes operators of PyTorch before the attention
-                worst = max(worst, ours)
+                worst = max(worst, figures[0])
     print(f"worst but for the append: {worst:.1f}, goal at most {GOAL:.0f}: {'met' if worst <= GOAL else 'missed'}")
     del library
     return int(worst > GOAL)

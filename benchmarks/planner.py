@@ -1,60 +1,83 @@
 """Cost of planning, for shapes planned before and for new ones: python benchmarks/planner.py
 
+With --beside, also that of another build, with the median of the ratios ours / other; both run in turns in one process.
 Level: Python on this machine.
 """
 
 from __future__ import annotations
 
-import functools
+import argparse
 import itertools
 import pathlib
 import statistics
 import sys
 import time
+from typing import Callable, List
 
 import kernels
 import torch
 
 GOAL, NEW_GOAL = 15.0, 150.0  # microseconds
+BUILD = pathlib.Path(__file__).resolve().parent.parent / "build"
+WINDOWS = 1500  # more plans than the planner keeps
 
 
-def median_microseconds(call, calls=2000, rounds=15) -> float:
-    """Median over rounds of the mean time of a call."""
-    times = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        for _ in range(calls):
-            call()
-        times.append((time.perf_counter() - start) / calls * 1e6)
-    return statistics.median(times)
+def planned_calls(kernel, function: str, arguments: dict, windows) -> List[Callable]:
+    """What a public function's calls have planned, one for each window on the left: a call of the planner each."""
+    plan_forward, found = kernel.planner.plan_forward, []
+
+    def plan(*arguments):
+        found.append(lambda: plan_forward(*arguments))
+        return plan_forward(*arguments)
+
+    kernel.planner.plan_forward = plan
+    try:
+        with kernel.launchers.use_launcher(lambda plan, tensors: None, kernel.device.Device(family=7, cores=32)):
+            for window in windows:
+                getattr(kernel, function)(**arguments, window_size=(window, 0))
+    finally:
+        kernel.planner.plan_forward = plan_forward
+    return found
+
+
+def cases() -> dict:
+    """By name: a public function and its arguments."""
+    cu_seqlens = torch.tensor([0, 300, 1000], dtype=torch.int32)
+    lengths = {"cu_seqlens_q": cu_seqlens, "cu_seqlens_k": cu_seqlens, "max_seqlen_q": 1000, "max_seqlen_k": 1000}
+    heads = {"q": 32, "k": 8, "v": 8}
+    packed = {name: torch.empty(1000, number, 64, dtype=torch.float16) for name, number in heads.items()}
+    dense = {name: torch.empty(2, 512, number, 128) for name, number in heads.items()}
+    return {"packed": ("flash_attn_varlen_func", packed | lengths), "dense": ("flash_attn_func", dense)}
+
+
+def microseconds(plans, calls: int) -> float:
+    """Mean processor time of that many of the plans."""
+    plans = list(itertools.islice(plans, calls))
+    start = time.thread_time()
+    for plan in plans:
+        plan()
+    return (time.thread_time() - start) / calls * 1e6
 
 
 def main() -> int:
-    build = kernels.get_local_kernel(pathlib.Path(__file__).resolve().parent.parent / "build")
-    planner, device = build.planner, build.device.Device(family=7, cores=32)
-    cu_seqlens = torch.tensor([0, 300, 1000], dtype=torch.int32)
-    heads = {"query": 32, "key": 8, "value": 8}
-    packed = {name: torch.empty(1000, number, 64, dtype=torch.float16) for name, number in heads.items()}
-    dense = {name: torch.empty(2, 512, number, 128) for name, number in heads.items()}
-
-    def call(tensors, cu_seqlens):
-        fields = dict.fromkeys(build.call.TENSORS)
-        fields |= tensors | {"cu_seqlens_q": cu_seqlens, "cu_seqlens_k": cu_seqlens}
-        fields |= {"max_seqlen_q": 1000, "max_seqlen_k": 1000, "softmax_scale": 0.125, "softcap": 0.0}
-        return build.call.Call(**fields, window_left=-1, window_right=0, num_splits=0)
-
-    def plan(call):
-        planner.plan_forward(device, call.query, None, call)
-
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--build", type=pathlib.Path, default=BUILD, help="folder of the staged variants")
+    parser.add_argument("--beside", type=pathlib.Path, help="such a folder of another checkout, to be compared with")
+    parser.add_argument("--rounds", type=int, default=15, help="measurements of each side (default: 15)")
+    options = parser.parse_args()
+    builds = [kernels.get_local_kernel(folder) for folder in (options.build, options.beside) if folder]
     missed = False
-    for name, repeating in [("packed", call(packed, cu_seqlens)), ("dense", call(dense, None))]:
-        repeated = median_microseconds(functools.partial(plan, repeating))
-        ever = (repeating._replace(window_left=size) for size in itertools.count(1))  # each another plan
-        new = median_microseconds(lambda ever=ever: plan(next(ever)), calls=200)
-        print(
-            f"planning a {name} call: repeated {repeated:.2f} us (goal {GOAL:.0f}), new {new:.1f} us ({NEW_GOAL:.0f})"
-        )
-        missed |= repeated > GOAL or new > NEW_GOAL
+    for name, (function, arguments) in cases().items():
+        for kind, windows, calls, goal in (("repeated", 1, 2000, GOAL), ("new", WINDOWS, 200, NEW_GOAL)):
+            sides = [itertools.cycle(planned_calls(kernel, function, arguments, range(windows))) for kernel in builds]
+            rounds = [[microseconds(side, calls) for side in sides] for _ in range(options.rounds)]
+            ours, *others = (statistics.median(side) for side in zip(*rounds))
+            line = f"planning a {kind} {name} call: {ours:.2f} us (goal {goal:.0f})"
+            for other in others:
+                ratio = statistics.median(ours / other for ours, other in rounds)
+                line += f", other {other:.2f} us, ours / other {ratio:.3f}"
+            print(line, flush=True)
+            missed |= ours > goal
     return int(missed)
 
 

@@ -26,9 +26,9 @@ template <Loader kLoader, typename T, int kRows, int kColumns, int kSlices>
 using Block = conditional_t<kLoader == Loader::staged, StagedTile<T, kRows, kColumns, kSlices>,
                             DirectTile<T, kRows, kColumns, kSlices>>;
 
-// Grid: (key/value heads, tiles of query rows, splits). Threadgroups start in the order of their linear index: all
-// heads of a tile together, and the last tiles first, which causal masks make the heaviest, so that the light ones are
-// left to fill the cores at the end.
+// Grid: (key/value heads, tiles of query rows from first_tile on, splits). Threadgroups start in the order of their
+// linear index: all heads of a tile together, and the last tiles first, which causal masks make the heaviest, so that the
+// light ones are left to fill the cores at the end.
 //
 // Packed tensors have total_q or total_k in the place of batch and length, paged keys and values num_pages and
 // page_size. Rows hold params.head_dim (query, key) and params.value_dim (value, output) elements, up to kHeadDim and
@@ -66,7 +66,7 @@ template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int k
   threadgroup float4 memory[kMemory > 0 ? kMemory / 16 : 1];
 
   // This threadgroup's rows, and the keys they see.
-  const int head_kv = position.x, tile_index = grid.y - 1 - position.y;
+  const int head_kv = position.x, tile_index = int(params.first_tile) + grid.y - 1 - position.y;
   QueryTile tile;
   if (is_packed) tile = packed_tile<kBlockM>(params, cu_seqlens_q, cu_seqlens_k, head_kv, tile_index);
   else tile = dense_tile<kBlockM>(params, head_kv, tile_index);

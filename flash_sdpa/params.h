@@ -27,8 +27,9 @@ struct ForwardParams {
   long num_splits;           // parts that the keys of a tile are divided in
   long output_split_stride;  // elements of one part's output
   long lse_split_stride;     // elements of one part's lse
+  long first_tile;           // of this launch; those before it are another launch's
 };
-static_assert(sizeof(ForwardParams) == 29 * 8, "plan.ForwardParams packs 29 int64");
+static_assert(sizeof(ForwardParams) == 30 * 8, "plan.ForwardParams packs 30 int64");
 
 // A score is <query_factor * query, key>, then capped or biased, in a unit that keeps it below 2^127: scale times a
 // score is what the softmax takes the exponential of.

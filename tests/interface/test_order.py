@@ -8,35 +8,51 @@ import pytest
 import torch
 from cases import dense
 
-# In the order in which they are found. What both functions take, and one wrong value of each.
+# In the order in which they are found. What the functions take, and one wrong value of each.
 WRONG = {
-    "q": lambda tensors: {"q": tensors["q"].double()},
-    "k": lambda tensors: {"k": tensors["k"].half()},
-    "v": lambda tensors: {"v": tensors["v"].half()},
-    "softmax_scale": lambda tensors: {"softmax_scale": float("nan")},
-    "causal": lambda tensors: {"causal": 3},
-    "window_size": lambda tensors: {"window_size": (-2, 0)},
-    "softcap": lambda tensors: {"softcap": -1.0},
-    "alibi_slopes": lambda tensors: {"alibi_slopes": torch.ones(7)},
-    "s_aux": lambda tensors: {"s_aux": torch.ones(7)},
-    "dropout_p": lambda tensors: {"dropout_p": 1.5},
-    "deterministic": lambda tensors: {"deterministic": 2},
-    "return_attn_probs": lambda tensors: {"return_attn_probs": 2},
+    "kv": lambda tensor: tensor.half(),  # the layout of stacked tensors is checked first, their dtype beside q
+    "q": torch.Tensor.double,
+    "k": torch.Tensor.half,
+    "v": torch.Tensor.half,
+    "softmax_scale": lambda _: float("nan"),
+    "causal": lambda _: 3,
+    "window_size": lambda _: (-2, 0),
+    "softcap": lambda _: -1.0,
+    "alibi_slopes": lambda _: torch.ones(7),
+    "s_aux": lambda _: torch.ones(7),
+    "dropout_p": lambda _: 1.5,
+    "deterministic": lambda _: 2,
+    "return_attn_probs": lambda _: 2,
 }
+SEPARATE = [name for name in WRONG if name != "kv"]
+STACKED = ["q", *(name for name in WRONG if name not in ("q", "k", "v", "s_aux"))]
 
 
-@pytest.mark.parametrize("first, second", list(itertools.combinations(WRONG, 2)))
-def test_dense_and_packed_find_the_same_error_first(kernel, first, second):
-    errors = []
-    for is_packed in (False, True):
-        tensors = dict(zip("qkv", dense(1, 5, 9, 4, 2, 32, torch.float32)))
-        lengths = {}
-        if is_packed:
-            tensors = {name: tensor[0] for name, tensor in tensors.items()}
-            lengths = {"max_seqlen_q": 5, "max_seqlen_k": 9}
-            lengths["cu_seqlens_q"], lengths["cu_seqlens_k"] = (torch.tensor([0, n], dtype=torch.int32) for n in (5, 9))
-        function = kernel.flash_attn_varlen_func if is_packed else kernel.flash_attn_func
-        with pytest.raises((TypeError, ValueError)) as caught:
-            function(**{**tensors, **lengths, **WRONG[first](tensors), **WRONG[second](tensors)})
-        errors.append((caught.type, str(caught.value)))
-    assert errors[0] == errors[1] and errors[0][1].startswith(first)
+def first_error(kernel, is_stacked: bool, is_packed: bool, wrong) -> tuple:
+    arguments = dict(zip("qkv", dense(1, 5, 9, 4, 2, 32, torch.float32)))
+    if is_packed:
+        arguments = {name: tensor[0] for name, tensor in arguments.items()}
+    if is_stacked:
+        arguments["kv"] = torch.stack((arguments.pop("k"), arguments.pop("v")), dim=-3)
+    arguments |= {name: WRONG[name](arguments.get(name)) for name in wrong}
+    if is_packed:
+        arguments |= {"max_seqlen_q": 5, "max_seqlen_k": 9}
+        for name, length in (("cu_seqlens_q", 5), ("cu_seqlens_k", 9)):
+            arguments[name] = torch.tensor([0, length], dtype=torch.int32)
+    name = f"flash_attn_{'varlen_' * is_packed}{'kvpacked_' * is_stacked}func"
+    with pytest.raises((TypeError, ValueError)) as caught:
+        getattr(kernel, name)(**arguments)
+    return caught.type, str(caught.value).replace("kv[:, :, ", "kv[:, ")  # a part of the stacked tensor
+
+
+@pytest.mark.parametrize(
+    "is_stacked, first, second",
+    [
+        (is_stacked, *pair)
+        for is_stacked, names in ((False, SEPARATE), (True, STACKED))
+        for pair in itertools.combinations(names, 2)
+    ],
+)
+def test_dense_and_packed_find_the_same_error_first(kernel, is_stacked, first, second):
+    error = first_error(kernel, is_stacked, False, (first, second))
+    assert error == first_error(kernel, is_stacked, True, (first, second)) and error[1].startswith(first)

@@ -118,6 +118,13 @@ def test_structs_mirror_params_h(kernel, name):
     assert list(getattr(kernel.planning.plan, name)._fields) == metal_struct(name)
 
 
+@pytest.mark.parametrize("file, name", [("tile.h", "kSimdWidth"), ("attention_combine.metal", "kMaxSplits")])
+def test_numbers_mirror_the_kernels(kernel, file, name):
+    [number] = re.findall(rf"constant constexpr \w+ {name} = (\d+);", (KERNELS / file).read_text())
+    ours = {"kSimdWidth": kernel.planner.SIMD_WIDTH, "kMaxSplits": kernel.planner.MAX_SPLITS}
+    assert int(number) == ours[name]
+
+
 def test_constants_mirror_function_constants_h(kernel):
     query = torch.empty(1, 4, 1, 64, device="meta")
     text = (KERNELS / "function_constants.h").read_text()
@@ -152,6 +159,7 @@ def test_packed_plan(kernel):
         "num_splits": 1,
         "output_split_stride": 0,
         "lse_split_stride": 0,
+        "first_tile": 0,
     }
     assert score == pytest.approx((1.0, 0.0, 1.0, 0.125, 0.125 * 1.4426950408889634))
     assert plan.grid == (2, 100 * 4 // 32 + 3 + 2, 1) and plan.threads == (128, 1, 1)

@@ -3,7 +3,7 @@
 # Annotations are evaluated here: the operators' schemas are made of them.
 
 import operator
-from typing import Dict, NamedTuple, NewType, Optional, Tuple, get_type_hints
+from typing import Callable, Dict, NamedTuple, NewType, Optional, Sequence, Tuple, get_type_hints
 
 import torch
 
@@ -61,9 +61,13 @@ TENSORS = tuple(name for name, kind in _TYPES.items() if _KINDS[kind].startswith
 SETTINGS = tuple(name for name in _TYPES if name not in TENSORS)
 DTYPES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}  # with their names in the kernels'
 
-tensors_of = operator.attrgetter(*TENSORS)  # the values of those fields, in order
-settings_of = operator.attrgetter(*SETTINGS)
-differentiable_of = operator.itemgetter(*map(Call._fields.index, Gradients._fields))  # also of an operator's arguments
+
+def _values_of(names: Sequence[str]) -> Callable[[tuple], tuple]:
+    return operator.itemgetter(*map(Call._fields.index, names))
+
+
+# The values of these fields, in order, of a call or of what an operator is given, which begins with one.
+tensors_of, settings_of, differentiable_of = map(_values_of, (TENSORS, SETTINGS, Gradients._fields))
 
 
 def schema(kind: type) -> str:

@@ -10,9 +10,11 @@ from typing import Tuple
 
 import torch
 
+_FLAGS = (bool, torch.SymBool)
+
 
 def as_flag(value: object, name: str) -> bool:
-    if isinstance(value, (bool, torch.SymBool)):
+    if isinstance(value, _FLAGS):
         return bool(value)
     flag = _item(value, name)
     if not isinstance(flag, bool):
@@ -34,7 +36,9 @@ def as_integer(value: object, name: str) -> int:
 
 
 def as_float(value: object, name: str, allowed: str = "a float") -> float:
-    number = value if type(value) is float or type(value) is int else _item(value, name)
+    if type(value) is float or type(value) is int:
+        return value
+    number = _item(value, name)
     if isinstance(number, bool) or not isinstance(number, (float, int, torch.SymFloat, torch.SymInt)):
         raise TypeError(f"{name} must be {allowed}, got {kind_of(value)}")
     return number

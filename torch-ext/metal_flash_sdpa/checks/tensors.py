@@ -65,7 +65,7 @@ def check_query(query: torch.Tensor, layout: Layout, name: str) -> None:
     _check_layout(query, layout, name)
     if query.dtype not in DTYPES:
         raise TypeError(f"{name} must be one of {list_of(DTYPES)}, got {query.dtype}")
-    num_heads, head_dim = query.shape[-2:]
+    *_, num_heads, head_dim = query.shape
     if num_heads < 1:
         raise ValueError(f"{name} must have at least one head, got shape {tuple(query.shape)}")
     if not 1 <= head_dim <= MAX_HEAD_DIM:
@@ -76,18 +76,21 @@ def check_key_value(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
     """`key` and `value` beside a checked `query`."""
     _check_like_query(query, key, layout, names.query, names.key)
     _check_like_query(query, value, layout, names.query, names.value)
-    if key.shape[-1] != query.shape[-1]:
+    *_, num_heads, head_dim = query.shape  # once, as reading a shape takes its time
+    *key_axes, key_dim = key.shape
+    *value_axes, value_dim = value.shape
+    if key_dim != head_dim:
         raise ValueError(
-            f"{names.key} must have the head_dim of {names.query}, {query.shape[-1]}, got shape {tuple(key.shape)}"
+            f"{names.key} must have the head_dim of {names.query}, {head_dim}, got shape {tuple(key.shape)}"
         )
-    if value.shape[:-1] != key.shape[:-1]:
+    if value_axes != key_axes:
         raise ValueError(
-            f"{names.value} must have the shape of {names.key} up to head_dim, {tuple(key.shape[:-1])}, "
+            f"{names.value} must have the shape of {names.key} up to head_dim, {tuple(key_axes)}, "
             f"got shape {tuple(value.shape)}"
         )
-    if not 1 <= value.shape[-1] <= MAX_HEAD_DIM:
-        raise ValueError(f"{names.value} must have a head_dim of 1 to {MAX_HEAD_DIM}, got {value.shape[-1]}")
-    num_heads, num_heads_kv = query.shape[-2], key.shape[-2]
+    if not 1 <= value_dim <= MAX_HEAD_DIM:
+        raise ValueError(f"{names.value} must have a head_dim of 1 to {MAX_HEAD_DIM}, got {value_dim}")
+    num_heads_kv = key_axes[-1]
     if num_heads_kv < 1 or num_heads % num_heads_kv:
         raise ValueError(
             f"the number of heads of {names.query}, {num_heads}, must be a multiple of that of {names.key}, "
@@ -202,13 +205,17 @@ def check_max_seqlen(max_seqlen: Union[int, torch.Tensor], total: int, name: str
 
 
 def check_window(window_size: Tuple[int, int], causal: bool, causal_name: str) -> Tuple[int, int]:
-    """(window_left, window_right) in keys, -1 = unbounded; causal is a window that ends at the diagonal."""
+    """(window_left, window_right) in keys, -1 = all of them; causal is a window that ends at the diagonal."""
     causal = as_flag(causal, causal_name)
     left, right = as_pair(window_size, "window_size")
     if left < -1 or right < -1:
         raise ValueError(f"window_size must be -1 (unbounded) or more on both sides, got {(left, right)}")
-    # Wider than any sequence is as good as unbounded; the operators count in 64 bits.
-    return min(left, MAX_LENGTH), 0 if causal else min(right, MAX_LENGTH)
+    # No sequence is longer, and operators count in 64 bits.
+    if left >= MAX_LENGTH:
+        left = -1
+    if right >= MAX_LENGTH:
+        right = -1
+    return left, 0 if causal else right
 
 
 def check_softmax_scale(softmax_scale: Optional[float], head_dim: int, name: str) -> float:

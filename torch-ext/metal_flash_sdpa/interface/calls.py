@@ -15,10 +15,35 @@ from ..checks.tensors import Layout, Names
 Result = Union[torch.Tensor, Tuple[torch.Tensor, torch.Tensor, None]]
 
 
-def dense(names: Names, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **scoring) -> Call:
-    """A checked call on a dense batch; `scoring` is what `scored` takes."""
+def dense(
+    names: Names,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *,
+    softmax_scale: Optional[float],
+    causal: bool,
+    window_size: Tuple[int, int],
+    softcap: float,
+    alibi_slopes: Optional[torch.Tensor],
+    s_aux: Optional[torch.Tensor] = None,
+    learnable_sink: Optional[torch.Tensor] = None,
+) -> Call:
+    """A checked call on a dense batch."""
     tensors.check_query(query, Layout.DENSE, names.query)
     tensors.check_key_value(query, key, value, Layout.DENSE, names)
+    fields = scored(
+        names,
+        query,
+        batch=query.shape[0],
+        softmax_scale=softmax_scale,
+        causal=causal,
+        window_size=window_size,
+        softcap=softcap,
+        alibi_slopes=alibi_slopes,
+        s_aux=s_aux,
+        learnable_sink=learnable_sink,
+    )
     return Call(
         query=query,
         key=key,
@@ -30,7 +55,7 @@ def dense(names: Names, query: torch.Tensor, key: torch.Tensor, value: torch.Ten
         max_seqlen_q=query.shape[1],
         max_seqlen_k=key.shape[1],
         num_splits=0,
-        **scored(names, query, query.shape[0], **scoring),
+        **fields,
     )
 
 
@@ -46,9 +71,15 @@ def packed(
     max_seqlen_k: Union[int, torch.Tensor],
     block_table: Optional[torch.Tensor] = None,
     seqused_k: Optional[torch.Tensor] = None,
-    **scoring,
+    softmax_scale: Optional[float],
+    causal: bool,
+    window_size: Tuple[int, int],
+    softcap: float,
+    alibi_slopes: Optional[torch.Tensor],
+    s_aux: Optional[torch.Tensor] = None,
+    learnable_sink: Optional[torch.Tensor] = None,
 ) -> Call:
-    """A checked call on a packed batch, of packed or paged keys; `scoring` is what `scored` takes."""
+    """A checked call on a packed batch, of packed or paged keys."""
     tensors.check_query(query, Layout.PACKED, names.query)
     cu_seqlens_q, cu_seqlens_k = tensors.check_cu_seqlens(
         cu_seqlens_q, cu_seqlens_k, seqused_k, block_table, query, names
@@ -58,7 +89,24 @@ def packed(
     seqused_k = features.check_seqused_k(seqused_k, query, batch)
     tensors.check_key_value(query, key, value, Layout.PACKED if block_table is None else Layout.PAGED, names)
     total_k = key.shape[0] if block_table is None else block_table.shape[1] * key.shape[1]
-    call = Call(
+    longest_q = tensors.check_max_seqlen(max_seqlen_q, query.shape[0], names.max_seqlen_q)
+    longest_k = tensors.check_max_seqlen(max_seqlen_k, total_k, names.max_seqlen_k)
+    fields = scored(
+        names,
+        query,
+        batch=batch,
+        softmax_scale=softmax_scale,
+        causal=causal,
+        window_size=window_size,
+        softcap=softcap,
+        alibi_slopes=alibi_slopes,
+        s_aux=s_aux,
+        learnable_sink=learnable_sink,
+    )
+    if tensors.CHECK_VALUES:
+        device_values.check_query_values(cu_seqlens_q, max_seqlen_q, query.shape[0])
+        device_values.check_key_values(cu_seqlens_k, max_seqlen_k, seqused_k, block_table, key)
+    return Call(
         query=query,
         key=key,
         value=value,
@@ -66,22 +114,18 @@ def packed(
         cu_seqlens_k=cu_seqlens_k,
         seqused_k=seqused_k,
         block_table=block_table,
-        max_seqlen_q=tensors.check_max_seqlen(max_seqlen_q, query.shape[0], names.max_seqlen_q),
-        max_seqlen_k=tensors.check_max_seqlen(max_seqlen_k, total_k, names.max_seqlen_k),
+        max_seqlen_q=longest_q,
+        max_seqlen_k=longest_k,
         num_splits=0,
-        **scored(names, query, batch, **scoring),
+        **fields,
     )
-    if tensors.CHECK_VALUES:
-        device_values.check_query_values(cu_seqlens_q, max_seqlen_q, query.shape[0])
-        device_values.check_key_values(cu_seqlens_k, max_seqlen_k, seqused_k, block_table, key)
-    return call
 
 
 def scored(
     names: Names,
     query: torch.Tensor,
-    batch: int,
     *,
+    batch: int,
     softmax_scale: Optional[float],
     causal: bool,
     window_size: Tuple[int, int],

@@ -119,7 +119,8 @@ def flash_attn_varlen_func(
         softmax_scale: factor of the scores, at most 1e8 in size; None is head_dim ** -0.5.
         causal: a query sees no key after its own position; caps the right side of `window_size` at 0.
         window_size: (left, right), keys that a query sees before and after its own position, 0 or more, or -1 for all
-            of them; less is a ValueError. A tuple, list, tensor on the CPU or array of two integers.
+            of them; less is a ValueError. 2^31 - 1 or more is -1, as no sequence is longer. A tuple, list, tensor on
+            the CPU or array of two integers.
         alibi_slopes: `[num_heads]` or `[batch, num_heads]`, fp32: what a score loses per token of distance. It has no
             gradient.
         deterministic: accepted; every call is deterministic.

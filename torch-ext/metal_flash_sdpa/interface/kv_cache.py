@@ -127,7 +127,7 @@ def flash_attn_with_kvcache(
     fields = calls.scored(
         _NAMES,
         q,
-        batch,
+        batch=batch,
         softmax_scale=softmax_scale,
         causal=causal,
         window_size=window_size,
@@ -188,11 +188,12 @@ def _append(cache: _Cache, k: torch.Tensor, v: torch.Tensor, lengths: torch.Tens
     # or, if none is, of what is there already. No two writes to one place then differ.
     source = torch.arange(valid.shape[0], device=k.device).where(valid, valid.int().argmax())
     index = places.flatten()[source].clamp(0, cache.keys.shape[0] - 1), offsets.flatten()[source]
+    any_valid = valid.any()
     for tensor, new in ((cache.keys, k), (cache.values, v)):
         # As for every in-place operation, but that a cache which is a parameter may be written.
         tracked = new.requires_grad or (tensor.requires_grad and not tensor.is_leaf)
         with torch.set_grad_enabled(torch.is_grad_enabled() and tracked):
-            tensor.index_put_(index, new.flatten(0, 1)[source].where(valid.any(), tensor[index]))
+            tensor.index_put_(index, new.flatten(0, 1)[source].where(any_valid, tensor[index]))
 
 
 def _attend(

@@ -85,8 +85,9 @@ def _new_outputs(call: Call, return_lse: bool) -> Tuple[torch.Tensor, torch.Tens
     """Output like query with the value's head_dim, and lse [num_heads, total_q] or [batch, num_heads, seqlen_q], or
     [0] when not asked for."""
     query = call.query
-    lse_shape = (*query.shape[:-3], query.shape[-2], query.shape[-3]) if return_lse else (0,)
-    output = query.new_empty((*query.shape[:-1], call.value.shape[-1]))
+    *batch, seqlen_q, num_heads, _ = query.shape
+    lse_shape = (*batch, num_heads, seqlen_q) if return_lse else 0
+    output = query.new_empty((*batch, seqlen_q, num_heads, call.value.shape[-1]))
     return output, query.new_empty(lse_shape, dtype=torch.float32)
 
 
@@ -103,12 +104,7 @@ def _compute(output: torch.Tensor, lse: Optional[torch.Tensor], call: Call, drop
     if dropout.dropout_p > 0:
         dropout_p = dropout.dropout_p
         raise NotImplementedError(f"dropout is not implemented on Metal: dropout_p must be 0.0, got {dropout_p}")
-    if any(tensor is not None and tensor.numel() == 0 for tensor in tensors_of(call)):
-        # Nothing to see: no queries, no keys, no pages or no sequences. An empty tensor may have no memory to bind.
-        output.zero_()
-        if lse is not None:
-            lse.fill_(-torch.inf)
-    elif output.stride(-1) != 1:  # the kernels write rows of contiguous elements
+    if output.stride(-1) != 1:  # the kernels write rows of contiguous elements
         contiguous = torch.empty_like(output, memory_format=torch.contiguous_format)
         launch(target, contiguous, lse, call)
         output.copy_(contiguous)
@@ -122,8 +118,14 @@ def _with_rows(tensor: torch.Tensor) -> torch.Tensor:
 
 def launch(target: launchers.Target, output: torch.Tensor, lse: Optional[torch.Tensor], call: Call) -> None:
     """Plans a call for the target's GPU and runs the plan."""
-    plan = planner.plan_forward(target.device, output, lse, call)
     tensors = present(call)
+    if not all(map(torch.Tensor.numel, tensors.values())):
+        # Nothing to see: no queries, no keys, no pages or no sequences. An empty tensor may have no memory to bind.
+        output.zero_()
+        if lse is not None:
+            lse.fill_(-torch.inf)
+        return
+    plan = planner.plan_forward(target.device, output, lse, call)
     tensors["output"] = output
     if lse is not None:
         tensors["lse"] = lse
@@ -188,11 +190,9 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, *arguments):
-        call, others = taken(arguments)
-        _return_lse, *ctx.dropout = others
-        ctx.other_grads = (None,) * len(others)
-        ctx.save_for_backward(*tensors_of(call))
-        ctx.settings = settings_of(call)
+        ctx.save_for_backward(*tensors_of(arguments))
+        ctx.settings = settings_of(arguments)
+        _call, (_return_lse, *ctx.dropout) = taken(arguments)
         ctx.launched = launchers.current() is not None
         ctx.set_materialize_grads(False)
         output, lse = _below_autograd(attention_forward, arguments)
@@ -211,7 +211,7 @@ class _Attention(torch.autograd.Function):
         grads = Gradients(*attention_backward(grad_output, grad_lse, *call, *ctx.dropout))
         if call.sinks is None:
             grads = grads._replace(sinks=None)
-        return (*_NO_GRADIENTS._replace(**grads._asdict()), *ctx.other_grads)
+        return (*_NO_GRADIENTS._replace(**grads._asdict()), None, *(None for _ in ctx.dropout))
 
 
 class _AttentionBackward(torch.autograd.Function):

@@ -6,19 +6,24 @@ Pure Python: no tensor is read, nothing synchronises, no GPU is needed. The same
 from __future__ import annotations
 
 import functools
+import math
 from typing import NamedTuple, Optional, Tuple
 
 import torch
 
 from ..call import DTYPES, Call
 from .device import Device
-from .plan import CombineParams, ForwardParams, Plan, ScoreParams, Scratch
+from .plan import CombineParams, ForwardParams, Plan, ScoreParams, Scratch, in_ranges
 from .tiles import DECODE_ROWS, Tile, choose
 
-UNBOUNDED = 2**30  # a window this wide hides nothing; lengths stay below it, so that row arithmetic fits 32 bits
+UNBOUNDED = 2**30  # the kernels' widest window: lengths stay below it, so that row arithmetic fits 32 bits
+SIMD_WIDTH = 32  # threads of a SIMD group; tile.h: kSimdWidth
 SIMDGROUPS_PER_CORE = 16  # at full rate, by published measurements of M1 and M2
 MIN_SPLIT_BLOCKS = 2  # for each SIMD group: a part costs a write and a read of its fp32 output
 MAX_SPLITS = 64  # attention_combine.metal: kMaxSplits. Bounds the scratch, too: 64 outputs that do not fill the GPU
+# Multiply-adds of a core in one launch. M1, the slowest GPU, does them in a second at 60 % of its peak (128 a clock,
+# 1.28 GHz); macOS ends what keeps the GPU for long.
+LAUNCH_WORK = 100 * 10**9
 
 
 class _Layout(NamedTuple):
@@ -28,7 +33,7 @@ class _Layout(NamedTuple):
 
 
 class _Problem(NamedTuple):
-    """All that a plan depends on, and nothing else: the key of the plan cache."""
+    """All that a plan depends on, and nothing else."""
 
     device: Device
     dtype: torch.dtype
@@ -64,33 +69,33 @@ def plan_forward(
     Raises NotImplementedError, with the reason, for what no kernel can do.
     """
     query, key, value = call.query, call.key, call.value
-    return _plan_forward(
-        _Problem(  # by position: a quarter of this function's time
-            device,
-            query.dtype,
-            _Layout(query.shape, query.stride(), query.storage_offset() % 16),
-            _Layout(key.shape, key.stride(), key.storage_offset() % 16),
-            _Layout(value.shape, value.stride(), value.storage_offset() % 16),
-            _Layout(output.shape, output.stride(), output.storage_offset() % 16),
-            None if call.cu_seqlens_q is None else call.cu_seqlens_q.shape[0] - 1,
-            None if call.block_table is None else call.block_table.shape[1],
-            0 if call.alibi_slopes is None else call.alibi_slopes.dim(),
-            call.seqused_k is not None,
-            call.sinks is not None,
-            lse is not None,
-            call.softmax_scale,
-            call.window_left,
-            call.window_right,
-            call.softcap,
-            min(call.max_seqlen_q, query.shape[-3]) * query.shape[-2] <= DECODE_ROWS * key.shape[-2],
-            1 << max(0, call.max_seqlen_k - 1).bit_length(),
-            call.num_splits,
-        )
+    query_shape, key_shape = query.shape, key.shape
+    return _plan_forward(  # the fields of _Problem, unnamed: names would add a third to what a planned call costs
+        device,
+        query.dtype,
+        (query_shape, query.stride(), query.storage_offset() % 16),
+        (key_shape, key.stride(), key.storage_offset() % 16),
+        (value.shape, value.stride(), value.storage_offset() % 16),
+        (output.shape, output.stride(), output.storage_offset() % 16),
+        None if call.cu_seqlens_q is None else call.cu_seqlens_q.shape[0] - 1,
+        None if call.block_table is None else call.block_table.shape[1],
+        0 if call.alibi_slopes is None else call.alibi_slopes.dim(),
+        call.seqused_k is not None,
+        call.sinks is not None,
+        lse is not None,
+        call.softmax_scale,
+        call.window_left,
+        call.window_right,
+        call.softcap,
+        min(call.max_seqlen_q, query_shape[-3]) * query_shape[-2] <= DECODE_ROWS * key_shape[-2],
+        1 << max(0, call.max_seqlen_k - 1).bit_length(),
+        call.num_splits,
     )
 
 
 @functools.lru_cache(maxsize=1024)  # bounded: a server sees ever new lengths
-def _plan_forward(problem: _Problem) -> Plan:
+def _plan_forward(device: Device, dtype: torch.dtype, query: tuple, key: tuple, value: tuple, output: tuple, *facts):
+    problem = _Problem(device, dtype, *map(_Layout._make, (query, key, value, output)), *facts)
     params = _forward_params(problem)
     _refuse_too_many_rows(params)
     packed = problem.batch is not None
@@ -108,7 +113,13 @@ def _plan_forward(problem: _Problem) -> Plan:
     return _split_plan(problem, params, tile, num_splits)
 
 
-def _forward_plan(problem: _Problem, params: ForwardParams, tile: Tile) -> Plan:
+def _forward_plan(
+    problem: _Problem,
+    params: ForwardParams,
+    tile: Tile,
+    scratch: Tuple[Scratch, ...] = (),
+    then: Optional[Plan] = None,
+) -> Plan:
     packed = problem.batch is not None
     is_split = params.num_splits > 1
     constants = {
@@ -132,17 +143,23 @@ def _forward_plan(problem: _Problem, params: ForwardParams, tile: Tile) -> Plan:
         "alibi_slopes": "has_alibi",
         "sinks": "has_sinks",
     }
-    return Plan(
+    tiles = _query_tiles(params, packed, tile.block_m)
+    plan = Plan(
         source="attention_forward.metal",
         kernel=tile.kernel(problem.dtype),
         constants=tuple(constants.items()),
         arguments=(params.pack(), _score_params(problem).pack())
         + ("query", "key", "value", "partial_output" if is_split else "output")
         + tuple(name if constants[constant] else None for name, constant in optional.items()),
-        grid=(problem.key.shape[-2], _query_tiles(params, packed, tile.block_m), params.num_splits),
-        threads=(tile.simdgroups * 32, 1, 1),
-        reason=f"{tile.block_m} rows a threadgroup, keys in {params.num_splits} part(s), for {problem.device}",
+        grid=(problem.key.shape[-2], tiles, params.num_splits),
+        threads=(tile.simdgroups * SIMD_WIDTH, 1, 1),
+        reason=f"{tile.block_m} rows a threadgroup, keys in {params.num_splits} part(s), "
+        f"for {problem.device.cores} cores of Apple{problem.device.family}",
+        scratch=scratch,
+        then=then,
     )
+    allowed = _tiles_of_a_launch(problem, params, tile)
+    return plan if tiles <= allowed else in_ranges(plan, params, allowed)
 
 
 def _split_plan(problem: _Problem, params: ForwardParams, tile: Tile, num_splits: int) -> Plan:
@@ -169,7 +186,7 @@ def _split_plan(problem: _Problem, params: ForwardParams, tile: Tile, num_splits
         + ("partial_output", "partial_softmax", "output")
         + ("lse" if problem.has_lse else None, "sinks" if problem.has_sinks else None),
         grid=(rows, 1, 1),
-        threads=(-(-params.value_dim // 32) * 32, 1, 1),
+        threads=(-(-params.value_dim // SIMD_WIDTH) * SIMD_WIDTH, 1, 1),
         reason="one thread a column, one threadgroup a row",
     )
     params = params._replace(
@@ -182,7 +199,7 @@ def _split_plan(problem: _Problem, params: ForwardParams, tile: Tile, num_splits
         Scratch("partial_output", (num_splits, rows, params.value_dim)),
         Scratch("partial_softmax", (num_splits, rows, 2)),
     )
-    return _forward_plan(problem, params, tile)._replace(scratch=scratch, then=combine)
+    return _forward_plan(problem, params, tile, scratch, combine)
 
 
 def _num_splits(problem: _Problem, params: ForwardParams, tile: Tile) -> int:
@@ -191,10 +208,22 @@ def _num_splits(problem: _Problem, params: ForwardParams, tile: Tile) -> int:
     tiles = -(-rows // tile.block_m)
     # Packed: at least one for each sequence, as the planner does not know the empty ones.
     tiles = tiles * params.batch if problem.batch is None else max(tiles, params.batch)
-    span = params.window_left + params.window_right + tile.block_m  # keys that a tile of rows sees, at most
-    keys = min(problem.longest_key, params.key_length, span)
+    keys = _keys_of_a_tile(problem, params, tile)
     room = problem.device.cores * SIMDGROUPS_PER_CORE // tile.simdgroups // max(1, tiles * problem.key.shape[-2])
     return max(1, min(room, keys // (tile.block_n * tile.key_groups * MIN_SPLIT_BLOCKS)))
+
+
+def _keys_of_a_tile(problem: _Problem, params: ForwardParams, tile: Tile) -> int:
+    """How many keys a tile of rows sees, at most."""
+    return min(problem.longest_key, params.key_length, params.window_left + params.window_right + tile.block_m)
+
+
+def _tiles_of_a_launch(problem: _Problem, params: ForwardParams, tile: Tile) -> int:
+    """As many as LAUNCH_WORK allows, but one at least."""
+    keys = -(-_keys_of_a_tile(problem, params, tile) // params.num_splits)
+    work = tile.block_m * keys * (tile.head_dim + tile.value_dim)  # of a threadgroup, at most
+    threadgroups = max(1, LAUNCH_WORK // max(1, work)) * problem.device.cores
+    return max(1, threadgroups // (problem.key.shape[-2] * params.num_splits))
 
 
 def _forward_params(problem: _Problem) -> ForwardParams:
@@ -221,6 +250,7 @@ def _forward_params(problem: _Problem) -> ForwardParams:
         num_splits=1,
         output_split_stride=0,
         lse_split_stride=0,
+        first_tile=0,
     )
 
 
@@ -256,8 +286,6 @@ def _is_aligned(problem: _Problem) -> bool:
     """Whether every row of every tensor starts on a 16-byte boundary (storage does) and is whole chunks of 16 bytes."""
     elements = 16 // problem.dtype.itemsize
     return all(
-        layout.offset % elements == 0
-        and layout.shape[-1] % elements == 0
-        and all(stride % elements == 0 for size, stride in zip(layout.shape[:-1], layout.strides) if size > 1)
-        for layout in (problem.query, problem.key, problem.value, problem.output)
+        math.gcd(offset, shape[-1], *[stride for size, stride in zip(shape, strides[:-1]) if size > 1]) % elements == 0
+        for shape, strides, offset in (problem.query, problem.key, problem.value, problem.output)
     )

@@ -18,7 +18,7 @@ class Parameters(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """An fp32 tensor that a plan needs between its launches."""
+    """An fp32 tensor that a plan's launches hand on."""
 
     name: str
     shape: Tuple[int, ...]
@@ -34,7 +34,7 @@ class Plan(NamedTuple):
     grid: Tuple[int, int, int]  # threadgroups
     threads: Tuple[int, int, int]  # threads of a threadgroup
     reason: str  # why this kernel and these tiles
-    scratch: Tuple[Scratch, ...] = ()  # what to allocate for this launch and the next
+    scratch: Tuple[Scratch, ...] = ()  # what to allocate for this launch and all that follow
     then: Optional[Plan] = None
 
 
@@ -72,6 +72,7 @@ class ForwardParams(NamedTuple):
     num_splits: int
     output_split_stride: int
     lse_split_stride: int
+    first_tile: int
 
     def pack(self) -> Parameters:
         fields = self.query + self.key + self.value + self.output + self[4:]
@@ -121,3 +122,15 @@ class ScoreParams(NamedTuple):
 
     def pack(self) -> Parameters:
         return Parameters("f", struct.pack(f"<{len(self)}f", *self))
+
+
+def in_ranges(plan: Plan, params: ForwardParams, tiles: int) -> Plan:
+    """The launch of a plan as a chain of launches, each of at most so many tiles of the grid's second axis; the last
+    tiles come first, as within a launch. `params` is the plan's first argument, before it was packed."""
+    x, all_tiles, z = plan.grid
+    chain = plan.then
+    for first in range(0, all_tiles, tiles):
+        arguments = params._replace(first_tile=first).pack(), *plan.arguments[1:]
+        grid = x, min(tiles, all_tiles - first), z
+        chain = plan._replace(arguments=arguments, grid=grid, scratch=(), then=chain)
+    return chain._replace(scratch=plan.scratch)
