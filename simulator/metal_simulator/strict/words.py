@@ -45,7 +45,10 @@ MACROS = frozenset(
 _MACRO = re.compile(rf"\b(?:{'|'.join(MACROS)})\b".encode())
 _WORDS = _KEYWORDS | _OTHER_OPERATORS | MACROS
 
-_SPELLED = {"__global": "device", "__constant": "constant", "__local": "threadgroup", "__private": "thread"}
+_SPELLED = {
+    **{"__global": "device", "__constant": "constant", "__local": "threadgroup", "__private": "thread"},
+    **{f"__{word}{end}": word for word in ("inline", "const", "volatile", "signed") for end in ("", "__")},
+}
 _TWO_WORDS = {
     "signed": {"char", "short", "int", "long"},
     "unsigned": {"char", "short", "int", "long"},
@@ -93,11 +96,11 @@ def found_in_tokens(tokens: List[Token], refused: Collection[Tuple[str, int]] = 
 
 
 def _without_doubles(tokens: List[Token]) -> List[Token]:
-    """`constant` is two words to clang, the second of them `const`."""
+    """`constant` is two words to clang, the second of them `const`; GNU's `__extension__` says nothing."""
     return [
         token
         for before, token in zip([None, *tokens], tokens)
-        if not (before and before.text == "__constant" and token.text == "const")
+        if token.text != "__extension__" and not (before and before.text == "__constant" and token.text == "const")
     ]
 
 

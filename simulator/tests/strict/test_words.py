@@ -156,6 +156,8 @@ template <typename, unsigned int = 3> struct Unnamed {};
 template <template <typename> class, typename T = unsigned int> struct Template {};
 inline unsigned int c(unsigned int, int const, float device (*)[4], device float (&)[4]);
 inline thread float& reference(thread float& x) { return x; }
+struct Extension { __extension__ union { struct { half d; } s; uint bits; }; __extension__ enum { kFirst } first; };
+static __inline__ auto spelled(__const int x, __volatile__ int y) -> int { __extension__ int z = x; return y + z; }
 inline float d(bool a, bool b, float x, thread float* p) {
   float limits[] = {NAN, MAXFLOAT, x * INFINITY, x > FLT_MAX ? M_PI_F : -M_E_F};
   auto e = (unsigned int)x, f = static_cast<unsigned int>(x);
