@@ -1,0 +1,31 @@
+"""Known faults as data: faults.json holds the smallest programs, each with its arguments and the right result."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Dict
+
+import numpy as np
+
+from .program import Argument, Program
+from .types import integers, parse, rounded
+
+
+def cases() -> Dict[str, dict]:
+    """By name: kind, why, text of the function program(), type of its result, arguments, expected, found."""
+    return json.loads((Path(__file__).parent / "faults.json").read_text())
+
+
+def program(case: dict) -> Program:
+    arguments = [Argument(name, parse(type), _value(type, value)) for name, (type, value) in case["arguments"].items()]
+    text = re.sub(r"\bprogram\b", "PROGRAM", "\n".join(case["text"]))
+    return Program(text, parse(case["type"]), tuple(arguments), _value(case["type"], case["expected"]))
+
+
+def _value(type: str, numbers: list) -> np.ndarray:
+    """One lane."""
+    kind = parse(type)
+    row = np.array([numbers], np.float64 if kind.is_float else object)
+    return rounded(kind.scalar, row) if kind.is_float else integers(row)
