@@ -1,9 +1,8 @@
-"""Known faults as data: faults.json holds the smallest programs, each with its arguments and the right result."""
+"""Known faults as data: cases.json holds the smallest programs, each with its arguments and the right result."""
 
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Dict
 
@@ -14,14 +13,16 @@ from .types import integers, parse, rounded
 
 
 def cases() -> Dict[str, dict]:
-    """By name: kind, why, text of the function program(), type of its result, arguments, expected, found."""
-    return json.loads((Path(__file__).parent / "faults.json").read_text())
+    """By name: text, type of the result, arguments by name with type and value, the right result; where the reader is
+    wrong today, what is found: a message, or the words of the result."""
+    return json.loads((Path(__file__).parent / "cases.json").read_text())
 
 
 def program(case: dict) -> Program:
     arguments = [Argument(name, parse(type), _value(type, value)) for name, (type, value) in case["arguments"].items()]
-    text = re.sub(r"\bprogram\b", "PROGRAM", "\n".join(case["text"]))
-    return Program(text, parse(case["type"]), tuple(arguments), _value(case["type"], case["expected"]))
+    return Program(
+        "\n".join(case["text"]), parse(case["type"]), tuple(arguments), _value(case["type"], case["expected"])
+    )
 
 
 def _value(type: str, numbers: list) -> np.ndarray:

@@ -85,7 +85,7 @@ def template_argument(g: Generator, type: Type, depth: int) -> Node:
         )
     )
     # a '>' outside parentheses would end the arguments
-    form = Form("template argument", text, lambda a: a.value, (SUM,), top=top, template_name="T")
+    form = Form("template argument", text, lambda a: a.value, (SUM,), top=top, template_name="T", constants=(0,))
     return make(form, type, (part,))
 
 
@@ -95,7 +95,7 @@ def default_argument(g: Generator, type: Type, depth: int) -> Node:
     constant = g.constant(type, depth)
     body = g.body([*inner, parameter(1, type, constant.value)], type, depth)
     top = f"{INLINE} {type} f$n({types[0]} $a, {type} $b = $1) {{ $s return $r; }}"
-    form = Form("default argument", "f$n($0)", top=top, parameters=(*types, type))
+    form = Form("default argument", "f$n($0)", top=top, parameters=(*types, type), constants=(1,))
     return make(form, type, (*parts, constant), body)
 
 
@@ -112,7 +112,7 @@ def macro(g: Generator, type: Type, depth: int) -> Node:
 @production(4)
 def object_macro(g: Generator, type: Type, depth: int) -> Node:
     part = g.constant(type, depth)
-    return make(Form("object macro", "M$n", lambda a: a.value, top="#define M$n ($0)"), type, (part,))
+    return make(Form("object macro", "M$n", lambda a: a.value, top="#define M$n ($0)", constants=(0,)), type, (part,))
 
 
 @production(8)
@@ -214,6 +214,7 @@ def constant_table(g: Generator, type: Type, depth: int) -> Node:
         lambda a, b, i: pick(np.stack([a.value, b.value], 1), i),
         (1, 1, COMMA),
         top=f"{style} = {{$0, $1}};",
+        constants=(0, 1),
     )
     return make(form, type, (*parts, index_below(g, 2, depth)))
 
@@ -227,7 +228,14 @@ def constant_struct(g: Generator, type: Type, depth: int) -> Node:
     top = f"struct S$n {{ {type} x; int y; }};\nconstant S$n t$n[2] = {{{{$0, $1}}, {{$0, $1}}}};"
     before = g.choice(("S$n $v = t$n[$2];", "S$n $v; $v = t$n[$2];", "const auto $v = t$n[$2];", "S$n $v(t$n[$2]);"))
     form = Form(
-        "copy from constant memory", "$v.x", lambda a, b, i: a.value, (1, 1, COMMA), top=top, before=before, names=("",)
+        "copy from constant memory",
+        "$v.x",
+        lambda a, b, i: a.value,
+        (1, 1, COMMA),
+        top=top,
+        constants=(0, 1),
+        before=before,
+        names=("",),
     )
     return make(form, type, parts)
 

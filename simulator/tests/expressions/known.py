@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from .generator import TEMPLATE_NAMES
 from .tree import Node, walk
 from .types import BOOL
@@ -35,9 +37,18 @@ def _is_c_cast(node: Node) -> bool:
 
 def _cast_beside_an_operator(node: Node) -> bool:
     inner = node.parts[0] if node.parts else node
-    if _is_c_cast(node) and node.type.size > 1:
-        return _is_c_cast(inner) or inner.form.text[:1] in ("+", "*")
+    if _is_c_cast(node):
+        signed = inner.kind.startswith("unary") and _is_c_cast(inner.parts[0])
+        return _is_c_cast(inner) or signed or inner.form.text[:1] in ("+", "*")
     return node.form.text[:1] in ("+", "!", "~") and _is_c_cast(inner)
+
+
+def _complement_of_a_constructor(node: Node) -> bool:
+    if node.kind != "unary ~":
+        return False
+    while node.form.text.startswith(("$0", "~$0")):
+        node = node.parts[0]
+    return bool(re.match(r"(\$v|[a-z]+[234])[({]", node.form.text))
 
 
 def _constant_vector(node: Node) -> bool:
@@ -50,7 +61,7 @@ def _constant_vector(node: Node) -> bool:
 AVOIDED = {
     "swizzle of bool": lambda node: node.kind in ("swizzle of bool", "swizzle assignment of bool"),
     "bool to vector": _bool_to_vector,
-    "~ of a constructor": lambda node: node.kind == "unary ~" and node.type.size > 1,
+    "~ of a constructor": _complement_of_a_constructor,
     "name of a type elsewhere": _name_of_a_type_elsewhere,
     "comparison of vectors as a number": _comparison_as_a_number,
     "C cast beside a C cast or a unary operator": _cast_beside_an_operator,

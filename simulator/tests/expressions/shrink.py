@@ -25,18 +25,25 @@ def signature(outcome: Outcome) -> str:
 
 def shrunk(program: Program, outcome: Outcome, avoid: Callable[[Node], bool]) -> tuple[Program, Outcome]:
     """`program` failed alone, with `outcome`; nodes that `avoid` names are not brought in."""
-    wanted = signature(outcome)
-    while True:
-        candidates = [p for p in _smaller(program) if not any(avoid(node) for _, node in walk(p.tree))]
-        for first in range(0, len(candidates), CHUNK):
-            chunk = candidates[first : first + CHUNK]
-            failing = [(p, o) for p, o in zip(chunk, run(chunk)) if signature(o) == wanted]
-            confirmed = next(((p, o) for p, o in failing if signature(run([p])[0]) == wanted), None)
-            if confirmed:
-                program, outcome = confirmed
-                break
-        else:
-            return program, outcome
+    for aspect in (signature, lambda o: o.kind):  # in another place, a fault may have another message
+        wanted = aspect(outcome)
+        smaller = (program, outcome)
+        while smaller:
+            program, outcome = smaller
+            candidates = [p for p in _smaller(program) if not any(avoid(node) for _, node in walk(p.tree))]
+            chunks = [candidates[first : first + CHUNK] for first in range(0, len(candidates), CHUNK)]
+            smaller = next(filter(None, (_failing(chunk, aspect, wanted) for chunk in chunks)), None)
+    return program, outcome
+
+
+def _failing(candidates: Sequence[Program], aspect: Callable, wanted: str) -> Optional[tuple[Program, Outcome]]:
+    """The first that fails in the same way, alone, too."""
+    for program, outcome in zip(candidates, run(candidates)):
+        if aspect(outcome) == wanted:
+            alone = run([program])[0]
+            if aspect(alone) == wanted:
+                return program, alone
+    return None
 
 
 def needed(program: Program, others: Sequence[Program], wanted: str) -> List[Program]:
@@ -72,20 +79,29 @@ def _measure(program: Program) -> tuple[int, int, int]:
 
 def _candidates(tree: Node) -> Iterator[Node]:
     for path, node in walk(tree):
-        for other in _instead(node, inside=-1 in path, root=not path):
+        for other in _instead(node, closed=_is_closed(tree, path), root=not path):
             try:
                 yield replaced(tree, path, other)
             except Undefined:
                 pass
 
 
-def _instead(node: Node, inside: bool, root: bool) -> Iterator[Node]:
-    """What can stand in place of a node. inside: of a function's body; root: where any type will do"""
+def _is_closed(tree: Node, path: Sequence[int]) -> bool:
+    """Whether the program's inputs are not known there: in a function's body, and in constant expressions."""
+    for step in path:
+        if step < 0 or step in tree.form.constants:
+            return True
+        tree = tree.parts[step]
+    return False
+
+
+def _instead(node: Node, closed: bool, root: bool) -> Iterator[Node]:
+    """What can stand in place of a node. root: where any type will do"""
     for path, other in walk(node):
         if path and -1 not in path and (root or other.type == node.type):
             yield other
     if node.parts:
-        if not inside:
+        if not closed:
             yield input_leaf(node.type, 0)
         low = 0 if SCALARS[node.type.scalar].kind in ("bool", "unsigned") else -1
         yield literal(node.type, [max(low, k % 2) for k in range(1, node.type.size + 1)])

@@ -34,6 +34,7 @@ class Form:
     names: what the variables are called where that is allowed; an empty one says nothing
     template_name: what $t, a template's parameter, is called
     parameters: types of the parameters of the body, whose values are the first parts'
+    constants: the parts that are constant expressions
     """
 
     kind: str
@@ -46,6 +47,7 @@ class Form:
     names: Tuple[str, ...] = ()
     template_name: str = ""
     parameters: Tuple[Type, ...] = ()
+    constants: Tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
