@@ -23,12 +23,18 @@ def _name_of_a_type_elsewhere(node: Node) -> bool:
     return any(name in TEMPLATE_NAMES or (name and node.kind == "alias") for name in node.form.names)
 
 
+def _is_comparison(node: Node) -> bool:
+    while node.kind in ("parentheses", "comma"):
+        node = node.parts[-1]
+    return node.kind.startswith("comparison of vectors")
+
+
 def _comparison_as_a_number(node: Node) -> bool:
-    """And where its type matters: to a template's parameter, or to && beside another one."""
+    """And where its type matters: to a template's parameter, or beside another one in && or ?:."""
     users = ("component", "element", "conversion", "C cast", "static_cast", "swizzle", "alias", "overload", "sizeof",
-             "deduced template", "logical && of vectors", "logical || of vectors")  # fmt: skip
+             "deduced template", "logical && of vectors", "logical || of vectors", "ternary")  # fmt: skip
     used = node.kind in users or (node.kind == "declarators" and node.form.before.startswith("auto"))
-    return used and any(part.kind.startswith("comparison of vectors") for part in node.parts)
+    return used and any(map(_is_comparison, node.parts))
 
 
 def _is_c_cast(node: Node) -> bool:
