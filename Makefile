@@ -11,7 +11,7 @@ RUN := PYTHONPATH=simulator:tools $(ENVIRONMENT)/bin/python
 
 .DEFAULT_GOAL := help
 .PHONY: help build wheel demo selftest test check check-build mac launchers bench bench-peers bench-tiles fuzz fast-math \
-    mutants nvidia clean
+    expressions mutants nvidia clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 21
@@ -69,6 +69,9 @@ fuzz: build ## 2,000 random problems on all features, on the CPU and, each launc
 
 fast-math: build ## the numeric tests, with every kernel compiled as in the compiled variant, simulated
 	$(RUN) -m pytest -n $(JOBS) --fast-math --shards 20 tests -k fast_math
+
+expressions: $(READY) ## 10,000 random Metal programs on the simulator, each beside NumPy; what fails is made small
+	@PYTHONPATH=simulator:simulator/tests $(ENVIRONMENT)/bin/python -m expressions --programs 10000
 
 mutants: build ## plant bugs in kernels and show what finds each of them
 	@PYTHONPATH=simulator:tools:tests $(ENVIRONMENT)/bin/python -m mutants --json build/mutants.json
