@@ -12,7 +12,7 @@ from check_build import card
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "simulator/README.md")
-GENERATED = {".git", ".venv", "build", "__pycache__", ".pytest_cache", ".ruff_cache", ".hypothesis"}
+GENERATED = {".git", ".venv", "build", "__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis"}
 TEXT = {".py", ".md", ".toml", ".txt", ".metal", ".h", ".c", ".cpp", ".mm", ".nix", ".sh", ".yml", ""}
 
 
