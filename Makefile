@@ -10,8 +10,8 @@ C_SOURCES = '*.c' '*.h' '*.cpp' '*.mm' '*.metal' '*/include/metal_*'
 RUN := PYTHONPATH=simulator:tools $(ENVIRONMENT)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help build wheel demo selftest test check check-build mac launchers bench bench-peers bench-tiles fuzz fast-math \
-    expressions mutants nvidia clean
+.PHONY: help build wheel demo selftest test lint check check-build mac launchers bench bench-peers bench-tiles fuzz \
+    fast-math expressions mutants nvidia clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 21
@@ -29,12 +29,15 @@ demo: build ## embed real sentences with a real model, then run its attention on
 test: build check ## run all tests
 	$(RUN) -m pytest -n $(JOBS)
 
-check: $(READY) ## lint, formats, direction of the imports, strict check of the shaders, Objective-C++ for macOS by its types
+lint: $(READY) ## lint, formats, types, direction of the imports, workflows
 	$(ENVIRONMENT)/bin/ruff check .
 	$(ENVIRONMENT)/bin/ruff format --quiet --check .
 	@git ls-files -- $(C_SOURCES) | xargs $(ENVIRONMENT)/bin/clang-format --dry-run --Werror
+	$(ENVIRONMENT)/bin/mypy --no-error-summary
 	@$(RUN) tools/imports.py
 	$(ENVIRONMENT)/bin/zizmor --offline --quiet .github/workflows
+
+check: lint ## lint; strict check of the shaders, type check of the Objective-C++ for macOS
 	@$(RUN) tools/check.py
 	@$(RUN) tools/typecheck.py
 
@@ -82,7 +85,7 @@ nvidia: $(READY) ## build the kernels for NVIDIA GPUs, to be run at full size on
 	@echo "pytest and hypothesis; there: python3 benchmarks/nvidia/stages.py"
 
 clean: ## remove what was built and set up
-	rm -rf build dist $(ENVIRONMENT) .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist $(ENVIRONMENT) .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # Set up again when a pinned version changes.
 $(READY): requirements-torch.txt requirements.txt tools/setup.sh

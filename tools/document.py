@@ -32,10 +32,18 @@ kernels' results are proved is in the [README](../README.md#what-is-proved-and-h
 
 def document(kernel) -> str:
     """The text of docs/reference.md."""
-    definition = inspect.getdoc(kernel.interface).partition("\n\n")[2]
+    definition = docstring(kernel.interface).partition("\n\n")[2]
     parts = [HEAD + table(kernel), "## What is computed\n\n" + definition.strip(), "## Functions"]
     parts += [f"### {name}\n\n{function_text(getattr(kernel, name))}" for name in kernel.__all__]
     return "\n\n".join(parts) + "\n"
+
+
+def docstring(of) -> str:
+    """Without its indentation. Raises ValueError if there is none."""
+    text = inspect.getdoc(of)
+    if text is None:
+        raise ValueError(f"{of.__name__} has no docstring")
+    return text
 
 
 def function_text(function) -> str:
@@ -46,7 +54,7 @@ def function_text(function) -> str:
     if any(keyword_only):
         texts.insert(keyword_only.index(True), "*")
     lines = "".join(f"\n    {text}," for text in texts)
-    return f"```python\n{function.__name__}({lines}\n)\n```\n\n{markdown(inspect.getdoc(function))}"
+    return f"```python\n{function.__name__}({lines}\n)\n```\n\n{markdown(docstring(function))}"
 
 
 def markdown(docstring: str) -> str:

@@ -83,14 +83,16 @@ def _imports(name: str, path: Path, known: set, package: str) -> Iterator[Import
     parts = name.split(".") if name else []
     folder = parts if path.name == "__init__.py" else parts[:-1]
     for node in ast.walk(tree):
+        if not isinstance(node, (ast.Import, ast.ImportFrom)):
+            continue
         if isinstance(node, ast.Import):
             absolute = [alias.name for alias in node.names]
         else:
-            absolute = [node.module] if isinstance(node, ast.ImportFrom) and node.level == 0 else []
+            absolute = [node.module or ""] if node.level == 0 else []
         for other in absolute:
             if other.split(".")[0] == package:
                 yield Import(name, other.partition(".")[2], node.lineno, "by an absolute name")
-        if not isinstance(node, ast.ImportFrom) or node.level == 0:
+        if isinstance(node, ast.Import) or node.level == 0:
             continue
         base = folder[: len(folder) - node.level + 1] + (node.module.split(".") if node.module else [])
         for alias in node.names:

@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from metal_simulator import Library
 from metal_simulator.errors import SimulatorError
@@ -33,7 +34,7 @@ def measure(file: Path, project: Path, sample: int) -> dict:
     """
     above = [folder for folder in file.parents if folder == project or project in folder.parents]
     include = [*above, *(folder / "include" for folder in above if (folder / "include").is_dir())]
-    result = {"errors": [], "kernels": 0, "compiled": [], "refused": {}}
+    result: dict[str, Any] = {"errors": [], "kernels": 0, "compiled": [], "refused": {}}
     try:
         library = Library(file, include)
         result["errors"] = [str(found) for found in library.check() if found.severity == "error"]
@@ -111,7 +112,8 @@ def main() -> int:
         parser.error(f"need a positive number of kernels and .metal files, got {options.kernels} and {options.folder}")
     row = "{:36} {files:>6} {accepted:>9} {kernels:>8} {tried:>6} {compiled:>9} {seconds:>8}"
     print(row.format("project", **{name: name for name in totals([], 0)}))
-    results, started = {}, time.monotonic()
+    results: dict[str, dict] = {}
+    started = time.monotonic()
     with tempfile.TemporaryDirectory() as cache:  # none of an earlier run: times are those of a first call
         os.environ["METAL_SIMULATOR_CACHE"] = cache
         for project, files in projects.items():

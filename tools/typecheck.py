@@ -65,7 +65,11 @@ def system_headers() -> list[str]:
 
 
 def torch_headers(include: Path | None = None) -> tuple[Path, Path]:
-    include = include or Path(importlib.util.find_spec("torch").origin).parent / "include"
+    if include is None:
+        torch = importlib.util.find_spec("torch")
+        if torch is None or torch.origin is None:
+            raise RuntimeError("the headers of torch are wanted, but torch is not installed")
+        include = Path(torch.origin).parent / "include"
     return include, include / "torch" / "csrc" / "api" / "include"
 
 

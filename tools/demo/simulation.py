@@ -44,7 +44,7 @@ class Recorder:
                 self.first = AttentionCall(q.clone(), k.clone(), v.clone(), cu_seqlens_q, max_seqlen_q, scale)
             return attention(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, **features)
 
-        kernel.flash_attn_varlen_func = recorded
+        setattr(kernel, attention.__name__, recorded)
 
 
 def simulate(kernel: ModuleType, call: AttentionCall) -> tuple[torch.Tensor, float]:

@@ -3,11 +3,11 @@
 # Annotations are evaluated here: the operators' schemas are made of them.
 
 import operator
-from typing import Callable, Dict, NamedTuple, NewType, Optional, Sequence, Tuple, get_type_hints
+from typing import Annotated, Callable, Dict, NamedTuple, Optional, Sequence, Tuple, Type, Union, get_type_hints
 
 import torch
 
-Length = NewType("Length", int)  # a SymInt in the schemas: a new one compiles nothing anew
+Length = Annotated[int, "SymInt"]  # so in the schemas: a new one compiles nothing anew
 
 
 class Call(NamedTuple):
@@ -56,7 +56,7 @@ _KINDS = {
     float: "float",
     int: "int",
 }
-_TYPES = get_type_hints(Call)
+_TYPES = get_type_hints(Call, include_extras=True)
 TENSORS = tuple(name for name, kind in _TYPES.items() if _KINDS[kind].startswith("Tensor"))
 SETTINGS = tuple(name for name in _TYPES if name not in TENSORS)
 DTYPES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}  # with their names in the kernels'
@@ -70,12 +70,12 @@ def _values_of(names: Sequence[str]) -> Callable[[tuple], tuple]:
 tensors_of, settings_of, differentiable_of = map(_values_of, (TENSORS, SETTINGS, Gradients._fields))
 
 
-def schema(kind: type) -> str:
+def schema(kind: Union[Type[Call], Type[Dropout]]) -> str:
     """The fields of Call or Dropout as arguments of an operator."""
     defaults = kind._field_defaults
     return ", ".join(
         f"{_KINDS[annotation]} {name}" + (f"={defaults[name]}" if name in defaults else "")
-        for name, annotation in get_type_hints(kind).items()
+        for name, annotation in get_type_hints(kind, include_extras=True).items()
     )
 
 

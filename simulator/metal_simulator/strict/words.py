@@ -46,7 +46,10 @@ _MACRO = re.compile(rf"\b(?:{'|'.join(MACROS)})\b".encode())
 _WORDS = _KEYWORDS | _OTHER_OPERATORS | MACROS
 
 _SPELLED = {
-    **{"__global": "device", "__constant": "constant", "__local": "threadgroup", "__private": "thread"},
+    "__global": "device",
+    "__constant": "constant",
+    "__local": "threadgroup",
+    "__private": "thread",
     **{f"__{word}{end}": word for word in ("inline", "const", "volatile", "signed") for end in ("", "__")},
 }
 _TWO_WORDS = {

@@ -59,11 +59,11 @@ def check_sinks(
     s_aux: Optional[torch.Tensor], learnable_sink: Optional[torch.Tensor], query: torch.Tensor
 ) -> Optional[torch.Tensor]:
     """The one of two names that was given, fp32 and contiguous."""
-    if s_aux is None and learnable_sink is None:
-        return None
     if s_aux is not None and learnable_sink is not None:
         raise ValueError("s_aux and learnable_sink are two names of one argument: pass only one of them, got both")
     name, sinks = ("learnable_sink", learnable_sink) if s_aux is None else ("s_aux", s_aux)
+    if sinks is None:
+        return None
     _check_tensor(sinks, name, SINK_DTYPES, query)
     if sinks.shape != (query.shape[-2],):
         raise ValueError(f"{name} must have shape [heads] = {(query.shape[-2],)}, got shape {tuple(sinks.shape)}")

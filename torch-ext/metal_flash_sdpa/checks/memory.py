@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Iterable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 
@@ -20,18 +20,18 @@ class Block(NamedTuple):
     itemsize: int
 
 
-def check(written: Named, read: Named) -> None:
+def check(written: Iterable[Tuple[str, torch.Tensor]], read: Named) -> None:
     """Raises ValueError if one of the tensors written shares memory with itself, with another or with one read.
 
-    Both are pairs of a name and a tensor or None."""
-    written, read = list(written), list(read)
+    Both are pairs of a name and a tensor, or, of those read, None."""
+    outputs, inputs = list(written), list(read)
     try:
-        _check(written, read)
+        _check(outputs, inputs)
     except RuntimeError:  # of tensors that have no memory of their own
-        _check(_with_memory(written), _with_memory(read))
+        _check(_with_memory(outputs), _with_memory(inputs))
 
 
-def _check(written: Named, read: Named) -> None:
+def _check(written: Sequence[Tuple[str, torch.Tensor]], read: Named) -> None:
     for index, (name, tensor) in enumerate(written):
         storage, on_cpu = tensor.untyped_storage(), tensor.is_cpu
         begin = storage.data_ptr()
@@ -42,7 +42,7 @@ def _check(written: Named, read: Named) -> None:
             raise ValueError(
                 f"{name} must not overlap itself in memory, got shape {tuple(tensor.shape)}, strides {tensor.stride()}"
             )
-        for other_name, other in written[index + 1 :] + read:
+        for other_name, other in (*written[index + 1 :], *read):
             if other is None:
                 continue
             other_storage = other.untyped_storage()
@@ -78,7 +78,7 @@ def overlaps_itself(block: Block) -> bool:
 def _meets(terms: Sequence[Tuple[int, int, int]], target: int, low: int, high: int) -> bool:
     """Whether sum(step * index) + rest is the target, for a rest of low to high and an index of first to last for each
     of the terms (step, first, last)."""
-    ranges = {}
+    ranges: Dict[int, Tuple[int, int]] = {}
     for step, first, last in terms:
         begin, end = ranges.get(step, (0, 0))
         ranges[step] = begin + first, end + last
@@ -124,5 +124,5 @@ def _with_memory(tensors: Named) -> List[Tuple[str, torch.Tensor]]:
 
 def _block(tensor: torch.Tensor) -> Block:
     itemsize = tensor.element_size()
-    address = tensor.untyped_storage().data_ptr() + tensor.storage_offset() * itemsize
+    address = tensor.untyped_storage().data_ptr() + int(tensor.storage_offset()) * itemsize
     return Block(address, tuple(stride * itemsize for stride in tensor.stride()), tuple(tensor.shape), itemsize)

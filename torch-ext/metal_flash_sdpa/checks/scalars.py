@@ -6,7 +6,7 @@ A bool is no number and a number is no bool. A tensor is read where that waits f
 from __future__ import annotations
 
 import operator
-from typing import Tuple
+from typing import Any, Tuple
 
 import torch
 
@@ -25,7 +25,7 @@ def as_flag(value: object, name: str) -> bool:
 def as_integer(value: object, name: str) -> int:
     """An int, or a SymInt while shapes are symbolic."""
     if type(value) is int or isinstance(value, torch.SymInt):
-        return value
+        return value  # type: ignore[return-value]  # a SymInt does what an int does
     number = _item(value, name)
     try:
         if isinstance(number, bool):
@@ -41,12 +41,12 @@ def as_float(value: object, name: str, allowed: str = "a float") -> float:
     number = _item(value, name)
     if isinstance(number, bool) or not isinstance(number, (float, int, torch.SymFloat, torch.SymInt)):
         raise TypeError(f"{name} must be {allowed}, got {kind_of(value)}")
-    return number
+    return number  # type: ignore[return-value]  # a SymFloat does what a float does
 
 
 def as_pair(value: object, name: str) -> Tuple[int, int]:
     """Of a tuple, list, tensor or array of two integers."""
-    items = value
+    items: Any = value
     if not isinstance(value, (tuple, list)):
         if not hasattr(value, "tolist") or getattr(value, "ndim", 0) != 1:
             raise TypeError(f"{name} must be a pair of ints (left, right), got {kind_of(value)}")
@@ -74,7 +74,7 @@ def refuse_gradient(tensor: torch.Tensor, name: str) -> None:
         )
 
 
-def _item(value: object, name: str) -> object:
+def _item(value: Any, name: str) -> Any:
     """What a scalar or an array or tensor without dimensions holds; anything else as it is."""
     if getattr(value, "ndim", None) != 0 or not hasattr(value, "item"):
         return value

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 import os
-from typing import Iterable, NamedTuple, Optional, Tuple, Union
+from typing import Collection, Iterable, NamedTuple, Optional, Tuple, Union
 
 import torch
 
@@ -121,8 +121,8 @@ def _check_layout(tensor: torch.Tensor, layout: Layout, name: str) -> None:
         raise ValueError(f"{name} must have {layout.rank} dimensions {layout}, got shape {tuple(tensor.shape)}")
 
 
-def check_kind(tensor: torch.Tensor, name: str, allowed: str = "a tensor") -> None:
-    """A tensor, and one whose elements lie at strides in the memory of one device."""
+def check_kind(tensor: object, name: str, allowed: str = "a tensor") -> torch.Tensor:
+    """What is given: a tensor, and one whose elements lie at strides in the memory of one device."""
     if not isinstance(tensor, torch.Tensor):
         raise TypeError(f"{name} must be {allowed}, got {kind_of(tensor)}")
     if tensor.is_nested:
@@ -133,6 +133,7 @@ def check_kind(tensor: torch.Tensor, name: str, allowed: str = "a tensor") -> No
         raise NotImplementedError(f"{name} must have the layout torch.strided, got {tensor.layout}")
     if type(tensor) is not torch.Tensor and type(tensor).__name__ == "DTensor":
         raise NotImplementedError(f"{name} must not be a DTensor: pass its to_local(), of whole sequences and heads")
+    return tensor
 
 
 def check_stacked(tensor: torch.Tensor, name: str, layout: Layout) -> None:
@@ -143,14 +144,15 @@ def check_stacked(tensor: torch.Tensor, name: str, layout: Layout) -> None:
 
 
 def check_tensor(
-    tensor: torch.Tensor, name: str, layout: str, at_least: int = 0, dtypes: Iterable[torch.dtype] = ()
-) -> None:
-    """A tensor of at least that many dimensions and one of the dtypes, if there are any."""
-    check_kind(tensor, name)
+    tensor: object, name: str, layout: str, at_least: int = 0, dtypes: Collection[torch.dtype] = ()
+) -> torch.Tensor:
+    """What is given: a tensor of at least that many dimensions and one of the dtypes, if there are any."""
+    tensor = check_kind(tensor, name)
     if dtypes and tensor.dtype not in dtypes:
         raise TypeError(f"{name} must be one of {list_of(dtypes)}, got {tensor.dtype}")
     if tensor.dim() < at_least:
         raise ValueError(f"{name} must have the dimensions {layout}, got shape {tuple(tensor.shape)}")
+    return tensor
 
 
 def check_cu_seqlens(
@@ -179,8 +181,8 @@ def check_cu_seqlens(
     return checked_q, checked_k
 
 
-def _check_cu_seqlens(cu_seqlens: torch.Tensor, name: str, query: torch.Tensor, query_name: str) -> torch.Tensor:
-    check_kind(cu_seqlens, name)
+def _check_cu_seqlens(cu_seqlens: object, name: str, query: torch.Tensor, query_name: str) -> torch.Tensor:
+    cu_seqlens = check_kind(cu_seqlens, name)
     if cu_seqlens.dim() != 1 or cu_seqlens.shape[0] < 1:
         raise ValueError(f"{name} must have shape [batch + 1], got shape {tuple(cu_seqlens.shape)}")
     if cu_seqlens.dtype != torch.int32 and cu_seqlens.dtype != torch.int64:

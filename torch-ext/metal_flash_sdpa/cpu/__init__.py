@@ -32,7 +32,7 @@ _EVERYTHING = slice(None)
 
 
 class _Sequence(NamedTuple):
-    index: int  # in cu_seqlens, block_table, ...
+    number: int  # in cu_seqlens, block_table, ...
     batch: slice
     queries: slice
     keys: slice  # in a paged cache: of the tokens that `pages` hold
@@ -68,7 +68,7 @@ def attention_forward(output: torch.Tensor, lse: Optional[torch.Tensor], call: C
             q = query[rows].to(dtype)
             k, v = _read(key, sequence, chunk.keys).to(dtype), _read(value, sequence, chunk.keys).to(dtype)
             dropped = None if masks is None else masks.mask(*q.shape[:3], k.shape[2])
-            output[rows], chunk_lse = careful_forward(attend, q, k, v, chunk, scoring, sequence.index, dropped)
+            output[rows], chunk_lse = careful_forward(attend, q, k, v, chunk, scoring, sequence.number, dropped)
             if lse is not None:
                 lse[rows] = chunk_lse
 
@@ -96,7 +96,7 @@ def attention_backward(
             k, v = _read(key, sequence, chunk.keys).to(dtype), _read(value, sequence, chunk.keys).to(dtype)
             dropped = None if masks is None else masks.mask(*q.shape[:3], k.shape[2])
             grad_out, grad_sums = grad_output[rows].to(dtype), None if grad_lse is None else grad_lse[rows].to(dtype)
-            chunk_grads = careful_backward(grad_out, grad_sums, q, k, v, chunk, scoring, sequence.index, dropped)
+            chunk_grads = careful_backward(grad_out, grad_sums, q, k, v, chunk, scoring, sequence.number, dropped)
             grad_query[rows] += chunk_grads.query
             _accumulate(grad_key, sequence, chunk.keys, chunk_grads.key)
             _accumulate(grad_value, sequence, chunk.keys, chunk_grads.value)
@@ -107,7 +107,7 @@ def attention_backward(
 
 def _dtype_of_products() -> torch.dtype:
     """torch.set_float32_matmul_precision and its like may turn products of fp32 matrices into those of bf16."""
-    is_reduced = torch.backends.mkldnn.matmul.fp32_precision in ("bf16", "tf32")
+    is_reduced = torch.backends.mkldnn.matmul.fp32_precision in ("bf16", "tf32")  # type: ignore[attr-defined]
     return torch.float64 if is_reduced else torch.float32
 
 

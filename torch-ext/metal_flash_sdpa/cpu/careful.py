@@ -49,7 +49,7 @@ def careful_forward(
         end = min(begin + step, rows)
         here = (slice(None), slice(None), slice(begin, end))
         part = chunk.part(begin, end)
-        visible = part.mask.double()
+        visible = chunk.visible(begin, end).double()
         dropped_here = None if dropped is None else dropped[here]
         exact, exact_lse, _ = chunk_forward(q[here], k, v, part, in_order, sequence, dropped_here)
         sees_odd = _any_seen(visible, odd, num_heads)
@@ -72,9 +72,10 @@ def careful_backward(grad_output, grad_lse, q, k, v, chunk, scoring, sequence, d
     if is_good:
         return grads
     in_order = scoring._replace(in_order=True)
-    grads, _ = chunk_backward(*map(_finite_double, inputs), chunk, in_order, sequence, dropped)
+    arguments: tuple = (*map(_finite_double, inputs), chunk, in_order, sequence, dropped)
+    grads, _ = chunk_backward(*arguments)
     num_heads, num_heads_kv = q.shape[1], k.shape[1]
-    visible = chunk.part(0, q.shape[2]).mask.double()
+    visible = chunk.visible(0, q.shape[2]).double()
     bad_grad = ~grad_output.isfinite()
     bad_q, bad_k, bad_v = (~tensor.isfinite().all(dim=-1, keepdim=True) for tensor in (q, k, v))
     bad_weights = bad_q | _any_seen(visible, bad_k, num_heads)
@@ -88,7 +89,7 @@ def careful_backward(grad_output, grad_lse, q, k, v, chunk, scoring, sequence, d
         sinks=bad_scores.any(dim=0).any(dim=1).squeeze(-1),
     )
     marked = (None if grad is None else grad.masked_fill(mark, torch.nan) for grad, mark in zip(grads, marks))
-    return Gradients(*marked)
+    return Gradients._make(marked)
 
 
 def _finite_double(tensor: Optional[torch.Tensor]) -> Optional[torch.Tensor]:

@@ -22,16 +22,19 @@ class Chunk(NamedTuple):
     mask: Optional[torch.Tensor]  # [rows, keys], True where seen; None if every row sees every key
     is_causal: bool  # instead of a mask: row r sees the keys up to r
 
-    def part(self, begin: int, end: int) -> Chunk:
-        """Those of its rows, always with a mask."""
+    def visible(self, begin: int, end: int) -> torch.Tensor:
+        """The mask of those of its rows, also where it has none."""
         keys = self.keys.stop - self.keys.start
         if self.mask is not None:
-            mask = self.mask[begin:end]
-        elif self.is_causal:
-            mask = integers(slice(0, keys)) <= integers(slice(begin, end)).unsqueeze(1)
-        else:
-            mask = torch.ones(end - begin, keys, dtype=torch.bool, device="cpu")
-        return Chunk(slice(self.rows.start + begin, self.rows.start + end), self.keys, self.diagonal, mask, False)
+            return self.mask[begin:end]
+        if self.is_causal:
+            return integers(slice(0, keys)) <= integers(slice(begin, end)).unsqueeze(1)
+        return torch.ones(end - begin, keys, dtype=torch.bool, device="cpu")
+
+    def part(self, begin: int, end: int) -> Chunk:
+        """Those of its rows, always with a mask."""
+        rows = slice(self.rows.start + begin, self.rows.start + end)
+        return Chunk(rows, self.keys, self.diagonal, self.visible(begin, end), False)
 
 
 class DropoutMasks:
@@ -39,6 +42,8 @@ class DropoutMasks:
 
     def __init__(self, dropout: Dropout):
         self.kept = 1 - dropout.dropout_p
+        if dropout.dropout_seed is None:
+            raise ValueError("dropout_seed must be given if dropout_p is more than 0, got None")
         self.generator = torch.Generator("cpu").manual_seed(int(dropout.dropout_seed))
 
     def mask(self, *shape: int) -> torch.Tensor:
@@ -55,9 +60,6 @@ class Scoring(NamedTuple):
     alibi_slopes: Optional[torch.Tensor]  # [heads] or [batch, heads]
     sinks: Optional[torch.Tensor]  # [heads]
     in_order: bool = False  # every product of a query and a key added up in the same order: equal keys, equal scores
-
-    def slopes(self, sequence: int) -> torch.Tensor:
-        return self.alibi_slopes if self.alibi_slopes.dim() == 1 else self.alibi_slopes[sequence]
 
 
 class _Softmax(NamedTuple):
@@ -83,8 +85,8 @@ def _softmax(q: torch.Tensor, k: torch.Tensor, chunk: Chunk, scoring: Scoring, s
     if scoring.alibi_slopes is not None:
         position = integers(chunk.rows).unsqueeze(1) + chunk.diagonal
         distance = (position - integers(chunk.keys)).abs_().to(scores.dtype)
-        slopes = scoring.slopes(sequence).to(scores.dtype)
-        by_head.addcmul_(slopes.view(num_heads_kv, -1, 1, 1), distance, value=-1)
+        slopes = scoring.alibi_slopes if scoring.alibi_slopes.dim() == 1 else scoring.alibi_slopes[sequence]
+        by_head.addcmul_(slopes.to(scores.dtype).view(num_heads_kv, -1, 1, 1), distance, value=-1)
     if chunk.mask is not None:
         by_head.masked_fill_(~chunk.mask, -torch.inf)
     row_max = scores.amax(dim=-1, keepdim=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Dict, Optional, Tuple, Union
+from typing import Optional, Tuple, TypedDict, Union
 
 import torch
 
@@ -121,6 +121,17 @@ def packed(
     )
 
 
+class Scored(TypedDict):
+    """The fields of a call that make scores of the products of queries and keys."""
+
+    softmax_scale: float
+    window_left: int
+    window_right: int
+    softcap: float
+    alibi_slopes: Optional[torch.Tensor]
+    sinks: Optional[torch.Tensor]
+
+
 def scored(
     names: Names,
     query: torch.Tensor,
@@ -133,8 +144,8 @@ def scored(
     alibi_slopes: Optional[torch.Tensor],
     s_aux: Optional[torch.Tensor] = None,
     learnable_sink: Optional[torch.Tensor] = None,
-) -> Dict[str, object]:
-    """The fields of a call that make scores of the products of queries and keys, all checked."""
+) -> Scored:
+    """The fields, checked."""
     softmax_scale = tensors.check_softmax_scale(softmax_scale, query.shape[-1], names.softmax_scale)
     window_left, window_right = tensors.check_window(window_size, causal, names.causal)
     return {

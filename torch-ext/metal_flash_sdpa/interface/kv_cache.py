@@ -6,7 +6,7 @@ lengths, indices and page numbers stay tensors.
 
 from __future__ import annotations
 
-from typing import Dict, NamedTuple, Optional, Tuple, Union
+from typing import NamedTuple, Optional, Tuple, Union
 
 import torch
 
@@ -153,23 +153,35 @@ def flash_attn_with_kvcache(
             memory.check([("k_cache", k_cache), ("v_cache", v_cache)], read)
         else:  # both may be views of one pool, from different pages on: the block_table then keeps them apart
             same_pages = [("v_cache", v_cache)] if k_cache.storage_offset() == v_cache.storage_offset() else []
-            memory.check([("k_cache", k_cache)], read + same_pages)
+            memory.check([("k_cache", k_cache)], [*read, *same_pages])
             memory.check([("v_cache", v_cache)], read)
 
     query = q
-    if rotary is not None:
-        first = lengths.long().unsqueeze(1)
-        k = rotary.rotate(k, first + torch.arange(seqlen_new, device=q.device))
-        is_whole = fields["window_left"] == fields["window_right"] == -1
-        if not is_whole:  # else all queries stand where the first one does
-            first = first + torch.arange(seqlen_q, device=q.device)
-        query = rotary.rotate(q, first)
-    if k is not None:
+    if k is not None and v is not None and lengths is not None:  # all three, then
+        if rotary is not None:
+            first = lengths.long().unsqueeze(1)
+            k = rotary.rotate(k, first + torch.arange(seqlen_new, device=q.device))
+            is_whole = fields["window_left"] == fields["window_right"] == -1
+            if not is_whole:  # else all queries stand where the first one does
+                first = first + torch.arange(seqlen_q, device=q.device)
+            query = rotary.rotate(q, first)
         _append(cache, k, v, lengths)
         lengths = lengths + seqlen_new
-    fields.update(query=query, max_seqlen_q=seqlen_q, max_seqlen_k=longest, num_splits=num_splits)
+    call = Call(
+        query=query,
+        key=cache.keys,
+        value=cache.values,
+        cu_seqlens_q=None,
+        cu_seqlens_k=None,
+        seqused_k=lengths,
+        block_table=cache.block_table,
+        max_seqlen_q=seqlen_q,
+        max_seqlen_k=longest,
+        num_splits=num_splits,
+        **fields,
+    )
     with torch.no_grad():
-        output, lse = _attend(cache, lengths, leftpad, return_softmax_lse, fields)
+        output, lse = _attend(call, cache, leftpad, return_softmax_lse)
     sources = [t for t in (q, k_cache, v_cache, k, v, fields["sinks"]) if t is not None and t.requires_grad]
     if sources and torch.is_grad_enabled():
         output, lse = operators.without_backward(output, lse, *sources)
@@ -197,16 +209,11 @@ def _append(cache: _Cache, k: torch.Tensor, v: torch.Tensor, lengths: torch.Tens
 
 
 def _attend(
-    cache: _Cache,
-    lengths: Optional[torch.Tensor],
-    leftpad: Optional[torch.Tensor],
-    return_lse: bool,
-    fields: Dict[str, object],
+    call: Call, cache: _Cache, leftpad: Optional[torch.Tensor], return_lse: bool
 ) -> Tuple[torch.Tensor, torch.Tensor]:
-    """One call of an operator: on dense or paged keys if every sequence starts its row. `fields` of the call are those
-    that do not depend on the cache."""
+    """One call of an operator, on the whole cache: on dense or paged keys if every sequence starts its row."""
     key, value, block_table, rows, capacity = cache
-    batch = fields["query"].shape[0]
+    lengths, batch = call.seqused_k, call.query.shape[0]
     over_rows = capacity != 0 and (leftpad is not None or rows is not None and capacity % tensors.PAGE_SIZE_UNIT)
     if not over_rows:
         if rows is not None:  # a page for each row of the cache
@@ -217,15 +224,7 @@ def _attend(
             lengths = torch.full((batch,), capacity, dtype=torch.int32, device=key.device)
         if block_table is None:
             key, value = key[:batch], value[:batch]
-    call = Call(
-        key=key,
-        value=value,
-        cu_seqlens_q=None,
-        cu_seqlens_k=None,
-        seqused_k=lengths,
-        block_table=block_table,
-        **fields,
-    )
+    call = call._replace(key=key, value=value, seqused_k=lengths, block_table=block_table)
     if over_rows:
         return operators.attention_over_rows(*call, rows, leftpad, return_lse)
     return operators.attention_forward(*call, return_lse)

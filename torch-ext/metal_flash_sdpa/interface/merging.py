@@ -46,8 +46,8 @@ def merge_attention_states(
     # Heads and tokens as the outputs have them; quarters, as rounded shares may add up to more than 1.
     shares = (weights / (4 * total)).transpose(-1, -2).unsqueeze(-1)
     merged = sum(share * output for share, output in zip(shares, outputs))
-    largest = torch.finfo(torch.float32).max / 4
-    excess = (merged - merged.clamp(-largest, largest)).detach()  # so that the gradient is none of clamp
+    bound = torch.finfo(torch.float32).max / 4
+    excess = (merged - merged.clamp(-bound, bound)).detach()  # so that the gradient is none of clamp
     return ((merged - excess) * 4).to(outputs[0].dtype), lse
 
 

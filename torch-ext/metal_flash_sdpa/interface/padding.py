@@ -66,7 +66,7 @@ def unpad_input(
         hidden_states.flatten(0, 1).index_select(0, indices),
         indices,
         F.pad(lengths.cumsum(0, dtype=torch.int32), (1, 0)),
-        lengths.max().item() if lengths.shape[0] else 0,
+        int(lengths.max()) if lengths.shape[0] else 0,
         used.sum(dim=1, dtype=torch.int32),
     )
 

@@ -42,23 +42,24 @@ def check_rotary(
     interleaved = as_flag(rotary_interleaved, "rotary_interleaved")
     if rotary_cos is None and rotary_sin is None:
         return None
-    dtypes = (query.dtype, torch.float32)
+    dtypes, tables = (query.dtype, torch.float32), []
     for tensor, name in ((rotary_cos, "rotary_cos"), (rotary_sin, "rotary_sin")):
-        check_tensor(tensor, name, "[positions, rotary_dim / 2]", at_least=2, dtypes=dtypes)
+        tensor = check_tensor(tensor, name, "[positions, rotary_dim / 2]", at_least=2, dtypes=dtypes)
         if tensor.device != query.device:
             raise ValueError(f"{name} must be on the device of q, {query.device}, got {tensor.device}")
         refuse_gradient(tensor, name)
+        tables.append(tensor)
+    cos, sin = tables
     head_dim = query.shape[-1]
-    if rotary_cos.dim() != 2 or rotary_cos.shape[0] < capacity or not 1 <= rotary_cos.shape[1] <= head_dim // 2:
+    if cos.dim() != 2 or cos.shape[0] < capacity or not 1 <= cos.shape[1] <= head_dim // 2:
         raise ValueError(
             f"rotary_cos must have shape [positions, rotary_dim / 2] with at least {capacity} positions, as the cache, "
-            f"and a rotary_dim of 2 to the head_dim, {head_dim}, got shape {tuple(rotary_cos.shape)}"
+            f"and a rotary_dim of 2 to the head_dim, {head_dim}, got shape {tuple(cos.shape)}"
         )
-    if rotary_sin.shape != rotary_cos.shape:
+    if sin.shape != cos.shape:
         raise ValueError(
-            f"rotary_sin must have the shape of rotary_cos, {tuple(rotary_cos.shape)}, "
-            f"got shape {tuple(rotary_sin.shape)}"
+            f"rotary_sin must have the shape of rotary_cos, {tuple(cos.shape)}, got shape {tuple(sin.shape)}"
         )
-    if rotary_sin.dtype != rotary_cos.dtype:
-        raise TypeError(f"rotary_sin must have the dtype of rotary_cos, {rotary_cos.dtype}, got {rotary_sin.dtype}")
-    return Rotary(rotary_cos, rotary_sin, interleaved)
+    if sin.dtype != cos.dtype:
+        raise TypeError(f"rotary_sin must have the dtype of rotary_cos, {cos.dtype}, got {sin.dtype}")
+    return Rotary(cos, sin, interleaved)

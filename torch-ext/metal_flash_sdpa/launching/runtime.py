@@ -10,7 +10,7 @@ import pathlib
 import platform
 import re
 import time
-from typing import Callable, Mapping, Set, Tuple
+from typing import Any, Callable, Mapping, Set, Tuple
 
 import torch
 
@@ -65,7 +65,7 @@ def _kernel(source: str, kernel: str, constants: Tuple[Tuple[str, bool], ...]) -
     return _compiled(specialised_source(source, kernel, constants), kernel, constants)
 
 
-def _compiled(text: str, kernel: str, constants: Tuple[Tuple[str, bool], ...]) -> Callable:
+def _compiled(text: str, kernel: str, constants: Tuple[Tuple[str, bool], ...]) -> Any:
     specialisation = f"{kernel} with {', '.join(name for name, value in constants if value) or 'no feature'}"
     try:
         library = torch.mps.compile_shader(text)

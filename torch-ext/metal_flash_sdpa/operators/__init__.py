@@ -29,7 +29,7 @@ from ..planning import forward as planner
 from . import cache_rows, flops
 
 _PUBLIC_NAMES = tuple("s_aux" if name == "sinks" else name for name in TENSORS)  # of flash_attention_varlen
-_NO_GRADIENTS = Call(*(None,) * len(Call._fields))
+_NO_GRADIENTS = Call._make((None,) * len(Call._fields))
 _NO_BACKWARD = (
     "the backward of attention is not implemented on Metal: run the forward under torch.no_grad(), or on CPU tensors"
 )
@@ -131,9 +131,10 @@ def launch(target: launchers.Target, output: torch.Tensor, lse: Optional[torch.T
         tensors["lse"] = lse
     for name, shape in plan.scratch:
         tensors[name] = output.new_empty(shape, dtype=torch.float32)
-    while plan is not None:
-        target.launcher(plan, tensors)
-        plan = plan.then
+    launched: Optional[planner.Plan] = plan
+    while launched is not None:
+        target.launcher(launched, tensors)
+        launched = launched.then
 
 
 def _backward_cpu(grad_output: torch.Tensor, grad_lse: Optional[torch.Tensor], *arguments) -> Gradients:

@@ -12,27 +12,29 @@ from torch.utils.flop_counter import register_flop_formula
 
 from ..call import Call, taken
 
+Count = Union[int, torch.SymInt]
+
 
 def register(ops) -> None:
     """For the operators of this build."""
 
     @register_flop_formula(ops.attention_forward, get_raw=True)
-    def forward(*arguments, out_val=None, **_dropout) -> int:
+    def forward(*arguments, out_val=None, **_dropout) -> Count:
         call, _ = taken(arguments)
         return _flops(call, of_head_dim=1, of_value_dim=1)
 
     @register_flop_formula(ops.attention_forward_out, get_raw=True)
-    def forward_out(_output, *arguments, out_val=None) -> int:
+    def forward_out(_output, *arguments, out_val=None) -> Count:
         return _flops(Call(*arguments), of_head_dim=1, of_value_dim=1)
 
     @register_flop_formula(ops.attention_backward, get_raw=True)
-    def backward(_grad_output, _grad_lse, *arguments, out_val=None, **_dropout) -> int:
+    def backward(_grad_output, _grad_lse, *arguments, out_val=None, **_dropout) -> Count:
         # Of head_dim: the scores again, the gradients of query and key. Of the value's: those of the weights and value.
         call, _ = taken(arguments)
         return _flops(call, of_head_dim=3, of_value_dim=2)
 
     @register_flop_formula(ops.attention_over_rows, get_raw=True)
-    def over_rows(*arguments, out_val=None) -> int:
+    def over_rows(*arguments, out_val=None) -> Count:
         call, (_cache_batch_idx, cache_leftpad, _return_lse) = taken(arguments)
         batch, seqlen_q = call.query.shape[:2]
         ends = _values(call.seqused_k, [call.key.shape[1]] * batch)
@@ -41,7 +43,9 @@ def register(ops) -> None:
         return 2 * pairs * call.query.shape[2] * (call.query.shape[3] + call.value.shape[3])
 
 
-def _flops(call: Call, of_head_dim: int, of_value_dim: int) -> int:
+def _flops(call: Call, of_head_dim: int, of_value_dim: int) -> Count:
+    lengths_q: List[Count]
+    lengths_k: List[Count]
     query, key = call.query, call.key
     if call.cu_seqlens_q is None:
         batch = query.shape[0]
@@ -58,9 +62,7 @@ def _flops(call: Call, of_head_dim: int, of_value_dim: int) -> int:
     return 2 * pairs * query.shape[-2] * head_dims
 
 
-def _values(
-    tensor: Optional[torch.Tensor], bounds: List[Union[int, torch.SymInt]], differences: bool = False
-) -> List[Union[int, torch.SymInt]]:
+def _values(tensor: Optional[torch.Tensor], bounds: List[Count], differences: bool = False) -> List[Count]:
     """What the tensor holds, or the differences of it; the bounds where it holds nothing, as while tracing."""
     if tensor is None or isinstance(tensor, (FakeTensor, FunctionalTensor)) or tensor.is_meta:
         return bounds

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple, Optional
+from typing import Any, NamedTuple
 
 import torch
 
@@ -11,7 +11,7 @@ import torch
 class Device(NamedTuple):
     family: int  # Apple GPU family: 7 (M1), 8 (M2), 9 (M3, M4), 10 (M5)
     cores: int
-    preferred: Optional[tuple] = None  # the tiles.Tile on trial: taken instead of the table's where it can serve
+    preferred: Any = None  # the tiles.Tile on trial: taken instead of the table's where it can serve
 
 
 SMALLEST = Device(family=7, cores=8)  # M1: plans for it run on every GPU

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import NamedTuple, Optional, Tuple
+from typing import NamedTuple, Optional, Tuple, Union
 
 import torch
 
@@ -29,7 +29,7 @@ LAUNCH_WORK = 100 * 10**9
 class _Layout(NamedTuple):
     shape: torch.Size
     strides: Tuple[int, ...]
-    offset: int  # elements, modulo 16: all that alignment needs
+    offset: Union[int, torch.SymInt]  # elements, modulo 16: all that alignment needs
 
 
 class _Problem(NamedTuple):
@@ -232,12 +232,15 @@ def _forward_params(problem: _Problem) -> ForwardParams:
     query_length = problem.query.shape[-3]
     page_size = problem.key.shape[1] if paged else 0
     return ForwardParams(
-        *(_strides(layout) for layout in (problem.query, problem.key, problem.value, problem.output)),
+        query=_strides(problem.query),
+        key=_strides(problem.key),
+        value=_strides(problem.value),
+        output=_strides(problem.output),
         lse_batch_stride=0 if packed else num_heads * query_length,
         lse_head_stride=query_length,
-        batch=problem.batch if packed else problem.query.shape[0],
+        batch=problem.query.shape[0] if problem.batch is None else problem.batch,
         query_length=query_length,
-        key_length=problem.max_pages * page_size if paged else problem.key.shape[-3],
+        key_length=problem.key.shape[-3] if problem.max_pages is None else problem.max_pages * page_size,
         head_dim=problem.query.shape[-1],
         value_dim=problem.value.shape[-1],
         heads_per_kv=num_heads // num_heads_kv,
@@ -245,7 +248,7 @@ def _forward_params(problem: _Problem) -> ForwardParams:
         window_right=_window(problem.window_right),
         num_pages=problem.key.shape[0] if paged else 0,
         page_size=page_size,
-        block_table_stride=problem.max_pages if paged else 0,
+        block_table_stride=problem.max_pages or 0,
         alibi_batch_stride=num_heads if problem.alibi_dims == 2 else 0,
         num_splits=1,
         output_split_stride=0,
@@ -264,7 +267,8 @@ def _window(size: int) -> int:
 
 def _strides(layout: _Layout) -> Tuple[int, int, int]:
     """(batch or page, token, head), in elements."""
-    return (0,) * (4 - len(layout.shape)) + layout.strides[:-1]
+    *batch, token, head, _ = layout.strides
+    return (batch[0] if batch else 0, token, head)
 
 
 def _refuse_too_many_rows(params: ForwardParams) -> None:

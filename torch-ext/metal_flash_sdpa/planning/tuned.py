@@ -8,17 +8,18 @@ import os
 import pathlib
 import sys
 import warnings
-from typing import Callable, Mapping, Tuple
+from typing import Any, Callable, Mapping, Tuple
 
 from .device import Device
 
 _FORMAT = 2
 
+Tile = Any  # of tiles.py, which is above this
 Key = Tuple[str, int, int]  # dtype ("f16", "bf16", "f32"), head_dim, value head_dim
 
 
 @functools.lru_cache(maxsize=8)
-def winners(device: Device, checked: Callable[[Device, Key, Tuple], Tuple]) -> Mapping[Key, Tuple]:
+def winners(device: Device, checked: Callable[[Device, Key, Tuple], Tile]) -> Mapping[Key, Tile]:
     """The tile that was the fastest on `device`, for each shape that was tuned.
 
     `checked` gives the tile of the tile table that is equal to a stored one, or raises ValueError. The file is read
@@ -41,7 +42,7 @@ def winners(device: Device, checked: Callable[[Device, Key, Tuple], Tuple]) -> M
         return {}
 
 
-def store(device: Device, found: Mapping[Key, Tuple]) -> None:
+def store(device: Device, found: Mapping[Key, Tile]) -> None:
     """Raises OSError when the file cannot be written."""
     tiles = [[*key, list(tile)] for key, tile in found.items()]
     file = path()

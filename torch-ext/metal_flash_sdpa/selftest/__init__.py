@@ -13,7 +13,7 @@ import pathlib
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Callable, Dict, Iterator, List, Optional, Union
+from typing import Any, Callable, ContextManager, Dict, Iterator, List, Optional, Union
 
 import torch
 
@@ -21,6 +21,7 @@ from .. import launching as launchers
 from . import cases, machine, pipelines, timing, workloads
 
 CPU = "CPU implementation"
+Report = Dict[str, Any]  # of JSON: dicts, lists, strings and numbers
 
 
 def run(
@@ -29,7 +30,7 @@ def run(
     timed: bool = True,
     path: Union[str, pathlib.Path, None] = None,
     print_line: Optional[Callable[[str], None]] = None,
-) -> Dict[str, object]:
+) -> Report:
     """Solves `count` random problems on every launcher of this build, times the standard shapes, and returns a report.
 
     On a machine without an Apple GPU, the CPU implementation is tested instead. The report is made of dicts, lists,
@@ -38,14 +39,14 @@ def run(
     by default it is printed to stderr.
     """
     print_line = print_line or _print_line
-    report: Dict[str, object] = {"format": 1, "machine": machine.describe(), "seed": seed, "launchers": {}}
+    report: Report = {"format": 1, "machine": machine.describe(), "seed": seed, "launchers": {}}
     for name, value in report["machine"].items():
         print_line(f"{name:10} {value}")
     is_metal = torch.backends.mps.is_available()
     if not is_metal:
         print_line("no Apple GPU here: this tests the CPU implementation, and nothing of Metal")
     device = torch.device("mps" if is_metal else "cpu")
-    targets = launchers.available() if is_metal else {CPU: None}
+    targets: Dict[str, Optional[launchers.Target]] = {**launchers.available()} if is_metal else {CPU: None}
     if not targets:
         raise RuntimeError("this build has no Metal kernels to test: install the wheel, or load another build")
     for name, target in targets.items():
@@ -65,17 +66,20 @@ def test_launcher(
     seed: int,
     timed: bool,
     print_line: Callable[[str], None],
-) -> Dict[str, object]:
+) -> Report:
     """The part of the report on one launcher; target None is the CPU implementation."""
     planned_for = "" if target is None else f", planned for family {target.device.family}, {target.device.cores} cores"
     print_line(f"\n{name}{planned_for}: {count} random problems against float64 on the CPU")
-    described = None if target is None else pipelines.Described(target.launcher)
-    with contextlib.nullcontext() if target is None else launchers.use_launcher(described, target.device):
+    use_target: ContextManager[None] = contextlib.nullcontext()
+    if target is not None:
+        described = pipelines.Described(target.launcher)
+        use_target = launchers.use_launcher(described, target.device)
+    with use_target:
         result = _numbers(cases.random_cases(count, seed), device, print_line)
         result["threads"] = _outcome_of(_same_in_threads, cases.random_cases(9, seed), target, device)
         print_line(f"  {'called from four threads':28} {result['threads']}")
         result["timings"] = _timings(device, print_line) if timed else {}
-    if described is not None:
+    if target is not None:
         result["pipelines"] = described.entries()
         for line in pipelines.summary(result["pipelines"], target.device.family):
             print_line(f"  {line}")
@@ -84,7 +88,7 @@ def test_launcher(
     return result
 
 
-def _numbers(problems: List[cases.Case], device: torch.device, print_line) -> Dict[str, object]:
+def _numbers(problems: List[cases.Case], device: torch.device, print_line) -> Report:
     """Solves the problems; counts, and largest errors as parts of what is allowed, by dtype and layout."""
     groups: Dict[str, Dict] = {}
     failures = []
@@ -137,7 +141,7 @@ def _same_in_threads(problems: List[cases.Case], target, device: torch.device) -
 def _own_stream(device: torch.device):
     """The thread's work goes to a stream of its own, where torch has several (2.15)."""
     if device.type == "mps" and hasattr(torch.mps, "Stream"):
-        return torch.mps.stream(torch.mps.Stream())
+        return torch.mps.stream(torch.mps.Stream())  # type: ignore[attr-defined]
     return contextlib.nullcontext()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import collections
-from typing import Callable, Dict, List, Mapping
+from typing import Any, Callable, Dict, List, Mapping
 
 import torch
 
@@ -12,6 +12,7 @@ from ..planning.plan import Plan
 # The most 32-bit registers of a thread, by the threads that a threadgroup may then have: of M1 and M2, as Mesa's
 # compiler for them has it. Apple documents only that the threads depend on the registers.
 _REGISTERS = {1024: 52, 896: 56, 832: 64, 768: 68, 704: 72, 640: 80, 576: 92, 512: 104, 448: 116, 384: 128}
+Entry = Dict[str, Any]  # of the report
 _NEWEST_FAMILY = 8  # that the table is about: later GPUs allocate registers while they run
 
 
@@ -19,8 +20,8 @@ class Described:
     """A launcher that runs plans by another one, and has that one describe each pipeline before its first use."""
 
     def __init__(self, launcher: Callable[[Plan, Mapping[str, torch.Tensor]], None]):
-        self._launcher = launcher
-        self._entries: Dict[tuple, Dict[str, object]] = {}
+        self._launcher: Any = launcher  # to most, also a `describe` that makes a Pipeline of a Plan
+        self._entries: Dict[tuple, Entry] = {}
 
     def __call__(self, plan: Plan, tensors: Mapping[str, torch.Tensor]) -> None:
         pipeline = plan.source, plan.kernel, plan.constants
@@ -28,19 +29,19 @@ class Described:
             self._entries[pipeline] = self._entry(plan)
         self._launcher(plan, tensors)
 
-    def _entry(self, plan: Plan) -> Dict[str, object]:
+    def _entry(self, plan: Plan) -> Entry:
         entry = {"kernel": plan.kernel, "constants": [name for name, value in plan.constants if value]}
         try:
             return {**entry, **self._launcher.describe(plan)._asdict()}
         except (AttributeError, RuntimeError) as error:  # the launch tells whether that is wrong
             return {**entry, "failed": " ".join(str(error).split())[:2000]}
 
-    def entries(self) -> List[Dict[str, object]]:
+    def entries(self) -> List[Entry]:
         """The part of the report, in order of first use: plan.Pipeline's fields, or why there are none."""
         return list(self._entries.values())
 
 
-def summary(entries: List[Dict[str, object]], family: int) -> List[str]:
+def summary(entries: List[Entry], family: int) -> List[str]:
     """Lines of the table about the entries of one launcher; family: of the GPU."""
     found = [entry for entry in entries if "failed" not in entry]
     failed = [entry for entry in entries if "failed" in entry]
@@ -60,5 +61,5 @@ def summary(entries: List[Dict[str, object]], family: int) -> List[str]:
     return lines
 
 
-def _name(entry: Dict[str, object]) -> str:
+def _name(entry: Entry) -> str:
     return f"{entry['kernel']} with {', '.join(entry['constants']) or 'no feature'}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Callable, Dict, Optional
+from typing import Callable, Dict, List, Optional
 
 import torch
 
@@ -15,7 +15,7 @@ _SECONDS = 0.3  # of measuring, at most; at least three calls
 
 def milliseconds(call: Callable[[], object], device: torch.device) -> float:
     """The median time of a call that starts on an idle device and ends when the device is idle again."""
-    times = []
+    times: List[float] = []
     call()  # compiles
     synchronize(device)
     started = time.perf_counter()

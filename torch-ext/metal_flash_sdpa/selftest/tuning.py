@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from typing import Callable, Dict, Optional, Tuple
+from typing import Callable, Dict, Optional
 
 import torch
 
@@ -23,7 +23,7 @@ Measure = Callable[[Device, torch.dtype, int, int], float]
 
 def tune(
     print_line: Callable[[str], None], device: Optional[Device] = None, measure: Optional[Measure] = None
-) -> Dict[tuned.Key, Tuple]:
+) -> Dict[tuned.Key, tuned.Tile]:
     """Times all candidates for every dtype and shape, stores the winners and returns them. A process that has planned
     calls before goes on with the tiles that it had.
 
@@ -35,14 +35,14 @@ def tune(
         raise RuntimeError("no Apple GPU here: tiles can be timed on a Mac only")
     measure = measure or _milliseconds
     device = device or launchers.metal().device
-    found: Dict[tuned.Key, Tuple] = {}
+    found: Dict[tuned.Key, tuned.Tile] = {}
     for dtype, name in DTYPES.items():
         for shape in tiles.SHAPES:
             times = {
                 tile: _time(measure, device._replace(preferred=tile), dtype, *shape)
                 for tile in tiles.candidates(device, dtype, *shape)
             }
-            best = found[(name, *shape)] = min(times, key=times.get)
+            best = found[(name, *shape)] = min(times, key=times.__getitem__)
             listed = ", ".join(f"{time:.3f}" for time in times.values())
             print_line(f"  {name:4} head_dim {shape[0]:3} and {shape[1]:3}: {listed} ms; kept {best.kernel(dtype)}")
     tuned.store(device, found)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Callable, Dict, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -66,12 +66,14 @@ class Problem:
             query, key, value = (
                 tensor.unflatten(0, (len(lengths_q), -1)) for tensor in (self.query, self.key, self.value)
             )
-            return interface.flash_attn_func(query, key, value, s_aux=self.sinks, **settings).flatten(0, 1)
-        return interface.flash_attn_varlen_func(
+            output = interface.flash_attn_func(query, key, value, s_aux=self.sinks, **settings)
+            return cast(torch.Tensor, output).flatten(0, 1)
+        output = interface.flash_attn_varlen_func(
             *(self.query, self.key, self.value, *self.bounds, max(lengths_q), max(lengths_k)),
             s_aux=self.sinks,
             **settings,
         )
+        return cast(torch.Tensor, output)
 
     def sdpa(self) -> Optional[Callable[[], torch.Tensor]]:
         """The same by F.scaled_dot_product_attention, in a call for each length; None if it has no such feature."""
@@ -81,14 +83,16 @@ class Problem:
         calls = []
         for lengths in dict.fromkeys(workload.lengths):
             members = [number for number, other in enumerate(workload.lengths) if other == lengths]
-            tensors = [torch.stack([parts[number] for number in members]).transpose(1, 2) for parts in self._parts()]
-            calls.append((members, tensors, self._mask(*lengths)))
+            query, key, value = (
+                torch.stack([parts[number] for number in members]).transpose(1, 2) for parts in self._parts()
+            )
+            calls.append((members, query, key, value, self._mask(*lengths)))
 
         def attention() -> torch.Tensor:
-            outputs = {}
-            for members, tensors, mask in calls:
-                is_causal = mask is None and tensors[0].shape[2] > 1
-                found = F.scaled_dot_product_attention(*tensors, attn_mask=mask, is_causal=is_causal, enable_gqa=True)
+            outputs: Dict[int, torch.Tensor] = {}
+            for members, query, key, value, mask in calls:
+                features: Dict[str, Any] = {"is_causal": mask is None and query.shape[2] > 1, "enable_gqa": True}
+                found = F.scaled_dot_product_attention(query, key, value, mask, **features)
                 outputs.update(zip(members, found.transpose(1, 2)))
             return torch.cat([outputs[number] for number in sorted(outputs)])
 
@@ -100,13 +104,13 @@ class Problem:
         group = workload.num_heads // workload.num_heads_kv
         outputs = []
         for query, key, value in zip(*self._parts()):
-            mask, heads = self._mask(len(query), len(key), always=True), []
+            visible, heads = self._visible(len(query), len(key)), []
             for head in range(workload.num_heads):
                 head_kv = head // group
                 scores = (query[:, head] @ key[:, head_kv].T).float() * workload.head_dim**-0.5
                 if workload.softcap:
                     scores = workload.softcap * torch.tanh(scores / workload.softcap)
-                scores = scores.masked_fill(~mask, float("-inf"))
+                scores = scores.masked_fill(~visible, float("-inf"))
                 if self.sinks is not None:
                     scores = torch.cat([scores, self.sinks[head].expand(len(query), 1)], dim=1)
                 weights = torch.softmax(scores, dim=1)[:, : len(key)].to(value.dtype)
@@ -132,10 +136,14 @@ class Problem:
         lengths_q, lengths_k = self.lengths
         return self.query.split(lengths_q), self.key.split(lengths_k), self.value.split(lengths_k)
 
-    def _mask(self, queries: int, keys: int, always: bool = False) -> Optional[torch.Tensor]:
-        """What a query sees; None when a flag of SDPA says the same, unless `always`."""
-        if not always and self.workload.window_left < 0 and (queries == keys or queries == 1):
+    def _mask(self, queries: int, keys: int) -> Optional[torch.Tensor]:
+        """What a query sees; None when a flag of SDPA says the same."""
+        if self.workload.window_left < 0 and (queries == keys or queries == 1):
             return None
+        return self._visible(queries, keys)
+
+    def _visible(self, queries: int, keys: int) -> torch.Tensor:
+        """What a query sees, bool [queries, keys]."""
         distance = torch.arange(keys) - (torch.arange(queries)[:, None] + keys - queries)
         visible = distance <= 0
         if self.workload.window_left >= 0:
