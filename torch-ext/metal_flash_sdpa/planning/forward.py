@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import NamedTuple, Optional, Tuple, Union
+from typing import Any, NamedTuple, Optional, Tuple, Union
 
 import torch
 
@@ -94,8 +94,11 @@ def plan_forward(
 
 
 @functools.lru_cache(maxsize=1024)  # bounded: a server sees ever new lengths
-def _plan_forward(device: Device, dtype: torch.dtype, query: tuple, key: tuple, value: tuple, output: tuple, *facts):
-    problem = _Problem(device, dtype, *map(_Layout._make, (query, key, value, output)), *facts)
+def _plan_forward(
+    device: Device, dtype: torch.dtype, query: tuple, key: tuple, value: tuple, output: tuple, *facts: Any
+) -> Plan:
+    layouts = _Layout(*query), _Layout(*key), _Layout(*value), _Layout(*output)
+    problem = _Problem(device, dtype, *layouts, *facts)
     params = _forward_params(problem)
     _refuse_too_many_rows(params)
     packed = problem.batch is not None

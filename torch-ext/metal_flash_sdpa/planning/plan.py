@@ -133,4 +133,5 @@ def in_ranges(plan: Plan, params: ForwardParams, tiles: int) -> Plan:
         arguments = params._replace(first_tile=first).pack(), *plan.arguments[1:]
         grid = x, min(tiles, all_tiles - first), z
         chain = plan._replace(arguments=arguments, grid=grid, scratch=(), then=chain)
+    assert chain is not None  # no grid is empty
     return chain._replace(scratch=plan.scratch)
