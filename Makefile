@@ -77,12 +77,12 @@ expressions: $(READY) ## 10,000 random Metal programs on the simulator, each bes
 	@PYTHONPATH=simulator:simulator/tests $(ENVIRONMENT)/bin/python -m expressions --programs 10000
 
 mutants: build ## plant bugs in kernels and show what finds each of them
-	@PYTHONPATH=simulator:tools:tests $(ENVIRONMENT)/bin/python -m mutants --json build/mutants.json
+	@PYTHONPATH=simulator:tools:tests:tests/support $(ENVIRONMENT)/bin/python -m mutants --json build/mutants.json
 
 nvidia: $(READY) ## build the kernels for NVIDIA GPUs, to be run at full size on a machine that has one
-	@$(RUN) benchmarks/nvidia/build.py
+	@$(RUN) tests/nvidia/build.py
 	@echo "Copy the repository with build/nvidia to a machine with an NVIDIA GPU (compute capability 9.0), torch, NumPy,"
-	@echo "pytest and hypothesis; there: python3 benchmarks/nvidia/stages.py"
+	@echo "pytest and hypothesis; there: python3 tests/nvidia/stages.py"
 
 clean: ## remove what was built and set up
 	rm -rf build dist $(ENVIRONMENT) .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,4 +1,4 @@
-"""A launcher that runs plans on an NVIDIA GPU: the same .metal kernels, prebuilt by benchmarks/nvidia/build.py.
+"""A launcher that runs plans on an NVIDIA GPU: the same .metal kernels, prebuilt by tests/nvidia/build.py.
 
 with kernel.launchers.use_launcher(NvidiaLauncher(archive)):
     kernel.flash_attn_func(q, k, v)     # CPU tensors travel to the GPU and back

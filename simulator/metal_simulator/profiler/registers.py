@@ -18,7 +18,7 @@ The estimate is the largest sum over all program points. What takes registers, a
 
 There are two figures. `live` has nothing moved out of loops: integer arithmetic that is used in a loop only stands
 there, as a compiler that saves registers has it. `hoisted` is the code as LLVM leaves it. Nothing here is fitted; how
-far Mesa's compiler for M1 is from both, on this project's kernels, is in tests/simulator/test_agx_registers.py. Apple's
+far Mesa's compiler for M1 is from both, on this project's kernels, is in tests/kernels/test_agx_registers.py. Apple's
 compiler may do otherwise.
 """
 

@@ -9,7 +9,7 @@ import torch
 import typecheck
 from metal_simulator.toolchain.clang import find_clang
 
-STANDIN = Path(__file__).parent / "launchers" / "standin"
+STANDIN = Path(__file__).parents[1] / "launchers" / "standin"
 NAMESPACE = "metal_flash_sdpa_standin"
 
 

@@ -32,10 +32,10 @@ def run_tests(mode: str) -> TestRun:
     """The tests by pytest; mode as pytest_nvidia has it."""
     with tempfile.TemporaryDirectory() as scratch:
         folder, report = pathlib.Path(scratch), pathlib.Path(scratch) / "report.xml"
-        paths = [ROOT / "simulator", ROOT / "tools", ROOT / "tests", pathlib.Path(__file__).parent]
+        folders = ("simulator", "tools", "tests", "tests/support", "tests/nvidia")
         environment = {
             **os.environ,
-            "PYTHONPATH": os.pathsep.join(map(str, paths)),
+            "PYTHONPATH": os.pathsep.join(str(ROOT / folder) for folder in folders),
             "NVIDIA_TESTS": mode,
             "NVIDIA_TESTS_FOLDER": scratch,
         }

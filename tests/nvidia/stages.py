@@ -1,4 +1,4 @@
-"""Runs the same .metal kernels on an NVIDIA GPU: python benchmarks/nvidia/stages.py [--json FILE] [STAGE...]
+"""Runs the same .metal kernels on an NVIDIA GPU: python tests/nvidia/stages.py [--json FILE] [STAGE...]
 
 Stages: small, fuzz, long, huge, races, timing; all by default. Needs torch with CUDA, and build/nvidia by build.py.
 Prints a table last; exit status 1 when a stage failed, 2 when it could not start.
@@ -69,7 +69,7 @@ def main() -> int:
     try:
         about, archive = machine(), Archive(ARCHIVE)
     except FileNotFoundError as error:
-        print(f"stages: run benchmarks/nvidia/build.py first: {error}", file=sys.stderr)
+        print(f"stages: run tests/nvidia/build.py first: {error}", file=sys.stderr)
         return 2
     except (ImportError, RuntimeError, AssertionError) as error:
         print(f"stages: no CUDA GPU for torch here: {error}", file=sys.stderr)

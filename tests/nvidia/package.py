@@ -9,7 +9,8 @@ import sys
 from typing import Dict, Iterator, NamedTuple, Tuple
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-sys.path[:0] = [str(ROOT / folder) for folder in ("simulator", "tools", "tests", "benchmarks")]
+_FOLDERS = ("simulator", "tools", "tests", "tests/support", "benchmarks", "benchmarks/nvidia")
+sys.path[:0] = [str(ROOT / folder) for folder in _FOLDERS]
 
 BUILT = ROOT / "build" / "nvidia"  # all that the GPU machine needs besides the repository
 ARCHIVE = BUILT / "programs.zip"

@@ -1,7 +1,7 @@
-"""Builds all that the stages need on the GPU machine: python benchmarks/nvidia/build.py [STAGE...]
+"""Builds all that the stages need on the GPU machine: python tests/nvidia/build.py [STAGE...]
 
 Needs clang and ptxas (pip install nvidia-cuda-nvcc-cu12), no GPU. Writes build/nvidia/programs.zip; carry build/nvidia
-to the GPU machine with the repository, and run benchmarks/nvidia/stages.py there. Exit status 1 when a program spills
+to the GPU machine with the repository, and run tests/nvidia/stages.py there. Exit status 1 when a program spills
 registers, uses a stack or reaches memory through generic addresses. What was built before is not built again.
 """
 

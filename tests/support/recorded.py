@@ -9,7 +9,7 @@ from typing import NamedTuple, Union
 
 import torch
 
-CONSTANTS = pathlib.Path(__file__).resolve().parent.parent / "flash_sdpa" / "function_constants.h"
+CONSTANTS = pathlib.Path(__file__).resolve().parents[2] / "flash_sdpa" / "function_constants.h"
 FUNCTION_CONSTANTS = re.findall(r"constant bool (\w+) \[\[function_constant", CONSTANTS.read_text())
 
 
