@@ -151,9 +151,15 @@ def _forward_plan(
         source="attention_forward.metal",
         kernel=tile.kernel(problem.dtype),
         constants=tuple(constants.items()),
-        arguments=(params.pack(), _score_params(problem).pack())
-        + ("query", "key", "value", "partial_output" if is_split else "output")
-        + tuple(name if constants[constant] else None for name, constant in optional.items()),
+        arguments=(
+            params.pack(),
+            _score_params(problem).pack(),
+            "query",
+            "key",
+            "value",
+            "partial_output" if is_split else "output",
+            *[name if constants[constant] else None for name, constant in optional.items()],
+        ),
         grid=(problem.key.shape[-2], tiles, params.num_splits),
         threads=(tile.simdgroups * SIMD_WIDTH, 1, 1),
         reason=f"{tile.block_m} rows a threadgroup, keys in {params.num_splits} part(s), "
@@ -291,8 +297,10 @@ def _query_tiles(params: ForwardParams, packed: bool, block_m: int) -> int:
 
 def _is_aligned(problem: _Problem) -> bool:
     """Whether every row of every tensor starts on a 16-byte boundary (storage does) and is whole chunks of 16 bytes."""
-    elements = 16 // problem.dtype.itemsize
-    return all(
-        math.gcd(offset, shape[-1], *[stride for size, stride in zip(shape, strides[:-1]) if size > 1]) % elements == 0
-        for shape, strides, offset in (problem.query, problem.key, problem.value, problem.output)
-    )
+    steps = []
+    for shape, strides, offset in (problem.query, problem.key, problem.value, problem.output):
+        steps += offset, shape[-1]
+        for size, stride in zip(shape, strides[:-1]):
+            if size > 1:
+                steps.append(stride)
+    return math.gcd(*steps) * problem.dtype.itemsize % 16 == 0
