@@ -30,10 +30,11 @@ def _is_comparison(node: Node) -> bool:
 
 
 def _comparison_as_a_number(node: Node) -> bool:
-    """And where its type matters: to a template's parameter, or beside another one in && or ?:."""
+    """And where its type matters: to a template's parameter, or beside another one in &&, ?: or ==."""
     users = ("component", "element", "conversion", "C cast", "static_cast", "swizzle", "alias", "overload", "sizeof",
              "deduced template", "logical && of vectors", "logical || of vectors", "ternary")  # fmt: skip
-    used = node.kind in users or (node.kind == "declarators" and node.form.before.startswith("auto"))
+    used = node.kind in users or node.kind.startswith("comparison of vectors")
+    used |= node.kind == "declarators" and node.form.before.startswith("auto")
     return used and any(map(_is_comparison, node.parts))
 
 
@@ -42,19 +43,29 @@ def _is_c_cast(node: Node) -> bool:
 
 
 def _cast_beside_an_operator(node: Node) -> bool:
-    inner = node.parts[0] if node.parts else node
+    """Casts to a vector or an alias: of a cast, of + and *, of a sign and a cast; after !, ~, +, - -, > and >>."""
+    if not node.parts:
+        return False
+    inner = node.parts[0]
+    signed = inner.kind.startswith("unary") and _is_c_cast(inner.parts[0])
     if _is_c_cast(node):
-        signed = inner.kind.startswith("unary") and _is_c_cast(inner.parts[0])
         return _is_c_cast(inner) or signed or inner.form.text[:1] in ("+", "*")
-    return node.form.text[:1] in ("+", "!", "~") and _is_c_cast(inner)
+    if node.kind.startswith("unary"):
+        return signed or (node.kind != "unary -" and _is_c_cast(inner))
+    return "> $1" in node.form.text and _is_c_cast(_first(node.parts[1]))
+
+
+def _first(node: Node) -> Node:
+    """The node that the text of this one begins with."""
+    while node.form.text.startswith("$0"):
+        node = node.parts[0]
+    return node
 
 
 def _complement_of_a_constructor(node: Node) -> bool:
     if node.kind != "unary ~":
         return False
-    while node.form.text.startswith(("$0", "~$0")):
-        node = node.parts[0]
-    return bool(re.match(r"(\$v|[a-z]+[234])[({]", node.form.text))
+    return bool(re.match(r"(\$v|[a-z]+[234])[({]", _first(node.parts[0]).form.text))
 
 
 def _constant_vector(node: Node) -> bool:

@@ -51,7 +51,8 @@ def _divided(programs: Sequence[Program], error: Exception) -> List[Outcome]:
     if len(programs) == 1:
         kind = "lost" if isinstance(error, _Lost) else "refused" if isinstance(error, CompileError) else "failed"
         messages = [d.message for d in getattr(error, "diagnostics", ()) if d.severity == "error"]
-        return [Outcome(kind, (messages or [str(error)])[0])]
+        text = "clang crashes" if "Stack dump:" in str(error) else str(error)
+        return [Outcome(kind, (messages or [text])[0])]
     outcomes: Dict[int, Outcome] = {}
     for d in getattr(error, "diagnostics", ()):
         i = next((i for i, (first, last) in enumerate(_lines(programs)) if first <= d.line < last), None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import time
 from typing import Callable, Iterator, List, Optional, Sequence
 
 from .generator import input_leaf, literal
@@ -13,6 +14,7 @@ from .tree import Input, Node, Parameter, make, replaced, size, walk
 from .types import SCALARS, Undefined
 
 CHUNK = 24  # candidates that are tried in one file
+PATIENCE = 180  # seconds
 
 
 def signature(outcome: Outcome) -> str:
@@ -25,14 +27,16 @@ def signature(outcome: Outcome) -> str:
 
 def shrunk(program: Program, outcome: Outcome, avoid: Callable[[Node], bool]) -> tuple[Program, Outcome]:
     """`program` failed alone, with `outcome`; nodes that `avoid` names are not brought in."""
+    end = time.monotonic() + PATIENCE
     for aspect in (signature, lambda o: o.kind):  # in another place, a fault may have another message
         wanted = aspect(outcome)
         smaller = (program, outcome)
-        while smaller:
+        while smaller and time.monotonic() < end:
             program, outcome = smaller
             candidates = [p for p in _smaller(program) if not any(avoid(node) for _, node in walk(p.tree))]
             chunks = [candidates[first : first + CHUNK] for first in range(0, len(candidates), CHUNK)]
-            smaller = next(filter(None, (_failing(chunk, aspect, wanted) for chunk in chunks)), None)
+            tried = (_failing(chunk, aspect, wanted) for chunk in chunks if time.monotonic() < end)
+            smaller = next(filter(None, tried), None)
     return program, outcome
 
 
