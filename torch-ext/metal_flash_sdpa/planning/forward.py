@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any, NamedTuple, Optional, Tuple, Union
+from typing import Any, List, NamedTuple, Optional, Tuple, Union
 
 import torch
 
@@ -297,10 +297,8 @@ def _query_tiles(params: ForwardParams, packed: bool, block_m: int) -> int:
 
 def _is_aligned(problem: _Problem) -> bool:
     """Whether every row of every tensor starts on a 16-byte boundary (storage does) and is whole chunks of 16 bytes."""
-    steps = []
+    steps: List[int] = []
     for shape, strides, offset in (problem.query, problem.key, problem.value, problem.output):
-        steps += offset, shape[-1]
-        for size, stride in zip(shape, strides[:-1]):
-            if size > 1:
-                steps.append(stride)
+        steps += offset, int(shape[-1])
+        steps += [stride for size, stride in zip(shape, strides[:-1]) if size > 1]
     return math.gcd(*steps) * problem.dtype.itemsize % 16 == 0
