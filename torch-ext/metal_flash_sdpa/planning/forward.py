@@ -298,7 +298,7 @@ def _query_tiles(params: ForwardParams, packed: bool, block_m: int) -> int:
 def _is_aligned(problem: _Problem) -> bool:
     """Whether every row of every tensor starts on a 16-byte boundary (storage does) and is whole chunks of 16 bytes."""
     steps: List[int] = []
-    for shape, strides, offset in (problem.query, problem.key, problem.value, problem.output):
-        steps += offset, int(shape[-1])
-        steps += [stride for size, stride in zip(shape, strides[:-1]) if size > 1]
+    for layout in (problem.query, problem.key, problem.value, problem.output):
+        steps += int(layout.offset), layout.shape[-1]
+        steps += [stride for size, stride in zip(layout.shape, layout.strides[:-1]) if size > 1]
     return math.gcd(*steps) * problem.dtype.itemsize % 16 == 0
