@@ -1,6 +1,6 @@
 """Strict check of every shader by the simulator's front end: the last part of `make check`.
 
-Prints one line per diagnostic and leaves with status 1 if there is any.
+Prints one line per diagnostic and exits with status 1 if there is any.
 """
 
 from __future__ import annotations

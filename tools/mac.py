@@ -6,7 +6,7 @@
 * metal-tt, where there is one, makes native code of the sample: its registers and spills are printed, as hints;
 * where the GPU is usable, the self-test passes.
 
-Leaves with status 1 if anything is refused or wrong, 2 without Apple's tools. Needs torch. It has not run on a Mac yet:
+Exits with status 1 if anything is refused or wrong, 2 without Apple's tools. Needs torch. It has not run on a Mac yet:
 what was tried is this file, on stand-ins for Apple's tools.
 """
 

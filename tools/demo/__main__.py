@@ -1,6 +1,6 @@
 """Embed real sentences with a real model through the staged kernel, then run its attention on the simulated GPU.
 
-`make demo` calls this. Leaves with status 1 when a bound is missed. Nothing is downloaded: the model comes from a
+`make demo` calls this. Exits with status 1 when a bound is missed. Nothing is downloaded: the model comes from a
 package, the kernel from build/.
 """
 

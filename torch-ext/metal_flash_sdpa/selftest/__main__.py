@@ -1,4 +1,4 @@
-"""python -m metal_flash_sdpa.selftest: leaves with status 1 if anything is wrong."""
+"""python -m metal_flash_sdpa.selftest: exits with status 1 if anything is wrong."""
 
 from __future__ import annotations
 
