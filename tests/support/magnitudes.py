@@ -61,14 +61,27 @@ class Exact:
     An error of a score shows in the output by as much as the weights can change by it. Each score may be wrong by
     `slack` times what a plain fp32 evaluation of the definition makes of it: one rounding for each step, and for its
     sum of head_dim products the usual estimate of the error of such a sum, sqrt(head_dim) roundings of the sum of their
-    magnitudes (Higham and Mary, 2019). Equal keys get scores that are nearly equal, however they are rounded.
+    magnitudes (Higham and Mary, 2019). With adds_in_one_order, scores of equal keys are nearly equal, however they are
+    rounded: so those of the kernels, not those of torch's matrix products, which the CPU implementation takes.
 
     output, output_error: [rows, heads, value_dim]; lse, lse_error: [heads, rows].
     is_seen: bool [rows], rows that see a key. in_domain: bool [rows, heads], where partial sums of scores stay below
     LARGEST_SCORE.
     """
 
-    def __init__(self, slack, query, key, value, window, scale, softcap=0.0, alibi_slopes=None, sinks=None):
+    def __init__(
+        self,
+        slack,
+        query,
+        key,
+        value,
+        window,
+        scale,
+        softcap=0.0,
+        alibi_slopes=None,
+        sinks=None,
+        adds_in_one_order=True,
+    ):
         dtype, head_dim = query.dtype, query.shape[-1]
         query, key, value = query.double(), key.double(), value.double()
         rows, num_heads, keys = *query.shape[:2], key.shape[0]
@@ -98,7 +111,7 @@ class Exact:
         value = torch.cat([value, torch.zeros_like(value[:, :1])], dim=1)
         self.output = torch.matmul(weights, value)
         lse, low, high = (torch.logsumexp(scores + sign * error, dim=2) for sign in (0, -1, 1))
-        if alibi_slopes is None and sinks is None and (key == key[:1]).all():
+        if adds_in_one_order and alibi_slopes is None and sinks is None and (key == key[:1]).all():
             error = error.clamp(max=1e-4)
         spread = torch.maximum(_most(scores, error) - weights, weights - _most(scores, -error))
         distance = (value[:, None] - self.output[:, :, None]).abs()  # [heads, rows, keys + 1, value_dim]
