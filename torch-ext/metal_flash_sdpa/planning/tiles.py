@@ -12,7 +12,7 @@ from 128 on in fp32, gets there by dividing the columns of a row among SIMD grou
 from __future__ import annotations
 
 import enum
-from typing import Callable, List, Mapping, NamedTuple, Tuple
+from typing import Callable, Mapping, NamedTuple, Tuple
 
 import torch
 
@@ -216,11 +216,9 @@ def candidates(device: Device, dtype: torch.dtype, head_dim: int, value_dim: int
 
     Raises NotImplementedError, with the reason, for what no kernel can do.
     """
-    found = []
-    for tables in (_tables(device), *TABLES.values()):
-        large, small, _ = _first(tables, dtype, head_dim, value_dim)
-        found += [large, small]
-    return tuple(dict.fromkeys(found))
+    own = _tables(device, dtype)
+    every = [table for tables in (own, *(family[dtype] for family in TABLES.values())) for table in tables[:2]]
+    return tuple(dict.fromkeys(_first(table, dtype, head_dim, value_dim) for table in every))
 
 
 def choose(
@@ -239,13 +237,17 @@ def choose(
     preferred = device.preferred
     if preferred is not None and head_dim <= preferred.head_dim and value_dim <= preferred.value_dim:
         return preferred
-    large, small, decode = _first(_tables(device), dtype, head_dim, value_dim)
+    tables = _tables(device, dtype)
     if is_decode:
-        return decode
+        return _first(tables.decode, dtype, head_dim, value_dim)
+    large = _first(tables.large, dtype, head_dim, value_dim)
     winners = tuned.winners(Device(device.family, device.cores), _checked)
     fastest = winners.get((DTYPES[dtype], large.head_dim, large.value_dim))  # if that was measured on this machine
     if fastest is not None:
         return fastest
+    small = _first(tables.small, dtype, head_dim, value_dim)
+    if small is large:
+        return large
 
     def clocks(tile: Tile) -> int:  # until the last core has done its rows
         return -(-threadgroups(tile.block_m) // device.cores) * tile.block_m
@@ -265,16 +267,24 @@ def _checked(device: Device, key: tuned.Key, stored: Tuple) -> Tile:
     raise ValueError(f"no tile of the table for {', '.join(map(str, key))}: {stored}")
 
 
-def _tables(device: Device) -> Mapping[torch.dtype, Tables]:
+def _tables(device: Device, dtype: torch.dtype) -> Tables:
     """Those of the newest family that is not newer than the device's."""
-    return TABLES[max((family for family in TABLES if family <= device.family), default=SMALLEST.family)]
+    family = SMALLEST.family
+    for known in TABLES:
+        if family < known <= device.family:
+            family = known
+    tables = TABLES[family].get(dtype)
+    if tables is None:
+        raise NotImplementedError(f"no Metal kernel for {dtype}; there are kernels for {', '.join(map(str, DTYPES))}")
+    return tables
 
 
-def _first(tables: Mapping[torch.dtype, Tables], dtype: torch.dtype, head_dim: int, value_dim: int) -> List[Tile]:
-    """(large, small, decode): the first tile of each table that holds these sizes."""
-    if dtype not in tables or not any(head_dim <= shape[0] and value_dim <= shape[1] for shape in SHAPES):
-        raise NotImplementedError(
-            f"no Metal kernel for head_dim {head_dim} and value head_dim {value_dim} in {dtype}; there are kernels for "
-            f"up to {SHAPES[-1][0]} in {', '.join(map(str, DTYPES))}"
-        )
-    return [next(t for t in table if head_dim <= t.head_dim and value_dim <= t.value_dim) for table in tables[dtype]]
+def _first(table: Table, dtype: torch.dtype, head_dim: int, value_dim: int) -> Tile:
+    """The first tile of a table that holds these sizes."""
+    for tile in table:
+        if head_dim <= tile.head_dim and value_dim <= tile.value_dim:
+            return tile
+    raise NotImplementedError(
+        f"no Metal kernel for head_dim {head_dim} and value head_dim {value_dim} in {dtype}; there are kernels for up "
+        f"to {SHAPES[-1][0]}"
+    )
