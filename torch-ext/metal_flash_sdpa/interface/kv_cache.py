@@ -167,21 +167,30 @@ def flash_attn_with_kvcache(
             query = rotary.rotate(q, first)
         _append(cache, k, v, lengths)
         lengths = lengths + seqlen_new
+    # One call of an operator on the whole cache: on dense or paged keys, if every sequence starts its row.
+    starts_rows = leftpad is None and (cache.rows is None or cache.capacity % tensors.PAGE_SIZE_UNIT == 0)
+    over_rows = cache.capacity != 0 and not starts_rows
+    key, value, block_table = cache.keys, cache.values, cache.block_table
+    if not over_rows:
+        key, value, block_table, lengths = _where_it_is(cache, lengths, batch)
     call = Call(
         query=query,
-        key=cache.keys,
-        value=cache.values,
+        key=key,
+        value=value,
         cu_seqlens_q=None,
         cu_seqlens_k=None,
         seqused_k=lengths,
-        block_table=cache.block_table,
+        block_table=block_table,
         max_seqlen_q=seqlen_q,
         max_seqlen_k=longest,
         num_splits=num_splits,
         **fields,
     )
     with torch.no_grad():
-        output, lse = _attend(call, cache, leftpad, return_softmax_lse)
+        if over_rows:
+            output, lse = operators.attention_over_rows(*call, cache.rows, leftpad, return_softmax_lse)
+        else:
+            output, lse = operators.attention_forward(*call, return_softmax_lse)
     sources = [t for t in (q, k_cache, v_cache, k, v, fields["sinks"]) if t is not None and t.requires_grad]
     if sources and torch.is_grad_enabled():
         output, lse = operators.without_backward(output, lse, *sources)
@@ -208,26 +217,20 @@ def _append(cache: _Cache, k: torch.Tensor, v: torch.Tensor, lengths: torch.Tens
             tensor.index_put_(index, new.flatten(0, 1)[source].where(any_valid, tensor[index]))
 
 
-def _attend(
-    call: Call, cache: _Cache, leftpad: Optional[torch.Tensor], return_lse: bool
-) -> Tuple[torch.Tensor, torch.Tensor]:
-    """One call of an operator, on the whole cache: on dense or paged keys if every sequence starts its row."""
+def _where_it_is(
+    cache: _Cache, lengths: Optional[torch.Tensor], batch: int
+) -> Tuple[torch.Tensor, torch.Tensor, Optional[torch.Tensor], Optional[torch.Tensor]]:
+    """(key, value, block_table, seqused_k) of a call that reads the cache, of dense or paged keys."""
     key, value, block_table, rows, capacity = cache
-    lengths, batch = call.seqused_k, call.query.shape[0]
-    over_rows = capacity != 0 and (leftpad is not None or rows is not None and capacity % tensors.PAGE_SIZE_UNIT)
-    if not over_rows:
-        if rows is not None:  # a page for each row of the cache
-            block_table = rows.to(torch.int32).unsqueeze(1)
-        if lengths is not None:
-            lengths = lengths.to(torch.int32)
-        elif block_table is not None:
-            lengths = torch.full((batch,), capacity, dtype=torch.int32, device=key.device)
-        if block_table is None:
-            key, value = key[:batch], value[:batch]
-    call = call._replace(key=key, value=value, seqused_k=lengths, block_table=block_table)
-    if over_rows:
-        return operators.attention_over_rows(*call, rows, leftpad, return_lse)
-    return operators.attention_forward(*call, return_lse)
+    if rows is not None:  # a page for each row of the cache
+        block_table = rows.to(torch.int32).unsqueeze(1)
+    if lengths is not None:
+        lengths = lengths.to(torch.int32)
+    elif block_table is not None:
+        lengths = torch.full((batch,), capacity, dtype=torch.int32, device=key.device)
+    if block_table is None:
+        key, value = key[:batch], value[:batch]
+    return key, value, block_table, lengths
 
 
 def _check_cache(
