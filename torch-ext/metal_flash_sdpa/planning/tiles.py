@@ -88,47 +88,47 @@ class Tables(NamedTuple):
 # Many rows on Apple7 and 8: 8 SIMD groups share what they stage, which saves 1 to 2 % of the clocks beside 4.
 LARGE_F16 = (
     #    head_dim, value_dim, block_n, row_groups, slices, key_groups, loader
-    Tile(      32,        32,      64,          8,      1,          1, STAGED),  # 58 registers, 79 %
-    Tile(      64,        64,      32,          8,      1,          1, STAGED),  # 62, 86 %; blocks of 64: 71, 88 %
-    Tile(      72,        72,      32,          8,      1,          1, STAGED),  # 66, 87 %
-    Tile(      80,        80,      32,          8,      1,          1, STAGED),  # 69, 88 %
-    Tile(      96,        96,      32,          8,      1,          1, STAGED),  # 75, 90 %
-    Tile(     128,       128,      32,          8,      1,          1, STAGED),  # 87, 92 %; two slices: 65, 84 %
-    Tile(     192,       128,      32,          8,      1,          1, STAGED),  # 102, 93 %
-    Tile(     256,       256,      16,          4,      2,          1, STAGED),  # 84, 88 %; undivided: 131, half rate
+    Tile(      32,        32,      64,          8,      1,          1, STAGED),  # 58.5 registers, 79 %
+    Tile(      64,        64,      32,          8,      1,          1, STAGED),  # 62.5, 86 %; blocks of 64: 69.5, 88 %
+    Tile(      72,        72,      32,          8,      1,          1, STAGED),  # 64.5, 87 %
+    Tile(      80,        80,      32,          8,      1,          1, STAGED),  # 67.5, 88 %
+    Tile(      96,        96,      32,          8,      1,          1, STAGED),  # 73.5, 90 %
+    Tile(     128,       128,      32,          8,      1,          1, STAGED),  # 85.5, 92 %; two slices: 59.5, 84 %
+    Tile(     192,       128,      32,          8,      1,          1, STAGED),  # 93.5, 93 %
+    Tile(     256,       256,      16,          4,      2,          1, STAGED),  # 83, 88 %; undivided: 134, rate 0.78
 )
 LARGE_F32 = (
     #    head_dim, value_dim, block_n, row_groups, slices, key_groups, loader
-    Tile(      32,        32,      64,          8,      1,          1, STAGED),  # 70, 79 %
-    Tile(      64,        64,      32,          8,      1,          1, STAGED),  # 80, 85 %
-    Tile(      72,        72,      32,          8,      1,          1, STAGED),  # 85, 86 %
-    Tile(      80,        80,      32,          8,      1,          1, STAGED),  # 90, 87 %
-    Tile(      96,        96,      32,          8,      1,          1, STAGED),  # 100, 89 %
-    Tile(     128,       128,      16,          4,      2,          1, STAGED),  # 76, 80 %; undivided: 106, half rate
-    Tile(     192,       128,      16,          4,      2,          1, STAGED),  # 92, 82 %
-    Tile(     256,       256,       8,          2,      4,          1, STAGED),  # 76, 71 %; two slices: 108, half rate
+    Tile(      32,        32,      64,          8,      1,          1, STAGED),  # 65.5, 79 %
+    Tile(      64,        64,      32,          8,      1,          1, STAGED),  # 73.5, 85 %
+    Tile(      72,        72,      32,          8,      1,          1, STAGED),  # 77.5, 86 %
+    Tile(      80,        80,      32,          8,      1,          1, STAGED),  # 81.5, 87 %
+    Tile(      96,        96,      32,          8,      1,          1, STAGED),  # 90, 89 %
+    Tile(     128,       128,      16,          4,      2,          1, STAGED),  # 71.5, 80 %; undivided: 106, rate 0.78
+    Tile(     192,       128,      16,          4,      2,          1, STAGED),  # 80.5, 82 %
+    Tile(     256,       256,       8,          2,      4,          1, STAGED),  # 71.5, 71 %; two slices: 104, 84 %
 )
 
 # Half the rows, for work that would leave cores idle in tiles of 64. 4 SIMD groups must find room for their blocks four
 # times a core.
 SMALL_F16 = (
     #    head_dim, value_dim, block_n, row_groups, slices, key_groups, loader
-    Tile(      32,        32,      64,          4,      1,          1, STAGED),  # 59 registers, 78 %
-    Tile(      64,        64,      32,          4,      1,          1, STAGED),  # 63, 85 %
-    Tile(      72,        72,      32,          4,      1,          1, STAGED),  # 67, 86 %
-    Tile(      80,        80,      32,          4,      1,          1, STAGED),  # 70, 87 %
-    Tile(      96,        96,      32,          4,      1,          1, STAGED),  # 77, 89 %
-    Tile(     128,       128,      16,          4,      1,          1, STAGED),  # 84, 89 %
-    Tile(     192,       128,      16,          4,      1,          1, STAGED),  # 98, 90 %
+    Tile(      32,        32,      64,          4,      1,          1, STAGED),  # 57.5 registers, 79 %
+    Tile(      64,        64,      32,          4,      1,          1, STAGED),  # 61.5, 85 %
+    Tile(      72,        72,      32,          4,      1,          1, STAGED),  # 65, 86 %
+    Tile(      80,        80,      32,          4,      1,          1, STAGED),  # 68, 87 %
+    Tile(      96,        96,      32,          4,      1,          1, STAGED),  # 74.5, 89 %
+    Tile(     128,       128,      16,          4,      1,          1, STAGED),  # 85, 89 %
+    Tile(     192,       128,      16,          4,      1,          1, STAGED),  # 93, 90 %
     LARGE_F16[-1],
 )
 SMALL_F32 = (
     #    head_dim, value_dim, block_n, row_groups, slices, key_groups, loader
-    Tile(      32,        32,      32,          4,      1,          1, STAGED),  # 62, 75 %
-    Tile(      64,        64,      16,          4,      1,          1, STAGED),  # 76, 80 %
-    Tile(      72,        72,      16,          4,      1,          1, STAGED),  # 82, 81 %
-    Tile(      80,        80,      16,          4,      1,          1, STAGED),  # 86, 83 %
-    Tile(      96,        96,      16,          4,      1,          1, STAGED),  # 97, 85 %
+    Tile(      32,        32,      32,          4,      1,          1, STAGED),  # 57.5, 75 %
+    Tile(      64,        64,      16,          4,      1,          1, STAGED),  # 72.5, 81 %
+    Tile(      72,        72,      16,          4,      1,          1, STAGED),  # 77.5, 82 %
+    Tile(      80,        80,      16,          4,      1,          1, STAGED),  # 81.5, 83 %
+    Tile(      96,        96,      16,          4,      1,          1, STAGED),  # 90, 85 %
     *LARGE_F32[5:],  # from 128 on
 )
 
@@ -136,49 +136,49 @@ SMALL_F32 = (
 # those of staged tiles within 1 % (3 % below head_dim 64); published measurements favour direct loads on M3 and M4.
 DIRECT_F16 = (
     #    head_dim, value_dim, block_n, row_groups, slices, key_groups, loader
-    Tile(      32,        32,      32,          4,      1,          1, DIRECT),  # 64 registers, 87 % on Apple9
-    Tile(      64,        64,      32,          4,      1,          1, DIRECT),  # 80, 93 %
-    Tile(      72,        72,      32,          4,      1,          1, DIRECT),  # 78, 94 %
-    Tile(      80,        80,      32,          4,      1,          1, DIRECT),  # 84, 94 %
-    Tile(      96,        96,      32,          4,      1,          1, DIRECT),  # 92, 95 %
-    Tile(     128,       128,      16,          4,      1,          1, DIRECT),  # 98, 95 %
-    Tile(     192,       128,       8,          4,      1,          1, DIRECT),  # 98, 95 %
-    Tile(     256,       256,      16,          4,      2,          1, DIRECT),  # 96, 95 %
+    Tile(      32,        32,      32,          4,      1,          1, DIRECT),  # 55.5 registers, 87 % on Apple9
+    Tile(      64,        64,      32,          4,      1,          1, DIRECT),  # 70.5, 93 %
+    Tile(      72,        72,      32,          4,      1,          1, DIRECT),  # 75, 94 %
+    Tile(      80,        80,      32,          4,      1,          1, DIRECT),  # 79.5, 94 %
+    Tile(      96,        96,      32,          4,      1,          1, DIRECT),  # 85.5, 95 %
+    Tile(     128,       128,      16,          4,      1,          1, DIRECT),  # 95, 96 %
+    Tile(     192,       128,       8,          4,      1,          1, DIRECT),  # 97.5, 95 %
+    Tile(     256,       256,      16,          4,      2,          1, DIRECT),  # 95, 95 %
 )
 DIRECT_F32 = (
     #    head_dim, value_dim, block_n, row_groups, slices, key_groups, loader
-    Tile(      32,        32,      32,          4,      1,          1, DIRECT),  # 74, 87 %
-    Tile(      64,        64,      32,          4,      1,          1, DIRECT),  # 94, 93 %
-    Tile(      72,        72,      32,          4,      1,          1, DIRECT),  # 91, 94 %
-    Tile(      80,        80,      32,          4,      1,          1, DIRECT),  # 98, 94 %
-    Tile(      96,        96,      16,          4,      1,          1, DIRECT),  # 100, 94 %
-    Tile(     128,       128,      32,          4,      2,          1, DIRECT),  # 96, 92 %
-    Tile(     192,       128,      16,          4,      2,          1, DIRECT),  # 94, 92 %
-    Tile(     256,       256,      16,          4,      4,          1, DIRECT),  # 86, 90 %
+    Tile(      32,        32,      32,          4,      1,          1, DIRECT),  # 65, 87 %
+    Tile(      64,        64,      32,          4,      1,          1, DIRECT),  # 86, 93 %
+    Tile(      72,        72,      32,          4,      1,          1, DIRECT),  # 89.5, 94 %
+    Tile(      80,        80,      32,          4,      1,          1, DIRECT),  # 93, 94 %
+    Tile(      96,        96,      16,          4,      1,          1, DIRECT),  # 98.5, 94 %
+    Tile(     128,       128,      32,          4,      2,          1, DIRECT),  # 87, 92 %
+    Tile(     192,       128,      16,          4,      2,          1, DIRECT),  # 93.5, 92 %
+    Tile(     256,       256,      16,          4,      4,          1, DIRECT),  # 83.5, 90 %
 )
 
 # Up to 8 rows: all SIMD groups work on the same ones, on keys of their own, so that each is loaded once, directly.
 DECODE_F16 = (
     #    head_dim, value_dim, block_n, row_groups, slices, key_groups, loader
-    Tile(      32,        32,      32,          1,      1,          4, DIRECT),  # 66 registers
-    Tile(      64,        64,      16,          1,      1,          4, DIRECT),  # 72
-    Tile(      72,        72,      16,          1,      1,          4, DIRECT),  # 71
-    Tile(      80,        80,      16,          1,      1,          4, DIRECT),  # 76
-    Tile(      96,        96,      16,          1,      1,          4, DIRECT),  # 84
-    Tile(     128,       128,      16,          1,      1,          4, DIRECT),  # 100
-    Tile(     192,       128,       8,          1,      1,          4, DIRECT),  # 100
-    Tile(     256,       256,      16,          1,      4,          1, DIRECT),  # 68; undivided: 146
+    Tile(      32,        32,      32,          1,      1,          4, DIRECT),  # 59.5 registers
+    Tile(      64,        64,      16,          1,      1,          4, DIRECT),  # 70.5
+    Tile(      72,        72,      16,          1,      1,          4, DIRECT),  # 74
+    Tile(      80,        80,      16,          1,      1,          4, DIRECT),  # 79
+    Tile(      96,        96,      16,          1,      1,          4, DIRECT),  # 85
+    Tile(     128,       128,      16,          1,      1,          4, DIRECT),  # 99
+    Tile(     192,       128,       8,          1,      1,          4, DIRECT),  # 101.5
+    Tile(     256,       256,      16,          1,      4,          1, DIRECT),  # 66.5; undivided: 149
 )
 DECODE_F32 = (
     #    head_dim, value_dim, block_n, row_groups, slices, key_groups, loader
-    Tile(      32,        32,      32,          1,      1,          4, DIRECT),  # 76
-    Tile(      64,        64,      16,          1,      1,          4, DIRECT),  # 86
-    Tile(      72,        72,      16,          1,      1,          4, DIRECT),  # 83
-    Tile(      80,        80,      16,          1,      1,          4, DIRECT),  # 90
-    Tile(      96,        96,      16,          1,      1,          4, DIRECT),  # 102
-    Tile(     128,       128,      16,          1,      2,          1, DIRECT),  # 86; undivided: 114
-    Tile(     192,       128,      16,          1,      2,          1, DIRECT),  # 94
-    Tile(     256,       256,      16,          1,      4,          1, DIRECT),  # 86
+    Tile(      32,        32,      32,          1,      1,          4, DIRECT),  # 69
+    Tile(      64,        64,      16,          1,      1,          4, DIRECT),  # 85.5
+    Tile(      72,        72,      16,          1,      1,          4, DIRECT),  # 88.5
+    Tile(      80,        80,      16,          1,      1,          4, DIRECT),  # 92.5
+    Tile(      96,        96,      16,          1,      1,          4, DIRECT),  # 102.5
+    Tile(     128,       128,      16,          1,      2,          1, DIRECT),  # 83.5; undivided: 119.5
+    Tile(     192,       128,      16,          1,      2,          1, DIRECT),  # 93.5
+    Tile(     256,       256,      16,          1,      4,          1, DIRECT),  # 83.5
 )
 
 # fmt: on
