@@ -191,8 +191,8 @@ APPLE9 = {
     torch.float16: Tables(DIRECT_F16, DIRECT_F16, DECODE_F16),
     torch.float32: Tables(DIRECT_F32, DIRECT_F32, DECODE_F32),
 }
-# bf16 takes over fp16's rows. Apple7 and 8 have no bfloat operands: there, values that widen to fp32 should take more
-# registers than the figures say, so that bf16 may come to have rows of its own.
+# bf16 takes over fp16's rows. Apple7 and 8 have no bfloat operands: there, values that widen to fp32 take up to 40
+# registers more than the figures say, by the same estimate, so that bf16 may come to have rows of its own.
 APPLE7[torch.bfloat16] = APPLE7[torch.float16]
 APPLE9[torch.bfloat16] = APPLE9[torch.float16]
 TABLES: Mapping[int, Mapping[torch.dtype, Tables]] = {7: APPLE7, 9: APPLE9}  # a family between has the older one's
