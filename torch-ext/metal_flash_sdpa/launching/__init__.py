@@ -51,6 +51,16 @@ def current() -> Optional[Target]:
     return _current.get()
 
 
+def takes(tensor: torch.Tensor) -> bool:
+    """Whether calls on the tensor go to a launcher, and not to the CPU implementation."""
+    return tensor.device.type == "mps" or current() is not None
+
+
+def target_for(tensor: torch.Tensor) -> Optional[Target]:
+    """Who runs calls on the tensor: None for the CPU implementation. Raises RuntimeError as `metal`."""
+    return metal() if takes(tensor) else None
+
+
 def metal() -> Target:
     """For tensors on `mps`. Raises RuntimeError when this build has no Metal kernels."""
     return _current.get() or _preferred()

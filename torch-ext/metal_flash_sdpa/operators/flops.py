@@ -30,8 +30,8 @@ def register(ops) -> None:
     @register_flop_formula(ops.attention_backward, get_raw=True)
     def backward(_grad_output, _grad_lse, *arguments, out_val=None, **_dropout) -> Count:
         # Of head_dim: the scores again, the gradients of query and key. Of the value's: those of the weights and value.
-        call, _ = taken(arguments)
-        return _flops(call, of_head_dim=3, of_value_dim=2)
+        call, (_output, _row_softmax, wants_key_value, *_) = taken(arguments)
+        return _flops(call, of_head_dim=3, of_value_dim=2) if wants_key_value else _flops(call, 2, 1)
 
     @register_flop_formula(ops.attention_over_rows, get_raw=True)
     def over_rows(*arguments, out_val=None) -> Count:

@@ -1,0 +1,33 @@
+"""The operators of this build: their schemas, in a namespace of their own."""
+
+from __future__ import annotations
+
+import torch
+
+from .._ops import add_op_namespace_prefix, ops
+from ..call import Call, Dropout, schema
+
+library = torch.library.Library(add_op_namespace_prefix("").rstrip(":"), "FRAGMENT")
+# attention_backward takes the forward's results if a launcher ran it. The CPU implementation computes the weights again:
+# None. Without wants_key_value, the gradients of key and value are [0].
+# attention_over_rows takes a call on a cache: key and value [batch_cache, seqlen_cache, heads, head_dim], and seqused_k
+# where each sequence ends in its row, int32 or int64, None for seqlen_cache. Beside it, [batch], int32 or int64: the
+# rows of the sequences, None for those in order, and where each begins in its row, None for 0.
+for _schema in (
+    f"attention_forward({schema(Call)}, bool return_lse, bool return_softmax, {schema(Dropout)}) "
+    "-> (Tensor output, Tensor lse, Tensor row_softmax)",
+    f"attention_forward_out(Tensor(a!) output, {schema(Call)}) -> ()",
+    f"attention_backward(Tensor grad_output, Tensor? grad_lse, {schema(Call)}, Tensor? output, Tensor? row_softmax, "
+    f"bool wants_key_value, {schema(Dropout)}) "
+    "-> (Tensor grad_query, Tensor grad_key, Tensor grad_value, Tensor grad_sinks)",
+    f"attention_over_rows({schema(Call)}, Tensor? cache_batch_idx, Tensor? cache_leftpad, bool return_lse) "
+    "-> (Tensor, Tensor)",
+    "refuse_backward(Tensor grad, SymInt[] shape) -> Tensor",
+):
+    library.define(_schema, tags=torch.Tag.pt2_compliant_tag)
+
+attention_forward = ops.attention_forward.default
+attention_forward_out = ops.attention_forward_out.default
+attention_backward = ops.attention_backward.default
+attention_over_rows = ops.attention_over_rows.default
+refuse_backward = ops.refuse_backward.default
