@@ -8,8 +8,8 @@ from .._ops import add_op_namespace_prefix, ops
 from ..call import Call, Dropout, schema
 
 library = torch.library.Library(add_op_namespace_prefix("").rstrip(":"), "FRAGMENT")
-# attention_backward takes the results of the forward where a launcher ran it, None where the CPU implementation did, which
-# computes the weights again. Without wants_key_value, the gradients of key and value are [0].
+# attention_backward takes what the forward returned where a launcher ran it; None where the CPU implementation did,
+# which computes the weights again. Without wants_key_value, the gradients of key and value are [0].
 # attention_over_rows takes a call on a cache: key and value [batch_cache, seqlen_cache, heads, head_dim], and seqused_k
 # where each sequence ends in its row, int32 or int64, None for seqlen_cache. Beside it, [batch], int32 or int64: the
 # rows of the sequences, None for those in order, and where each begins in its row, None for 0.
