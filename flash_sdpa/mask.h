@@ -24,6 +24,9 @@ struct Mask {
     const int position = token + diagonal;
     return {max(0, position - window_left), min(key_length, position + window_right + 1)};
   }
+
+  // The same rule with its roles exchanged: visible(key) are the tokens that see a key.
+  Mask transposed(int query_length) const { return {query_length, -diagonal, window_right, window_left}; }
 };
 
 // The keys that each row of a lane may see: at[i] belongs to row 8 * i + lane.row. A missing row has those of the last.

@@ -53,3 +53,22 @@ struct CombineParams {
   long num_splits;
 };
 static_assert(sizeof(CombineParams) == 10 * 8, "plan.CombineParams packs 10 int64");
+
+struct BackwardParams {
+  ForwardParams forward;  // of the call whose gradients are wanted
+  Strides grad_output, grad_query, grad_key, grad_value;
+  long stored_keys;   // of a tile of rows, at most: a multiple of kStoredKeys (stored_weights.h)
+  long stored_tiles;  // of a key/value head in a chunk, at most
+  long sum_tiles;     // tiles of keys of a sequence, at most, that sums are carried for
+};
+static_assert(sizeof(BackwardParams) == 45 * 8, "plan.BackwardParams packs 45 int64");
+
+// What one launch of a backward kernel does: each key/value head from first_head on, with the tiles of query rows
+// [first_tile, end_tile), of all sequences, and the keys [first_key, end_key) of each sequence.
+struct ChunkParams {
+  long first_head;
+  long first_tile, end_tile;
+  long first_key, end_key;
+  long carried_from, carried_to;  // which of two halves sums come from and go to
+};
+static_assert(sizeof(ChunkParams) == 7 * 8, "plan.ChunkParams packs 7 int64");

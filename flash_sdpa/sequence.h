@@ -59,37 +59,51 @@ inline QueryTile dense_tile(constant ForwardParams& params, int head_kv, int til
   return {tile / tiles, tile / tiles, 0, query_length, 0, key_length, row0, head_kv, heads_per_kv};
 }
 
-// Packed: cu_seqlens_q cuts the tokens into batch + 2 segments. The first and the last hold the tokens before and after
-// all sequences; they see no key, so that every row of the output is written. Segment s owns the tiles from
-// bound(s) * heads_per_kv / kBlockM + s on. That is never fewer than its rows need, at most one more, and grows with s.
-template <int kBlockM>
-inline QueryTile packed_tile(constant ForwardParams& params, device const int* cu_seqlens_q,
-                             device const int* cu_seqlens_k, int head_kv, int tile) {
-  const int batch = params.batch, total_q = params.query_length, total_k = params.key_length;
-  const int heads_per_kv = params.heads_per_kv;
+// One of the batch + 2 segments that cu_seqlens cuts the tokens of packed sequences into, and a tile of its rows. The
+// first and the last segment hold the tokens before and after all sequences, so that a kernel can reach them, too.
+struct Segment {
+  int index;       // that of the sequence, and 1
+  int start, end;  // tokens; maybe end < start
+  int row0;        // first row of the tile within the segment
+};
+
+// Segment s owns the tiles from bound(s) * rows_per_token / kBlock + s on. That is never fewer than its rows need, at
+// most one more, and grows with s.
+template <int kBlock>
+inline Segment find_segment(device const int* cu_seqlens, int batch, int total, int rows_per_token, int tile) {
   int segment = 0, start = 0;  // the last segment whose first tile is not after ours, by binary search
   for (int beyond = batch + 2; beyond - segment > 1;) {
     const int middle = (segment + beyond) / 2;
-    const int bound = clamped(cu_seqlens_q, middle - 1, total_q);
-    if (bound * heads_per_kv / kBlockM + middle <= tile) {
+    const int bound = clamped(cu_seqlens, middle - 1, total);
+    if (bound * rows_per_token / kBlock + middle <= tile) {
       segment = middle;
       start = bound;
     } else {
       beyond = middle;
     }
   }
-  const int end = segment <= batch ? clamped(cu_seqlens_q, segment, total_q) : total_q;
-  const int row0 = (tile - segment - start * heads_per_kv / kBlockM) * kBlockM;
-  QueryTile found = {0, segment - 1, start, max(0, end - start), 0, 0, row0, head_kv, heads_per_kv};
-  if (segment >= 1 && segment <= batch) {
+  const int end = segment <= batch ? clamped(cu_seqlens, segment, total) : total;
+  return {segment, start, end, (tile - segment - start * rows_per_token / kBlock) * kBlock};
+}
+
+// Packed: rows of no sequence see no key, so that every row of the output is written.
+template <int kBlockM>
+inline QueryTile packed_tile(constant ForwardParams& params, device const int* cu_seqlens_q,
+                             device const int* cu_seqlens_k, int head_kv, int tile) {
+  const int batch = params.batch, total_q = params.query_length, total_k = params.key_length;
+  const int heads_per_kv = params.heads_per_kv;
+  const Segment segment = find_segment<kBlockM>(cu_seqlens_q, batch, total_q, heads_per_kv, tile);
+  const int length = max(0, segment.end - segment.start);
+  QueryTile found = {0, segment.index - 1, segment.start, length, 0, 0, segment.row0, head_kv, heads_per_kv};
+  if (segment.index >= 1 && segment.index <= batch) {
     if (is_paged && has_seqused_k) {
       found.key_length = total_k;
     } else if (is_paged) {  // cu_seqlens_k gives the lengths and nothing else
-      const long length = long(cu_seqlens_k[segment]) - long(cu_seqlens_k[segment - 1]);
-      found.key_length = int(min(max(length, long(0)), long(total_k)));
+      const long keys = long(cu_seqlens_k[segment.index]) - long(cu_seqlens_k[segment.index - 1]);
+      found.key_length = int(min(max(keys, long(0)), long(total_k)));
     } else {
-      found.key_start = clamped(cu_seqlens_k, segment - 1, total_k);
-      found.key_length = max(0, clamped(cu_seqlens_k, segment, total_k) - found.key_start);
+      found.key_start = clamped(cu_seqlens_k, segment.index - 1, total_k);
+      found.key_length = max(0, clamped(cu_seqlens_k, segment.index, total_k) - found.key_start);
     }
   }
   return found;

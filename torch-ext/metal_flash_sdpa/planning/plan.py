@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
-from typing import NamedTuple, Optional, Tuple, Union
+from typing import Iterable, NamedTuple, Optional, Tuple, Union
 
 
 class Parameters(NamedTuple):
@@ -36,6 +36,14 @@ class Plan(NamedTuple):
     reason: str  # why this kernel and these tiles
     scratch: Tuple[Scratch, ...] = ()  # what to allocate for this launch and all that follow
     then: Optional[Plan] = None
+
+
+class Chain(NamedTuple):
+    """Launches in order, and the scratch of all of them. Each plan is made when its turn comes: a long sequence has
+    thousands."""
+
+    scratch: Tuple[Scratch, ...]
+    launches: Iterable[Plan]
 
 
 class Pipeline(NamedTuple):
@@ -74,9 +82,11 @@ class ForwardParams(NamedTuple):
     lse_split_stride: int
     first_tile: int
 
+    def fields(self) -> Tuple[int, ...]:
+        return self.query + self.key + self.value + self.output + self[4:]
+
     def pack(self) -> Parameters:
-        fields = self.query + self.key + self.value + self.output + self[4:]
-        return Parameters("q", struct.pack(f"<{len(fields)}q", *fields))
+        return _packed(self.fields())
 
 
 class CombineParams(NamedTuple):
@@ -92,8 +102,39 @@ class CombineParams(NamedTuple):
     num_splits: int
 
     def pack(self) -> Parameters:
-        fields = self.output + self[1:]
-        return Parameters("q", struct.pack(f"<{len(fields)}q", *fields))
+        return _packed(self.output + self[1:])
+
+
+class BackwardParams(NamedTuple):
+    """Mirrors params.h: BackwardParams."""
+
+    forward: ForwardParams
+    grad_output: Tuple[int, int, int]
+    grad_query: Tuple[int, int, int]
+    grad_key: Tuple[int, int, int]
+    grad_value: Tuple[int, int, int]
+    stored_keys: int
+    stored_tiles: int
+    sum_tiles: int
+
+    def pack(self) -> Parameters:
+        strides = self.grad_output + self.grad_query + self.grad_key + self.grad_value
+        return _packed(self.forward.fields() + strides + self[5:])
+
+
+class ChunkParams(NamedTuple):
+    """Mirrors params.h: ChunkParams."""
+
+    first_head: int
+    first_tile: int
+    end_tile: int
+    first_key: int
+    end_key: int
+    carried_from: int
+    carried_to: int
+
+    def pack(self) -> Parameters:
+        return _packed(self)
 
 
 class ScoreParams(NamedTuple):
@@ -122,6 +163,10 @@ class ScoreParams(NamedTuple):
 
     def pack(self) -> Parameters:
         return Parameters("f", struct.pack(f"<{len(self)}f", *self))
+
+
+def _packed(fields: Tuple[int, ...]) -> Parameters:
+    return Parameters("q", struct.pack(f"<{len(fields)}q", *fields))
 
 
 def in_ranges(plan: Plan, params: ForwardParams, tiles: int) -> Plan:

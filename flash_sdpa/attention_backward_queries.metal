@@ -1,0 +1,156 @@
+// Gradients of the queries, and the weights that those of keys and values are made of. Rows own, as in
+// attention_forward: a threadgroup has rows of one sequence and one key/value head, and goes through the keys they see.
+//   for each block of kBlockN keys:  S = Q K^T;  dP = dO V^T;  P = exp2(scale_log2 (S - row_max) - log2_sum);
+//                                    dS = P (dP - delta);  dQ += dS K;  P and dS to memory
+#include <metal_stdlib>
+#include "blocks_staged.h"
+#include "exchange.h"
+#include "function_constants.h"
+#include "gradients.h"
+#include "mask.h"
+#include "pages.h"
+#include "params.h"
+#include "score.h"
+#include "sequence.h"
+#include "stored_weights.h"
+#include "tile.h"
+using namespace metal;
+
+// Grid: (key/value heads, tiles of query rows), of the chunk; the last tiles first, which causal masks make the
+// heaviest. Layouts are attention_forward's. grad_query is written whole, with 0 for rows that see no key.
+template <typename T, int kHeadDim, int kValueDim, int kBlockN, int kRowGroups, int kSlices>
+[[kernel, max_total_threads_per_threadgroup(kRowGroups * kSlices * kSimdWidth)]] void attention_backward_queries(
+    constant ChunkParams& chunk [[buffer(0)]], constant BackwardParams& params [[buffer(1)]],
+    constant ScoreParams& score [[buffer(2)]], constant float& softmax_scale [[buffer(3)]],
+    device const T* query [[buffer(4)]],               // [batch, query_length, num_heads, head_dim]
+    device const T* key [[buffer(5)]],                 // [batch, key_length, num_heads_kv, head_dim]
+    device const T* value [[buffer(6)]],               // [batch, key_length, num_heads_kv, value_dim]
+    device const T* grad_output [[buffer(7)]],         // [batch, query_length, num_heads, value_dim]
+    device const float2* row_softmax [[buffer(8)]],    // [batch, num_heads, query_length]: row_max, log2_sum
+    device const float* row_terms [[buffer(9)]],       // [batch, num_heads, query_length]: delta
+    device T* grad_query [[buffer(10)]],               // [batch, query_length, num_heads, head_dim]
+    device float* weights [[buffer(11), function_constant(stores_weights)]],         // stored_weights.h
+    device float2* query_sums [[buffer(12), function_constant(carries_sums)]],       // of tiles that see more keys
+    device const int* cu_seqlens_q [[buffer(13), function_constant(is_packed)]],     // [batch + 1]
+    device const int* cu_seqlens_k [[buffer(14), function_constant(is_packed)]],     // [batch + 1]
+    device const int* seqused_k [[buffer(15), function_constant(has_seqused_k)]],    // [batch]
+    device const int* block_table [[buffer(16), function_constant(is_paged)]],       // [batch, block_table_stride]
+    device const float* alibi_slopes [[buffer(17), function_constant(has_alibi)]],   // [num_heads] or [batch, num_heads]
+    uint3 position [[threadgroup_position_in_grid]], uint3 grid [[threadgroups_per_grid]],
+    uint simdgroup [[simdgroup_index_in_threadgroup]], uint lane_index [[thread_index_in_simdgroup]]) {
+  constexpr int kRows = kFragment, kBlockM = kRowGroups * kRows;
+  constexpr int kSimdgroups = kRowGroups * kSlices, kThreads = kSimdgroups * kSimdWidth;
+  static_assert(kStoredKeys % kBlockN == 0, "stored blocks are whole blocks of keys");
+  using KeyTile = StagedTile<T, kBlockN, kHeadDim, kSlices>;
+  using ValueTile = StagedTile<T, kBlockN, kValueDim, kSlices>;
+  constexpr int kBlockBytes = KeyTile::kBytes + ValueTile::kBytes;
+  constexpr int kSliceBytes = slice_bytes<kRows, kBlockN, kSlices, kSimdgroups>();
+  threadgroup float4 memory[(kBlockBytes + 2 * kSliceBytes) / 16];
+
+  // This threadgroup's rows, and those of the keys they see that the chunk has.
+  constant ForwardParams& forward = params.forward;
+  const int tile_index = grid.y - 1 - position.y, head_kv = int(chunk.first_head) + position.x;
+  QueryTile tile;
+  if (is_packed)
+    tile = packed_tile<kBlockM>(forward, cu_seqlens_q, cu_seqlens_k, head_kv, int(chunk.first_tile) + tile_index);
+  else tile = dense_tile<kBlockM>(forward, head_kv, int(chunk.first_tile) + tile_index);
+  if (has_seqused_k && tile.key_length > 0) tile.key_length = clamp(seqused_k[tile.sequence], 0, tile.key_length);
+  const int rows = tile.rows(), last_row = min(tile.row0 + kBlockM, rows) - 1;
+  if (tile.row0 >= rows) return;  // a surplus tile, or inconsistent cu_seqlens
+  const Mask mask = tile.mask(forward);
+  const KeyBlocks blocks = key_blocks(mask, tile.token(tile.row0), tile.token(last_row), kStoredKeys);
+  const Turn turn(blocks.begin, blocks.end, int(chunk.first_key), int(chunk.end_key));
+  if (!turn.is_mine) return;
+  const int begin = first_stored(chunk, blocks.begin);
+  int end = min((blocks.end + kStoredKeys - 1) / kStoredKeys * kStoredKeys, int(chunk.end_key));
+  if (stores_weights) end = min(end, begin + int(params.stored_keys));  // whatever max_seqlen_k promised
+
+  // This SIMD group's rows and columns.
+  const Lane lane = lane_position(lane_index);
+  const uint thread_index = simdgroup * kSimdWidth + lane_index;
+  const int slice = simdgroup % kSlices, row0 = tile.row0 + simdgroup / kSlices * kRows;
+  const int first_column = slice * (kHeadDim / kSlices), first_value_column = slice * (kValueDim / kSlices);
+  const RowRanges<kRows> visible(mask, row0, rows, tile.heads_per_kv, lane);
+  KeyRange own = visible.any_row();
+  if (row0 >= rows) own.end = 0;
+
+  threadgroup float2* slices = (threadgroup float2*)memory + kBlockBytes / sizeof(float2);
+  KeyTile key_tile = {(threadgroup T*)memory, slice};
+  ValueTile value_tile = {(threadgroup T*)memory + KeyTile::kBytes / sizeof(T), slice};
+  RegisterTile<T, kRows, kHeadDim / kSlices> query_tile;
+  RegisterTile<T, kRows, kValueDim / kSlices> grad_tile;         // dO
+  RegisterTile<float, kRows, kBlockN> scores;                    // then weights
+  RegisterTile<float, kRows, kBlockN> grads;                     // of the weights, then of the scores
+  RegisterTile<float, kRows, kHeadDim / kSlices> accumulator;    // dQ, before it is scaled
+
+  const int head_dim = forward.head_dim, value_dim = forward.value_dim;
+  load<KeyTile>(query_tile, tile.rows_of(query, forward.query, first_column, head_dim), row0, score.query_factor, lane);
+  load<ValueTile>(grad_tile, tile.rows_of(grad_output, params.grad_output, first_value_column, value_dim), row0, 1,
+                  lane);
+  const RowTerms<kRows> terms(row_softmax, row_terms, forward, tile, row0, lane);
+  Pages pages;
+  if (is_paged) pages = pages_of(block_table, forward, tile.sequence);
+  KeyRows<T> keys = tile.keys_of(key, forward.key, begin, head_dim, pages);
+  KeyRows<T> values = tile.keys_of(value, forward.value, begin, value_dim, pages);
+  Alibi<kRows> alibi;
+  if (has_alibi && tile.key_length > 0)
+    alibi.place(alibi_slopes + tile.sequence * forward.alibi_batch_stride + tile.head(0), score.scale, row0, rows,
+                tile.heads_per_kv, mask.diagonal, lane);
+  if (stores_weights)
+    weights = stored_tile<kBlockM>(weights, params, position.x, tile_index) +
+              (row0 - tile.row0) / kFragment * stored_row_stride(params) + lane_index * 4;
+  const long sums_index = (position.x * params.stored_tiles + tile_index) * kSimdgroups + simdgroup;
+  if (carries_sums && !turn.is_first) load_sums(accumulator, query_sums, sums_index, lane_index);
+  else zero(accumulator);
+
+  for (int key0 = begin; key0 < end; key0 += kBlockN, keys.advance(kBlockN), values.advance(kBlockN)) {
+    keys.first = values.first = key0;
+    threadgroup_barrier(mem_flags::mem_threadgroup);  // all are done with the last block
+    load_block<kThreads>(key_tile, keys, thread_index);
+    load_block<kThreads>(value_tile, values, thread_index);
+    threadgroup_barrier(mem_flags::mem_threadgroup);  // keys and values are there
+    if (kSlices == 1 && !is_stored(own, key0)) continue;  // loaded for the others; nothing to compute
+
+    zero(scores);
+    multiply_transposed(scores, query_tile, key_tile, lane);  // S = Q K^T
+    zero(grads);
+    multiply_transposed(grads, grad_tile, value_tile, lane);  // dP = dO V^T
+    if (kSlices > 1) {
+      add_slices<kSlices>(slices, scores, simdgroup, lane_index);
+      add_slices<kSlices>(slices + kSliceBytes / sizeof(float2), grads, simdgroup, lane_index);
+    }
+    subtract_rows(grads, terms.delta);
+    if (has_softcap) {
+      apply_softcap(scores, score.tanh_scale);
+      multiply_by_derivative(grads, scores);
+    }
+    if (has_alibi) add_bias(scores, alibi, score.bias_factor, key0, lane);
+    if (!blocks.is_full(key0, kBlockN)) hide_invisible(scores, visible, key0, lane);
+    weigh(scores, terms, score.scale_log2);  // S -> P
+    multiply_elements(grads, scores);        // dP -> dS
+    if (stores_weights && (kSlices == 1 || is_stored(own, key0))) {
+      device float* target = weights + (key0 - begin) * (2 * kFragment);
+      UNROLL for (short j = 0; j < kBlockN / kFragment; j++) {
+        const float2 weight = elements(scores.frag[0][j]), grad = elements(grads.frag[0][j]);
+        if (j % kSlices == slice)
+          *(device float4*)(target + j * (4 * kSimdWidth)) = float4{weight[0], weight[1], grad[0], grad[1]};
+      }
+    }
+    multiply(accumulator, grads, key_tile, lane);  // dQ += dS K
+  }
+  if (carries_sums && !turn.is_last) {
+    store_sums(query_sums, accumulator, sums_index, lane_index);
+    return;
+  }
+  scale(accumulator, softmax_scale);
+  store<KeyTile>(tile.rows_of(grad_query, params.grad_query, first_column, head_dim), accumulator, row0, lane);
+}
+
+// The host name is QueriesTile.kernel's (planning/backward_tiles.py).
+#define INSTANTIATE(name, T, head_dim, value_dim, block_n, row_groups, slices) \
+  template [[host_name("attention_backward_queries_" #name "_d" #head_dim "_v" #value_dim "_n" #block_n "_g" \
+                       #row_groups "x" #slices)]] [[kernel]] decltype(attention_backward_queries< \
+      T, head_dim, value_dim, block_n, row_groups, slices>) \
+      attention_backward_queries<T, head_dim, value_dim, block_n, row_groups, slices>;
+
+#include "instances_backward_queries.h"

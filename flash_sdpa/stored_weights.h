@@ -1,0 +1,67 @@
+// Weights P and the gradients dS of their scores on the way from attention_backward_queries, which computes them, to
+// attention_backward_keys, in fp32:
+//   [key/value heads of the chunk][tiles of rows][fragments of 8 rows][fragments of 8 keys][lane]
+// a lane's two weights, then their two gradients. A tile's keys count from the first block that it sees in the chunk.
+// Only blocks of which a row sees a key are written, and only they are read: one rule, is_stored, for both kernels.
+#pragma once
+#include "mask.h"
+#include "params.h"
+#include "sequence.h"
+
+constant constexpr int kStoredKeys = 32;  // of a block; planning/backward_tiles.py: STORED_KEYS
+
+// Whether the block of the key is stored for 8 rows that see the keys of a range between them.
+inline bool is_stored(KeyRange seen, int key) { return seen.meets(key / kStoredKeys * kStoredKeys, kStoredKeys); }
+
+// The first key that a tile of rows stores in a chunk.
+inline int first_stored(constant ChunkParams& chunk, int first_seen) {
+  return max(first_seen / kStoredKeys * kStoredKeys, int(chunk.first_key));
+}
+
+// Fragments of 8 rows lie this many elements apart, each 8 keys of them 128.
+inline long stored_row_stride(constant BackwardParams& params) { return params.stored_keys * (2 * kFragment); }
+
+// The weights of a tile's first rows and keys, of the head that is the head_index-th of the chunk.
+template <int kBlockM, typename T>
+inline device T* stored_tile(device T* stored, constant BackwardParams& params, int head_index, int tile_index) {
+  const long tile = head_index * params.stored_tiles + tile_index;
+  return stored + tile * (kBlockM / kFragment) * stored_row_stride(params);
+}
+
+// A launch's part of the work on [begin, end), for one sum over it. The chunks of all launches lie end to end, the
+// first from 0 and the last to 2^30, so that each has its turn, and an empty one has it in one chunk.
+struct Turn {
+  bool is_mine, is_first, is_last;
+
+  Turn(int begin, int end, int chunk_begin, int chunk_end) {
+    end = max(end, begin + 1);
+    is_mine = begin < chunk_end && end > chunk_begin;
+    is_first = begin >= chunk_begin;
+    is_last = end <= chunk_end;
+  }
+};
+
+// Where a SIMD group's sums lie on their way from one launch to the next: in the order of lanes, in fp32, those of
+// equal tiles end to end.
+template <int kRows, int kColumns>
+inline device float2* carried(device float2* sums, long index, uint lane_index) {
+  return sums + index * (kRows * kColumns / 2) + lane_index;
+}
+
+template <int kRows, int kColumns>
+inline void load_sums(thread RegisterTile<float, kRows, kColumns>& tile, device float2* sums, long index,
+                      uint lane_index) {
+  device const float2* source = carried<kRows, kColumns>(sums, index, lane_index);
+  UNROLL for (short i = 0; i < kRows / kFragment; i++)
+    UNROLL for (short j = 0; j < kColumns / kFragment; j++)
+      elements(tile.frag[i][j]) = source[(i * (kColumns / kFragment) + j) * kSimdWidth];
+}
+
+template <int kRows, int kColumns>
+inline void store_sums(device float2* sums, thread RegisterTile<float, kRows, kColumns>& tile, long index,
+                       uint lane_index) {
+  device float2* target = carried<kRows, kColumns>(sums, index, lane_index);
+  UNROLL for (short i = 0; i < kRows / kFragment; i++)
+    UNROLL for (short j = 0; j < kColumns / kFragment; j++)
+      target[(i * (kColumns / kFragment) + j) * kSimdWidth] = elements(tile.frag[i][j]);
+}

@@ -1,0 +1,1 @@
+"""The backward kernels and their planner, beside float64."""

@@ -1,0 +1,84 @@
+"""The gradients of attention in float64, by autograd of its definition, and what the forward pass leaves for them.
+
+Written apart from the code under test: one sequence, one head, one full matrix of scores at a time.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Callable, NamedTuple, Optional
+
+import torch
+from reference import _keys_of
+
+NO_KEY = torch.tensor([-(2.0**127), 1e30])  # row_softmax of a row that sees no key
+
+Factors = Callable[[int, int, int, int], torch.Tensor]  # (sequence, head, tokens, keys) -> what dropout multiplies by
+
+
+class Exact(NamedTuple):
+    output: torch.Tensor  # as the query, float64
+    lse: torch.Tensor  # [(batch,) heads, tokens]
+    row_softmax: torch.Tensor  # fp32 [(batch,) heads, tokens, 2]
+    grads: tuple  # of query, key, value and, with sinks, these
+
+
+def exact(query, key, value, grad_output, grad_lse, fields, unit: float, factors: Optional[Factors] = None) -> Exact:
+    """fields: the other fields of a call, by name; unit: what turns the kernels' scores into natural ones; grad_lse:
+    as lse, or None. Where lse is -inf its gradient has no meaning."""
+    leaves = [tensor.detach().double().requires_grad_() for tensor in (query, key, value)]
+    sinks = fields.get("sinks")
+    if sinks is not None:
+        leaves.append(sinks.detach().double().requires_grad_())
+    is_packed = query.dim() == 3
+    bounds = fields["cu_seqlens_q"].tolist() if is_packed else None
+    batch, heads = (len(bounds) - 1 if is_packed else query.shape[0]), query.shape[-2]
+    tokens = query.shape[-3]
+    output = torch.zeros(*query.shape[:-1], value.shape[-1], dtype=torch.float64)
+    lse = torch.full((*query.shape[:-3], heads, tokens), -math.inf, dtype=torch.float64)
+    row_softmax = NO_KEY.repeat(*lse.shape, 1)
+    loss = sum(torch.nan_to_num(leaf).sum() * 0 for leaf in leaves)
+    for b in range(batch):
+        rows = slice(bounds[b], bounds[b + 1]) if is_packed else b
+        of_lse = (slice(None), rows) if is_packed else b
+        own_keys, own_values = _keys_of(
+            b, *leaves[1:3], fields.get("cu_seqlens_k"), fields.get("seqused_k"), fields.get("block_table")
+        )
+        own_queries = leaves[0][rows]
+        position = torch.arange(len(own_queries))[:, None] + len(own_keys) - len(own_queries)
+        distance = torch.arange(len(own_keys))[None, :] - position
+        visible = torch.ones_like(distance, dtype=torch.bool)
+        if fields["window_left"] >= 0:
+            visible &= distance >= -fields["window_left"]
+        if fields["window_right"] >= 0:
+            visible &= distance <= fields["window_right"]
+        seen = visible.any(dim=1)
+        if not seen.any():
+            continue
+        for head in range(heads):
+            head_kv = head // (heads // key.shape[-2])
+            scores = fields["softmax_scale"] * (own_queries[seen, head] @ own_keys[:, head_kv].T)
+            if fields["softcap"] > 0:
+                scores = fields["softcap"] * torch.tanh(scores / fields["softcap"])
+            if fields.get("alibi_slopes") is not None:
+                slope = fields["alibi_slopes"].expand(batch, heads)[b, head].double()
+                scores = scores - slope * distance[seen].abs()
+            scores = scores.masked_fill(~visible[seen], -math.inf)
+            row_max = scores.detach().amax(dim=1, keepdim=True)
+            log_sum = torch.logsumexp(scores - row_max, dim=1, keepdim=True)
+            if sinks is not None:
+                log_sum = torch.logaddexp(log_sum, leaves[3][head] - row_max)
+            weights = torch.exp(scores - row_max - log_sum)
+            if factors is not None:
+                weights = weights * factors(b, head, len(own_queries), len(own_keys))[seen]
+            own_output = weights @ own_values[:, head_kv]
+            own_lse = (row_max + log_sum)[:, 0]
+            loss = loss + (own_output * grad_output[rows][seen, head].double()).sum()
+            if grad_lse is not None:
+                loss = loss + (own_lse * grad_lse[of_lse][head, seen].double()).sum()
+            with torch.no_grad():
+                output[rows][seen, head] = own_output
+                lse[of_lse][head, seen] = own_lse
+                kept = torch.cat([row_max / unit, log_sum / math.log(2)], dim=1)
+                row_softmax[of_lse][head, seen] = kept.clamp(-(2.0**126), 2.0**126).float()
+    return Exact(output, lse, row_softmax, torch.autograd.grad(loss, leaves))

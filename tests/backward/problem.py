@@ -1,0 +1,118 @@
+"""Problems for the backward kernels, and running them on the simulator."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import math
+from unittest import mock
+
+import torch
+from cases import call_of, poisoned, random_tensor
+from simulated_launcher import SimulatedLauncher
+
+from .exact import exact
+
+ROUNDING = {torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
+
+
+def planner(kernel):
+    """The module planning.backward."""
+    return importlib.import_module(f"{kernel.__name__}.planning.backward")
+
+
+class Problem:
+    """One call and the gradients of its results.
+
+    lengths: (tokens, keys) of one dense sequence, or of several packed ones; other fields are those of a call.
+    """
+
+    def __init__(
+        self,
+        dtype,
+        head_dim,
+        lengths,
+        heads=(4, 2),
+        *,
+        value_dim=None,
+        batch=1,
+        window=(-1, -1),
+        scale=None,
+        softcap=0.0,
+        lse=True,
+        seed=0,
+        **fields,
+    ):
+        packed = isinstance(lengths, list)
+        value_dim = value_dim or head_dim
+        tokens, keys = (sum(side) for side in zip(*lengths)) if packed else lengths
+        lead = () if packed else (batch,)
+        self.query = random_tensor(seed, *lead, tokens, heads[0], head_dim, dtype=dtype)
+        self.key = random_tensor(seed + 1, *lead, keys, heads[1], head_dim, dtype=dtype)
+        self.value = random_tensor(seed + 2, *lead, keys, heads[1], value_dim, dtype=dtype)
+        self.grad_output = random_tensor(seed + 3, *lead, tokens, heads[0], value_dim, dtype=dtype)
+        self.grad_lse = random_tensor(seed + 4, *lead, heads[0], tokens) if lse else None
+        self.fields = {
+            "window_left": window[0],
+            "window_right": window[1],
+            "softcap": softcap,
+            "softmax_scale": head_dim**-0.5 if scale is None else scale,
+            **fields,
+        }
+        if packed:
+            for side, name in enumerate("qk"):
+                bounds = [0, *torch.tensor([pair[side] for pair in lengths]).cumsum(0).tolist()]
+                self.fields.setdefault(f"cu_seqlens_{name}", torch.tensor(bounds, dtype=torch.int32))
+                self.fields.setdefault(f"max_seqlen_{name}", max(pair[side] for pair in lengths))
+        self.inputs = poisoned  # how a tensor lies in memory
+
+
+def run(kernel, problem, launcher=None, *, keys=True, cores=8, family=7, scratch=None, chunk_keys=None, factors=None):
+    """(gradients of query, key and value, Exact, plans): the chain, launch by launch, in NaN everywhere.
+
+    keys: whether key and value want gradients; scratch, chunk_keys: other budgets than the planner's.
+    """
+    launcher = launcher or SimulatedLauncher(check=True)
+    backward = planner(kernel)
+    score = kernel.planning.plan.ScoreParams.of(
+        problem.fields["softmax_scale"], problem.fields["softcap"], problem.fields.get("alibi_slopes") is not None
+    )
+    tensors = problem.query, problem.key, problem.value
+    expected = exact(*tensors, problem.grad_output, problem.grad_lse, problem.fields, score.scale, factors)
+    call = call_of(kernel, *map(problem.inputs, tensors), **problem.fields)
+    output = problem.inputs(expected.output.to(problem.query.dtype))
+    grad_output = problem.inputs(problem.grad_output)
+    grads = [torch.full_like(tensor, math.nan).contiguous() for tensor in tensors]
+    if not keys:
+        grads[1:] = None, None
+    device = kernel.device.Device(family, cores)
+    with budgets(backward, scratch, chunk_keys):
+        chain = backward.plan_backward(
+            device, call, grad_output, output, problem.grad_lse, grads, factors is not None
+        )
+        plans = list(chain.launches)
+    named = {**kernel.call.present(call), "output": output, "grad_output": grad_output, "grad_lse": problem.grad_lse}
+    named |= {"row_softmax": expected.row_softmax, "grad_query": grads[0], "grad_key": grads[1], "grad_value": grads[2]}
+    named |= {scratch.name: torch.full(scratch.shape, math.nan) for scratch in chain.scratch}
+    for plan in plans:
+        launcher(plan, named)
+    return grads, expected, plans
+
+
+@contextlib.contextmanager
+def budgets(backward, scratch, chunk_keys):
+    with contextlib.ExitStack() as stack:
+        for name, value in (("SCRATCH_BYTES", scratch), ("CHUNK_KEYS", chunk_keys)):
+            if value is not None:
+                stack.enter_context(mock.patch.object(backward, name, value))
+        backward._plan_backward.cache_clear()
+        yield
+        backward._plan_backward.cache_clear()
+
+
+def error(grad, expected) -> float:
+    """The largest, relative to the largest gradient, beside the dtype's rounding."""
+    largest = expected.abs().max().item() if expected.numel() else 0.0
+    if grad.numel() == 0:
+        return 0.0
+    return (grad.double() - expected).abs().max().item() / max(largest, 1.0) / ROUNDING[grad.dtype]

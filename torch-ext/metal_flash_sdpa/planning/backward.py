@@ -1,0 +1,359 @@
+"""From a call and its gradients to a `Chain`: the launches of the backward pass, in chunks.
+
+Pure Python, as planning/forward.py. One launch makes the rows' terms; then, chunk by chunk, one makes the queries'
+gradients and stores the weights, and another makes those of keys and values from them. Whatever the chunks, each sum
+goes through rows and keys in one order: no bit depends on them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import struct
+from typing import Dict, Iterator, NamedTuple, Optional, Tuple, Union
+
+import torch
+
+from ..call import DTYPES, Call
+from .backward_tiles import STORED_KEYS, KeysTile, QueriesTile, Tiles, choose
+from .device import Device
+from .forward import LAUNCH_WORK, SIMD_WIDTH, UNBOUNDED, _forward_params, _Layout, _Problem, _query_tiles
+from .forward import _refuse_too_many_rows, _score_params, _strides
+from .plan import BackwardParams, Chain, ChunkParams, ForwardParams, Parameters, Plan, Scratch
+
+TERMS_TOKENS = 8  # of a threadgroup; attention_backward_terms.metal: kTokens
+# Stored weights of a chunk, for each core: with CHUNK_KEYS keys, 8 tiles of 64 rows, which leave few cores idle at the
+# end, also where a causal mask makes them uneven.
+SCRATCH_BYTES = 16 * 2**20
+CHUNK_KEYS = 4096  # a multiple of every KeysTile's block_n
+BYTES_OF_PAIR = 8  # of a row and a key: the weight and its gradient in fp32
+
+
+class _BackwardProblem(NamedTuple):
+    """All that a chain depends on."""
+
+    forward: _Problem
+    grad_output: _Layout
+    grad_query: _Layout
+    grad_key: Optional[_Layout]  # None: A alone
+    grad_value: Optional[_Layout]
+    has_grad_lse: bool
+    has_dropout: bool
+    longest_key: int  # bound of a sequence's keys
+
+
+def plan_backward(
+    device: Device,
+    call: Call,
+    grad_output: torch.Tensor,
+    output: torch.Tensor,
+    grad_lse: Optional[torch.Tensor],
+    grads: Tuple[torch.Tensor, Optional[torch.Tensor], Optional[torch.Tensor]],
+    has_dropout: bool,
+) -> Chain:
+    """Plan the gradients of a call on a GPU. Tensors are only asked for shape, strides, offset and dtype.
+
+    grads are to be written: the query's, and those of key and value, or None for both. The launches read the call's
+    tensors, "output", "grad_output", "grad_lse", "row_softmax" and "dropout", and write "grad_query", "grad_key" and
+    "grad_value". "row_terms" of the scratch stays for the sinks' gradient. A call of no rows or no keys has no
+    launches: its gradients are 0.
+
+    Raises NotImplementedError, with the reason, for what no kernel can do.
+    """
+    query, key = call.query, call.key
+    return _plan_backward(
+        device,
+        query.dtype,
+        _layout(query),
+        _layout(key),
+        _layout(call.value),
+        _layout(output),
+        _layout(grad_output),
+        *(None if grad is None else _layout(grad) for grad in grads),
+        None if call.cu_seqlens_q is None else call.cu_seqlens_q.shape[0] - 1,
+        None if call.block_table is None else call.block_table.shape[1],
+        0 if call.alibi_slopes is None else call.alibi_slopes.dim(),
+        call.seqused_k is not None,
+        call.softmax_scale,
+        call.window_left,
+        call.window_right,
+        call.softcap,
+        call.max_seqlen_k,
+        grad_lse is not None,
+        has_dropout,
+    )
+
+
+def _layout(tensor: torch.Tensor) -> tuple:
+    return tensor.shape, tensor.stride(), tensor.storage_offset() % 16
+
+
+@functools.lru_cache(maxsize=1024)  # bounded, as that of forward plans
+def _plan_backward(
+    device: Device,
+    dtype: torch.dtype,
+    query: tuple,
+    key: tuple,
+    value: tuple,
+    output: tuple,
+    grad_output: tuple,
+    grad_query: tuple,
+    grad_key: Optional[tuple],
+    grad_value: Optional[tuple],
+    batch: Optional[int],
+    max_pages: Optional[int],
+    alibi_dims: int,
+    has_seqused_k: bool,
+    softmax_scale: float,
+    window_left: int,
+    window_right: int,
+    softcap: float,
+    max_seqlen_k: int,
+    has_grad_lse: bool,
+    has_dropout: bool,
+) -> Chain:
+    forward = _Problem(
+        device=device,
+        dtype=dtype,
+        query=_Layout(*query),
+        key=_Layout(*key),
+        value=_Layout(*value),
+        output=_Layout(*output),
+        batch=batch,
+        max_pages=max_pages,
+        alibi_dims=alibi_dims,
+        has_seqused_k=has_seqused_k,
+        has_sinks=False,
+        has_lse=False,
+        has_softmax=False,
+        softmax_scale=softmax_scale,
+        window_left=window_left,
+        window_right=window_right,
+        softcap=softcap,
+        is_decode=False,
+        longest_key=max_seqlen_k,
+        num_splits=1,
+    )
+    params = _forward_params(forward)
+    _refuse_too_many_rows(params)
+    problem = _BackwardProblem(
+        forward,
+        _Layout(*grad_output),
+        _Layout(*grad_query),
+        None if grad_key is None else _Layout(*grad_key),
+        None if grad_value is None else _Layout(*grad_value),
+        has_grad_lse,
+        has_dropout,
+        max(1, min(max_seqlen_k, params.key_length)),
+    )
+    tiles = choose(device, dtype, params.head_dim, params.value_dim)
+    if 0 in query[0] or params.key_length == 0:
+        return Chain((), ())
+    return _chain(problem, params, tiles)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunks:
+    """The launches of a chain, each made when its turn comes: the terms, then for each chunk the queries' and, unless
+    None, the keys'. These two lack their first argument, the chunk, and have the grid of all chunks together."""
+
+    terms: Plan
+    queries: Plan
+    keys: Optional[Plan]
+    heads: range  # key/value heads, in steps of a chunk's
+    tiles: range  # of query rows, of all sequences
+    tokens: range  # keys of a sequence
+    halves: int  # of the scratch for sums of keys
+
+    def __iter__(self) -> Iterator[Plan]:
+        yield self.terms
+        for first_head in self.heads:
+            heads = min(self.heads.step, self.heads.stop - first_head)
+            for turn, first_tile in enumerate(self.tiles):
+                tiles = min(self.tiles.step, self.tiles.stop - first_tile)
+                for first_key in self.tokens:
+                    chunk = ChunkParams(
+                        first_head=first_head,
+                        first_tile=first_tile,
+                        end_tile=_end(self.tiles, first_tile),
+                        first_key=first_key,
+                        end_key=_end(self.tokens, first_key),
+                        carried_from=turn % self.halves,
+                        carried_to=(turn + 1) % self.halves,
+                    ).pack()
+                    yield _of_chunk(self.queries, chunk, heads, tiles)
+                    if self.keys is not None:
+                        yield _of_chunk(self.keys, chunk, heads, self.keys.grid[1])
+
+
+def _end(all_steps: range, first: int) -> int:
+    """Where the step from `first` on ends; the last one takes whatever may be left."""
+    end = first + all_steps.step
+    return end if end < all_steps.stop else UNBOUNDED
+
+
+def _of_chunk(plan: Plan, chunk: Parameters, heads: int, tiles: int) -> Plan:
+    return plan._replace(arguments=(chunk, *plan.arguments), grid=(heads, tiles, 1))
+
+
+def _chain(problem: _BackwardProblem, forward: ForwardParams, tiles: Tiles) -> Chain:
+    queries, keys = tiles
+    stores = problem.grad_key is not None
+    num_heads_kv, packed = problem.forward.key.shape[-2], problem.forward.batch is not None
+    row_tiles = _query_tiles(forward, packed, queries.block_m)
+    seen_keys = _keys_of_a_tile(problem, forward, queries)
+    divides_keys = stores and seen_keys > CHUNK_KEYS
+    chunk_keys = CHUNK_KEYS if divides_keys else seen_keys
+    fitting = _tiles_of_a_chunk(problem, chunk_keys, tiles, stores)
+    chunk_heads = max(1, min(num_heads_kv, fitting // row_tiles))
+    chunk_heads = _even(num_heads_kv, chunk_heads)
+    chunk_tiles = _even(row_tiles, min(fitting, LAUNCH_WORK // (queries.block_m * keys.block_n * _columns(keys))))
+    params = BackwardParams(
+        forward=forward,
+        grad_output=_strides(problem.grad_output),
+        grad_query=_strides(problem.grad_query),
+        grad_key=_strides(problem.grad_key) if problem.grad_key else (0, 0, 0),
+        grad_value=_strides(problem.grad_value) if problem.grad_value else (0, 0, 0),
+        stored_keys=chunk_keys,
+        stored_tiles=chunk_tiles,
+        sum_tiles=-(-problem.longest_key // keys.block_n),
+    )
+    chunks = Chunks(
+        terms=_terms_plan(problem, params),
+        queries=_queries_plan(problem, params, queries, stores, divides_keys),
+        keys=_keys_plan(problem, params, keys, chunk_tiles < row_tiles) if stores else None,
+        heads=range(0, num_heads_kv, chunk_heads),
+        tiles=range(0, row_tiles, chunk_tiles),
+        tokens=range(0, problem.longest_key, CHUNK_KEYS if divides_keys else UNBOUNDED),
+        halves=1 if forward.batch == 1 else 2,  # chunks that share a sequence with both neighbours
+    )
+    scratch = [Scratch("row_terms", (*problem.forward.query.shape[:-3], problem.forward.query.shape[-2], forward.query_length))]
+    if stores:
+        scratch.append(Scratch("weights", (chunk_heads, chunk_tiles, queries.block_m, chunk_keys, 2)))
+    if stores and divides_keys:
+        scratch.append(Scratch("query_sums", (chunk_heads, chunk_tiles, queries.block_m, queries.head_dim)))
+    if stores and chunk_tiles < row_tiles:
+        shape = chunks.halves, chunk_heads, params.sum_tiles, keys.block_n, _columns(keys)
+        scratch.append(Scratch("key_sums", shape))
+    return Chain(tuple(scratch), chunks)
+
+
+def _columns(keys: KeysTile) -> int:
+    return keys.head_dim + keys.value_dim
+
+
+def _even(whole: int, part: int) -> int:
+    """The most even parts of at most so much."""
+    return -(-whole // -(-whole // part))
+
+
+def _keys_of_a_tile(problem: _BackwardProblem, forward: ForwardParams, tile: QueriesTile) -> int:
+    """How many keys a tile of rows sees, at most, in whole stored blocks."""
+    tokens = (tile.block_m - 1) // forward.heads_per_kv + 2
+    seen = min(problem.longest_key, forward.window_left + forward.window_right + tokens + STORED_KEYS - 1)
+    return -(-seen // STORED_KEYS) * STORED_KEYS
+
+
+def _tiles_of_a_chunk(problem: _BackwardProblem, chunk_keys: int, tiles: Tiles, stores: bool) -> int:
+    """As many as SCRATCH_BYTES and LAUNCH_WORK allow, but one at least."""
+    cores, pairs = problem.forward.device.cores, tiles.queries.block_m * chunk_keys  # of a tile
+    work = pairs * (2 * tiles.queries.head_dim + tiles.queries.value_dim)
+    by_work = max(1, LAUNCH_WORK // work) * cores
+    return max(1, min(by_work, SCRATCH_BYTES * cores // (pairs * BYTES_OF_PAIR))) if stores else by_work
+
+
+def _terms_plan(problem: _BackwardProblem, params: BackwardParams) -> Plan:
+    query = problem.forward.query
+    return Plan(
+        source="attention_backward_terms.metal",
+        kernel=f"attention_backward_terms_{DTYPES[problem.forward.dtype]}",
+        constants=(("has_grad_lse", problem.has_grad_lse),),
+        arguments=(params.pack(), "output", "grad_output", "row_softmax")
+        + ("grad_lse" if problem.has_grad_lse else None, "row_terms"),
+        grid=(-(-query.shape[-3] // TERMS_TOKENS), query.shape[-2], query.shape[:-3].numel()),
+        threads=(TERMS_TOKENS * SIMD_WIDTH, 1, 1),
+        reason="one SIMD group a row",
+    )
+
+
+def _queries_plan(
+    problem: _BackwardProblem, params: BackwardParams, tile: QueriesTile, stores: bool, divides_keys: bool
+) -> Plan:
+    constants = _constants(problem, params, tile)
+    constants["is_paged"] = problem.forward.max_pages is not None
+    constants["has_softcap"] = problem.forward.softcap > 0
+    constants["has_alibi"] = problem.forward.alibi_dims > 0
+    constants["stores_weights"] = stores
+    constants["carries_sums"] = divides_keys
+    optional = {
+        "weights": "stores_weights",
+        "query_sums": "carries_sums",
+        "cu_seqlens_q": "is_packed",
+        "cu_seqlens_k": "is_packed",
+        "seqused_k": "has_seqused_k",
+        "block_table": "is_paged",
+        "alibi_slopes": "has_alibi",
+    }
+    return Plan(
+        source="attention_backward_queries.metal",
+        kernel=tile.kernel(problem.forward.dtype),
+        constants=tuple(constants.items()),
+        arguments=(params.pack(), _score_params(problem.forward).pack(), _softmax_scale(problem))
+        + ("query", "key", "value", "grad_output", "row_softmax", "row_terms", "grad_query")
+        + tuple(name if constants[constant] else None for name, constant in optional.items()),
+        grid=(problem.forward.key.shape[-2], _query_tiles(params.forward, constants["is_packed"], tile.block_m), 1),
+        threads=(tile.simdgroups * SIMD_WIDTH, 1, 1),
+        reason=f"{tile.block_m} rows a threadgroup, up to {params.stored_tiles} tiles and {params.stored_keys} keys of "
+        f"each in a chunk, for {problem.forward.device.cores} cores of Apple{problem.forward.device.family}",
+    )
+
+
+def _keys_plan(problem: _BackwardProblem, params: BackwardParams, tile: KeysTile, divides_rows: bool) -> Plan:
+    constants = _constants(problem, params, tile)
+    constants["carries_sums"] = divides_rows
+    optional = {
+        "key_sums": "carries_sums",
+        "cu_seqlens_q": "is_packed",
+        "cu_seqlens_k": "is_packed",
+        "seqused_k": "has_seqused_k",
+    }
+    keys = params.forward.key_length
+    key_tiles = keys // tile.block_n + params.forward.batch + 2  # as sequence.h hands them out
+    if not constants["is_packed"]:
+        key_tiles = -(-keys // tile.block_n) * params.forward.batch
+    return Plan(
+        source="attention_backward_keys.metal",
+        kernel=tile.kernel(problem.forward.dtype),
+        constants=tuple(constants.items()),
+        arguments=(params.pack(), _softmax_scale(problem))
+        + ("query", "grad_output", "weights", "grad_key", "grad_value")
+        + tuple(name if constants[constant] else None for name, constant in optional.items()),
+        grid=(problem.forward.key.shape[-2], key_tiles, 1),
+        threads=(tile.simdgroups * SIMD_WIDTH, 1, 1),
+        reason=f"{tile.block_n} keys a threadgroup",
+    )
+
+
+def _constants(problem: _BackwardProblem, params: BackwardParams, tile: Union[QueriesTile, KeysTile]) -> Dict[str, bool]:
+    """Those that both kernels have."""
+    sizes = params.forward.head_dim, params.forward.value_dim
+    return {
+        "is_packed": problem.forward.batch is not None,
+        "is_aligned": _is_aligned(problem),
+        "is_padded": sizes != (tile.head_dim, tile.value_dim),
+        "has_seqused_k": problem.forward.has_seqused_k,
+    }
+
+
+def _softmax_scale(problem: _BackwardProblem) -> Parameters:
+    return Parameters("f", struct.pack("<f", problem.forward.softmax_scale))
+
+
+def _is_aligned(problem: _BackwardProblem) -> bool:
+    """Whether every row of every tensor starts on a 16-byte boundary and is whole chunks of 16 bytes."""
+    call, steps = problem.forward, []  # type: ignore[var-annotated]
+    for layout in (call.query, call.key, call.value, problem.grad_output, problem.grad_query):
+        steps += int(layout.offset), layout.shape[-1]
+        steps += [stride for size, stride in zip(layout.shape, layout.strides[:-1]) if size > 1]
+    return math.gcd(*steps) * call.dtype.itemsize % 16 == 0

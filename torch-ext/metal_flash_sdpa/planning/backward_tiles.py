@@ -1,0 +1,165 @@
+"""The tiles of the backward kernels: what attention_backward_queries.metal and attention_backward_keys.metal are
+instantiated for, as planning/tiles.py for the forward kernel.
+
+The figures beside each row are counters of the simulator (python benchmarks/backward_tiles.py): for both kernels,
+estimated live registers of a lane, and the share of matrix products in the clocks of 512 rows x 512 keys on Apple7 and
+on Apple9. Up to 104 registers leave a core 16 SIMD groups.
+"""
+
+from __future__ import annotations
+
+from typing import Dict, List, Mapping, NamedTuple, Tuple, Union
+
+import torch
+
+from ..call import DTYPES
+from .device import SMALLEST, Device
+from .tiles import ROWS, SHAPES
+
+STORED_KEYS = 32  # stored_weights.h: kStoredKeys
+_METAL_TYPES = {torch.float32: "float", torch.float16: "half", torch.bfloat16: "bfloat"}
+
+
+class QueriesTile(NamedTuple):
+    """One instantiation of attention_backward_queries: a threadgroup has row_groups x slices SIMD groups, which divide
+    the rows, ROWS each, and the columns; it sees keys in blocks of block_n."""
+
+    head_dim: int
+    value_dim: int
+    block_n: int
+    row_groups: int
+    slices: int
+
+    @property
+    def block_m(self) -> int:
+        """Rows of a threadgroup."""
+        return ROWS * self.row_groups
+
+    @property
+    def simdgroups(self) -> int:
+        return self.row_groups * self.slices
+
+    def kernel(self, dtype: torch.dtype) -> str:
+        """Host name, as the kernels' INSTANTIATE makes it."""
+        return (
+            f"attention_backward_queries_{DTYPES[dtype]}_d{self.head_dim}_v{self.value_dim}_n{self.block_n}"
+            f"_g{self.row_groups}x{self.slices}"
+        )
+
+    def instance(self, dtype: torch.dtype) -> str:
+        """The line of the kernels' text that instantiates it."""
+        return _instance(dtype, self)
+
+
+class KeysTile(NamedTuple):
+    """One instantiation of attention_backward_keys: a SIMD group owns STORED_KEYS keys and `columns` of the columns of
+    both gradients; a threadgroup has key_groups for each of these parts, and stages block_m rows at a time."""
+
+    head_dim: int
+    value_dim: int
+    columns: int
+    key_groups: int
+    block_m: int
+    tile_rows: int  # a QueriesTile's block_m
+
+    @property
+    def block_n(self) -> int:
+        """Keys of a threadgroup."""
+        return STORED_KEYS * self.key_groups
+
+    @property
+    def simdgroups(self) -> int:
+        return (self.head_dim + self.value_dim) // self.columns * self.key_groups
+
+    def kernel(self, dtype: torch.dtype) -> str:
+        """Host name, as the kernels' INSTANTIATE makes it."""
+        return (
+            f"attention_backward_keys_{DTYPES[dtype]}_d{self.head_dim}_v{self.value_dim}_c{self.columns}"
+            f"_k{self.key_groups}_m{self.block_m}_t{self.tile_rows}"
+        )
+
+    def instance(self, dtype: torch.dtype) -> str:
+        """The line of the kernels' text that instantiates it."""
+        return _instance(dtype, self)
+
+
+def _instance(dtype: torch.dtype, tile: Union[QueriesTile, KeysTile]) -> str:
+    return f"INSTANTIATE({DTYPES[dtype]}, {_METAL_TYPES[dtype]}, {', '.join(map(str, tile))})\n"
+
+
+class Tiles(NamedTuple):
+    """What serves a shape: the first row of a table that holds head_dim and value_dim."""
+
+    queries: QueriesTile
+    keys: KeysTile
+
+
+Table = Tuple[Tiles, ...]
+
+
+def _row(
+    shape: Tuple[int, int], queries: Tuple[int, int, int], keys: Tuple[int, int, int]
+) -> Tiles:
+    """queries: block_n, row_groups, slices; keys: columns, key_groups, block_m."""
+    own = QueriesTile(*shape, *queries)
+    return Tiles(own, KeysTile(*shape, *keys, own.block_m))
+
+
+# fmt: off
+
+F16: Table = (
+    #    head_dim, value_dim   block_n, row_groups, slices   columns, key_groups, block_m
+    _row((32, 32), (32, 8, 1), (32, 4, 32)),
+    _row((64, 64), (32, 8, 1), (64, 4, 32)),
+    _row((72, 72), (32, 8, 1), (24, 2, 32)),
+    _row((80, 80), (32, 8, 1), (40, 2, 32)),
+    _row((96, 96), (32, 8, 1), (48, 2, 32)),
+    _row((128, 128), (16, 8, 1), (64, 2, 32)),
+    _row((192, 128), (16, 4, 2), (64, 2, 32)),
+    _row((256, 256), (16, 4, 2), (64, 2, 16)),
+)
+F32: Table = (
+    _row((32, 32), (32, 8, 1), (32, 4, 32)),
+    _row((64, 64), (32, 8, 1), (64, 4, 32)),
+    _row((72, 72), (16, 8, 1), (24, 2, 32)),
+    _row((80, 80), (16, 8, 1), (40, 2, 32)),
+    _row((96, 96), (16, 8, 1), (48, 2, 32)),
+    _row((128, 128), (16, 4, 2), (64, 2, 16)),
+    _row((192, 128), (16, 4, 2), (64, 2, 16)),
+    _row((256, 256), (8, 2, 4), (64, 2, 8)),
+)
+
+# fmt: on
+
+TABLES: Mapping[int, Mapping[torch.dtype, Table]] = {  # a family between has the older one's
+    7: {torch.float16: F16, torch.bfloat16: F16, torch.float32: F32},
+    9: {torch.float16: F16, torch.bfloat16: F16, torch.float32: F32},
+}
+
+Kernels = Dict[str, Tuple[Union[QueriesTile, KeysTile], torch.dtype]]
+
+
+def _kernels(field: str) -> Kernels:
+    """By host name, those of one field of Tiles."""
+    rows: List[Tuple[Tiles, torch.dtype]] = [
+        (row, dtype) for dtype in DTYPES for family in TABLES.values() for row in family[dtype]
+    ]
+    return {getattr(row, field).kernel(dtype): (getattr(row, field), dtype) for row, dtype in rows}
+
+
+QUERIES_KERNELS, KEYS_KERNELS = _kernels("queries"), _kernels("keys")
+
+
+def choose(device: Device, dtype: torch.dtype, head_dim: int, value_dim: int) -> Tiles:
+    """The tiles of a call.
+
+    Raises NotImplementedError, with the reason, for what no kernel can do.
+    """
+    family = max(known for known in TABLES if known <= max(device.family, SMALLEST.family))
+    for row in TABLES[family].get(dtype, ()):
+        if head_dim <= row.queries.head_dim and value_dim <= row.queries.value_dim:
+            return row
+    raise NotImplementedError(
+        f"no Metal kernel for the gradients of head_dim {head_dim} and value head_dim {value_dim} in {dtype}; there are "
+        f"kernels for up to {SHAPES[-1][0]} in {', '.join(map(str, DTYPES))}"
+    )
