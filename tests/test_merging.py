@@ -84,7 +84,7 @@ def test_queries_that_see_nothing(kernel):
     assert all(grad.isfinite().all() and grad.any() for grad in grads)
 
 
-def test_gradients(kernel):
+def test_gradients(kernel, launcher):
     """Through the outputs and the log-sum-exps of the parts, as if the keys had never been divided."""
     inputs = [tensor.requires_grad_() for tensor in dense(1, 9, 75, 4, 2, 16, torch.float32)]
     output, lse = kernel.merge_attention_states(*parts_of(kernel, *inputs, softcap=3.0))

@@ -87,9 +87,7 @@ def run(kernel, problem, launcher=None, *, keys=True, cores=8, family=7, scratch
         grads[1:] = None, None
     device = kernel.device.Device(family, cores)
     with budgets(backward, scratch, chunk_keys):
-        chain = backward.plan_backward(
-            device, call, grad_output, output, problem.grad_lse, grads, factors is not None
-        )
+        chain = backward.plan_backward(device, call, grad_output, output, problem.grad_lse, grads, factors is not None)
         plans = list(chain.launches)
     named = {**kernel.call.present(call), "output": output, "grad_output": grad_output, "grad_lse": problem.grad_lse}
     named |= {"row_softmax": expected.row_softmax, "grad_query": grads[0], "grad_key": grads[1], "grad_value": grads[2]}

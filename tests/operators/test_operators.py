@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 
@@ -62,11 +63,13 @@ def test_opcheck_forward_out(kernel, make_call):
     torch.library.opcheck(kernel.operators.attention_forward_out, (output, *call))
 
 
+@pytest.mark.parametrize("wants_key_value", [False, True])
 @pytest.mark.parametrize("with_lse", [False, True])
-def test_opcheck_backward(kernel, make_call, with_lse):
+def test_opcheck_backward(kernel, make_call, with_lse, wants_key_value):
     call = make_call()
     output, lse, _ = kernel.operators.attention_forward(*call, True, False)
-    torch.library.opcheck(kernel.operators.attention_backward, (output, lse if with_lse else None, *call))
+    arguments = output, lse if with_lse else None, *call, None, None, wants_key_value
+    torch.library.opcheck(kernel.operators.attention_backward, arguments)
 
 
 def test_namespace(kernel, build):
@@ -82,7 +85,10 @@ def test_schemas_are_the_call(kernel):
     around = {
         "attention_forward": ([], ["return_lse", "return_softmax", "dropout_p", "dropout_seed"]),
         "attention_forward_out": (["output"], []),
-        "attention_backward": (["grad_output", "grad_lse"], ["dropout_p", "dropout_seed"]),
+        "attention_backward": (
+            ["grad_output", "grad_lse"],
+            ["output", "row_softmax", "wants_key_value", "dropout_p", "dropout_seed"],
+        ),
         "attention_over_rows": ([], ["cache_batch_idx", "cache_leftpad", "return_lse"]),
     }
     for name, (before, after) in around.items():
@@ -106,8 +112,9 @@ def test_fake_shapes(kernel, make_call, return_lse):
     fake = kernel.operators.attention_forward(*meta, return_lse, True)
     for ours, expected in zip(fake, real):
         assert (ours.shape, ours.dtype, ours.stride()) == (expected.shape, expected.dtype, expected.stride())
-    grads = kernel.operators.attention_backward(real[0], None, *call)
-    fake_grads = kernel.operators.attention_backward(torch.empty_like(fake[0]), None, *meta)
+    kept = None, None, True
+    grads = kernel.operators.attention_backward(real[0], None, *call, *kept)
+    fake_grads = kernel.operators.attention_backward(torch.empty_like(fake[0]), None, *meta, *kept)
     sinks = torch.empty(0) if call.sinks is None else call.sinks
     for fake_grad, grad, tensor in zip(fake_grads, grads, (call.query, call.key, call.value, sinks)):
         assert (fake_grad.shape, fake_grad.dtype) == (grad.shape, grad.dtype) == (tensor.shape, tensor.dtype)
@@ -212,14 +219,16 @@ def test_compile_makes_one_graph(kernel):
 
 
 class StandInLauncher:
-    """Launches nothing: fills the output with ones."""
+    """Launches nothing: fills the output, or the gradients, with ones."""
 
     def __init__(self):
         self.launches = []
 
     def __call__(self, plan, tensors):
         self.launches.append((plan, tensors))
-        tensors["output"].fill_(1)
+        for name, tensor in tensors.items():
+            if name.startswith("grad_") and name != "grad_output" or name == "output" and "grad_query" not in tensors:
+                tensor.fill_(1)
 
 
 @pytest.fixture
@@ -256,30 +265,62 @@ def test_no_launcher_after_the_block(kernel):
     assert not stand_in.launches
 
 
-def test_backward_after_a_launch_is_refused(kernel):
-    """Also when the launcher is gone by then; the forward itself works."""
+def test_backward_of_a_launch(kernel):
+    """By the same launcher, also after its block; the output and row_softmax are kept, and row_softmax only for it."""
     inputs = launchable(requires_grad=True)
     stand_in = StandInLauncher()
     with kernel.launchers.use_launcher(stand_in):
         output = kernel.flash_attn_func(*inputs)
         with torch.no_grad():
             assert not kernel.flash_attn_func(*inputs).requires_grad
-    assert len(stand_in.launches) == 2 and output.requires_grad
-    with pytest.raises(NotImplementedError, match="the backward of attention is not implemented on Metal"):
-        output.sum().backward()
+    assert ["row_softmax" in tensors for _, tensors in stand_in.launches] == [True, False]
+    output.sum().backward()
+    assert len(stand_in.launches) > 2
+    for plan, tensors in stand_in.launches[2:]:
+        assert plan.source.startswith("attention_backward") and tensors["output"].data_ptr() == output.data_ptr()
+    for name, tensor in zip(("query", "key", "value"), inputs):
+        assert torch.equal(stand_in.launches[-1][1][f"grad_{name}"], tensor.grad)
+    assert {"grad_key", "grad_value"} <= set(stand_in.launches[-1][1])
 
 
-def test_backward_into_out_after_a_launch_is_refused(kernel, launched):
+def test_frozen_keys_and_values_have_no_gradients(kernel, launched):
+    query, key, value = launchable()
+    kernel.flash_attn_func(query.requires_grad_(), key, value).sum().backward()
+    assert not {"grad_key", "grad_value"} & set(launched[-1][1]) and "grad_query" in launched[-1][1]
+    assert key.grad is None and value.grad is None
+
+
+def test_backward_into_out_after_a_launch(kernel, launched):
     query, key, value, cu_q, cu_k = packed(LENGTHS, 2, 2, 64, torch.float32)
     out = torch.empty_like(query)
     kernel.flash_attention_varlen(out, query.requires_grad_(), key, value, cu_q, cu_k, 6, 9)
-    with pytest.raises(NotImplementedError, match="the backward of attention is not implemented on Metal"):
-        out.sum().backward()
+    out.sum().backward()
+    assert launched[-1][0].source == "attention_backward_queries.metal"
 
 
-def test_backward_on_mps_is_refused(kernel):
-    with pytest.raises(NotImplementedError, match="the backward of attention is not implemented on Metal"):
-        kernel.operators._backward_mps(*launchable())
+def test_a_changed_output_has_no_gradient(kernel, launched):
+    output = kernel.flash_attn_func(*launchable(requires_grad=True))
+    with torch.no_grad():
+        output += 1
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        output.sum().backward()
+
+
+@pytest.mark.parametrize("launched_forward", [False, True])
+def test_a_backward_elsewhere_is_refused(kernel, launched_forward):
+    """The operator itself; autograd goes back to where the forward was."""
+    call = call_of(kernel, *launchable())
+    here = kernel.launchers.use_launcher(StandInLauncher())
+    elsewhere = contextlib.nullcontext()
+    first, second = (here, elsewhere) if launched_forward else (elsewhere, here)
+    with first:
+        output, _, row_softmax = kernel.operators.attention_forward(*call, False, True)
+    kept = (output, row_softmax) if launched_forward else (None, None)
+    with second, pytest.raises(RuntimeError, match="must run where its forward ran"):
+        kernel.operators.attention_backward(output, None, *call, *kept, True)
+
+
+def test_operators_on_mps(kernel):
     for name in ("attention_forward", "attention_forward_out", "attention_backward"):
         full_name = getattr(kernel.operators, name).name()
         assert torch._C._dispatch_has_kernel_for_dispatch_key(full_name, "MPS")

@@ -29,4 +29,4 @@ def chunk_sizes(kernel, monkeypatch, scores: int, rows: int) -> None:
 def call_directly(kernel, monkeypatch) -> None:
     """Past the dispatcher: within an operator of our own, LargestTensor sees nothing."""
     monkeypatch.setattr(kernel.operators, "attention_forward", kernel.operators._forward)
-    monkeypatch.setattr(kernel.operators, "attention_backward", kernel.operators._backward_cpu)
+    monkeypatch.setattr(kernel.operators, "attention_backward", kernel.operators._backward)

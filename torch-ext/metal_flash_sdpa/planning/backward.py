@@ -228,7 +228,9 @@ def _chain(problem: _BackwardProblem, forward: ForwardParams, tiles: Tiles) -> C
         tokens=range(0, problem.longest_key, CHUNK_KEYS if divides_keys else UNBOUNDED),
         halves=1 if forward.batch == 1 else 2,  # chunks that share a sequence with both neighbours
     )
-    scratch = [Scratch("row_terms", (*problem.forward.query.shape[:-3], problem.forward.query.shape[-2], forward.query_length))]
+    scratch = [
+        Scratch("row_terms", (*problem.forward.query.shape[:-3], problem.forward.query.shape[-2], forward.query_length))
+    ]
     if stores:
         scratch.append(Scratch("weights", (chunk_heads, chunk_tiles, queries.block_m, chunk_keys, 2)))
     if stores and divides_keys:
@@ -335,7 +337,9 @@ def _keys_plan(problem: _BackwardProblem, params: BackwardParams, tile: KeysTile
     )
 
 
-def _constants(problem: _BackwardProblem, params: BackwardParams, tile: Union[QueriesTile, KeysTile]) -> Dict[str, bool]:
+def _constants(
+    problem: _BackwardProblem, params: BackwardParams, tile: Union[QueriesTile, KeysTile]
+) -> Dict[str, bool]:
     """Those that both kernels have."""
     sizes = params.forward.head_dim, params.forward.value_dim
     return {

@@ -97,9 +97,7 @@ class Tiles(NamedTuple):
 Table = Tuple[Tiles, ...]
 
 
-def _row(
-    shape: Tuple[int, int], queries: Tuple[int, int, int], keys: Tuple[int, int, int]
-) -> Tiles:
+def _row(shape: Tuple[int, int], queries: Tuple[int, int, int], keys: Tuple[int, int, int]) -> Tiles:
     """queries: block_n, row_groups, slices; keys: columns, key_groups, block_m."""
     own = QueriesTile(*shape, *queries)
     return Tiles(own, KeysTile(*shape, *keys, own.block_m))
