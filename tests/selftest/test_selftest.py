@@ -40,7 +40,8 @@ def test_the_cpu_implementation_passes_and_the_report_says_what_was_tested(selft
     assert report["passed"] and report["machine"]["gpu"] is None and report["machine"]["torch"] == torch.__version__
     result = report["launchers"]["CPU implementation"]
     assert len(result["groups"]) == 9 and all(group["problems"] == 2 for group in result["groups"].values())
-    assert 0 < result["groups"]["float16 packed"]["output_error"] <= 1
+    for error in ("output_error", "lse_error", "gradient_error"):
+        assert 0 < result["groups"]["float16 packed"][error] <= 1
     assert result["failures"] == [] and result["threads"] == "right"
     assert json.loads((tmp_path / "report.json").read_text()) == report
 
@@ -65,6 +66,24 @@ def test_a_wrong_result_fails(kernel, selftest, monkeypatch) -> None:
     result = report["launchers"]["CPU implementation"]
     assert not report["passed"] and result["failures"] and result["threads"] == "WRONG"
     assert "WRONG Case(" in printed and "NOT everything is right" in printed
+
+
+@pytest.mark.parametrize("which", ["query", "key", "value", "sinks"])
+@pytest.mark.parametrize("factor", [1.01, 1 + 2e-7, torch.nan], ids=["wrong", "unrepeatable", "nan"])
+def test_wrong_gradients_are_seen(kernel, selftest, monkeypatch, which: str, factor: float) -> None:
+    cpu = submodule(kernel, "cpu")
+    right, calls = cpu.attention_backward, []
+
+    def wrong(*inputs):
+        grads = right(*inputs)
+        calls.append(which)
+        if factor != 1 + 2e-7 or len(calls) % 2:
+            getattr(grads, which).mul_(factor)
+        return grads
+
+    monkeypatch.setattr(cpu, "attention_backward", wrong)
+    report, _ = run(selftest, count=18, timed=False)  # some have sinks
+    assert not report["passed"]
 
 
 @pytest.mark.parametrize("name", ["lse", "nan", "error", "unrepeatable"])

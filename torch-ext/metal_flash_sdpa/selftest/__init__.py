@@ -22,6 +22,7 @@ from . import cases, machine, pipelines, timing, workloads
 
 CPU = "CPU implementation"
 Report = Dict[str, Any]  # of JSON: dicts, lists, strings and numbers
+_ERRORS = ("output_error", "lse_error", "gradient_error")  # of an outcome
 
 
 def run(
@@ -94,18 +95,18 @@ def _numbers(problems: List[cases.Case], device: torch.device, print_line) -> Re
     failures = []
     for group, members in _grouped(problems).items():
         started = time.perf_counter()
-        counts = groups[group] = {"problems": len(members), "failed": 0, "output_error": 0.0, "lse_error": 0.0}
+        counts = groups[group] = {"problems": len(members), "failed": 0, **dict.fromkeys(_ERRORS, 0.0)}
         for case in members:
             outcome = _outcome_of(cases.solve, case, device)
             if isinstance(outcome, cases.Outcome) and outcome.passed:
-                counts["output_error"] = max(counts["output_error"], outcome.output_error)
-                counts["lse_error"] = max(counts["lse_error"], outcome.lse_error)
+                for error in _ERRORS:
+                    counts[error] = max(counts[error], getattr(outcome, error))
                 continue
             counts["failed"] += 1
             failures.append({"case": case._asdict(), "outcome": str(outcome)})
             print_line(f"  WRONG {case}\n        {outcome}")
         state = f"{counts['failed']} WRONG" if counts["failed"] else "right"
-        largest = f"error {counts['output_error']:.2f} (lse {counts['lse_error']:.2f}) of what is allowed"
+        largest = "error {:.2f} (lse {:.2f}, gradients {:.2f}) of what is allowed".format(*map(counts.get, _ERRORS))
         seconds = time.perf_counter() - started
         print_line(f"  {group:16} {len(members):4} problems  {state:8}  {largest}  {seconds:.1f} s")
     return {"groups": groups, "failures": failures}

@@ -39,11 +39,13 @@ class Outcome(NamedTuple):
 
     output_error: float
     lse_error: float
+    gradient_error: float
     is_repeatable: bool
 
     @property
     def passed(self) -> bool:
-        return self.output_error <= 1 and self.lse_error <= 1 and self.is_repeatable  # NaN fails
+        errors = self.output_error, self.lse_error, self.gradient_error
+        return all(error <= 1 for error in errors) and self.is_repeatable  # NaN fails
 
 
 def random_cases(count: int, seed: int) -> List[Case]:
@@ -76,19 +78,46 @@ def _random_case(number: int, draw: random.Random) -> Case:
 
 
 def solve(case: Case, device: torch.device) -> Outcome:
-    """Calls the public function on `device` twice and compares it with the reference."""
+    """Calls the public function on `device`, without gradients and twice with them, and compares it with the
+    reference."""
     tensors = _tensors(case)
     function, arguments = call(case, device)
     output, lse, _ = function(**arguments)
-    again, lse_again, _ = function(**arguments)
-    is_repeatable = torch.equal(output, again) and torch.equal(lse, lse_again)
-    output, lse = output.cpu(), lse.cpu()
-    expected, expected_lse = _expected(case, tensors)
+    leaves = {name: arguments[name].requires_grad_() for name in _differentiable(case)}
+    attempts = []
+    for _ in range(2):
+        again, lse_again, _ = function(**arguments)
+        grad_output, grad_lse = _flowing_back(case, again, lse_again)
+        grads = torch.autograd.grad([again, lse_again], list(leaves.values()), [grad_output, grad_lse])
+        attempts.append((again, lse_again, *grads))
+    same_as_without = zip((output, lse), attempts[0])
+    is_repeatable = all(torch.equal(one, other) for one, other in (*same_as_without, *zip(*attempts)))
+    sources = {name: tensors[name].double().requires_grad_() for name in leaves}
+    expected, expected_lse = _expected(case, {**tensors, **sources})
+    flowing_back = grad_output.cpu().double().view(expected.shape), grad_lse.cpu().double()
+    expected_grads = torch.autograd.grad([expected, expected_lse], list(sources.values()), flowing_back)
     return Outcome(
-        reference.output_error(output, expected.view(output.shape), tensors["v"]),
-        reference.lse_error(lse, expected_lse),
+        reference.output_error(output.cpu(), expected.detach().view(output.shape), tensors["v"]),
+        reference.lse_error(lse.cpu(), expected_lse.detach()),
+        reference.largest(
+            reference.gradient_error(grad.cpu(), expected.view(grad.shape))
+            for grad, expected in zip(grads, expected_grads)
+        ),
         is_repeatable,
     )
+
+
+def _differentiable(case: Case) -> Tuple[str, ...]:
+    """Kernels have no gradients for keys in pages."""
+    return ("q", *(() if case.layout == "paged" else ("k", "v")), *(("s_aux",) if case.sinks else ()))
+
+
+def _flowing_back(case: Case, output: torch.Tensor, lse: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+    """Gradients of the output and of lse."""
+    generator = torch.Generator().manual_seed(case.seed + 1)
+    grads = (torch.randn(tensor.shape, generator=generator) for tensor in (output, lse))
+    grad_output, grad_lse = (grad.to(tensor.device, tensor.dtype) for grad, tensor in zip(grads, (output, lse)))
+    return grad_output, grad_lse
 
 
 PAGE_SIZE = 16

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Optional, Tuple
+from typing import Iterable, Optional, Tuple
 
 import torch
 
@@ -73,6 +73,20 @@ def lse_error(lse: torch.Tensor, expected: torch.Tensor) -> float:
     if not finite.any():
         return 0.0
     return _part(((lse.double() - expected).abs() / (1 + expected.abs()))[finite].max().item(), 4e-6)
+
+
+def gradient_error(grad: torch.Tensor, expected: torch.Tensor) -> float:
+    """As `output_error`: two roundings to the dtype, or 1e-5 in float32, of 1 + the largest gradient are allowed."""
+    if not grad.numel():
+        return 0.0
+    relative = {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 8e-3}[grad.dtype]
+    error = (grad.double() - expected).abs().max().item()
+    return _part(error, relative * (1 + expected.abs().max().item()))
+
+
+def largest(errors: Iterable[float]) -> float:
+    """NaN is the largest."""
+    return max(errors, key=lambda error: (error != error, error), default=0.0)
 
 
 def _part(error: float, allowed: float) -> float:
