@@ -1,4 +1,4 @@
-"""Times of the standard shapes, beside F.scaled_dot_product_attention."""
+"""Times of the standard shapes, some with their gradients, beside F.scaled_dot_product_attention."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def milliseconds(call: Callable[[], object], device: torch.device) -> float:
 def time_workload(workload: Workload, device: torch.device) -> Dict[str, Optional[float]]:
     """Our milliseconds and SDPA's (None where it cannot), and our error as a part of what is allowed."""
     problem = Problem(workload, device)
-    error = problem.error(problem.ours())
-    ours = milliseconds(problem.ours, device)
+    error = problem.error(*problem.solve(problem.ours))
+    ours = milliseconds(lambda: problem.solve(problem.ours), device)
     return {"ours_ms": ours, "sdpa_ms": _sdpa_milliseconds(problem, device), "error": error}
 
 
 def _sdpa_milliseconds(problem: Problem, device: torch.device) -> Optional[float]:
     try:
         sdpa = problem.sdpa()
-        return sdpa and milliseconds(sdpa, device)
+        return sdpa and milliseconds(lambda: problem.solve(sdpa), device)
     except RuntimeError:  # this torch has no such kernel, or not the memory for it: no failure of ours
         return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple, cast
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,7 @@ class Workload(NamedTuple):
     window_left: int = -1  # all are causal
     softcap: float = 0.0
     sinks: bool = False
+    trains: bool = False  # the gradients of query, key and value, too
 
     def small(self) -> Workload:
         """A sixty-fourth of the tokens, for a CPU."""
@@ -41,6 +42,9 @@ WORKLOADS = {
     "prefill_gpt_oss": Workload(((4096, 4096),), 64, 8, 64, window_left=127, sinks=True),
     "decode_gpt_oss": Workload(((1, 8192),) * 8, 64, 8, 64, sinks=True),
     "prefill_gemma": Workload(((4096, 4096),), 8, 4, 256, softcap=50.0),
+    "train_4k": Workload(((4096, 4096),), 32, 32, trains=True),
+    "train_window": Workload(((8192, 8192),), window_left=511, trains=True),
+    "train_ragged": Workload(tuple((keys, keys) for keys in _RAGGED[:6]), trains=True),
 }
 
 
@@ -55,6 +59,7 @@ class Problem:
         self.query, self.key, self.value = (
             torch.randn(*shape, workload.head_dim, device=device, dtype=torch.float16) for shape in shapes
         )
+        self.grad_output = torch.randn_like(self.query) if workload.trains else None
         self.sinks = torch.randn(workload.num_heads, device=device) if workload.sinks else None
         self.bounds = [torch.tensor((0, *lengths)).cumsum(0).to(device, torch.int32) for lengths in self.lengths]
 
@@ -83,14 +88,13 @@ class Problem:
         calls = []
         for lengths in dict.fromkeys(workload.lengths):
             members = [number for number, other in enumerate(workload.lengths) if other == lengths]
-            query, key, value = (
-                torch.stack([parts[number] for number in members]).transpose(1, 2) for parts in self._parts()
-            )
-            calls.append((members, query, key, value, self._mask(*lengths)))
+            calls.append((members, self._mask(*lengths)))
+        stacked = [self._stacked(members) for members, _ in calls]
 
         def attention() -> torch.Tensor:
             outputs: Dict[int, torch.Tensor] = {}
-            for members, query, key, value, mask in calls:
+            for (members, mask), tensors in zip(calls, stacked):
+                query, key, value = self._stacked(members) if workload.trains else tensors
                 features: Dict[str, Any] = {"is_causal": mask is None and query.shape[2] > 1, "enable_gqa": True}
                 found = F.scaled_dot_product_attention(query, key, value, mask, **features)
                 outputs.update(zip(members, found.transpose(1, 2)))
@@ -118,23 +122,44 @@ class Problem:
             outputs.append(torch.stack(heads, dim=1))
         return torch.cat(outputs)
 
-    def error(self, output: torch.Tensor, rows: int = 4) -> float:
-        """Of the last rows of each sequence, which see the most, as a part of what is allowed."""
+    def solve(self, attend: Callable[[], torch.Tensor]) -> Tuple[torch.Tensor, ...]:
+        """What `attend`, one of the ways, gives: the output, and where the workload trains, the gradients."""
+        if self.grad_output is None:
+            return (attend(),)
+        leaves = [tensor.requires_grad_() for tensor in (self.query, self.key, self.value)]
+        output = attend()
+        return output.detach(), *torch.autograd.grad(output, leaves, self.grad_output)
+
+    def error(self, output: torch.Tensor, *grads: torch.Tensor, rows: int = 4) -> float:
+        """Of what `solve` gives, as a part of what is allowed: of the last rows of each sequence, which see the most,
+        and of the last keys and values, which only these rows see."""
         window, scale = (self.workload.window_left, 0), self.workload.head_dim**-0.5
         sinks = None if self.sinks is None else self.sinks.cpu()
         errors = []
-        for found, query, key, value in zip(output.split(self.lengths[0]), *self._parts()):
-            value = value.cpu()
-            expected, _ = reference.attention(
-                *(query[-rows:].cpu(), key.cpu(), value), scale, window, self.workload.softcap, None, sinks
-            )
-            errors.append(reference.output_error(found[-rows:].cpu(), expected, value))
+        for place, (query, key, value) in enumerate(zip(*self._parts())):
+            rest, last = zip(*(tensor.detach().cpu().double().tensor_split([-rows]) for tensor in (query, key, value)))
+            last = [tensor.requires_grad_() for tensor in last]
+            keys, values = (torch.cat(parts) for parts in zip(rest[1:], last[1:]))
+            expected, _ = reference.attention(last[0], keys, values, scale, window, self.workload.softcap, None, sinks)
+            found = [self._last_rows(tensor, place, name, rows) for tensor, name in zip((output, *grads), "qqkv")]
+            errors.append(reference.output_error(found[0], expected.detach(), value.detach().cpu()))
+            if self.grad_output is not None:
+                grad_output = self._last_rows(self.grad_output, place, "q", rows).double()
+                for grad, right in zip(found[1:], torch.autograd.grad(expected, last, grad_output)):
+                    errors.append(reference.gradient_error(grad, right))
         return reference.largest(errors)
+
+    def _last_rows(self, tensor: torch.Tensor, sequence: int, kind: str, rows: int) -> torch.Tensor:
+        return tensor.split(self.lengths[kind != "q"])[sequence][-rows:].cpu()
 
     def _parts(self):
         """Queries, keys and values, each a tensor for every sequence."""
         lengths_q, lengths_k = self.lengths
         return self.query.split(lengths_q), self.key.split(lengths_k), self.value.split(lengths_k)
+
+    def _stacked(self, members: List[int]) -> List[torch.Tensor]:
+        """Queries, keys and values of these sequences, which have the same lengths, as SDPA takes them."""
+        return [torch.stack([parts[number] for number in members]).transpose(1, 2) for parts in self._parts()]
 
     def _mask(self, queries: int, keys: int) -> Optional[torch.Tensor]:
         """What a query sees; None when a flag of SDPA says the same."""
