@@ -57,7 +57,7 @@ launchers: build ## compare the run-time launcher's sources with the function co
 	LAUNCHER_CASES=300 $(RUN) -m pytest tests/launchers/test_same_plan.py -k strict
 
 bench: build ## run the benchmarks
-	@for benchmark in planner overhead cpu_ragged simulator; do \
+	@for benchmark in planner overhead cpu_ragged memory simulator; do \
 	    echo "== benchmarks/$$benchmark.py"; $(RUN) benchmarks/$$benchmark.py || exit 1; \
 	done
 
