@@ -46,8 +46,11 @@ struct Dropout {
   }
 };
 
-// What a sum over the kept weights is multiplied by: 1 / (share that is kept).
-inline float dropout_factor(constant DropoutParams& params) { return 65536 / float(params.threshold); }
+// What a sum over the kept weights is multiplied by: 1 / (share that is kept), at least 1. Its bits say so, or fast math
+// would multiply by 65536 first, which may leave fp32.
+inline float dropout_factor(constant DropoutParams& params) {
+  return as_type<float>(max(as_type<uint>(65536 / float(params.threshold)), 0x3f800000u));
+}
 
 // Of kKeys keys from key0, a multiple of kKeys, on. One counter has a lane's eight numbers for 32 keys: word w, half e
 // belong to key 8 * w + lane.column + e of them.

@@ -10,11 +10,11 @@ import pathlib
 import platform
 import re
 import time
-from typing import Any, Callable, Mapping, Set, Tuple
+from typing import Any, Callable, Set, Tuple, Union
 
 import torch
 
-from ..planning.plan import Parameters, Pipeline, Plan
+from ..planning.plan import Given, Parameters, Pipeline, Plan
 from ..planning.tiles import KERNELS
 
 _KERNELS = pathlib.Path(__file__).parent.parent / "flash_sdpa"
@@ -25,10 +25,10 @@ _OLDEST_MACOS = 14  # the first whose Metal has bfloat
 class RuntimeLauncher:
     """Launches plans on `mps` tensors. A kernel that does not compile raises RuntimeError with the compiler's words."""
 
-    def __call__(self, plan: Plan, tensors: Mapping[str, torch.Tensor]) -> None:
-        unbound = tensors["query"]  # something must stand in for an absent buffer; the kernel never touches it
+    def __call__(self, plan: Plan, given: Given) -> None:
+        unbound = given["query"]  # something must stand in for an absent buffer; the kernel never touches it
         _kernel(plan.source, plan.kernel, plan.constants)(
-            *(_argument(argument, tensors, unbound) for argument in plan.arguments),
+            *(unbound if buffer is None else _argument(buffer) for buffer in plan.buffers(given)),
             threads=[groups * threads for groups, threads in zip(plan.grid, plan.threads)],
             group_size=list(plan.threads),
         )
@@ -52,12 +52,10 @@ class RuntimeLauncher:
         )
 
 
-def _argument(argument, tensors: Mapping[str, torch.Tensor], unbound: torch.Tensor):
-    if argument is None:
-        return unbound
-    if isinstance(argument, Parameters):
-        return list(argument.values())  # ints become an array of long, floats of float: the struct's own layout
-    return tensors[argument]
+def _argument(buffer: Union[torch.Tensor, Parameters]):
+    if isinstance(buffer, Parameters):
+        return list(buffer.values())  # ints become an array of long, floats of float: the struct's own layout
+    return buffer
 
 
 @functools.lru_cache(maxsize=256)  # specialisations; a model uses a few

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Optional, Tuple
+from typing import Dict, Optional, Tuple, Union
 
 import torch
 from torch.autograd import forward_ad
@@ -26,10 +26,12 @@ from ..call import (
 )
 from ..checks import memory
 from ..planning import forward as planner
+from ..planning.plan import DropoutParams, Parameters
 from . import cache_rows, flops
 
 _PUBLIC_NAMES = tuple("s_aux" if name == "sinks" else name for name in TENSORS)  # of flash_attention_varlen
 _NO_GRADIENTS = Call._make((None,) * len(Call._fields))
+_NO_DROPOUT = Dropout()
 _NO_BACKWARD = (
     "the backward of attention is not implemented on Metal: run the forward under torch.no_grad(), or on CPU tensors"
 )
@@ -76,7 +78,7 @@ def _forward_out(output: torch.Tensor, *arguments) -> None:
     memory.check((("out", output),), zip(_PUBLIC_NAMES, tensors_of(call)))
     if not output.is_inference():
         increment_version(output)  # a launcher writes behind torch's back
-    _compute(output, None, None, call, Dropout())
+    _compute(output, None, None, call, _NO_DROPOUT)
 
 
 def _over_rows(*arguments) -> Tuple[torch.Tensor, torch.Tensor]:
@@ -89,9 +91,9 @@ def _over_rows(*arguments) -> Tuple[torch.Tensor, torch.Tensor]:
 
 
 def _new_results(call: Call, return_lse: bool, return_softmax: bool) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Output like query with the value's head_dim; lse [num_heads, total_q] or [batch, num_heads, seqlen_q]; row_softmax
-    as lse, with two numbers for each row (softmax.h). Those two are fp32, or [0] when not asked for; row_softmax also on
-    the CPU, where the backward computes the weights from the inputs."""
+    """Output like query with the value's head_dim; lse [num_heads, total_q] or [batch, num_heads, seqlen_q];
+    row_softmax as lse, with two numbers for each row (softmax.h). The last two are fp32, [0] when not asked for, and
+    row_softmax also on the CPU, where the backward computes the weights from the inputs."""
     query = call.query
     *batch, seqlen_q, num_heads, _ = query.shape
     rows = (*batch, num_heads, seqlen_q)
@@ -119,15 +121,12 @@ def _compute(
         with torch._C._DisableAutocast():  # or it would round within
             cpu.attention_forward(output, lse, call, dropout)
         return
-    if dropout.dropout_p > 0:
-        dropout_p = dropout.dropout_p
-        raise NotImplementedError(f"dropout is not implemented on Metal: dropout_p must be 0.0, got {dropout_p}")
     if output.stride(-1) != 1:  # the kernels write rows of contiguous elements
         contiguous = torch.empty_like(output, memory_format=torch.contiguous_format)
-        launch(target, contiguous, lse, call, row_softmax)
+        launch(target, contiguous, lse, call, row_softmax, dropout)
         output.copy_(contiguous)
     else:
-        launch(target, output, lse, call, row_softmax)
+        launch(target, output, lse, call, row_softmax, dropout)
 
 
 def _with_rows(tensor: torch.Tensor) -> torch.Tensor:
@@ -140,6 +139,7 @@ def launch(
     lse: Optional[torch.Tensor],
     call: Call,
     row_softmax: Optional[torch.Tensor] = None,
+    dropout: Dropout = _NO_DROPOUT,
 ) -> None:
     """Plans a call for the target's GPU and runs the plan."""
     tensors = present(call)
@@ -151,17 +151,20 @@ def launch(
         if row_softmax is not None:
             row_softmax.copy_(row_softmax.new_tensor(planner.SOFTMAX_OF_NO_KEY))
         return
-    plan = planner.plan_forward(target.device, output, lse, call, row_softmax)
-    tensors["output"] = output
+    has_dropout = dropout.dropout_p > 0
+    plan = planner.plan_forward(target.device, output, lse, call, row_softmax, has_dropout)
+    given: Dict[str, Union[torch.Tensor, Parameters]] = {**tensors, "output": output}
     if lse is not None:
-        tensors["lse"] = lse
+        given["lse"] = lse
     if row_softmax is not None:
-        tensors["row_softmax"] = row_softmax
+        given["row_softmax"] = row_softmax
+    if has_dropout:
+        given["dropout"] = DropoutParams.of(dropout).pack()
     for name, shape in plan.scratch:
-        tensors[name] = output.new_empty(shape, dtype=torch.float32)
+        given[name] = output.new_empty(shape, dtype=torch.float32)
     launched: Optional[planner.Plan] = plan
     while launched is not None:
-        target.launcher(launched, tensors)
+        target.launcher(launched, given)
         launched = launched.then
 
 
