@@ -27,6 +27,7 @@ class CompiledLauncher:
             [_bytes(buffer.data) if isinstance(buffer, Parameters) else buffer for buffer in plan.buffers(given)],
             plan.grid,
             plan.threads,
+            plan.waits,
         )
 
     def describe(self, plan: Plan) -> Pipeline:

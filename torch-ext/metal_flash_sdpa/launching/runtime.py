@@ -23,7 +23,11 @@ _OLDEST_MACOS = 14  # the first whose Metal has bfloat
 
 
 class RuntimeLauncher:
-    """Launches plans on `mps` tensors. A kernel that does not compile raises RuntimeError with the compiler's words."""
+    """Launches plans on `mps` tensors. A kernel that does not compile raises RuntimeError with the compiler's words.
+
+    Where a plan waits, torch raises RuntimeError for what the GPU ended with an error, if it looks: up to 2.13 it does
+    not, and no other way leads to the command buffer from Python.
+    """
 
     def __call__(self, plan: Plan, given: Given) -> None:
         unbound = given["query"]  # something must stand in for an absent buffer; the kernel never touches it
@@ -32,6 +36,8 @@ class RuntimeLauncher:
             threads=[groups * threads for groups, threads in zip(plan.grid, plan.threads)],
             group_size=list(plan.threads),
         )
+        if plan.waits:
+            _wait_for(plan.kernel)
 
     def describe(self, plan: Plan) -> Pipeline:
         """The pipeline of a plan, made if need be, and what the GPU allows it without the kernel's own limit.
@@ -50,6 +56,13 @@ class RuntimeLauncher:
             free.static_thread_group_memory_length,
             free.thread_execution_width,
         )
+
+
+def _wait_for(kernel: str) -> None:
+    try:
+        torch.mps.synchronize()
+    except RuntimeError as error:
+        raise RuntimeError(f"the GPU has ended {kernel} or what came before it: {error}") from error
 
 
 def _argument(buffer: Union[torch.Tensor, Parameters]):

@@ -44,6 +44,7 @@ class Plan(NamedTuple):
     reason: str  # why this kernel and these tiles
     scratch: Tuple[Scratch, ...] = ()  # what to allocate for this launch and all that follow
     then: Optional[Plan] = None
+    waits: bool = False  # for the GPU, before the next launch: so far they may have kept it for a second
 
     def buffers(self, given: Given) -> List[Union[torch.Tensor, Parameters, None]]:
         """The arguments, with what each name stands for."""
@@ -159,12 +160,13 @@ class ScoreParams(NamedTuple):
 
 def in_ranges(plan: Plan, params: ForwardParams, tiles: int) -> Plan:
     """The launch of a plan as a chain of launches, each of at most so many tiles of the grid's second axis; the last
-    tiles come first, as within a launch. `params` is the plan's first argument, before it was packed."""
+    tiles come first, as within a launch. All but the last wait. `params` is the plan's first argument, before it was
+    packed."""
     x, all_tiles, z = plan.grid
     chain = plan.then
     for first in range(0, all_tiles, tiles):
         arguments = params._replace(first_tile=first).pack(), *plan.arguments[1:]
         grid = x, min(tiles, all_tiles - first), z
-        chain = plan._replace(arguments=arguments, grid=grid, scratch=(), then=chain)
+        chain = plan._replace(arguments=arguments, grid=grid, scratch=(), then=chain, waits=first > 0)
     assert chain is not None  # no grid is empty
     return chain._replace(scratch=plan.scratch)
