@@ -1,9 +1,10 @@
 // Joins the parts of a split forward pass. Part s has seen keys of its own, whose exponentials have the sum exp(scale *
 // row_max_s) * row_sum_s, and has divided its output by it: output = sum of share_s * output_s, where share_s is the
 // part's share in the sum of all exponentials, a sink's included. Maxima and sums come apart: the logarithm of a large
-// sum is too coarse a number to take an exponential of. A threadgroup joins one row, one token of one head: each thread
-// one column.
+// sum is too coarse a number to take an exponential of. The factor of kept weights comes last, as a part's own output
+// could exceed fp32 with it. A threadgroup joins one row, one token of one head: each thread one column.
 #include <metal_stdlib>
+#include "dropout.h"
 #include "function_constants.h"
 #include "mask.h"
 #include "overflow.h"
@@ -24,6 +25,7 @@ template <typename T>
     device float* lse [[buffer(5), function_constant(writes_lse)]],               // [(batch,) num_heads, tokens]
     device const float* sinks [[buffer(6), function_constant(has_sinks)]],        // [num_heads]
     device float2* row_softmax [[buffer(7), function_constant(writes_softmax)]],  // as lse: row_max, log2_sum
+    constant DropoutParams& dropout [[buffer(8), function_constant(has_dropout)]],
     uint row [[threadgroup_position_in_grid]], uint column [[thread_position_in_threadgroup]],
     uint lane [[thread_index_in_simdgroup]]) {
   const int num_heads = params.num_heads, tokens = params.tokens, num_splits = params.num_splits;
@@ -61,6 +63,7 @@ template <typename T>
   UNROLL for (short part = 0; part < kParts; part++)
     for (int split = part * kSimdWidth; split < min(num_splits, (part + 1) * kSimdWidth); split++)
       value += simd_shuffle(share[part], ushort(split % kSimdWidth)) * source[split * params.rows * params.value_dim];
+  if (has_dropout) value *= dropout_factor(dropout);
   device T* target = output + batch * params.output.batch + token * params.output.token + head * params.output.head;
   if (column < value_dim) target[column] = T(saturated(value));
   if (writes_lse && column == 0) ((device uint*)lse)[lse_index] = exponentials.log_sum_exp(sees_keys);

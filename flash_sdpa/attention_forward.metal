@@ -8,6 +8,7 @@
 #include <metal_stdlib>
 #include "blocks_direct.h"
 #include "blocks_staged.h"
+#include "dropout.h"
 #include "exchange.h"
 #include "function_constants.h"
 #include "mask.h"
@@ -51,6 +52,7 @@ template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int k
     device const float* alibi_slopes [[buffer(11), function_constant(has_alibi)]],  // [num_heads] or [batch, num_heads]
     device const float* sinks [[buffer(12), function_constant(has_sinks)]],         // [num_heads]
     device float2* row_softmax [[buffer(13), function_constant(writes_softmax)]],   // as lse: row_max, log2_sum
+    constant DropoutParams& dropout_params [[buffer(14), function_constant(has_dropout)]],
     uint3 position [[threadgroup_position_in_grid]], uint3 grid [[threadgroups_per_grid]],
     uint simdgroup [[simdgroup_index_in_threadgroup]], uint lane_index [[thread_index_in_simdgroup]]) {
   constexpr int kSimdgroups = kRowGroups * kSlices * kKeyGroups, kThreads = kSimdgroups * kSimdWidth;
@@ -108,6 +110,8 @@ template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int k
   if (has_alibi && tile.key_length > 0)
     alibi.place(alibi_slopes + tile.sequence * params.alibi_batch_stride + tile.head(0), score.scale, row0, rows,
                 tile.heads_per_kv, mask.diagonal, lane);
+  Dropout<kRows> dropout;
+  if (has_dropout) dropout.place(dropout_params, tile.sequence, tile.head(0), row0, rows, tile.heads_per_kv, lane);
 
   bool shrinks = false;  // true in a second pass, for sums of values that overflowed in the first
   for (;;) {
@@ -130,7 +134,11 @@ template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int k
       if (!blocks.is_full(key0, kBlockN)) hide_invisible(scores, visible, key0, lane);
       RowVector<kRows> rescale;
       if (softmax.update(scores, rescale)) scale_rows(accumulator, rescale);  // S -> P
-      multiply(accumulator, scores, value_tile, lane);                        // O += P V
+      if (has_dropout) {
+        const Kept<kRows> kept = kept_weights<kBlockN>(dropout, key0, lane);
+        drop(scores, kept);
+      }
+      multiply(accumulator, scores, value_tile, lane);  // O += P V
     }
     if (kKeyGroups > 1) merge_key_groups<kKeyGroups>(shared, accumulator, softmax, key_group, lane_index);
     if (!kMayOverflow || shrinks) break;
@@ -144,7 +152,8 @@ template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int k
 
   RowExponentials<kRows> exponentials = softmax.finish(score.scale);
   if (has_sinks) exponentials.add_sinks(sinks + tile.head(0), row0, tile.heads_per_kv, lane);
-  const RowVector<kRows> inverse_sum = exponentials.inverse();
+  const float factor = has_dropout && !is_split ? dropout_factor(dropout_params) : 1;
+  const RowVector<kRows> inverse_sum = exponentials.inverse(factor);
   scale_rows(accumulator, inverse_sum);
   if (kMayOverflow && shrinks) saturate(accumulator);
   if (is_split) {

@@ -6,7 +6,8 @@
 //   constants   +1 from alloc, autoreleased at once                    until the pool of new_pipeline is drained
 //   function    +1 from newFunctionWithName:..., autoreleased at once  until the pool of new_pipeline is drained
 //   strings, errors, process information   autoreleased by their makers; read before the pool is drained
-//   device, encoder, command buffer        torch's: never retained, released, ended or committed here
+//   command buffer                         torch's; +1 from retain, released after the wait, only where a launch waits
+//   device, encoder                        torch's: never retained, released or ended here
 //   buffers     their tensors': the caller's list holds those until the commands are encoded, the command buffer the
 //               buffers from then on
 #import <Foundation/Foundation.h>
@@ -125,10 +126,21 @@ void bind(id<MTLComputeCommandEncoder> encoder, const at::Tensor& tensor, size_t
   }
 }
 
+// Commits what the stream holds and waits until the GPU has done it. Returns the error that it ended with, else "".
+// torch waits, but does not look.
+std::string wait_for(at::mps::MPSStream* stream) {
+  id<MTLCommandBuffer> commands = [stream->commandBuffer().rootCommandBuffer retain];
+  stream->synchronize(at::mps::SyncType::COMMIT_AND_WAIT);
+  const std::string problem = commands.status == MTLCommandBufferStatusError ? reason(commands.error) : "";
+  [commands release];
+  return problem;
+}
+
 }  // namespace
 
 void launch_kernel(std::string_view kernel, const c10::List<std::string>& constants, const c10::List<bool>& values,
-                   const c10::List<std::optional<at::Tensor>>& buffers, at::IntArrayRef grid, at::IntArrayRef threads) {
+                   const c10::List<std::optional<at::Tensor>>& buffers, at::IntArrayRef grid, at::IntArrayRef threads,
+                   bool waits) {
   const MTLSize groups = size_of(grid, "grid"), group = size_of(threads, "threads");
   const std::vector<std::optional<at::Tensor>> tensors = buffers.vec();
   for (size_t i = 0; i < tensors.size(); i++)
@@ -141,6 +153,8 @@ void launch_kernel(std::string_view kernel, const c10::List<std::string>& consta
 
   at::mps::MPSStream* stream = at::mps::getCurrentMPSStream();
   const auto& bound = tensors;  // a block copies what it captures, but for references
+  std::string failure;
+  auto& reported = failure;
   at::mps::dispatch_sync_with_rethrow(stream->queue(), ^{
     @autoreleasepool {
       id<MTLComputeCommandEncoder> encoder = stream->commandEncoder();
@@ -148,8 +162,12 @@ void launch_kernel(std::string_view kernel, const c10::List<std::string>& consta
       for (size_t i = 0; i < bound.size(); i++)
         if (bound[i]) bind(encoder, *bound[i], i);
       [encoder dispatchThreadgroups:groups threadsPerThreadgroup:group];
+      if (waits) reported = wait_for(stream);
     }
   });
+  TORCH_CHECK(failure.empty(), "the GPU has ended ", kernel, " or what came before it: ", failure,
+              ". Results since the last synchronisation are wrong; please report it with the output of the self-test "
+              "(README: On a Mac)");
 }
 
 std::tuple<int64_t, int64_t, int64_t> describe_pipeline(

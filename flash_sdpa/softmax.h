@@ -52,10 +52,11 @@ struct RowExponentials {
       at[i] = at[i].with_sink(sinks[(row0 + i * kFragment + lane.row) % heads_per_kv]);
   }
 
-  RowVector<kRows> inverse() const {
-    RowVector<kRows> factor;
-    UNROLL for (short i = 0; i < kRows / kFragment; i++) factor.at[i] = at[i].inverse();
-    return factor;
+  // Times a factor of the values.
+  RowVector<kRows> inverse(float factor) const {
+    RowVector<kRows> inverse;
+    UNROLL for (short i = 0; i < kRows / kFragment; i++) inverse.at[i] = factor * at[i].inverse();
+    return inverse;
   }
 };
 

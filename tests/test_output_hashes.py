@@ -15,7 +15,7 @@ import simulated_launcher
 def test_launches(monkeypatch):
     monkeypatch.setattr(simulated_launcher, "_compiled", lambda *_: types.SimpleNamespace(
         launch=lambda *_, **__: types.SimpleNamespace(findings=[])))
-    plan = types.SimpleNamespace(source="s", kernel="k", constants=(), grid=(1,), threads=(1,))
+    plan = types.SimpleNamespace(source="s", kernel="k", constants=(), grid=(1,), threads=(1,), buffers=lambda _: [])
     for number, dtype in enumerate((torch.float32, torch.bfloat16)):
         plan.arguments = ("query", None, "output", "lse")
         output = torch.full((4, 6), 1.5, dtype=dtype)[:, ::2]

@@ -85,6 +85,8 @@ def test_every_tile_is_in_one_launch(kernel, with_work, is_packed, work, num_spl
     assert sorted(found) == list(range(tiles)) and found[-1] < found[0] or len(ranges) == 1
     assert divided[len(ranges) :] == joining and ranges[0].scratch == whole.scratch
     unchanged = {"arguments": whole.arguments, "grid": whole.grid, "scratch": whole.scratch, "then": whole.then}
+    unchanged["waits"] = False
+    assert [launch.waits for launch in ranges] == [True] * (len(ranges) - 1) + [False]
     for launch in ranges:
         assert launch._replace(**unchanged) == whole and launch.arguments[1:] == whole.arguments[1:]
         assert launch.grid[0] == heads and launch.grid[2] == splits

@@ -28,13 +28,13 @@ class NvidiaLauncher:
         self.archive, self.matrix, self.variant = archive, matrix, variant
         self.launches = self.unspecialised = 0
 
-    def __call__(self, plan, tensors: Mapping[str, torch.Tensor]) -> None:
-        on_device = _on_device(tensors, [name for name in plan.arguments if isinstance(name, str)])
+    def __call__(self, plan, given: Mapping[str, object]) -> None:
+        on_device = _OnDevice()
+        addresses = [on_device.address(buffer) for buffer in plan.buffers(given)]
         program, specialised = self._program(plan.source, plan.kernel, plan.constants)
         self.launches += 1
         self.unspecialised += not specialised
         stream = torch.cuda.current_stream()
-        addresses = [_address(argument, on_device.tensors) for argument in plan.arguments]
         program.launch(addresses, plan.grid, plan.threads, stream.cuda_stream)
         on_device.copy_back()
 
@@ -47,18 +47,21 @@ class NvidiaLauncher:
         raise KeyError(f"the archive has no {self.matrix} program of {kernel} of {source}: build it again")
 
 
-class _on_device:
-    """The plan's tensors on the GPU: CUDA tensors themselves, of CPU tensors a copy of their whole storage, so that
+class _OnDevice:
+    """A plan's buffers on the GPU: CUDA tensors themselves, of CPU tensors a copy of their whole storage, so that
     strides and surroundings stay."""
 
-    def __init__(self, tensors: Mapping[str, torch.Tensor], names):
+    def __init__(self):
         torch.cuda.init()
         self._storages: Dict[int, Tuple[torch.Tensor, torch.Tensor]] = {}
-        self.tensors = {name: self._moved(tensors[name]) for name in names}
+
+    def address(self, buffer) -> int:
+        """Of a tensor or a parameter struct; 0 for None."""
+        if isinstance(buffer, torch.Tensor):
+            return (buffer if buffer.is_cuda else self._moved(buffer)).data_ptr()
+        return 0 if buffer is None else _parameters(buffer.data).data_ptr()
 
     def _moved(self, tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.is_cuda:
-            return tensor
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in self._storages:
             whole = torch.empty(0, dtype=torch.uint8).set_(storage)
@@ -76,9 +79,3 @@ class _on_device:
 def _parameters(data: bytes) -> torch.Tensor:
     """A parameter struct in the GPU's memory."""
     return torch.frombuffer(bytearray(data), dtype=torch.uint8).cuda()
-
-
-def _address(argument, tensors: Mapping[str, torch.Tensor]) -> int:
-    if isinstance(argument, str):
-        return tensors[argument].data_ptr()
-    return 0 if argument is None else _parameters(argument.data).data_ptr()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import pathlib
-from typing import Mapping
 
 import torch
 from metal_simulator import Library
@@ -43,9 +42,9 @@ class SimulatedLauncher:
         self.fast_math = fast_math
         self.launches = 0
 
-    def __call__(self, plan, tensors: Mapping[str, torch.Tensor]) -> None:
+    def __call__(self, plan, given) -> None:
         kernel = _compiled(self.kernels / plan.source, self.fast_math, plan.kernel, plan.constants)
-        buffers = [_buffer(argument, tensors) for argument in plan.arguments]
+        buffers = [_bound(buffer) for buffer in plan.buffers(given)]
         report = kernel.launch(
             buffers,
             grid=plan.grid,
@@ -60,10 +59,8 @@ class SimulatedLauncher:
         assert not findings, "\n".join(map(str, findings))
 
 
-def _buffer(argument, tensors: Mapping[str, torch.Tensor]):
-    if isinstance(argument, str):
-        return tensors[argument]
-    return None if argument is None else argument.data
+def _bound(buffer):
+    return buffer if buffer is None or isinstance(buffer, torch.Tensor) else buffer.data
 
 
 @functools.lru_cache(maxsize=None)

@@ -6,7 +6,8 @@
 
 TORCH_LIBRARY_EXPAND(TORCH_EXTENSION_NAME, operators) {
   operators.def(  // which buffers a kernel writes is not known here: all of them may change
-      "launch_kernel(str kernel, str[] constants, bool[] values, Tensor(a!)?[] buffers, int[] grid, int[] threads) -> ()");
+      "launch_kernel(str kernel, str[] constants, bool[] values, Tensor(a!)?[] buffers, int[] grid, int[] threads, "
+      "bool waits) -> ()");
   operators.impl("launch_kernel", c10::DispatchKey::MPS, &launch_kernel);
   operators.def(
       "describe_pipeline(str kernel, str[] constants, bool[] values) -> (int max_threads, int memory, int simd_width)",

@@ -76,13 +76,17 @@ def test_memory_of_the_backward_is_bounded(kernel, monkeypatch):
     assert largest.elements <= max(2**17, key.numel())
 
 
+def one_sequence(cpu, seqlen_q, seqlen_k):
+    return cpu._Sequences(slice(0, 1), slice(0, 1), slice(0, seqlen_q), slice(0, seqlen_k), None)
+
+
 def test_default_chunks_are_bounded(kernel):
     """Whatever the length: from 2**20 scores a chunk, up to 2**24 to keep 64 rows together, more only for one row."""
     cpu = kernel.operators.cpu
     for seqlen_k in (1000, 10_000, 100_000, 1_000_000):
         for fused in (False, True):
             call = call_of(kernel, *dense(1, 1, 1, 8, 8, 16, torch.float32), window_right=0)
-            chunk = next(cpu._chunks(seqlen_k // 2, seqlen_k, call, 0, fused))
+            chunk = next(cpu._chunks(one_sequence(cpu, seqlen_k // 2, seqlen_k), call, 0, fused))
             rows = chunk.rows.stop - chunk.rows.start
             scores = rows * (chunk.keys.stop - chunk.keys.start) * (1 if fused else 8)
             assert scores <= 2**20 or (rows <= 64 and scores <= 2**24) or rows == 1
@@ -93,7 +97,8 @@ def test_cost_of_a_window(kernel, window):
     """Proportional to the keys that are seen, not to all of them."""
     tensors = dense(1, 1, 1, 8, 8, 16, torch.float32)
     call = call_of(kernel, *tensors, window_left=window[0], window_right=window[1])
-    chunks = list(kernel.operators.cpu._chunks(8192, 8192, call, 0, True))
+    cpu = kernel.operators.cpu
+    chunks = list(cpu._chunks(one_sequence(cpu, 8192, 8192), call, 0, True))
     scores = sum((chunk.rows.stop - chunk.rows.start) * (chunk.keys.stop - chunk.keys.start) for chunk in chunks)
     assert scores <= 8192 * 3 * (1 + sum(window))
     assert len(chunks) <= 8192 // 64

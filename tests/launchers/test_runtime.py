@@ -214,3 +214,24 @@ def test_a_pipeline_that_is_refused_is_not_described(metal_kernel, runtime, monk
     monkeypatch.setattr(torch.mps, "compile_shader", compile_shader)
     with pytest.raises(RuntimeError, match="the Metal compiler refuses attention_forward_f16_d64.*: no"):
         runtime[0].RuntimeLauncher().describe(planned(metal_kernel))
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_plan_that_waits_synchronises(metal_kernel, runtime, monkeypatch, waits):
+    """And shows what torch says of the GPU."""
+    module, _ = runtime
+    calls = []
+    monkeypatch.setattr(torch.mps, "synchronize", lambda: calls.append("synchronize"))
+    monkeypatch.setattr(torch.mps, "compile_shader", recorded.ShaderLibraries())
+    plan = planned(metal_kernel)._replace(waits=waits)
+    given = dict.fromkeys((name for name in plan.arguments if isinstance(name, str)), torch.zeros(1))
+    module.RuntimeLauncher()(plan, given)
+    assert calls == ["synchronize"] * waits
+
+    def fail():
+        raise RuntimeError("Caused GPU Timeout Error")
+
+    monkeypatch.setattr(torch.mps, "synchronize", fail)
+    if waits:
+        with pytest.raises(RuntimeError, match="the GPU has ended attention_forward_f16_d64.*Caused GPU Timeout Error"):
+            module.RuntimeLauncher()(plan, given)

@@ -68,6 +68,8 @@ def plans_of(kernel, count: int):
     plans = recorded.Plans()
     for number, case in enumerate(cases.random_cases(count, 1)):
         function, arguments = cases.call(case, torch.device("cpu"))
+        if number % 4 == 1:
+            arguments["dropout_p"] = 0.25
         with launchers.use_launcher(plans, devices[number % len(devices)]):
             function(**arguments)
     return plans.seen
@@ -76,8 +78,12 @@ def plans_of(kernel, count: int):
 def compiled_launch(kernel, standin, plan, tensors) -> recorded.Launch:
     metal, operators = standin
     launcher = module(kernel, "launching.compiled").CompiledLauncher(operators)
-    launcher(plan, {name: metal.as_mps(tensor) for name, tensor in tensors.items()})
+    launcher(plan, on_mps(metal, tensors))
     return recorded.of_calls(metal.take_calls())
+
+
+def on_mps(metal, given) -> dict:
+    return {name: metal.as_mps(each) if isinstance(each, torch.Tensor) else each for name, each in given.items()}
 
 
 def test_both_launchers_bind_the_same(metal_kernel, standin, monkeypatch) -> None:
@@ -103,10 +109,11 @@ def test_both_launchers_bind_the_same(metal_kernel, standin, monkeypatch) -> Non
 
 def expected_launch(plan, tensors) -> recorded.Launch:
     """Straight from the plan's definition."""
+    buffers = [tensors[argument] if isinstance(argument, str) else argument for argument in plan.arguments]
     bound = {
-        index: tensors[argument].data_ptr() if isinstance(argument, str) else argument.data
-        for index, argument in enumerate(plan.arguments)
-        if argument is not None
+        index: buffer.data_ptr() if isinstance(buffer, torch.Tensor) else buffer.data
+        for index, buffer in enumerate(buffers)
+        if buffer is not None
     }
     return recorded.Launch(plan.kernel, dict(plan.constants), bound, plan.grid, plan.threads)
 
@@ -129,14 +136,8 @@ def test_specialised_sources_are_strict_and_give_the_same_bits(metal_kernel, tmp
 
 def launch_specialised(library: ShaderLibrary):
     def launch(plan, tensors):
-        buffers = [
-            tensors[argument]
-            if isinstance(argument, str)
-            else list(argument.values())
-            if argument
-            else tensors["query"]
-            for argument in plan.arguments
-        ]
+        given = [tensors["query"] if buffer is None else buffer for buffer in plan.buffers(tensors)]
+        buffers = [buffer if isinstance(buffer, torch.Tensor) else list(buffer.values()) for buffer in given]
         threads = [groups * threads for groups, threads in zip(plan.grid, plan.threads)]
         getattr(library, plan.kernel)(*buffers, threads=threads, group_size=plan.threads)
 
@@ -145,20 +146,28 @@ def launch_specialised(library: ShaderLibrary):
 
 def results(launcher, plan, tensors) -> list[bytes]:
     """What the launch leaves in copies of all tensors, bit by bit; those that it only writes begin as zeros."""
-    inputs = {"query", "key", "value"}
+    inputs = {"query", "key", "value", "dropout"}
     copies = {name: tensor if name in inputs else tensor.clone() for name, tensor in tensors.items()}
-    for name in ("output", "lse", "partial_output", "partial_softmax"):
+    for name in ("output", "lse", "row_softmax", "partial_output", "partial_softmax"):
         if name in copies:
             copies[name].zero_()
     launcher(plan, copies)
-    return [copy.contiguous().view(torch.uint8).numpy().tobytes() for copy in copies.values() if copy.dim()]
+    written = (copy for name, copy in copies.items() if name not in inputs and copy.dim())
+    return [copy.contiguous().view(torch.uint8).numpy().tobytes() for copy in written]
 
 
 def launch(
-    standin, kernel="kernel", constants=("a",), values=(True,), buffers=None, grid=(1, 1, 1), threads=(32, 1, 1)
+    standin,
+    kernel="kernel",
+    constants=("a",),
+    values=(True,),
+    buffers=None,
+    grid=(1, 1, 1),
+    threads=(32, 1, 1),
+    waits=False,
 ):
-    buffers = [BYTES] if buffers is None else buffers
-    standin[1].launch_kernel(kernel, constants, values, [standin[0].as_mps(torch.zeros(1)), *buffers], grid, threads)
+    tensors = [standin[0].as_mps(torch.zeros(1)), *([BYTES] if buffers is None else buffers)]
+    standin[1].launch_kernel(kernel, constants, values, tensors, grid, threads, waits)
 
 
 def test_a_tensor_is_bound_with_its_offset(standin) -> None:
@@ -194,7 +203,7 @@ def test_a_pipeline_is_described_and_made_once(metal_kernel, standin, setting) -
     assert first[1:] == second[1:] == (768, True, 12288, 32)
     assert first.compile_ms > 50 > second.compile_ms >= 0
     assert standin[0].take_calls() == [] and standin[0].open_pools() == 0
-    launcher(plan, {name: standin[0].as_mps(tensor) for name, tensor in tensors.items()})
+    launcher(plan, on_mps(standin[0], tensors))
     assert len(standin[0].counts("pipeline")) == before + 1 and set(standin[0].counts("pipeline")) == {1}
     assert set(standin[0].counts("function")) == {0}
 
@@ -258,6 +267,33 @@ def test_an_error_on_the_queue_reaches_the_caller(standin, setting) -> None:
         launch(standin)
 
 
+def test_only_a_launch_that_waits_waits(metal_kernel, standin) -> None:
+    """A plan alone goes on at once; of a chain, each launch but the last waits, and drops the command buffer."""
+    launcher = module(metal_kernel, "launching.compiled").CompiledLauncher(standin[1])
+    plan, tensors = plans_of(metal_kernel, 1)[0]
+    pools = standin[0].open_pools()
+    for waits in (False, True):
+        launcher(plan._replace(waits=waits), on_mps(standin[0], tensors))
+        calls = standin[0].take_calls()
+        assert (calls[-1] == "wait") == waits and calls.count("wait") == waits
+    assert standin[0].counts("commands") == [0] and standin[0].open_pools() == pools
+
+
+@pytest.mark.parametrize(
+    ("error", "message"), [("Caused GPU Timeout", "Caused GPU Timeout"), ("nil", "no reason given")]
+)
+def test_an_error_of_the_gpu_is_seen_after_a_wait(standin, setting, error: str, message: str) -> None:
+    setting("commands", error)
+    pools = standin[0].open_pools()
+    launch(standin, "long")  # nobody looks
+    with pytest.raises(RuntimeError, match=f"the GPU has ended long or what came before it: {message}.*report it"):
+        launch(standin, "long", waits=True)
+    assert set(standin[0].counts("commands")) == {0} and standin[0].open_pools() == pools
+    assert set(standin[0].counts("error")) <= {0}
+    standin[0].set("commands", "")
+    launch(standin, "long", waits=True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -297,7 +333,7 @@ torch.ops.load_library(sys.argv[1])
 torch.ops.metal_standin.set("library", "language version 4.0 is newer than this system")
 tensor = torch.ops.metal_standin.as_mps(torch.zeros(1))
 try:
-    torch.ops.{compiled_standin.NAMESPACE}.launch_kernel("kernel", [], [], [tensor], [1, 1, 1], [1, 1, 1])
+    torch.ops.{compiled_standin.NAMESPACE}.launch_kernel("kernel", [], [], [tensor], [1, 1, 1], [1, 1, 1], False)
 except RuntimeError as error:
     print(str(error).splitlines()[0])
 """

@@ -30,7 +30,14 @@ MISTAKES = {  # what is replaced, by what, and what the diagnostic names
     "unknown function of torch": ("stream->commandEncoder()", "stream->encoder()", "encoder"),
     "unknown name of torch": ("at::mps::getCurrentMPSStream()", "at::mps::getStream()", "getStream"),
     "unknown helper of torch": ("mps::dispatch_sync_with_rethrow", "mps::dispatch_rethrow", "dispatch_rethrow"),
-    "another signature": ("at::IntArrayRef grid, at::IntArrayRef threads) {", "at::IntArrayRef grid) {", "threads"),
+    "unknown status": ("MTLCommandBufferStatusError", "MTLCommandBufferStatusFailed", "MTLCommandBufferStatusFailed"),
+    "unknown part of a buffer": (".rootCommandBuffer", ".rootBuffer", "rootBuffer"),
+    "unknown way to wait": ("SyncType::COMMIT_AND_WAIT", "SyncType::WAIT", "WAIT"),
+    "another signature": (
+        "at::IntArrayRef threads,\n                   bool waits) {",
+        "at::IntArrayRef threads) {",
+        "waits",
+    ),
 }
 BINDING_MISTAKES = {
     "unknown function": ("&launch_kernel", "&launch_kernels", "launch_kernels"),

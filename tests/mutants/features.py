@@ -26,7 +26,7 @@ MUTANTS = [
     Mutant("scores without the factor of the bias", SCORE, "factor * score);", "score);", "numbers"),
     Mutant("sink of another unit", SOFTMAX, "-M_LOG2E_F * abs(distance)", "-abs(distance)", "numbers"),
     Mutant("a large sink does not count", SOFTMAX, "if (distance > 0)", "if (false)", "numbers"),
-    Mutant("values beside a large sink keep their share", SOFTMAX, "share * smaller};", "share};", "numbers"),
+    Mutant("values beside a large sink keep their share", SOFTMAX, "share * smaller, min", "share, min", "numbers"),
     Mutant(
         "sink of the next head",
         SOFTMAX,
@@ -34,7 +34,7 @@ MUTANTS = [
         "lane.row + 1) % heads_per_kv]",
         "numbers",
     ),
-    Mutant("lse of a row without keys", MAIN, "visible.at[i].begin < visible.at[i].end)", "true)", "numbers"),
+    Mutant("lse of a row without keys", MAIN, "= visible.at[i].begin < visible.at[i].end;", "= true;", "numbers"),
     # head dims without a kernel of their own
     Mutant("missing columns read", TILE, "return !is_padded || column < columns;", "return true;", "checker"),
     Mutant("one column too many", TILE, "!is_padded || column < columns", "!is_padded || column <= columns", "checker"),

@@ -10,14 +10,17 @@ from typing import NamedTuple
 
 import kernels
 import numpy as np
+import philox
 import stage
 import torch
-from cases import dense, max_lengths, packed, poisoned, random_tensor
+from cases import call_of, dense, max_lengths, packed, poisoned, random_tensor
 from metal_simulator import Library
 from reference import assert_lse, assert_output, attention
+from row_softmax import assert_weights
 from simulated_launcher import SimulatedLauncher
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+SEED = 2**40 + 12345
 TIMEOUT = 3  # seconds of processor time for one threadgroup
 BETWEEN_GROUPS = "race between threadgroups"  # what cu_seqlens that lie may lead to
 
@@ -187,12 +190,54 @@ def _extremes(how, gpu, tokens, num_heads_kv, length, head_dim=32):
     _attend(how, gpu, (query, key, value), window=(length // 2, 0))
 
 
+def _training(how, gpu, tokens, head_dim, length, num_splits=1, dtype=torch.float32):
+    """Dropout, and row_softmax with sinks below and far above the scores; rows without keys; values whose mean a factor
+    must not be taken apart for."""
+    query, key, value = dense(2, tokens, length, 4, 2, head_dim, dtype)
+    some = torch.tensor([-1.0, 2.0, 60.0, 3e38])
+    fields = {"window_right": 0, "num_splits": num_splits}
+    for keys, sinks in ((length, None), (length, some), (max(1, tokens - 3), some)):
+        call = call_of(_kernel(), query, key[:, :keys], value[:, :keys], sinks=sinks, **fields)
+        output, _, row_softmax = _operator(how, gpu, call)
+        if how.check:
+            continue
+        for b in range(2):
+            assert_weights(_kernel(), call, row_softmax[b], query[b], key[b, :keys])
+        identity = torch.eye(keys).unsqueeze(1).expand(2, keys, 2, keys)
+        weights, _ = attention(query, key[:, :keys], identity, window=(-1, 0), sinks=sinks)
+        weights *= torch.stack([philox.kept(0.4, SEED, b, tokens, 4, keys) for b in range(2)])
+        means = torch.einsum("bqhk,bkhd->bqhd", weights, value[:, :keys].double().repeat_interleave(2, dim=2))
+        assert_output(output, philox.factor(0.4) * means, value * philox.factor(0.4))
+    large = call_of(_kernel(), query * 0, key, torch.full_like(value, 1.5e38), num_splits=num_splits)
+    output, _, _ = _operator(how, gpu, large)
+    if not how.check:
+        shares = torch.stack([philox.kept(0.4, SEED, b, tokens, 4, length).double().mean(dim=2) for b in range(2)])
+        expected = (1.5e38 * philox.factor(0.4) * shares).unsqueeze(3).expand(output.shape)
+        torch.testing.assert_close(output.double(), expected, rtol=5e-6, atol=0)
+
+
+def _operator(how, gpu, call):
+    """All results of the forward operator, with dropout."""
+    launcher = SimulatedLauncher(
+        how.check, kernels=how.folder, timeout=TIMEOUT, fast_math=how.fast_math, check_written=how.check
+    )
+    kernel = _kernel()
+    try:
+        with kernel.launchers.use_launcher(launcher, kernel.device.Device(*gpu)):
+            return kernel.operators.attention_forward(*call, True, True, 0.4, torch.tensor([SEED]))
+    except AssertionError as error:
+        if how.check:
+            raise Found(str(error)) from None
+        raise
+
+
 def _narrow(how):
     """A head_dim whose direct loads are of 4 bytes and less."""
     _attend(how, DIRECT, dense(1, 20, 50, 4, 2, 72, torch.float16))
 
 
 MAIN, COMBINE, TILE, EXCHANGE = "attention_forward.metal", "attention_combine.metal", "tile.h", "exchange.h"
+DROPOUT = "dropout.h"
 STAGED_TILE, DIRECT_TILE, OVERFLOW = "blocks_staged.h", "blocks_direct.h", "overflow.h"
 MASK, SOFTMAX, SCORE, PAGES, SEQUENCE = "mask.h", "softmax.h", "score.h", "pages.h", "sequence.h"
 
@@ -203,6 +248,7 @@ WHOLE = {"tokens": 70, "num_heads_kv": 2, "length": 90}
 ONE_ROW_OF_TILES = {"tokens": 2, "num_heads_kv": 1, "length": 600}
 MANY = {"tokens": 5, "num_heads_kv": 2, "head_dim": 100, "length": 100}
 FEW = {"tokens": 2, "num_heads_kv": 1, "head_dim": 36, "length": 300}
+IN_PARTS = {"tokens": 3, "head_dim": 64, "length": 200, "num_splits": 3}
 
 # The cases, each with the files whose mutants it is for: those of a file reach all of its lines, and no more are run.
 CASES = [
@@ -222,6 +268,13 @@ CASES = [
     (functools.partial(_features, gpu=STAGED, **MANY), {MAIN, SCORE, MASK, COMBINE}),
     (functools.partial(_extremes, gpu=STAGED, **WHOLE), {MAIN, MASK, SOFTMAX, OVERFLOW}),
     (functools.partial(_extremes, gpu=DIRECT, **ONE_ROW_OF_TILES), {MAIN, SOFTMAX, OVERFLOW, COMBINE}),
+    (functools.partial(_training, gpu=STAGED, tokens=20, head_dim=32, length=80), {MAIN, DROPOUT}),  # blocks of 64
+    (functools.partial(_training, gpu=DIRECT, tokens=20, head_dim=192, length=50), {DROPOUT}),  # of 16
+    (functools.partial(_training, gpu=STAGED, tokens=20, head_dim=256, length=40), {DROPOUT}),  # of 8
+    (
+        functools.partial(_training, gpu=STAGED, tokens=3, head_dim=64, length=200, num_splits=3),
+        {SOFTMAX, DROPOUT, COMBINE},
+    ),
 ]
 
 

@@ -116,6 +116,17 @@ BOOL supports_family(Object*, Selector, MTLGPUFamily family) {
 }
 uint64_t memory(Object*, Selector) { return 28991029248; }
 
+Object* root(Object* self, Selector) { return self; }
+MTLCommandBufferStatus status(Object* self, Selector) {
+  const bool failed = self->text == "done" && settings.count("commands");
+  return failed ? MTLCommandBufferStatusError : MTLCommandBufferStatus(self->text == "done" ? 4 : 0);
+}
+Object* error(Object* self, Selector selector) {
+  Object* found = nullptr;
+  if (status(self, selector) == MTLCommandBufferStatusError && settings["commands"] != "nil") fails("commands", &found);
+  return found;
+}
+
 void set_pipeline(Object*, Selector, Object* pipeline) { record("pipeline", pipeline->text); }
 void set_buffer(Object*, Selector, Object* buffer, NSUInteger offset, NSUInteger index) {
   record("buffer", index, buffer->text, offset);
@@ -151,6 +162,9 @@ const std::map<std::string, void*> methods = {
     {"threadExecutionWidth", (void*)simd_width},
     {"supportsFamily:", (void*)supports_family},
     {"recommendedMaxWorkingSetSize", (void*)memory},
+    {"rootCommandBuffer", (void*)root},
+    {"status", (void*)status},
+    {"error", (void*)error},
     {"setComputePipelineState:", (void*)set_pipeline},
     {"setBuffer:offset:atIndex:", (void*)set_buffer},
     {"setBytes:length:atIndex:", (void*)set_bytes},
@@ -238,6 +252,18 @@ unsigned MPSDevice::getCoreCount() const { return 40; }
 MPSStream* getCurrentMPSStream() {
   alignas(MPSStream) static char streams[2][sizeof(MPSStream)] = {};
   return reinterpret_cast<MPSStream*>(streams[settings.count("other stream")]);
+}
+MPSCommandBuffer_t MPSStream::commandBuffer() {
+  TORCH_CHECK(is_on_queue, "the command buffer is fetched outside of its queue");
+  if (!_commandBuffer) _commandBuffer = (MPSCommandBuffer*)make("commands");
+  return _commandBuffer;
+}
+void MPSStream::synchronize(SyncType type) {
+  TORCH_CHECK(is_on_queue && type == SyncType::COMMIT_AND_WAIT);
+  record("wait");
+  ((Object*)_commandBuffer)->text = "done";
+  release((Object*)_commandBuffer, nullptr);
+  _commandBuffer = nil;
 }
 MTLComputeCommandEncoder_t MPSStream::commandEncoder() {
   TORCH_CHECK(is_on_queue, "the encoder is fetched outside of its queue");

@@ -58,7 +58,13 @@ typedef enum MTLGPUFamily : NSInteger {
 - (void)dispatchThreadgroups:(MTLSize)threadgroupsPerGrid threadsPerThreadgroup:(MTLSize)threadsPerThreadgroup;
 @end
 
-@protocol MTLCommandBuffer;  // torch's headers name these
-@protocol MTLCommandQueue;
+typedef enum MTLCommandBufferStatus : NSUInteger { MTLCommandBufferStatusError = 5 } MTLCommandBufferStatus;
+
+@protocol MTLCommandBuffer <NSObject>
+@property(readonly) MTLCommandBufferStatus status;
+@property(readonly) NSError* error;
+@end
+
+@protocol MTLCommandQueue;  // torch's headers name these
 @protocol MTLSharedEvent;
 typedef void (^MTLCommandBufferHandler)(id<MTLCommandBuffer>);

@@ -1,3 +1,7 @@
 // torch's headers name it.
 #pragma once
-@class MPSCommandBuffer;
+#import <Metal/Metal.h>
+
+@interface MPSCommandBuffer : NSObject
+@property(readonly) id<MTLCommandBuffer> rootCommandBuffer;
+@end

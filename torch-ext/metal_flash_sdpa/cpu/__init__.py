@@ -1,13 +1,12 @@
 """Attention on the CPU, composed of PyTorch's operators.
 
-Works through the batch sequence by sequence and through a long sequence in chunks of query rows, so that no matrix of
-all scores is ever held; the keys of a paged cache are gathered for one chunk at a time. A chunk that needs neither the
-log-sum-exp nor anything else that PyTorch's own fused attention lacks goes there; otherwise, and for the gradients, its
-weights are formed. The fused operator is called by its own name, as F.scaled_dot_product_attention obeys switches. All
-arithmetic is fp32: on fp16 and bf16 PyTorch's fused attention would round the weights, and be no faster. It is float64
+Works through the batch in groups of sequences of equal length, packed ones one by one, and through a long sequence in
+chunks of query rows, so that no matrix of all scores is ever held; the keys of a paged cache are gathered for one chunk
+at a time. A chunk that needs neither the log-sum-exp nor anything else that PyTorch's own fused attention lacks goes
+there; otherwise, and for the gradients, its weights are formed. The fused operator is called by its own name, as
+F.scaled_dot_product_attention obeys switches. All arithmetic is fp32: on fp16 and bf16 PyTorch's fused attention would
+round the weights, and be no faster. It is float64
 where fp32 does not hold the results (careful.py) and where PyTorch is allowed to multiply fp32 matrices in less.
-Dropout draws its mask anew for each chunk, in the forward and again in the backward, which go through the same chunks
-in the same order.
 
 Inside, tensors are [batch, heads, seqlen, head_dim] (a paged cache [pages, heads, page_size, head_dim]) and lse is
 [batch, heads, seqlen_q].
@@ -20,8 +19,10 @@ from typing import Iterator, List, NamedTuple, Optional, Tuple
 import torch
 
 from ..call import Call, Dropout, Gradients
+from ..planning.plan import DropoutParams
 from .careful import careful_backward, careful_forward
-from .weights import Chunk, DropoutMasks, Scoring, all_finite, are_small, chunk_forward, integers
+from .dropout import factors
+from .weights import Chunk, Scoring, chunk_forward, integers, is_good
 
 CHUNK_SCORES = 2**20  # scores (or elements of a mask) of a chunk: with more of them they leave the caches
 MIN_ROWS = 64  # of a chunk, even with more scores: with fewer, products of matrices become as slow as of vectors
@@ -31,8 +32,10 @@ FUSED_BLOCK = 512  # keys that PyTorch's fused attention takes at once, or fewer
 _EVERYTHING = slice(None)
 
 
-class _Sequence(NamedTuple):
-    number: int  # in cu_seqlens, block_table, ...
+class _Sequences(NamedTuple):
+    """One sequence, or several of a dense batch that have as many keys."""
+
+    numbers: slice  # in cu_seqlens, seqused_k, block_table, ...
     batch: slice
     queries: slice
     keys: slice  # in a paged cache: of the tokens that `pages` hold
@@ -42,7 +45,7 @@ class _Sequence(NamedTuple):
         return self.queries.stop - self.queries.start, self.keys.stop - self.keys.start
 
     def rows(self, rows: slice) -> Tuple[slice, slice, slice]:
-        """Index of some of the sequence's queries in a tensor [batch, heads, seqlen, ...]."""
+        """Index of some of the queries in a tensor [batch, heads, seqlen, ...]."""
         return self.batch, _EVERYTHING, slice(self.queries.start + rows.start, self.queries.start + rows.stop)
 
 
@@ -51,24 +54,24 @@ def attention_forward(output: torch.Tensor, lse: Optional[torch.Tensor], call: C
     output, query, key, value = map(_heads_first, (output, call.query, call.key, call.value))
     lse = lse[None] if lse is not None and lse.dim() == 2 else lse
     scoring = Scoring(call.softmax_scale, call.softcap, call.alibi_slopes, call.sinks)
-    masks = DropoutMasks(dropout) if dropout.dropout_p > 0 else None
+    dropout_params = DropoutParams.of(dropout) if dropout.dropout_p > 0 else None
     dtype = _dtype_of_products()
-    plain = call.alibi_slopes is None and call.sinks is None and call.softcap == 0 and masks is None
+    plain = call.alibi_slopes is None and call.sinks is None and call.softcap == 0 and dropout_params is None
     fused = lse is None and plain and query.shape[3] == value.shape[3] and dtype == torch.float32
     attend = _fused_forward if fused else chunk_forward
-    for sequence in _sequences(call, whole_batch=fused):
-        blind = _blind_rows(*sequence.lengths(), call.window_right)
+    for sequences in _groups(call, fused):
+        blind = _blind_rows(*sequences.lengths(), call.window_right)
         if blind > 0:
-            rows = sequence.rows(slice(0, blind))
+            rows = sequences.rows(slice(0, blind))
             output[rows] = 0
             if lse is not None:
                 lse[rows] = -torch.inf
-        for chunk in _chunks(*sequence.lengths(), call, blind, fused):
-            rows = sequence.rows(chunk.rows)
+        for chunk in _chunks(sequences, call, blind, fused):
+            rows = sequences.rows(chunk.rows)
             q = query[rows].to(dtype)
-            k, v = _read(key, sequence, chunk.keys).to(dtype), _read(value, sequence, chunk.keys).to(dtype)
-            dropped = None if masks is None else masks.mask(*q.shape[:3], k.shape[2])
-            output[rows], chunk_lse = careful_forward(attend, q, k, v, chunk, scoring, sequence.number, dropped)
+            k, v = _read(key, sequences, chunk.keys).to(dtype), _read(value, sequences, chunk.keys).to(dtype)
+            dropped = _dropped(dropout_params, sequences, q.shape[1], chunk)
+            output[rows], chunk_lse = careful_forward(attend, q, k, v, chunk, scoring.of(sequences.numbers), dropped)
             if lse is not None:
                 lse[rows] = chunk_lse
 
@@ -86,22 +89,23 @@ def attention_backward(
     grad_query, grad_key, grad_value = map(_heads_first, (grads["query"], grads["key"], grads["value"]))
     grad_lse = grad_lse[None] if grad_lse is not None and grad_lse.dim() == 2 else grad_lse
     scoring = Scoring(call.softmax_scale, call.softcap, call.alibi_slopes, call.sinks)
-    masks = DropoutMasks(dropout) if dropout.dropout_p > 0 else None
+    dropout_params = DropoutParams.of(dropout) if dropout.dropout_p > 0 else None
     dtype = _dtype_of_products()
-    for sequence in _sequences(call, whole_batch=False):
-        blind = _blind_rows(*sequence.lengths(), call.window_right)
-        for chunk in _chunks(*sequence.lengths(), call, blind, fused=False):
-            rows = sequence.rows(chunk.rows)
+    for sequences in _groups(call, fused=False):
+        blind = _blind_rows(*sequences.lengths(), call.window_right)
+        for chunk in _chunks(sequences, call, blind, fused=False):
+            rows = sequences.rows(chunk.rows)
             q = query[rows].to(dtype)
-            k, v = _read(key, sequence, chunk.keys).to(dtype), _read(value, sequence, chunk.keys).to(dtype)
-            dropped = None if masks is None else masks.mask(*q.shape[:3], k.shape[2])
+            k, v = _read(key, sequences, chunk.keys).to(dtype), _read(value, sequences, chunk.keys).to(dtype)
+            dropped = _dropped(dropout_params, sequences, q.shape[1], chunk)
             grad_out, grad_sums = grad_output[rows].to(dtype), None if grad_lse is None else grad_lse[rows].to(dtype)
-            chunk_grads = careful_backward(grad_out, grad_sums, q, k, v, chunk, scoring, sequence.number, dropped)
+            of_sequences = scoring.of(sequences.numbers)
+            chunk_grads = careful_backward(grad_out, grad_sums, q, k, v, chunk, of_sequences, dropped)
             grad_query[rows] += chunk_grads.query
-            _accumulate(grad_key, sequence, chunk.keys, chunk_grads.key)
-            _accumulate(grad_value, sequence, chunk.keys, chunk_grads.value)
+            _accumulate(grad_key, sequences, chunk.keys, chunk_grads.key)
+            _accumulate(grad_value, sequences, chunk.keys, chunk_grads.value)
             if call.sinks is not None:
-                grad_sinks += chunk_grads.sinks
+                grad_sinks += chunk_grads.sinks.sum(dim=0)
     return Gradients(**{name: grad.to(query.dtype) for name, grad in grads.items()}, sinks=grad_sinks)
 
 
@@ -117,7 +121,6 @@ def _fused_forward(
     v: torch.Tensor,
     chunk: Chunk,
     scoring: Scoring,
-    _sequence: int,
     _dropped: None,
 ) -> Tuple[torch.Tensor, torch.Tensor, bool]:
     """As chunk_forward, by the operator that F.scaled_dot_product_attention takes on the CPU."""
@@ -129,45 +132,64 @@ def _fused_forward(
     if k.shape[2] > FUSED_BLOCK and k.amax().isnan():
         lse.fill_(torch.nan)
     elif lse.all():
-        return output, lse, are_small(lse) and all_finite(output)
+        return output, lse, is_good(lse, output)
     return output, lse.masked_fill(lse == 0, torch.nan), False
+
+
+def _dropped(
+    params: Optional[DropoutParams], sequences: _Sequences, num_heads: int, chunk: Chunk
+) -> Optional[torch.Tensor]:
+    """Factors of the chunk's weights, or None without dropout."""
+    return None if params is None else factors(params, sequences.numbers, num_heads, chunk.rows, chunk.keys)
 
 
 def _heads_first(tensor: torch.Tensor) -> torch.Tensor:
     return (tensor[None] if tensor.dim() == 3 else tensor).transpose(1, 2)
 
 
-def _sequences(call: Call, whole_batch: bool) -> Iterator[_Sequence]:
-    """What attends to what. Query rows outside of all sequences come first, with no keys. A dense batch is one piece
-    with `whole_batch` if its sequences have the same length, else one for each of them."""
-    query, key = _heads_first(call.query), _heads_first(call.key)
-    cu_seqlens_q, cu_seqlens_k = call.cu_seqlens_q, call.cu_seqlens_k
-    seqused_k, block_table = call.seqused_k, call.block_table
-    all_queries = slice(0, query.shape[2])
-    if cu_seqlens_q is None:
-        if whole_batch and seqused_k is None and query.shape[0] > 0:
-            yield _Sequence(0, _EVERYTHING, all_queries, slice(0, key.shape[2]), None)
-            return
-        places = [(slice(b, b + 1), all_queries) for b in range(query.shape[0])]
+def _groups(call: Call, fused: bool) -> Iterator[_Sequences]:
+    """What attends to what. Query rows outside of all sequences come first, with no keys. Of a dense batch, neighbours
+    that use as many keys come together: all of them to be fused, else as many as fill a chunk."""
+    seqlen_q, batch = call.query.shape[-3], call.query.shape[0]
+    key, block_table = _heads_first(call.key), call.block_table
+    if call.cu_seqlens_q is None:
+        queries = [slice(0, seqlen_q)] * batch
     else:
-        bounds = _bounds(cu_seqlens_q, query.shape[2])
-        places = [(_EVERYTHING, queries) for queries in _ranges(bounds)]
-        for begin, end in ((0, bounds[0]), (bounds[-1], query.shape[2])):
+        bounds = _bounds(call.cu_seqlens_q, seqlen_q)
+        queries = _ranges(bounds)
+        for begin, end in ((0, bounds[0]), (bounds[-1], seqlen_q)):
             if begin < end:
-                yield _Sequence(0, _EVERYTHING, slice(begin, end), slice(0, 0), None)
-    if block_table is not None:
-        ranges = _paged_ranges(key, block_table, cu_seqlens_k if seqused_k is None else None)
+                yield _Sequences(slice(0, 0), _EVERYTHING, slice(begin, end), slice(0, 0), None)
+    keys = _keys_of_sequences(call, key, queries)
+    if call.cu_seqlens_q is not None or block_table is not None:
+        for b in range(len(queries)):
+            number, pages = slice(b, b + 1), None if block_table is None else block_table[b]
+            yield _Sequences(number, number if call.cu_seqlens_q is None else _EVERYTHING, queries[b], keys[b], pages)
+        return
+    begin = 0
+    while begin < batch:
+        end = begin + 1
+        limit = batch if fused else _most_sequences(seqlen_q, keys[begin].stop, call)
+        while end < min(batch, begin + limit) and keys[end] == keys[begin]:
+            end += 1
+        yield _Sequences(slice(begin, end), slice(begin, end), queries[begin], keys[begin], None)
+        begin = end
+
+
+def _keys_of_sequences(call: Call, key: torch.Tensor, queries: List[slice]) -> List[slice]:
+    cu_seqlens_k, seqused_k = call.cu_seqlens_k, call.seqused_k
+    if call.block_table is not None:
+        ranges = _paged_ranges(key, call.block_table, cu_seqlens_k if seqused_k is None else None)
     elif cu_seqlens_k is None:
-        ranges = [slice(0, key.shape[2])] * len(places)
-    elif cu_seqlens_k is cu_seqlens_q and key.shape[2] == query.shape[2]:
-        ranges = [queries for _, queries in places]
+        ranges = [slice(0, key.shape[2])] * len(queries)
+    elif cu_seqlens_k is call.cu_seqlens_q and key.shape[2] == call.query.shape[-3]:
+        ranges = queries
     else:
         ranges = _ranges(_bounds(cu_seqlens_k, key.shape[2]))
     if seqused_k is not None:
         lengths = [max(used, 0) for used in seqused_k.tolist()]
         ranges = [slice(keys.start, min(keys.stop, keys.start + length)) for keys, length in zip(ranges, lengths)]
-    for b, ((batch, queries), keys) in enumerate(zip(places, ranges)):
-        yield _Sequence(b, batch, queries, keys, None if block_table is None else block_table[b])
+    return ranges
 
 
 def _paged_ranges(key: torch.Tensor, block_table: torch.Tensor, cu_seqlens_k: Optional[torch.Tensor]) -> List[slice]:
@@ -190,32 +212,32 @@ def _ranges(bounds: List[int]) -> List[slice]:
     return [slice(begin, max(begin, end)) for begin, end in zip(bounds, bounds[1:])]
 
 
-def _read(tensor: torch.Tensor, sequence: _Sequence, keys: slice) -> torch.Tensor:
-    """Those rows of a sequence's keys or values, [batch, heads, keys, head_dim]."""
+def _read(tensor: torch.Tensor, sequences: _Sequences, keys: slice) -> torch.Tensor:
+    """Those rows of the sequences' keys or values, [batch, heads, keys, head_dim]."""
     begin, end = keys.start, keys.stop
-    if sequence.pages is None:
-        start = sequence.keys.start
-        return tensor[sequence.batch, :, start + begin : start + end]
+    if sequences.pages is None:
+        start = sequences.keys.start
+        return tensor[sequences.batch, :, start + begin : start + end]
     page_size = tensor.shape[2]
     first = begin // page_size
     begin, end = begin - first * page_size, end - first * page_size
-    pages = sequence.pages[first : first - (-end // page_size)].clamp(0, tensor.shape[0] - 1)
+    pages = sequences.pages[first : first - (-end // page_size)].clamp(0, tensor.shape[0] - 1)
     if pages.shape[0] == 1:  # nothing to put together
         return tensor[int(pages)][None, :, begin:end]
     tokens = tensor.transpose(1, 2).index_select(0, pages).flatten(0, 1)
     return tokens[begin:end].transpose(0, 1)[None]
 
 
-def _accumulate(grad: torch.Tensor, sequence: _Sequence, keys: slice, chunk_grad: torch.Tensor) -> None:
+def _accumulate(grad: torch.Tensor, sequences: _Sequences, keys: slice, chunk_grad: torch.Tensor) -> None:
     """Adds to those rows of the gradient of the keys or values; several of them may be one row of a page."""
-    if sequence.pages is None:
-        start = sequence.keys.start
-        grad[sequence.batch, :, start + keys.start : start + keys.stop] += chunk_grad
+    if sequences.pages is None:
+        start = sequences.keys.start
+        grad[sequences.batch, :, start + keys.start : start + keys.stop] += chunk_grad
         return
     num_pages, page_size = grad.shape[0], grad.shape[2]
     position = integers(keys)
     chunk_grad = chunk_grad.to(grad.dtype)
-    pages = sequence.pages[position // page_size].long().clamp_(0, num_pages - 1)
+    pages = sequences.pages[position // page_size].long().clamp_(0, num_pages - 1)
     tokens = grad.transpose(1, 2).flatten(0, 1)  # a view: the gradient is contiguous
     tokens.index_add_(0, pages * page_size + position % page_size, chunk_grad[0].transpose(0, 1))
 
@@ -227,8 +249,9 @@ def _blind_rows(seqlen_q: int, seqlen_k: int, window_right: int) -> int:
     return max(0, seqlen_q - seqlen_k - window_right) if window_right >= 0 else 0
 
 
-def _chunks(seqlen_q: int, seqlen_k: int, call: Call, first_row: int, fused: bool) -> Iterator[Chunk]:
-    """The rows of a sequence from first_row on, in chunks of bounded size."""
+def _chunks(sequences: _Sequences, call: Call, first_row: int, fused: bool) -> Iterator[Chunk]:
+    """The rows of the sequences from first_row on, in chunks of bounded size."""
+    seqlen_q, seqlen_k = sequences.lengths()
     if first_row == seqlen_q:
         return
     diagonal = seqlen_k - seqlen_q
@@ -245,10 +268,8 @@ def _chunks(seqlen_q: int, seqlen_k: int, call: Call, first_row: int, fused: boo
     if fused and (first == last or is_causal):
         yield Chunk(slice(first_row, seqlen_q), slice(first[0], last[1]), diagonal, None, is_causal)
         return
-    window = min(seqlen_k, left + right + 1)
-    rows = max(window, MIN_ROWS)  # of the keys of a chunk under a window, every row sees about half
-    scores_of_row = min(seqlen_k, window + rows) * (1 if fused else call.query.shape[-2])
-    rows = min(rows, max(1, CHUNK_SCORES // scores_of_row, min(MIN_ROWS, MAX_SCORES // scores_of_row)))
+    num_sequences = sequences.numbers.stop - sequences.numbers.start
+    rows, _ = _rows_and_scores(seqlen_k, call, 1 if fused else num_sequences * call.query.shape[-2])
     for begin in range(first_row, seqlen_q, rows):
         end = min(begin + rows, seqlen_q)
         first, last = visible(begin), visible(end - 1)
@@ -258,3 +279,18 @@ def _chunks(seqlen_q: int, seqlen_k: int, call: Call, first_row: int, fused: boo
             keys = integers(slice(first[0], last[1]))
             mask = (keys >= position - left) & (keys <= position + right)
         yield Chunk(slice(begin, end), slice(first[0], last[1]), diagonal, mask, False)
+
+
+def _most_sequences(seqlen_q: int, seqlen_k: int, call: Call) -> int:
+    """As many as a chunk may have of them."""
+    rows, scores_of_row = _rows_and_scores(seqlen_k, call, call.query.shape[-2])
+    return max(1, CHUNK_SCORES // max(1, min(rows, seqlen_q) * scores_of_row))
+
+
+def _rows_and_scores(seqlen_k: int, call: Call, matrices: int) -> Tuple[int, int]:
+    """How many rows a chunk of so many matrices of scores may have, and the scores of a row of all of them."""
+    left, right = call.window_left, call.window_right
+    window = seqlen_k if left < 0 or right < 0 else min(seqlen_k, left + right + 1)
+    rows = max(window, MIN_ROWS)  # of the keys of a chunk under a window, every row sees about half
+    scores_of_row = max(1, min(seqlen_k, window + rows) * matrices)
+    return min(rows, max(1, CHUNK_SCORES // scores_of_row, min(MIN_ROWS, MAX_SCORES // scores_of_row))), scores_of_row

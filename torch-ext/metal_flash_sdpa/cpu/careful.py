@@ -13,7 +13,7 @@ from typing import Callable, Optional, Tuple
 import torch
 
 from ..call import Gradients
-from .weights import MAX_LSE, Chunk, Scoring, chunk_backward, chunk_forward
+from .weights import MAX_LSE, Chunk, Scoring, chunk_backward, chunk_forward, is_good
 
 PIECE_SCORES = 2**20  # scores that are formed at once
 SAFE_SCORE = 2.0**126  # sums of products up to here are finite in fp32
@@ -26,12 +26,11 @@ def careful_forward(
     v: torch.Tensor,
     chunk: Chunk,
     scoring: Scoring,
-    sequence: int,
     dropped: Optional[torch.Tensor],
 ) -> Tuple[torch.Tensor, torch.Tensor]:
     """(output, lse) as of `attend`, which is chunk_forward or a function like it."""
-    output, lse, is_good = attend(q, k, v, chunk, scoring, sequence, dropped)
-    if is_good:
+    output, lse, good = attend(q, k, v, chunk, scoring, dropped)
+    if good:
         return output, lse
     in_order = scoring._replace(in_order=True)
     num_heads, rows, head_dim = q.shape[1:]
@@ -42,7 +41,7 @@ def careful_forward(
     largest = math.sqrt(SAFE_SCORE / (head_dim * max(1.0, abs(scoring.softmax_scale))))
     odd = bad_keys | bad_v.any(dim=-1, keepdim=True) | (k.abs().amax(dim=-1, keepdim=True) > largest)
     without = k.masked_fill(odd, 0.0), v.masked_fill(odd, 0.0)
-    again, again_lse, _ = attend(q, *without, chunk, scoring, sequence, dropped)
+    again, again_lse, _ = attend(q, *without, chunk, scoring, dropped)
     q, k, v = q.double(), k.double(), v.double()
     step = max(1, PIECE_SCORES // (q.shape[0] * num_heads * k.shape[2]))
     for begin in range(0, rows, step):
@@ -51,7 +50,7 @@ def careful_forward(
         part = chunk.part(begin, end)
         visible = chunk.visible(begin, end).double()
         dropped_here = None if dropped is None else dropped[here]
-        exact, exact_lse, _ = chunk_forward(q[here], k, v, part, in_order, sequence, dropped_here)
+        exact, exact_lse, _ = chunk_forward(q[here], k, v, part, in_order, dropped_here)
         sees_odd = _any_seen(visible, odd, num_heads)
         no_weights = bad_rows[here] | _any_seen(visible, bad_keys, num_heads)
         for result, second, third, mark in (
@@ -65,14 +64,26 @@ def careful_forward(
     return output, lse
 
 
-def careful_backward(grad_output, grad_lse, q, k, v, chunk, scoring, sequence, dropped):
-    """As chunk_backward."""
+def careful_backward(grad_output, grad_lse, q, k, v, chunk, scoring, dropped):
+    """The gradients of chunk_backward; what is odd in one sequence changes no bits of another's."""
     inputs = grad_output, grad_lse, q, k, v
-    grads, is_good = chunk_backward(*inputs, chunk, scoring, sequence, dropped)
-    if is_good:
-        return grads
+    grads, lse = chunk_backward(*inputs, chunk, scoring, dropped)
+    if not is_good(lse, *grads):
+        for b in range(lse.shape[0]):
+            one = slice(b, b + 1)
+            parts = [None if grad is None else grad[one] for grad in grads]
+            if not is_good(lse[one], *parts):
+                *alone, dropped_alone = (None if tensor is None else tensor[one] for tensor in (*inputs, dropped))
+                for part, exact in zip(parts, _exact_backward(alone, chunk, scoring.of(one), dropped_alone)):
+                    if part is not None:
+                        part.copy_(exact)
+    return grads
+
+
+def _exact_backward(inputs, chunk: Chunk, scoring: Scoring, dropped: Optional[torch.Tensor]) -> Gradients:
+    grad_output, grad_lse, q, k, v = inputs
     in_order = scoring._replace(in_order=True)
-    arguments: tuple = (*map(_finite_double, inputs), chunk, in_order, sequence, dropped)
+    arguments: tuple = (*map(_finite_double, inputs), chunk, in_order, dropped)
     grads, _ = chunk_backward(*arguments)
     num_heads, num_heads_kv = q.shape[1], k.shape[1]
     visible = chunk.visible(0, q.shape[2]).double()
@@ -86,7 +97,7 @@ def careful_backward(grad_output, grad_lse, q, k, v, chunk, scoring, sequence, d
         query=bad_scores,
         key=_any_seeing(visible, bad_scores, num_heads_kv),
         value=_any_seeing(visible, bad_weights | bad_grad, num_heads_kv),
-        sinks=bad_scores.any(dim=0).any(dim=1).squeeze(-1),
+        sinks=bad_scores.any(dim=2).squeeze(-1),
     )
     marked = (None if grad is None else grad.masked_fill(mark, torch.nan) for grad, mark in zip(grads, marks))
     return Gradients._make(marked)

@@ -10,7 +10,7 @@ from typing import NamedTuple, Optional, Tuple
 
 import torch
 
-from ..call import Dropout, Gradients
+from ..call import Gradients
 
 MAX_LSE = 1024.0  # of fp32, in size: the scores below are rounded by 6e-5
 
@@ -37,21 +37,6 @@ class Chunk(NamedTuple):
         return Chunk(rows, self.keys, self.diagonal, self.visible(begin, end), False)
 
 
-class DropoutMasks:
-    """Of the chunks, the same for the same seed when chunks ask in the same order."""
-
-    def __init__(self, dropout: Dropout):
-        self.kept = 1 - dropout.dropout_p
-        if dropout.dropout_seed is None:
-            raise ValueError("dropout_seed must be given if dropout_p is more than 0, got None")
-        self.generator = torch.Generator("cpu").manual_seed(int(dropout.dropout_seed))
-
-    def mask(self, *shape: int) -> torch.Tensor:
-        """Factors of the weights: 0 where dropped, else 1 / kept."""
-        mask = torch.empty(shape, dtype=torch.float32, device="cpu")
-        return mask.bernoulli_(self.kept, generator=self.generator).div_(self.kept)
-
-
 class Scoring(NamedTuple):
     """What makes weights of the products of queries and keys."""
 
@@ -61,6 +46,11 @@ class Scoring(NamedTuple):
     sinks: Optional[torch.Tensor]  # [heads]
     in_order: bool = False  # every product of a query and a key added up in the same order: equal keys, equal scores
 
+    def of(self, sequences: slice) -> Scoring:
+        """For some sequences of the batch."""
+        slopes = self.alibi_slopes
+        return self if slopes is None or slopes.dim() == 1 else self._replace(alibi_slopes=slopes[sequences])
+
 
 class _Softmax(NamedTuple):
     weights: torch.Tensor  # [batch, heads_kv, group * rows, keys]
@@ -69,7 +59,7 @@ class _Softmax(NamedTuple):
     sink_weights: Optional[torch.Tensor]  # [batch, heads, rows]
 
 
-def _softmax(q: torch.Tensor, k: torch.Tensor, chunk: Chunk, scoring: Scoring, sequence: int) -> _Softmax:
+def _softmax(q: torch.Tensor, k: torch.Tensor, chunk: Chunk, scoring: Scoring) -> _Softmax:
     """Every row sees a key. The query heads that share a key/value head are stacked as rows, so that keys are not
     repeated."""
     batch, num_heads, rows, head_dim = q.shape
@@ -85,8 +75,8 @@ def _softmax(q: torch.Tensor, k: torch.Tensor, chunk: Chunk, scoring: Scoring, s
     if scoring.alibi_slopes is not None:
         position = integers(chunk.rows).unsqueeze(1) + chunk.diagonal
         distance = (position - integers(chunk.keys)).abs_().to(scores.dtype)
-        slopes = scoring.alibi_slopes if scoring.alibi_slopes.dim() == 1 else scoring.alibi_slopes[sequence]
-        by_head.addcmul_(slopes.to(scores.dtype).view(num_heads_kv, -1, 1, 1), distance, value=-1)
+        slopes = scoring.alibi_slopes.to(scores.dtype).view(-1, *by_head.shape[1:3], 1, 1)
+        by_head.addcmul_(slopes, distance, value=-1)
     if chunk.mask is not None:
         by_head.masked_fill_(~chunk.mask, -torch.inf)
     row_max = scores.amax(dim=-1, keepdim=True)
@@ -121,25 +111,24 @@ def chunk_forward(
     v: torch.Tensor,
     chunk: Chunk,
     scoring: Scoring,
-    sequence: int,
     dropped: Optional[torch.Tensor],
 ) -> Tuple[torch.Tensor, torch.Tensor, bool]:
     """(output [batch, heads, rows, head_dim], lse [batch, heads, rows], whether fp32 is good enough for both); dropped:
     factors of the weights [batch, heads, rows, keys], None without dropout."""
-    weights, lse, _, _ = _softmax(q, k, chunk, scoring, sequence)
+    weights, lse, _, _ = _softmax(q, k, chunk, scoring)
     if dropped is not None:
         weights.mul_(dropped.view_as(weights))
     output = torch.matmul(weights, v).view(*q.shape[:3], -1)
-    return output, lse, are_small(lse) and all_finite(output)
+    return output, lse, is_good(lse, output)
 
 
-def chunk_backward(grad_output, grad_lse, q, k, v, chunk, scoring, sequence, dropped):
-    """Gradients of a chunk's q, k, v and of the sinks (None without), and whether fp32 is good enough for them.
+def chunk_backward(grad_output, grad_lse, q, k, v, chunk, scoring, dropped):
+    """Gradients of a chunk's q, k, v and of the sinks ([batch, heads], None without), and the lse.
 
     With P the weights: dS = P * (dP - rowsum(P * dP) + dlse); a sink is a score whose dP is 0. With dropout, the
     output is made of dropped * P, and dP takes the same factors.
     """
-    weights, lse, tanh, sink_weights = _softmax(q, k, chunk, scoring, sequence)
+    weights, lse, tanh, sink_weights = _softmax(q, k, chunk, scoring)
     stacked = (*k.shape[:2], -1)  # query heads that share a key/value head, as rows
     grad_out = grad_output.reshape(*stacked, v.shape[-1])
     grad_weights = torch.matmul(grad_out, v.transpose(2, 3))
@@ -157,19 +146,16 @@ def chunk_backward(grad_output, grad_lse, q, k, v, chunk, scoring, sequence, dro
         grad_scores.mul_(tanh.square_().neg_().add_(1))
     grad_q = torch.matmul(grad_scores, k).view(q.shape)
     grad_k = torch.matmul(grad_scores.transpose(2, 3), q.reshape(*stacked, q.shape[-1]))
-    grad_sinks = None if sink_weights is None else -(sink_weights * offset.view(lse.shape)).sum(dim=(0, 2))
-    grads = Gradients(grad_q, grad_k, grad_v, grad_sinks)
-    return grads, are_small(lse) and all_finite(*grads)
+    grad_sinks = None if sink_weights is None else -(sink_weights * offset.view(lse.shape)).sum(dim=2)
+    return Gradients(grad_q, grad_k, grad_v, grad_sinks), lse
 
 
-def are_small(lse: torch.Tensor) -> bool:
-    """None is NaN or stands for scores whose rounding to fp32 shows, even where all keys are equal."""
-    return bool(torch.linalg.vector_norm(lse, torch.inf) <= MAX_LSE)
-
-
-def all_finite(*tensors: Optional[torch.Tensor]) -> bool:
-    """False also where only the sum of finite numbers is not."""
-    return all(tensor is None or math.isfinite(tensor.sum()) for tensor in tensors)
+def is_good(lse: torch.Tensor, *results: Optional[torch.Tensor]) -> bool:
+    """Whether fp32 is good enough for a chunk. No lse is NaN or stands for scores whose rounding to fp32 shows, even
+    where all keys are equal, and the results are finite. False also where only the sum of finite numbers is not."""
+    if not torch.linalg.vector_norm(lse, torch.inf) <= MAX_LSE:
+        return False
+    return all(result is None or math.isfinite(result.sum()) for result in results)
 
 
 def integers(bounds: slice) -> torch.Tensor:

@@ -114,8 +114,9 @@ def flash_attn_varlen_func(
             block_table, the differences of cu_seqlens_k are the lengths of the sequences, unless seqused_k gives
             them; it may then be None.
         max_seqlen_q, max_seqlen_k: tokens of the longest sequence, int or 0-dim tensor.
-        dropout_p: probability, less than 1.0, that a weight is dropped; the others grow by 1 / (1 - dropout_p), and the
-            log-sum-exp does not change. Torch's CPU generator chooses. On CPU tensors only.
+        dropout_p: probability, less than 1.0, that a weight is dropped, in steps of 1 / 65536; the others grow by 1 /
+            (share that is kept), and the log-sum-exp does not change. The seed comes from torch's CPU generator: one
+            seed drops the same weights on every device, packed or dense, in the backward as in the forward.
         softmax_scale: factor of the scores, at most 1e8 in size; None is head_dim ** -0.5.
         causal: a query sees no key after its own position; caps the right side of `window_size` at 0.
         window_size: (left, right), keys that a query sees before and after its own position, 0 or more, or -1 for all

@@ -1,6 +1,6 @@
 """Who runs a plan.
 
-A launcher is a callable `launcher(plan, tensors)` that runs a `plan.Plan` on tensors by name and knows no attention.
+A launcher is a callable `launcher(plan, given)` that runs a `plan.Plan` on tensors by name and knows no attention.
 Tensors on `mps` go to `metal()`; tensors on the CPU go to the CPU implementation. Inside `use_launcher`, both go to the
 launcher given there (a simulator, say), with plans for the device given there. Launchers of a GPU also answer
 `describe(plan)` with a `plan.Pipeline`.
@@ -12,18 +12,16 @@ import contextlib
 import contextvars
 import functools
 import pathlib
-from typing import Callable, Dict, Iterator, Mapping, NamedTuple, Optional
-
-import torch
+from typing import Callable, Dict, Iterator, NamedTuple, Optional
 
 from .._ops import ops
 from ..planning import device
 from ..planning.device import SMALLEST, Device
-from ..planning.plan import Plan
+from ..planning.plan import Given, Plan
 from .compiled import CompiledLauncher
 from .runtime import RuntimeLauncher
 
-Launcher = Callable[[Plan, Mapping[str, torch.Tensor]], None]
+Launcher = Callable[[Plan, Given], None]
 
 
 class Target(NamedTuple):

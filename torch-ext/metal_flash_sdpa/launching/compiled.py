@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import functools
 import time
-from typing import Mapping
 
 import torch
 
-from ..planning.plan import Parameters, Pipeline, Plan
+from ..planning.plan import Given, Parameters, Pipeline, Plan
 
 
 class CompiledLauncher:
@@ -21,13 +20,14 @@ class CompiledLauncher:
         self._launch_kernel = ops.launch_kernel.default
         self._describe_pipeline = ops.describe_pipeline.default
 
-    def __call__(self, plan: Plan, tensors: Mapping[str, torch.Tensor]) -> None:
+    def __call__(self, plan: Plan, given: Given) -> None:
         self._launch_kernel(
             plan.kernel,
             *_names_and_values(plan),
-            [_argument(argument, tensors) for argument in plan.arguments],
+            [_bytes(buffer.data) if isinstance(buffer, Parameters) else buffer for buffer in plan.buffers(given)],
             plan.grid,
             plan.threads,
+            plan.waits,
         )
 
     def describe(self, plan: Plan) -> Pipeline:
@@ -39,12 +39,6 @@ class CompiledLauncher:
 
 def _names_and_values(plan: Plan):
     return [name for name, _ in plan.constants], [value for _, value in plan.constants]
-
-
-def _argument(argument, tensors: Mapping[str, torch.Tensor]):
-    if isinstance(argument, Parameters):
-        return _bytes(argument.data)
-    return None if argument is None else tensors[argument]
 
 
 @functools.lru_cache(maxsize=1024)  # as many as the planner keeps plans

@@ -10,11 +10,11 @@ import pathlib
 import platform
 import re
 import time
-from typing import Any, Callable, Mapping, Set, Tuple
+from typing import Any, Callable, Set, Tuple, Union
 
 import torch
 
-from ..planning.plan import Parameters, Pipeline, Plan
+from ..planning.plan import Given, Parameters, Pipeline, Plan
 from ..planning.tiles import KERNELS
 
 _KERNELS = pathlib.Path(__file__).parent.parent / "flash_sdpa"
@@ -23,15 +23,21 @@ _OLDEST_MACOS = 14  # the first whose Metal has bfloat
 
 
 class RuntimeLauncher:
-    """Launches plans on `mps` tensors. A kernel that does not compile raises RuntimeError with the compiler's words."""
+    """Launches plans on `mps` tensors. A kernel that does not compile raises RuntimeError with the compiler's words.
 
-    def __call__(self, plan: Plan, tensors: Mapping[str, torch.Tensor]) -> None:
-        unbound = tensors["query"]  # something must stand in for an absent buffer; the kernel never touches it
+    Where a plan waits, torch raises RuntimeError for what the GPU ended with an error, if it looks: up to 2.13 it does
+    not, and no other way leads to the command buffer from Python.
+    """
+
+    def __call__(self, plan: Plan, given: Given) -> None:
+        unbound = given["query"]  # something must stand in for an absent buffer; the kernel never touches it
         _kernel(plan.source, plan.kernel, plan.constants)(
-            *(_argument(argument, tensors, unbound) for argument in plan.arguments),
+            *(unbound if buffer is None else _argument(buffer) for buffer in plan.buffers(given)),
             threads=[groups * threads for groups, threads in zip(plan.grid, plan.threads)],
             group_size=list(plan.threads),
         )
+        if plan.waits:
+            _wait_for(plan.kernel)
 
     def describe(self, plan: Plan) -> Pipeline:
         """The pipeline of a plan, made if need be, and what the GPU allows it without the kernel's own limit.
@@ -52,12 +58,17 @@ class RuntimeLauncher:
         )
 
 
-def _argument(argument, tensors: Mapping[str, torch.Tensor], unbound: torch.Tensor):
-    if argument is None:
-        return unbound
-    if isinstance(argument, Parameters):
-        return list(argument.values())  # ints become an array of long, floats of float: the struct's own layout
-    return tensors[argument]
+def _wait_for(kernel: str) -> None:
+    try:
+        torch.mps.synchronize()
+    except RuntimeError as error:
+        raise RuntimeError(f"the GPU has ended {kernel} or what came before it: {error}") from error
+
+
+def _argument(buffer: Union[torch.Tensor, Parameters]):
+    if isinstance(buffer, Parameters):
+        return list(buffer.values())  # ints become an array of long, floats of float: the struct's own layout
+    return buffer
 
 
 @functools.lru_cache(maxsize=256)  # specialisations; a model uses a few

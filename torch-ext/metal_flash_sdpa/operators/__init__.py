@@ -33,6 +33,7 @@ __all__ = [
     "without_backward",
 ]
 
+_NO_DROPOUT = Dropout()
 _PUBLIC_NAMES = tuple("s_aux" if name == "sinks" else name for name in TENSORS)  # of flash_attention_varlen
 
 
@@ -55,7 +56,7 @@ def _forward_out(output: torch.Tensor, *arguments) -> None:
     memory.check((("out", output),), zip(_PUBLIC_NAMES, tensors_of(call)))
     if not output.is_inference():
         increment_version(output)  # a launcher writes behind torch's back
-    _compute(output, None, None, call, Dropout())
+    _compute(output, None, None, call, _NO_DROPOUT)
 
 
 def _over_rows(*arguments) -> Tuple[torch.Tensor, torch.Tensor]:
@@ -96,15 +97,12 @@ def _compute(
         with torch._C._DisableAutocast():  # or it would round within
             cpu.attention_forward(output, lse, call, dropout)
         return
-    if dropout.dropout_p > 0:
-        dropout_p = dropout.dropout_p
-        raise NotImplementedError(f"dropout is not implemented on Metal: dropout_p must be 0.0, got {dropout_p}")
     if output.stride(-1) != 1:  # the kernels write rows of contiguous elements
         contiguous = torch.empty_like(output, memory_format=torch.contiguous_format)
-        metal.attention_forward(target, contiguous, lse, call, row_softmax)
+        metal.attention_forward(target, contiguous, lse, row_softmax, call, dropout)
         output.copy_(contiguous)
     else:
-        metal.attention_forward(target, output, lse, call, row_softmax)
+        metal.attention_forward(target, output, lse, row_softmax, call, dropout)
 
 
 def _with_rows_of(call: Call) -> Call:

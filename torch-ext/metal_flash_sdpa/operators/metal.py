@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Dict, Iterable, Optional, Tuple
+from typing import Any, Dict, Iterable, Optional, Tuple, Union
 
 import torch
 
@@ -11,15 +11,18 @@ from ..call import Call, Dropout, Gradients, present
 from ..launching import Target
 from ..planning import backward as backward_planner
 from ..planning import forward as planner
-from ..planning.plan import Plan, ScoreParams, Scratch
+from ..planning.plan import DropoutParams, Parameters, Plan, ScoreParams, Scratch
+
+_Given = Dict[str, Any]  # tensors, and structs that no plan keeps, by name
 
 
 def attention_forward(
     target: Target,
     output: torch.Tensor,
     lse: Optional[torch.Tensor],
+    row_softmax: Optional[torch.Tensor],
     call: Call,
-    row_softmax: Optional[torch.Tensor] = None,
+    dropout: Dropout,
 ) -> None:
     """Fills output, and lse and row_softmax unless None. Rows of all tensors are contiguous."""
     tensors = present(call)
@@ -31,9 +34,10 @@ def attention_forward(
         if row_softmax is not None:
             row_softmax.copy_(row_softmax.new_tensor(planner.SOFTMAX_OF_NO_KEY))
         return
-    plan = planner.plan_forward(target.device, output, lse, call, row_softmax)
-    _name(tensors, output=output, lse=lse, row_softmax=row_softmax)
-    _run(target, plan.scratch, _chain(plan), tensors)
+    plan = planner.plan_forward(target.device, output, lse, call, row_softmax, dropout.dropout_p > 0)
+    given: _Given = {**tensors, "output": output}
+    _add(given, lse=lse, row_softmax=row_softmax, dropout=_packed(dropout))
+    _run(target, plan.scratch, _chain(plan), given)
 
 
 def attention_backward(
@@ -57,11 +61,12 @@ def attention_backward(
     chain = backward_planner.plan_backward(
         target.device, call, grad_output, output, grad_lse, (grads.query, *key_value), dropout.dropout_p > 0
     )
-    _name(tensors, grad_output=grad_output, output=output, row_softmax=row_softmax, grad_lse=grad_lse)
-    _name(tensors, grad_query=grads.query, grad_key=key_value[0], grad_value=key_value[1])
-    _run(target, chain.scratch, chain.launches, tensors)
+    given: _Given = {**tensors, "grad_output": grad_output, "output": output, "row_softmax": row_softmax}
+    _add(given, grad_lse=grad_lse, grad_query=grads.query, grad_key=key_value[0], grad_value=key_value[1])
+    _add(given, dropout=_packed(dropout))
+    _run(target, chain.scratch, chain.launches, given)
     if call.sinks is not None:
-        grads.sinks.copy_(_gradient_of_sinks(call, row_softmax, tensors["row_terms"]))
+        grads.sinks.copy_(_gradient_of_sinks(call, row_softmax, given["row_terms"]))
     return grads
 
 
@@ -90,8 +95,13 @@ def _have_elements(tensors: Dict[str, torch.Tensor]) -> bool:
     return all(map(torch.Tensor.numel, tensors.values()))
 
 
-def _name(tensors: Dict[str, torch.Tensor], **named: Optional[torch.Tensor]) -> None:
-    tensors.update({name: tensor for name, tensor in named.items() if tensor is not None})
+def _add(given: _Given, **named: Union[torch.Tensor, Parameters, None]) -> None:
+    """What is not None."""
+    given.update({name: value for name, value in named.items() if value is not None})
+
+
+def _packed(dropout: Dropout) -> Optional[Parameters]:
+    return DropoutParams.of(dropout).pack() if dropout.dropout_p > 0 else None
 
 
 def _chain(plan: Optional[Plan]) -> Iterable[Plan]:
@@ -100,10 +110,10 @@ def _chain(plan: Optional[Plan]) -> Iterable[Plan]:
         plan = plan.then
 
 
-def _run(target: Target, scratch: Tuple[Scratch, ...], plans: Iterable[Plan], tensors: Dict[str, torch.Tensor]) -> None:
-    """Runs a chain; what it leaves in its scratch is among the tensors then."""
-    device = tensors["query"].device
+def _run(target: Target, scratch: Tuple[Scratch, ...], plans: Iterable[Plan], given: _Given) -> None:
+    """Runs a chain; what it leaves in its scratch is given then, too."""
+    device = given["query"].device
     for name, shape in scratch:
-        tensors[name] = torch.empty(shape, dtype=torch.float32, device=device)
+        given[name] = torch.empty(shape, dtype=torch.float32, device=device)
     for plan in plans:
-        target.launcher(plan, tensors)
+        target.launcher(plan, given)

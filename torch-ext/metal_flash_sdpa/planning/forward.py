@@ -49,6 +49,7 @@ class _Problem(NamedTuple):
     has_sinks: bool
     has_lse: bool
     has_softmax: bool
+    has_dropout: bool
     softmax_scale: float
     window_left: int
     window_right: int
@@ -64,10 +65,12 @@ def plan_forward(
     lse: Optional[torch.Tensor],
     call: Call,
     row_softmax: Optional[torch.Tensor] = None,
+    has_dropout: bool = False,
 ) -> Plan:
     """Plan the forward kernel on a GPU. Tensors are only asked for shape, strides, offset and dtype.
 
-    lse and row_softmax are None unless they are wanted; num_splits of a call counts up to MAX_SPLITS.
+    lse and row_softmax are None unless they are wanted; num_splits of a call counts up to MAX_SPLITS. With dropout,
+    "dropout" stands for the DropoutParams of the call.
 
     Raises NotImplementedError, with the reason, for what no kernel can do.
     """
@@ -87,6 +90,7 @@ def plan_forward(
         call.sinks is not None,
         lse is not None,
         row_softmax is not None,
+        has_dropout,
         call.softmax_scale,
         call.window_left,
         call.window_right,
@@ -141,6 +145,7 @@ def _forward_plan(
         "is_split": is_split,
         "writes_lse": problem.has_lse or is_split,
         "writes_softmax": problem.has_softmax and not is_split,
+        "has_dropout": problem.has_dropout,
     }
     optional = {
         "partial_softmax" if is_split else "lse": "writes_lse",
@@ -151,6 +156,7 @@ def _forward_plan(
         "alibi_slopes": "has_alibi",
         "sinks": "has_sinks",
         "row_softmax": "writes_softmax",
+        "dropout": "has_dropout",
     }
     tiles = _query_tiles(params, packed, tile.block_m)
     plan = Plan(
@@ -200,11 +206,12 @@ def _split_plan(problem: _Problem, params: ForwardParams, tile: Tile, num_splits
             ("has_sinks", problem.has_sinks),
             ("writes_lse", problem.has_lse),
             ("writes_softmax", problem.has_softmax),
+            ("has_dropout", problem.has_dropout),
         ),
         arguments=(combine_params.pack(), _score_params(problem).pack())
         + ("partial_output", "partial_softmax", "output")
         + ("lse" if problem.has_lse else None, "sinks" if problem.has_sinks else None)
-        + ("row_softmax" if problem.has_softmax else None,),
+        + ("row_softmax" if problem.has_softmax else None, "dropout" if problem.has_dropout else None),
         grid=(rows, 1, 1),
         threads=(-(-params.value_dim // SIMD_WIDTH) * SIMD_WIDTH, 1, 1),
         reason="one thread a column, one threadgroup a row",

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import math
 import struct
-from typing import Iterable, NamedTuple, Optional, Tuple, Union
+from typing import Iterable, List, Mapping, NamedTuple, Optional, Tuple, Union
+
+import torch
+
+from ..call import Dropout
 
 
 class Parameters(NamedTuple):
@@ -15,6 +19,10 @@ class Parameters(NamedTuple):
 
     def values(self) -> Tuple[Union[int, float], ...]:
         return struct.unpack(f"<{len(self.data) // struct.calcsize(self.format)}{self.format}", self.data)
+
+
+# What a plan's names stand for in a call: tensors, and structs that no plan keeps.
+Given = Mapping[str, Union[torch.Tensor, Parameters]]
 
 
 class Scratch(NamedTuple):
@@ -30,12 +38,17 @@ class Plan(NamedTuple):
     source: str  # file of flash_sdpa/ that holds the kernel
     kernel: str  # its host name
     constants: Tuple[Tuple[str, bool], ...]  # function constants (function_constants.h), by name
-    arguments: Tuple[Union[str, Parameters, None], ...]  # by buffer index: a tensor's name, a struct, or unbound
+    arguments: Tuple[Union[str, Parameters, None], ...]  # by buffer index: a name, a struct, or unbound
     grid: Tuple[int, int, int]  # threadgroups
     threads: Tuple[int, int, int]  # threads of a threadgroup
     reason: str  # why this kernel and these tiles
     scratch: Tuple[Scratch, ...] = ()  # what to allocate for this launch and all that follow
     then: Optional[Plan] = None
+    waits: bool = False  # for the GPU, before the next launch: so far they may have kept it for a second
+
+    def buffers(self, given: Given) -> List[Union[torch.Tensor, Parameters, None]]:
+        """The arguments, with what each name stands for."""
+        return [given[argument] if isinstance(argument, str) else argument for argument in self.arguments]
 
 
 class Chain(NamedTuple):
@@ -137,6 +150,27 @@ class ChunkParams(NamedTuple):
         return _packed(self)
 
 
+class DropoutParams(NamedTuple):
+    """Mirrors params.h: DropoutParams."""
+
+    seed: int
+    threshold: int
+
+    @classmethod
+    def of(cls, dropout: Dropout) -> DropoutParams:
+        """Raises ValueError if there is no seed."""
+        if dropout.dropout_seed is None:
+            raise ValueError("dropout_seed must be given if dropout_p is more than 0, got None")
+        return cls(int(dropout.dropout_seed), max(1, round((1 - dropout.dropout_p) * 2**16)))
+
+    def factor(self) -> float:
+        """Of the weights that are kept: so that their mean stays, whatever the probability is rounded to."""
+        return 2**16 / self.threshold
+
+    def pack(self) -> Parameters:
+        return Parameters("q", struct.pack("<2q", *self))
+
+
 class ScoreParams(NamedTuple):
     """Mirrors params.h: ScoreParams."""
 
@@ -171,12 +205,13 @@ def _packed(fields: Tuple[int, ...]) -> Parameters:
 
 def in_ranges(plan: Plan, params: ForwardParams, tiles: int) -> Plan:
     """The launch of a plan as a chain of launches, each of at most so many tiles of the grid's second axis; the last
-    tiles come first, as within a launch. `params` is the plan's first argument, before it was packed."""
+    tiles come first, as within a launch. All but the last wait. `params` is the plan's first argument, before it was
+    packed."""
     x, all_tiles, z = plan.grid
     chain = plan.then
     for first in range(0, all_tiles, tiles):
         arguments = params._replace(first_tile=first).pack(), *plan.arguments[1:]
         grid = x, min(tiles, all_tiles - first), z
-        chain = plan._replace(arguments=arguments, grid=grid, scratch=(), then=chain)
+        chain = plan._replace(arguments=arguments, grid=grid, scratch=(), then=chain, waits=first > 0)
     assert chain is not None  # no grid is empty
     return chain._replace(scratch=plan.scratch)

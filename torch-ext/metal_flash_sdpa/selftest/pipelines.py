@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import collections
-from typing import Any, Callable, Dict, List, Mapping
+from typing import Any, Callable, Dict, List
 
-import torch
-
-from ..planning.plan import Plan
+from ..planning.plan import Given, Plan
 
 # The most 32-bit registers of a thread, by the threads that a threadgroup may then have: of M1 and M2, as Mesa's
 # compiler for them has it. Apple documents only that the threads depend on the registers.
@@ -19,15 +17,15 @@ _NEWEST_FAMILY = 8  # that the table is about: later GPUs allocate registers whi
 class Described:
     """A launcher that runs plans by another one, and has that one describe each pipeline before its first use."""
 
-    def __init__(self, launcher: Callable[[Plan, Mapping[str, torch.Tensor]], None]):
+    def __init__(self, launcher: Callable[[Plan, Given], None]):
         self._launcher: Any = launcher  # to most, also a `describe` that makes a Pipeline of a Plan
         self._entries: Dict[tuple, Entry] = {}
 
-    def __call__(self, plan: Plan, tensors: Mapping[str, torch.Tensor]) -> None:
+    def __call__(self, plan: Plan, given: Given) -> None:
         pipeline = plan.source, plan.kernel, plan.constants
         if pipeline not in self._entries:
             self._entries[pipeline] = self._entry(plan)
-        self._launcher(plan, tensors)
+        self._launcher(plan, given)
 
     def _entry(self, plan: Plan) -> Entry:
         entry = {"kernel": plan.kernel, "constants": [name for name, value in plan.constants if value]}
