@@ -12,6 +12,7 @@
 #include "params.h"
 #include "score.h"
 #include "sequence.h"
+#include "staging.h"
 #include "stored_weights.h"
 #include "tile.h"
 using namespace metal;
@@ -62,17 +63,16 @@ template <typename T, int kHeadDim, int kValueDim, int kBlockN, int kRowGroups, 
   const Turn turn(blocks.begin, blocks.end, int(chunk.first_key), int(chunk.end_key));
   if (!turn.is_mine) return;
   const int begin = first_stored(chunk, blocks.begin);
-  int end = min((blocks.end + kStoredKeys - 1) / kStoredKeys * kStoredKeys, int(chunk.end_key));
+  int end = min((blocks.end + kStoredKeys - 1) & -kStoredKeys, int(chunk.end_key));
   if (stores_weights) end = min(end, begin + int(params.stored_keys));  // whatever max_seqlen_k promised
 
   // This SIMD group's rows and columns.
   const Lane lane = lane_position(lane_index);
-  const uint thread_index = simdgroup * kSimdWidth + lane_index;
+  const uint thread_index = (simdgroup * kSimdWidth + lane_index) % kThreads;  // which bounds it for the compiler
   const int slice = simdgroup % kSlices, row0 = tile.row0 + simdgroup / kSlices * kRows;
   const int first_column = slice * (kHeadDim / kSlices), first_value_column = slice * (kValueDim / kSlices);
-  const RowRanges<kRows> visible(mask, row0, rows, tile.heads_per_kv, lane);
-  KeyRange own = visible.any_row();
-  if (row0 >= rows) own.end = 0;
+  RowRanges<kRows> visible(mask, row0, rows, tile.heads_per_kv, lane);
+  if (row0 >= rows) visible.at[0].end = 0;
 
   threadgroup float2* slices = (threadgroup float2*)memory + kBlockBytes / sizeof(float2);
   KeyTile key_tile = {(threadgroup T*)memory, slice};
@@ -90,50 +90,56 @@ template <typename T, int kHeadDim, int kValueDim, int kBlockN, int kRowGroups, 
   const RowTerms<kRows> terms(row_softmax, row_terms, forward, tile, row0, lane);
   Pages pages;
   if (is_paged) pages = pages_of(block_table, forward, tile.sequence);
-  KeyRows<T> keys = tile.keys_of(key, forward.key, begin, head_dim, pages);
-  KeyRows<T> values = tile.keys_of(value, forward.value, begin, value_dim, pages);
+  using KeyStager = Stager<T, kBlockN, kHeadDim, KeyTile::kStride, kThreads>;
+  using ValueStager = Stager<T, kBlockN, kValueDim, ValueTile::kStride, kThreads>;
+  const KeyStager key_stager(thread_index, head_dim);
+  const ValueStager value_stager(thread_index, value_dim);
+  KeyWalk<T, KeyStager::kStep> keys(tile.keys_of(key + key_stager.column, forward.key, begin, 0, pages), key_stager.row);
+  KeyWalk<T, ValueStager::kStep> values(tile.keys_of(value + value_stager.column, forward.value, begin, 0, pages),
+                                        value_stager.row);
   Alibi<kRows> alibi;
   if (has_alibi && tile.key_length > 0)
     alibi.place(alibi_slopes + tile.sequence * forward.alibi_batch_stride + tile.head(0), score.scale, row0, rows,
                 tile.heads_per_kv, mask.diagonal, lane);
   if (stores_weights)
-    weights = stored_tile<kBlockM>(weights, params, position.x, tile_index) +
-              (row0 - tile.row0) / kFragment * stored_row_stride(params) + lane_index * 4;
+    weights = stored_rows<kBlockM>(weights, params, position.x, tile_index, simdgroup / kSlices) + lane_index * 4;
   const long sums_index = (position.x * params.stored_tiles + tile_index) * kSimdgroups + simdgroup;
   if (carries_sums && !turn.is_first) load_sums(accumulator, query_sums, sums_index, lane_index);
   else zero(accumulator);
 
-  for (int key0 = begin; key0 < end; key0 += kBlockN, keys.advance(kBlockN), values.advance(kBlockN)) {
-    keys.first = values.first = key0;
+  for (int key0 = begin; key0 < end; key0 += kBlockN, weights += kBlockN * (2 * kFragment)) {
+    keys.rows.first = values.rows.first = key0;
     threadgroup_barrier(mem_flags::mem_threadgroup);  // all are done with the last block
-    load_block<kThreads>(key_tile, keys, thread_index);
-    load_block<kThreads>(value_tile, values, thread_index);
+    key_stager.stage(key_tile.data, keys, tile.key_length - key0);
+    value_stager.stage(value_tile.data, values, tile.key_length - key0);
     threadgroup_barrier(mem_flags::mem_threadgroup);  // keys and values are there
-    if (kSlices == 1 && !is_stored(own, key0)) continue;  // loaded for the others; nothing to compute
+    // Each lane asks its own row: ranges of the tile and of the SIMD group would take registers through the loop.
+    const bool is_full = simd_all(visible.at[0].begin <= key0 && key0 + kBlockN <= visible.at[0].end);
+    const bool is_seen = is_full || simd_any(is_stored(visible.at[0], key0));
+    if (kSlices == 1 && !is_seen) continue;  // loaded for the others; nothing to compute
 
     zero(scores);
     multiply_transposed(scores, query_tile, key_tile, lane);  // S = Q K^T
-    zero(grads);
-    multiply_transposed(grads, grad_tile, value_tile, lane);  // dP = dO V^T
+    if (slice == 0) fill_negative(grads, terms.delta);
+    else zero(grads);
+    multiply_transposed(grads, grad_tile, value_tile, lane);  // dP - delta = dO V^T - delta
     if (kSlices > 1) {
       add_slices<kSlices>(slices, scores, simdgroup, lane_index);
       add_slices<kSlices>(slices + kSliceBytes / sizeof(float2), grads, simdgroup, lane_index);
     }
-    subtract_rows(grads, terms.delta);
     if (has_softcap) {
       apply_softcap(scores, score.tanh_scale);
       multiply_by_derivative(grads, scores);
     }
     if (has_alibi) add_bias(scores, alibi, score.bias_factor, key0, lane);
-    if (!blocks.is_full(key0, kBlockN)) hide_invisible(scores, visible, key0, lane);
+    if (!is_full) hide_invisible(scores, visible, key0, lane);
     weigh(scores, terms, score.scale_log2);  // S -> P
     multiply_elements(grads, scores);        // dP -> dS
-    if (stores_weights && (kSlices == 1 || is_stored(own, key0))) {
-      device float* target = weights + (key0 - begin) * (2 * kFragment);
+    if (stores_weights && is_seen) {
       UNROLL for (short j = 0; j < kBlockN / kFragment; j++) {
         const float2 weight = elements(scores.frag[0][j]), grad = elements(grads.frag[0][j]);
         if (j % kSlices == slice)
-          *(device float4*)(target + j * (4 * kSimdWidth)) = float4{weight[0], weight[1], grad[0], grad[1]};
+          *(device float4*)(weights + j * (4 * kSimdWidth)) = float4{weight[0], weight[1], grad[0], grad[1]};
       }
     }
     multiply(accumulator, grads, key_tile, lane);  // dQ += dS K

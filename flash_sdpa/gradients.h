@@ -29,18 +29,19 @@ template <int kRows, int kKeys>
 inline void weigh(thread RegisterTile<float, kRows, kKeys>& scores, thread const RowTerms<kRows>& rows,
                   float scale_log2) {
   UNROLL for (short i = 0; i < kRows / kFragment; i++)
-    UNROLL for (short j = 0; j < kKeys / kFragment; j++)
-      UNROLL for (short e = 0; e < 2; e++) {
-        const float distance = elements(scores.frag[i][j])[e] - rows.row_max.at[i];
-        elements(scores.frag[i][j])[e] = fast::exp2(min(fma(distance, scale_log2, -rows.log2_sum.at[i]), 0.0f));
-      }
+    UNROLL for (short j = 0; j < kKeys / kFragment; j++) {
+      const float2 distance = elements(scores.frag[i][j]) - rows.row_max.at[i];
+      const float offset = -rows.log2_sum.at[i];
+      elements(scores.frag[i][j]) = float2{fast::exp2(min(fma(distance[0], scale_log2, offset), 0.0f)),
+                                           fast::exp2(min(fma(distance[1], scale_log2, offset), 0.0f))};
+    }
 }
 
-// tile[row, :] -= term[row]
+// tile[row, :] = -term[row]
 template <int kRows, int kColumns>
-inline void subtract_rows(thread RegisterTile<float, kRows, kColumns>& tile, thread const RowVector<kRows>& term) {
+inline void fill_negative(thread RegisterTile<float, kRows, kColumns>& tile, thread const RowVector<kRows>& term) {
   UNROLL for (short i = 0; i < kRows / kFragment; i++)
-    UNROLL for (short j = 0; j < kColumns / kFragment; j++) elements(tile.frag[i][j]) -= term.at[i];
+    UNROLL for (short j = 0; j < kColumns / kFragment; j++) elements(tile.frag[i][j]) = float2(-term.at[i]);
 }
 
 // tile *= factor
