@@ -75,6 +75,7 @@ def plan_backward(
         None if call.block_table is None else call.block_table.shape[1],
         0 if call.alibi_slopes is None else call.alibi_slopes.dim(),
         call.seqused_k is not None,
+        call.sinks is not None,
         call.softmax_scale,
         call.window_left,
         call.window_right,
@@ -105,6 +106,7 @@ def _plan_backward(
     max_pages: Optional[int],
     alibi_dims: int,
     has_seqused_k: bool,
+    has_sinks: bool,
     softmax_scale: float,
     window_left: int,
     window_right: int,
@@ -124,7 +126,7 @@ def _plan_backward(
         max_pages=max_pages,
         alibi_dims=alibi_dims,
         has_seqused_k=has_seqused_k,
-        has_sinks=False,
+        has_sinks=has_sinks,
         has_lse=False,
         softmax_scale=softmax_scale,
         window_left=window_left,
@@ -283,6 +285,7 @@ def _queries_plan(
     constants["is_paged"] = problem.forward.max_pages is not None
     constants["has_softcap"] = problem.forward.softcap > 0
     constants["has_alibi"] = problem.forward.alibi_dims > 0
+    constants["has_sinks"] = problem.forward.has_sinks
     constants["stores_weights"] = stores
     constants["carries_sums"] = divides_keys
     optional = {
@@ -293,6 +296,7 @@ def _queries_plan(
         "seqused_k": "has_seqused_k",
         "block_table": "is_paged",
         "alibi_slopes": "has_alibi",
+        "sinks": "has_sinks",
     }
     return Plan(
         source="attention_backward_queries.metal",
