@@ -2,8 +2,10 @@
 // attention_forward: a threadgroup has rows of one sequence and one key/value head, and goes through the keys they see.
 //   for each block of kBlockN keys:  S = Q K^T;  dP = dO V^T;  P = exp2(scale_log2 (S - row_max) - log2_sum);
 //                                    dS = P (dP - delta);  dQ += dS K;  P and dS to memory
+// With dropout, dP is of the weights that were kept, and so is the P that is stored.
 #include <metal_stdlib>
 #include "blocks_staged.h"
+#include "dropout.h"
 #include "exchange.h"
 #include "function_constants.h"
 #include "gradients.h"
@@ -38,6 +40,7 @@ template <typename T, int kHeadDim, int kValueDim, int kBlockN, int kRowGroups, 
     device const int* block_table [[buffer(16), function_constant(is_paged)]],       // [batch, block_table_stride]
     device const float* alibi_slopes [[buffer(17), function_constant(has_alibi)]],   // [num_heads] or [batch, num_heads]
     device const float* sinks [[buffer(18), function_constant(has_sinks)]],          // [num_heads]
+    constant DropoutParams& dropout_params [[buffer(19), function_constant(has_dropout)]],
     uint3 position [[threadgroup_position_in_grid]], uint3 grid [[threadgroups_per_grid]],
     uint simdgroup [[simdgroup_index_in_threadgroup]], uint lane_index [[thread_index_in_simdgroup]]) {
   constexpr int kRows = kFragment, kBlockM = kRowGroups * kRows;
@@ -97,6 +100,8 @@ template <typename T, int kHeadDim, int kValueDim, int kBlockN, int kRowGroups, 
   if (has_alibi && tile.key_length > 0)
     alibi.place(alibi_slopes + tile.sequence * forward.alibi_batch_stride + tile.head(0), score.scale, row0, rows,
                 tile.heads_per_kv, mask.diagonal, lane);
+  Dropout<kRows> dropout;
+  if (has_dropout) dropout.place(dropout_params, tile.sequence, tile.head(0), row0, rows, tile.heads_per_kv, lane);
   using KeyStager = Stager<T, kBlockN, kHeadDim, KeyTile::kStride, kThreads>;
   using ValueStager = Stager<T, kBlockN, kValueDim, ValueTile::kStride, kThreads>;
   const KeyStager key_stager(thread_index, head_dim);
@@ -134,11 +139,17 @@ template <typename T, int kHeadDim, int kValueDim, int kBlockN, int kRowGroups, 
       multiply_transposed(scores, query_tile, key_tile, lane);  // S = Q K^T
       if (kSlices > 1) add_slices<kSlices>(slices, scores, simdgroup, lane_index);
       if (!recounts) {
-        if (slice == 0) fill_negative(grads, delta);
-        else zero(grads);
-        multiply_transposed(grads, grad_tile, value_tile, lane);  // dP - delta = dO V^T - delta
+        if (slice > 0 || has_dropout) zero(grads);
+        else fill_negative(grads, delta);
+        multiply_transposed(grads, grad_tile, value_tile, lane);  // dP - delta
         if (kSlices > 1)
           add_slices<kSlices>(slices + kSliceBytes / sizeof(float2), grads, simdgroup, lane_index);
+      }
+      Kept<kRows> kept;
+      if (has_dropout && !recounts) {
+        kept = kept_weights<kBlockN>(dropout, key0, lane);
+        drop(grads, kept);
+        scale_less_rows(grads, dropout_factor(dropout_params), delta);
       }
       if (has_softcap) {
         apply_softcap(scores, score.tanh_scale);
@@ -152,7 +163,11 @@ template <typename T, int kHeadDim, int kValueDim, int kBlockN, int kRowGroups, 
         continue;
       }
       softmax.weigh(scores);             // S -> P
-      multiply_elements(grads, scores);  // dP -> dS
+      multiply_elements(grads, scores);  // dP - delta -> dS
+      if (has_dropout && stores_weights) {
+        drop(scores, kept);
+        scale(scores, dropout_factor(dropout_params));
+      }
       if (stores_weights && is_seen) {
         UNROLL for (short j = 0; j < kBlockN / kFragment; j++) {
           const float2 weight = elements(scores.frag[0][j]), grad = elements(grads.frag[0][j]);

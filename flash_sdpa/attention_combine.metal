@@ -21,8 +21,9 @@ template <typename T>
     device const float* partial_output [[buffer(2)]],    // [num_splits, (batch,) tokens, num_heads, value_dim]
     device const float2* partial_softmax [[buffer(3)]],  // [num_splits, (batch,) num_heads, tokens]: row_max, row_sum
     device T* output [[buffer(4)]],                      // [(batch,) tokens, num_heads, value_dim]
-    device float* lse [[buffer(5), function_constant(writes_lse)]],         // [(batch,) num_heads, tokens]
-    device const float* sinks [[buffer(6), function_constant(has_sinks)]],  // [num_heads]
+    device float* lse [[buffer(5), function_constant(writes_lse)]],               // [(batch,) num_heads, tokens]
+    device const float* sinks [[buffer(6), function_constant(has_sinks)]],        // [num_heads]
+    device float2* row_softmax [[buffer(7), function_constant(writes_softmax)]],  // as lse: row_max, log2_sum
     uint row [[threadgroup_position_in_grid]], uint column [[thread_position_in_threadgroup]],
     uint lane [[thread_index_in_simdgroup]]) {
   const int num_heads = params.num_heads, tokens = params.tokens, num_splits = params.num_splits;
@@ -50,7 +51,7 @@ template <typename T>
   }
   sum = simd_sum(sum);
   const bool sees_keys = sum != 0;
-  Exponentials exponentials = {score.scale * largest, sum, 1};
+  Exponentials exponentials = {score.scale * largest, sum, 1, 0};
   if (has_sinks) exponentials = exponentials.with_sink(sinks[head]);
   UNROLL for (short part = 0; part < kParts; part++) share[part] *= exponentials.inverse();
 
@@ -63,6 +64,7 @@ template <typename T>
   device T* target = output + batch * params.output.batch + token * params.output.token + head * params.output.head;
   if (column < value_dim) target[column] = T(saturated(value));
   if (writes_lse && column == 0) ((device uint*)lse)[lse_index] = exponentials.log_sum_exp(sees_keys);
+  if (writes_softmax && column == 0) row_softmax[lse_index] = exponentials.row_softmax(largest, sees_keys);
 }
 
 #define INSTANTIATE(name, T) \

@@ -50,6 +50,7 @@ template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int k
     device const int* block_table [[buffer(10), function_constant(is_paged)]],      // [batch, block_table_stride]
     device const float* alibi_slopes [[buffer(11), function_constant(has_alibi)]],  // [num_heads] or [batch, num_heads]
     device const float* sinks [[buffer(12), function_constant(has_sinks)]],         // [num_heads]
+    device float2* row_softmax [[buffer(13), function_constant(writes_softmax)]],   // as lse: row_max, log2_sum
     uint3 position [[threadgroup_position_in_grid]], uint3 grid [[threadgroups_per_grid]],
     uint simdgroup [[simdgroup_index_in_threadgroup]], uint lane_index [[thread_index_in_simdgroup]]) {
   constexpr int kSimdgroups = kRowGroups * kSlices * kKeyGroups, kThreads = kSimdgroups * kSimdWidth;
@@ -154,14 +155,16 @@ template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int k
   }
   UNROLL for (short i = 0; i < kRows / kFragment; i++) {
     const int row = row0 + i * kFragment + lane.row;
-    if (writes_lse && lane.column == 0 && slice == 0 && row < rows) {
+    if ((writes_lse || writes_softmax) && lane.column == 0 && slice == 0 && row < rows) {
       const long index = tile.lse_index(params, row);
+      const bool sees_keys = visible.at[i].begin < visible.at[i].end;
       if (is_split) {
         device float2* part = (device float2*)lse + position.z * params.lse_split_stride;
         part[index] = float2{softmax.row_max.at[i], exponentials.at[i].sum};
-      } else {
-        ((device uint*)lse)[index] = exponentials.at[i].log_sum_exp(visible.at[i].begin < visible.at[i].end);
+      } else if (writes_lse) {
+        ((device uint*)lse)[index] = exponentials.at[i].log_sum_exp(sees_keys);
       }
+      if (writes_softmax) row_softmax[index] = exponentials.at[i].row_softmax(softmax.row_max.at[i], sees_keys);
     }
   }
 }

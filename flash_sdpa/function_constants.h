@@ -13,6 +13,8 @@ constant bool has_alibi [[function_constant(6)]];      // scores fall with the d
 constant bool has_sinks [[function_constant(7)]];      // each head has one more exponential in its sums
 constant bool is_split [[function_constant(8)]];       // the keys of a tile are divided among threadgroups
 constant bool writes_lse [[function_constant(9)]];     // the log-sum-exp of every row is wanted
+constant bool writes_softmax [[function_constant(10)]];  // row_max and log2_sum of every row are wanted
+constant bool has_dropout [[function_constant(11)]];     // some weights are dropped after they were summed
 
 constant bool stores_weights [[function_constant(20)]];  // the gradients of keys and values are wanted, too
 constant bool carries_sums [[function_constant(21)]];    // sums go on from one launch to another

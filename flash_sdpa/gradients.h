@@ -59,9 +59,9 @@ struct RowSoftmax {
     load(row_softmax, params, tile, row0, lane);
     UNROLL for (short i = 0; i < kRows / kFragment; i++)
       if (is_large(i)) {
-        const float above = (rows.at[i].log_max - scale * row_max.at[i]) * M_LOG2E_F;  // of a sink
-        online.row_max.at[i] = row_max.at[i];
-        online.row_sum.at[i] = min(above, 8.5e37f) + precise::log2(rows.at[i].sum);
+        const float2 anew = rows.at[i].row_softmax(row_max.at[i], true);
+        online.row_max.at[i] = anew[0];
+        online.row_sum.at[i] = anew[1];
       }
   }
 };
@@ -100,6 +100,15 @@ inline void multiply_by_derivative(thread RegisterTile<float, kRows, kColumns>& 
       const float2 value = elements(tanh.frag[i][j]);
       elements(grads.frag[i][j]) *= 1 - value * value;
     }
+}
+
+// tile[row, :] = factor * tile[row, :] - term[row]
+template <int kRows, int kColumns>
+inline void scale_less_rows(thread RegisterTile<float, kRows, kColumns>& tile, float factor,
+                            thread const RowVector<kRows>& term) {
+  UNROLL for (short i = 0; i < kRows / kFragment; i++)
+    UNROLL for (short j = 0; j < kColumns / kFragment; j++)
+      elements(tile.frag[i][j]) = factor * elements(tile.frag[i][j]) - term.at[i];
 }
 
 template <int kRows, int kColumns>

@@ -42,6 +42,13 @@ struct ScoreParams {
 };
 static_assert(sizeof(ScoreParams) == 5 * 4, "plan.ScoreParams packs 5 float32");
 
+// Given with the call: never part of a plan.
+struct DropoutParams {
+  long seed;       // 64 bits
+  long threshold;  // weights that are kept of every 65536
+};
+static_assert(sizeof(DropoutParams) == 2 * 8, "plan.DropoutParams packs 2 int64");
+
 struct CombineParams {
   Strides output;         // elements
   long lse_batch_stride;  // elements; tokens are contiguous

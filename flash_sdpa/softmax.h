@@ -7,18 +7,20 @@
 
 constant constexpr float kSlack = 8;     // in powers of two; few blocks after the first exceed it
 constant constexpr float kShrunk = -40;  // in powers of two: no sum of 2^30 weights of up to 2^kSlack exceeds 1
+constant constexpr float kLargestRise = 8.5e37f;  // 2^126: as a power of e and of two, a finite number
+constant constexpr float kLogOfNoKey = 1e30f;     // no weight is left of any score
 
 // The exponentials of a row: their sum is exp(log_max) * sum, 0 for a row that sees no key; share is what a weight that
-// values were accumulated with counts in sum.
+// values were accumulated with counts in sum. A sink above all scores raises log_max.
 struct Exponentials {
-  float log_max, sum, share;
+  float log_max, sum, share, raised;
 
   // One more exponential, of a score without a value.
   Exponentials with_sink(float sink) const {
     const float distance = sink - log_max;
     const float smaller = fast::exp2(-M_LOG2E_F * abs(distance));
-    Exponentials joined = {log_max, sum + smaller, share};
-    if (distance > 0) joined = {sink, sum * smaller + 1, share * smaller};
+    Exponentials joined = {log_max, sum + smaller, share, 0};
+    if (distance > 0) joined = {sink, sum * smaller + 1, share * smaller, min(distance, kLargestRise)};
     return joined;
   }
 
@@ -28,6 +30,14 @@ struct Exponentials {
   // The bits of the natural logarithm of the sum, or of -inf, which fast math may not see as a number.
   uint log_sum_exp(bool sees_keys) const {
     return sees_keys ? as_type<uint>(log_max + precise::log(sum)) : 0xff800000u;
+  }
+
+  // {row_max, log2_sum}: the weight of a score is exp2(min(0, scale_log2 * (score - row_max) - log2_sum)). Apart, as the
+  // logarithm of a large sum is too coarse a number. min, as in another kernel a large score may be rounded otherwise.
+  float2 row_softmax(float row_max, bool sees_keys) const {
+    float2 both = float2{kRowMaxFloor, kLogOfNoKey};
+    if (sees_keys) both = float2{row_max, M_LOG2E_F * raised + precise::log2(sum)};
+    return both;
   }
 };
 
@@ -125,7 +135,7 @@ struct OnlineSoftmax {
       row_sum.at[i] += simd_shuffle_xor(row_sum.at[i], 1);
       row_sum.at[i] += simd_shuffle_xor(row_sum.at[i], 8);
       const float share = 1 / fast::exp2(size.at[i]);
-      rows.at[i] = {scale * row_max.at[i], row_sum.at[i] * share, share};
+      rows.at[i] = {scale * row_max.at[i], row_sum.at[i] * share, share, 0};
     }
     return rows;
   }

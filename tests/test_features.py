@@ -102,8 +102,8 @@ def compare(kernel, problem, launcher):
     call = call_of(kernel, *map(poisoned, (query, key, value)), **fields)
     device = kernel.device.Device(*problem["device"])
     with kernel.launchers.use_launcher(launcher, device) if launcher else contextlib.nullcontext():
-        output, lse = kernel.operators.attention_forward(*call, True)
-        without_lse, _ = kernel.operators.attention_forward(*call, False)
+        output, lse, _ = kernel.operators.attention_forward(*call, True, False)
+        without_lse, _, _ = kernel.operators.attention_forward(*call, False, False)
     finite = torch.nan_to_num(value)
     assert_output(output, expected, finite)
     assert_output(without_lse, expected, finite)

@@ -144,6 +144,6 @@ def test_lying_pages_and_used_lengths_stay_inside_the_tensors(kernel, used, page
     ]
     for call in calls:
         with kernel.launchers.use_launcher(SimulatedLauncher(check=True)):
-            launched, _ = kernel.operators.attention_forward(*call, True)
-        output, _ = kernel.operators.attention_forward(*call, True)
+            launched, _, _ = kernel.operators.attention_forward(*call, True, False)
+        output, _, _ = kernel.operators.attention_forward(*call, True, False)
         torch.testing.assert_close(launched, output, rtol=1e-4, atol=1e-5)  # both clamp to the same keys

@@ -160,7 +160,7 @@ def test_opcheck(kernel, requires_grad):
     tensors = [tensor.requires_grad_(requires_grad) for tensor in dense(2, 5, 9, 4, 2, 16, torch.float32)]
     call = call_of(kernel, *tensors, window_right=0)
     seed = torch.tensor([5])
-    torch.library.opcheck(kernel.operators.attention_forward, (*call, True, 0.3, seed))
+    torch.library.opcheck(kernel.operators.attention_forward, (*call, True, False, 0.3, seed))
     grad = torch.ones(2, 5, 4, 16)
     call = call_of(kernel, *(tensor.detach() for tensor in tensors), window_right=0)
     torch.library.opcheck(kernel.operators.attention_backward, (grad, None, *call, 0.3, seed))

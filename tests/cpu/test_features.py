@@ -113,7 +113,7 @@ def test_dense(kernel, features):
         features["alibi_slopes"] = features["alibi_slopes"][:batch].contiguous()
     named = {"softmax_scale": 0.25, "window_right": 0, "max_seqlen_k": 50, **features}
     expected, expected_lse = attention(query, key, value, window=(-1, 0), **features)
-    output, lse = kernel.operators.attention_forward(*call_of(kernel, query, key, value, **named), True)
+    output, lse, _ = kernel.operators.attention_forward(*call_of(kernel, query, key, value, **named), True, False)
     assert_output(output, expected, value)
     assert_lse(lse, expected_lse)
 
@@ -121,7 +121,7 @@ def test_dense(kernel, features):
     cu_k = torch.arange(0, 50 * batch + 1, 50)
     *cache, table = paged(key.flatten(0, 1), value.flatten(0, 1), cu_k)
     named |= {"seqused_k": used, "block_table": table}
-    output, lse = kernel.operators.attention_forward(*call_of(kernel, query, *cache, **named), True)
+    output, lse, _ = kernel.operators.attention_forward(*call_of(kernel, query, *cache, **named), True, False)
     assert_output(output, expected, value)
     assert_lse(lse, expected_lse)
     if used.min() == 50 and "seqused_k" not in features:

@@ -53,7 +53,7 @@ def make_call(request, kernel):
 @pytest.mark.parametrize("return_lse", [False, True])
 @pytest.mark.parametrize("requires_grad", [False, True])
 def test_opcheck_forward(kernel, make_call, requires_grad, return_lse):
-    torch.library.opcheck(kernel.operators.attention_forward, (*make_call(requires_grad), return_lse))
+    torch.library.opcheck(kernel.operators.attention_forward, (*make_call(requires_grad), return_lse, True))
 
 
 def test_opcheck_forward_out(kernel, make_call):
@@ -65,7 +65,7 @@ def test_opcheck_forward_out(kernel, make_call):
 @pytest.mark.parametrize("with_lse", [False, True])
 def test_opcheck_backward(kernel, make_call, with_lse):
     call = make_call()
-    output, lse = kernel.operators.attention_forward(*call, True)
+    output, lse, _ = kernel.operators.attention_forward(*call, True, False)
     torch.library.opcheck(kernel.operators.attention_backward, (output, lse if with_lse else None, *call))
 
 
@@ -80,7 +80,7 @@ def test_schemas_are_the_call(kernel):
     """Every operator takes the fields of a call, in their order and under their names, behind what it writes or what
     flows back, and before its own arguments."""
     around = {
-        "attention_forward": ([], ["return_lse", "dropout_p", "dropout_seed"]),
+        "attention_forward": ([], ["return_lse", "return_softmax", "dropout_p", "dropout_seed"]),
         "attention_forward_out": (["output"], []),
         "attention_backward": (["grad_output", "grad_lse"], ["dropout_p", "dropout_seed"]),
         "attention_over_rows": ([], ["cache_batch_idx", "cache_leftpad", "return_lse"]),
@@ -101,9 +101,9 @@ def test_schemas_are_the_call(kernel):
 @pytest.mark.parametrize("return_lse", [False, True])
 def test_fake_shapes(kernel, make_call, return_lse):
     call = make_call()
-    real = kernel.operators.attention_forward(*call, return_lse)
+    real = kernel.operators.attention_forward(*call, return_lse, True)
     meta = call._replace(**{name: tensor.to("meta") for name, tensor in kernel.call.present(call).items()})
-    fake = kernel.operators.attention_forward(*meta, return_lse)
+    fake = kernel.operators.attention_forward(*meta, return_lse, True)
     for ours, expected in zip(fake, real):
         assert (ours.shape, ours.dtype, ours.stride()) == (expected.shape, expected.dtype, expected.stride())
     grads = kernel.operators.attention_backward(real[0], None, *call)

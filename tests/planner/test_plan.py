@@ -172,7 +172,7 @@ def test_packed_plan(kernel):
     )
     assert plan.grid == (2, 100 * 4 // 32 + 3 + 2, 1) and plan.threads == (128, 1, 1)
     assert {name for name, value in plan.constants if value} == {"is_packed", "is_aligned"}
-    assert plan.arguments[2:] == ("query", "key", "value", "output", None, "cu_seqlens_q", "cu_seqlens_k", *[None] * 4)
+    assert plan.arguments[2:] == ("query", "key", "value", "output", None, "cu_seqlens_q", "cu_seqlens_k", *[None] * 5)
 
 
 def test_dense_plan(kernel):
@@ -183,7 +183,7 @@ def test_dense_plan(kernel):
     assert (params["batch"], params["query_length"], params["key_length"], params["heads_per_kv"]) == (3, 40, 50, 1)
     assert (params["window_left"], params["window_right"]) == (5, 7)
     assert plan.grid == (8, 3, 1)
-    assert plan.arguments[6:] == ("lse", *[None] * 6)
+    assert plan.arguments[6:] == ("lse", *[None] * 7)
 
 
 @pytest.mark.parametrize("window, expected", [(-1, 2**30), (0, 0), (2**30, 2**30), (2**31 - 1, 2**30), (2**62, 2**30)])
@@ -219,8 +219,9 @@ def test_paged_plan(kernel):
             "scale_log2": 30 * 1.4426950408889634,
         }
     )
-    assert plan.arguments[6:] == (None, None, None, *tensors)
-    assert {name for name, value in plan.constants if not value} == {"is_packed", "is_padded", "is_split", "writes_lse"}
+    assert plan.arguments[6:] == (None, None, None, *tensors, None)
+    absent = {"is_packed", "is_padded", "is_split", "writes_lse", "writes_softmax"}
+    assert {name for name, value in plan.constants if not value} == absent
 
 
 def plan_decode(kernel, keys, num_heads=8, batch=1, num_splits=0, device=None):
@@ -242,7 +243,7 @@ def test_split_plan(kernel):
     assert plan.arguments[5:7] == ("partial_output", "partial_softmax")
     assert not dict(plan.constants)["has_sinks"]  # they are one more exponential of the whole, not of each part
     combine = plan.then
-    assert combine.arguments[2:] == ("partial_output", "partial_softmax", "output", "lse", "sinks")
+    assert combine.arguments[2:] == ("partial_output", "partial_softmax", "output", "lse", "sinks", None)
     assert combine.grid == (8, 1, 1) and combine.then is None
     joined, joined_score = params_of(kernel, combine, "CombineParams")
     assert joined == {

@@ -72,7 +72,7 @@ def flash_attention_varlen(
     ):
         if not torch.compiler.is_compiling():
             memory.check([("out", out)], [("query", query), ("key", key), ("value", value), ("s_aux", s_aux)])
-        out.copy_(operators.attention_forward(*call, False)[0])  # autograd sees a copy, not a foreign write
+        out.copy_(operators.attention_forward(*call, False, False)[0])  # autograd sees a copy, not a foreign write
     else:
         if not torch.compiler.is_compiling():
             operators.refuse_captured(out)

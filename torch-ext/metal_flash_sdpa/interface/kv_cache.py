@@ -190,7 +190,7 @@ def flash_attn_with_kvcache(
         if over_rows:
             output, lse = operators.attention_over_rows(*call, cache.rows, leftpad, return_softmax_lse)
         else:
-            output, lse = operators.attention_forward(*call, return_softmax_lse)
+            output, lse, _ = operators.attention_forward(*call, return_softmax_lse, False)
     sources = [t for t in (q, k_cache, v_cache, k, v, fields["sinks"]) if t is not None and t.requires_grad]
     if sources and torch.is_grad_enabled():
         output, lse = operators.without_backward(output, lse, *sources)

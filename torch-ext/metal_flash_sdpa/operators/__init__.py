@@ -39,7 +39,8 @@ _library = torch.library.Library(add_op_namespace_prefix("").rstrip(":"), "FRAGM
 # where each sequence ends in its row, int32 or int64, None for seqlen_cache. Beside it, [batch], int32 or int64: the
 # rows of the sequences, None for those in order, and where each begins in its row, None for 0.
 for _schema in (
-    f"attention_forward({schema(Call)}, bool return_lse, {schema(Dropout)}) -> (Tensor, Tensor)",
+    f"attention_forward({schema(Call)}, bool return_lse, bool return_softmax, {schema(Dropout)}) "
+    "-> (Tensor output, Tensor lse, Tensor row_softmax)",
     f"attention_forward_out(Tensor(a!) output, {schema(Call)}) -> ()",
     f"attention_backward(Tensor grad_output, Tensor? grad_lse, {schema(Call)}, {schema(Dropout)}) "
     "-> (Tensor grad_query, Tensor grad_key, Tensor grad_value, Tensor grad_sinks)",
@@ -56,11 +57,17 @@ attention_over_rows = ops.attention_over_rows.default
 refuse_backward = ops.refuse_backward.default
 
 
-def _forward(*arguments) -> Tuple[torch.Tensor, torch.Tensor]:
-    call, (return_lse, *dropout) = taken(arguments)
-    output, lse = _new_outputs(call, return_lse)
-    _compute(output, lse if return_lse else None, call, Dropout(*dropout))
-    return output, lse
+def _forward(*arguments) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    call, (return_lse, return_softmax, *dropout) = taken(arguments)
+    output, lse, row_softmax = results = _new_results(call, return_lse, return_softmax)
+    _compute(
+        output,
+        lse if return_lse else None,
+        row_softmax if row_softmax.dim() > 1 else None,
+        call,
+        Dropout(*dropout),
+    )
+    return results
 
 
 def _forward_out(output: torch.Tensor, *arguments) -> None:
@@ -69,30 +76,41 @@ def _forward_out(output: torch.Tensor, *arguments) -> None:
     memory.check((("out", output),), zip(_PUBLIC_NAMES, tensors_of(call)))
     if not output.is_inference():
         increment_version(output)  # a launcher writes behind torch's back
-    _compute(output, None, call, Dropout())
+    _compute(output, None, None, call, Dropout())
 
 
 def _over_rows(*arguments) -> Tuple[torch.Tensor, torch.Tensor]:
     """Here strides are those of the memory; while tracing, they may not be."""
     call, (cache_batch_idx, cache_leftpad, return_lse) = taken(arguments)
-    output, lse = _forward(*cache_rows.packed(call, cache_batch_idx, cache_leftpad), return_lse)
+    output, lse, _ = _forward(*cache_rows.packed(call, cache_batch_idx, cache_leftpad), return_lse, False)
     shape = call.query.shape[:2]
     output = output.unflatten(0, shape)
     return output, lse.unflatten(1, shape).transpose(0, 1).contiguous() if return_lse else lse
 
 
-def _new_outputs(call: Call, return_lse: bool) -> Tuple[torch.Tensor, torch.Tensor]:
-    """Output like query with the value's head_dim, and lse [num_heads, total_q] or [batch, num_heads, seqlen_q], or
-    [0] when not asked for."""
+def _new_results(call: Call, return_lse: bool, return_softmax: bool) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Output like query with the value's head_dim; lse [num_heads, total_q] or [batch, num_heads, seqlen_q]; row_softmax
+    as lse, with two numbers for each row (softmax.h). Those two are fp32, or [0] when not asked for; row_softmax also on
+    the CPU, where the backward computes the weights from the inputs."""
     query = call.query
     *batch, seqlen_q, num_heads, _ = query.shape
-    lse_shape = (*batch, num_heads, seqlen_q) if return_lse else 0
-    output = query.new_empty((*batch, seqlen_q, num_heads, call.value.shape[-1]))
-    return output, query.new_empty(lse_shape, dtype=torch.float32)
+    rows = (*batch, num_heads, seqlen_q)
+    has_softmax = return_softmax and (query.device.type == "mps" or launchers.current() is not None)
+    return (
+        query.new_empty((*batch, seqlen_q, num_heads, call.value.shape[-1])),
+        query.new_empty(rows if return_lse else 0, dtype=torch.float32),
+        query.new_empty((*rows, 2) if has_softmax else 0, dtype=torch.float32),
+    )
 
 
-def _compute(output: torch.Tensor, lse: Optional[torch.Tensor], call: Call, dropout: Dropout) -> None:
-    """Fills output, and lse unless None, by the implementation for the tensors' device."""
+def _compute(
+    output: torch.Tensor,
+    lse: Optional[torch.Tensor],
+    row_softmax: Optional[torch.Tensor],
+    call: Call,
+    dropout: Dropout,
+) -> None:
+    """Fills output, and lse and row_softmax unless None, by the implementation for the tensors' device."""
     query, key, value = call.query, call.key, call.value
     if not query.stride(-1) == key.stride(-1) == value.stride(-1) == 1:  # the kernels read contiguous rows
         call = call._replace(query=_with_rows(query), key=_with_rows(key), value=_with_rows(value))
@@ -106,17 +124,23 @@ def _compute(output: torch.Tensor, lse: Optional[torch.Tensor], call: Call, drop
         raise NotImplementedError(f"dropout is not implemented on Metal: dropout_p must be 0.0, got {dropout_p}")
     if output.stride(-1) != 1:  # the kernels write rows of contiguous elements
         contiguous = torch.empty_like(output, memory_format=torch.contiguous_format)
-        launch(target, contiguous, lse, call)
+        launch(target, contiguous, lse, call, row_softmax)
         output.copy_(contiguous)
     else:
-        launch(target, output, lse, call)
+        launch(target, output, lse, call, row_softmax)
 
 
 def _with_rows(tensor: torch.Tensor) -> torch.Tensor:
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
-def launch(target: launchers.Target, output: torch.Tensor, lse: Optional[torch.Tensor], call: Call) -> None:
+def launch(
+    target: launchers.Target,
+    output: torch.Tensor,
+    lse: Optional[torch.Tensor],
+    call: Call,
+    row_softmax: Optional[torch.Tensor] = None,
+) -> None:
     """Plans a call for the target's GPU and runs the plan."""
     tensors = present(call)
     if not all(map(torch.Tensor.numel, tensors.values())):
@@ -124,11 +148,15 @@ def launch(target: launchers.Target, output: torch.Tensor, lse: Optional[torch.T
         output.zero_()
         if lse is not None:
             lse.fill_(-torch.inf)
+        if row_softmax is not None:
+            row_softmax.copy_(row_softmax.new_tensor(planner.SOFTMAX_OF_NO_KEY))
         return
-    plan = planner.plan_forward(target.device, output, lse, call)
+    plan = planner.plan_forward(target.device, output, lse, call, row_softmax)
     tensors["output"] = output
     if lse is not None:
         tensors["lse"] = lse
+    if row_softmax is not None:
+        tensors["row_softmax"] = row_softmax
     for name, shape in plan.scratch:
         tensors[name] = output.new_empty(shape, dtype=torch.float32)
     launched: Optional[planner.Plan] = plan
@@ -193,16 +221,15 @@ class _Attention(torch.autograd.Function):
     def forward(ctx, *arguments):
         ctx.save_for_backward(*tensors_of(arguments))
         ctx.settings = settings_of(arguments)
-        _call, (_return_lse, *ctx.dropout) = taken(arguments)
+        _call, (_return_lse, _return_softmax, *ctx.dropout) = taken(arguments)
         ctx.launched = launchers.current() is not None
         ctx.set_materialize_grads(False)
-        output, lse = _below_autograd(attention_forward, arguments)
-        if lse.dim() == 1:  # not asked for
-            ctx.mark_non_differentiable(lse)
-        return output, lse
+        output, lse, row_softmax = _below_autograd(attention_forward, arguments)
+        ctx.mark_non_differentiable(row_softmax, *([] if lse.dim() > 1 else [lse]))  # lse that was not asked for
+        return output, lse, row_softmax
 
     @staticmethod
-    def backward(ctx, grad_output, grad_lse):
+    def backward(ctx, grad_output, grad_lse, _grad_row_softmax):
         if ctx.launched:
             raise NotImplementedError(_NO_BACKWARD)
         # Unpacked once: checkpoints and offloading give each tensor once.
@@ -212,7 +239,7 @@ class _Attention(torch.autograd.Function):
         grads = Gradients(*attention_backward(grad_output, grad_lse, *call, *ctx.dropout))
         if call.sinks is None:
             grads = grads._replace(sinks=None)
-        return (*_NO_GRADIENTS._replace(**grads._asdict()), None, *(None for _ in ctx.dropout))
+        return (*_NO_GRADIENTS._replace(**grads._asdict()), None, None, *(None for _ in ctx.dropout))
 
 
 class _AttentionBackward(torch.autograd.Function):
@@ -287,8 +314,8 @@ def _without_gradient(operator):
 
 
 def _forward_fake(*arguments):
-    call, (return_lse, *_dropout) = taken(arguments)
-    return _new_outputs(call, return_lse)
+    call, (return_lse, return_softmax, *_dropout) = taken(arguments)
+    return _new_results(call, return_lse, return_softmax)
 
 
 def _forward_out_fake(output, *_arguments):
@@ -304,7 +331,7 @@ def _backward_fake(_grad_output, _grad_lse, *arguments):
 
 def _over_rows_fake(*arguments):
     call, (_cache_batch_idx, _cache_leftpad, return_lse) = taken(arguments)
-    return _new_outputs(call, return_lse)
+    return _new_results(call, return_lse, False)[:2]
 
 
 def _refuse_backward_fake(grad, shape):

@@ -128,6 +128,7 @@ def _plan_backward(
         has_seqused_k=has_seqused_k,
         has_sinks=has_sinks,
         has_lse=False,
+        has_softmax=False,
         softmax_scale=softmax_scale,
         window_left=window_left,
         window_right=window_right,
@@ -286,6 +287,7 @@ def _queries_plan(
     constants["has_softcap"] = problem.forward.softcap > 0
     constants["has_alibi"] = problem.forward.alibi_dims > 0
     constants["has_sinks"] = problem.forward.has_sinks
+    constants["has_dropout"] = problem.has_dropout
     constants["stores_weights"] = stores
     constants["carries_sums"] = divides_keys
     optional = {
@@ -297,6 +299,7 @@ def _queries_plan(
         "block_table": "is_paged",
         "alibi_slopes": "has_alibi",
         "sinks": "has_sinks",
+        "dropout": "has_dropout",
     }
     return Plan(
         source="attention_backward_queries.metal",

@@ -24,6 +24,7 @@ MAX_SPLITS = 64  # attention_combine.metal: kMaxSplits. Bounds the scratch, too:
 # Multiply-adds of a core in one launch. M1, the slowest GPU, does them in a second at 60 % of its peak (128 a clock,
 # 1.28 GHz); macOS ends what keeps the GPU for long.
 LAUNCH_WORK = 100 * 10**9
+SOFTMAX_OF_NO_KEY = (-(2.0**127), 1e30)  # row_softmax of a row that sees no key: mask.h, softmax.h
 
 
 class _Layout(NamedTuple):
@@ -47,6 +48,7 @@ class _Problem(NamedTuple):
     has_seqused_k: bool
     has_sinks: bool
     has_lse: bool
+    has_softmax: bool
     softmax_scale: float
     window_left: int
     window_right: int
@@ -61,10 +63,11 @@ def plan_forward(
     output: torch.Tensor,
     lse: Optional[torch.Tensor],
     call: Call,
+    row_softmax: Optional[torch.Tensor] = None,
 ) -> Plan:
     """Plan the forward kernel on a GPU. Tensors are only asked for shape, strides, offset and dtype.
 
-    lse is None unless the log-sum-exp is wanted; num_splits of a call counts up to MAX_SPLITS.
+    lse and row_softmax are None unless they are wanted; num_splits of a call counts up to MAX_SPLITS.
 
     Raises NotImplementedError, with the reason, for what no kernel can do.
     """
@@ -83,6 +86,7 @@ def plan_forward(
         call.seqused_k is not None,
         call.sinks is not None,
         lse is not None,
+        row_softmax is not None,
         call.softmax_scale,
         call.window_left,
         call.window_right,
@@ -136,6 +140,7 @@ def _forward_plan(
         "has_sinks": problem.has_sinks and not is_split,
         "is_split": is_split,
         "writes_lse": problem.has_lse or is_split,
+        "writes_softmax": problem.has_softmax and not is_split,
     }
     optional = {
         "partial_softmax" if is_split else "lse": "writes_lse",
@@ -145,6 +150,7 @@ def _forward_plan(
         "block_table": "is_paged",
         "alibi_slopes": "has_alibi",
         "sinks": "has_sinks",
+        "row_softmax": "writes_softmax",
     }
     tiles = _query_tiles(params, packed, tile.block_m)
     plan = Plan(
@@ -190,10 +196,15 @@ def _split_plan(problem: _Problem, params: ForwardParams, tile: Tile, num_splits
     combine = Plan(
         source="attention_combine.metal",
         kernel=f"attention_combine_{DTYPES[problem.dtype]}",
-        constants=(("has_sinks", problem.has_sinks), ("writes_lse", problem.has_lse)),
+        constants=(
+            ("has_sinks", problem.has_sinks),
+            ("writes_lse", problem.has_lse),
+            ("writes_softmax", problem.has_softmax),
+        ),
         arguments=(combine_params.pack(), _score_params(problem).pack())
         + ("partial_output", "partial_softmax", "output")
-        + ("lse" if problem.has_lse else None, "sinks" if problem.has_sinks else None),
+        + ("lse" if problem.has_lse else None, "sinks" if problem.has_sinks else None)
+        + ("row_softmax" if problem.has_softmax else None,),
         grid=(rows, 1, 1),
         threads=(-(-params.value_dim // SIMD_WIDTH) * SIMD_WIDTH, 1, 1),
         reason="one thread a column, one threadgroup a row",

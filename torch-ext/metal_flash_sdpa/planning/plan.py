@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import math
 import struct
-from typing import Iterable, NamedTuple, Optional, Tuple, Union
+from typing import Iterable, List, Mapping, NamedTuple, Optional, Tuple, Union
+
+import torch
+
+from ..call import Dropout
 
 
 class Parameters(NamedTuple):
@@ -15,6 +19,10 @@ class Parameters(NamedTuple):
 
     def values(self) -> Tuple[Union[int, float], ...]:
         return struct.unpack(f"<{len(self.data) // struct.calcsize(self.format)}{self.format}", self.data)
+
+
+# What a plan's names stand for in a call: tensors, and structs that no plan keeps.
+Given = Mapping[str, Union[torch.Tensor, Parameters]]
 
 
 class Scratch(NamedTuple):
@@ -30,12 +38,16 @@ class Plan(NamedTuple):
     source: str  # file of flash_sdpa/ that holds the kernel
     kernel: str  # its host name
     constants: Tuple[Tuple[str, bool], ...]  # function constants (function_constants.h), by name
-    arguments: Tuple[Union[str, Parameters, None], ...]  # by buffer index: a tensor's name, a struct, or unbound
+    arguments: Tuple[Union[str, Parameters, None], ...]  # by buffer index: a name, a struct, or unbound
     grid: Tuple[int, int, int]  # threadgroups
     threads: Tuple[int, int, int]  # threads of a threadgroup
     reason: str  # why this kernel and these tiles
     scratch: Tuple[Scratch, ...] = ()  # what to allocate for this launch and all that follow
     then: Optional[Plan] = None
+
+    def buffers(self, given: Given) -> List[Union[torch.Tensor, Parameters, None]]:
+        """The arguments, with what each name stands for."""
+        return [given[argument] if isinstance(argument, str) else argument for argument in self.arguments]
 
 
 class Chain(NamedTuple):
@@ -135,6 +147,27 @@ class ChunkParams(NamedTuple):
 
     def pack(self) -> Parameters:
         return _packed(self)
+
+
+class DropoutParams(NamedTuple):
+    """Mirrors params.h: DropoutParams."""
+
+    seed: int
+    threshold: int
+
+    @classmethod
+    def of(cls, dropout: Dropout) -> DropoutParams:
+        """Raises ValueError if there is no seed."""
+        if dropout.dropout_seed is None:
+            raise ValueError("dropout_seed must be given if dropout_p is more than 0, got None")
+        return cls(int(dropout.dropout_seed), max(1, round((1 - dropout.dropout_p) * 2**16)))
+
+    def factor(self) -> float:
+        """Of the weights that are kept: so that their mean stays, whatever the probability is rounded to."""
+        return 2**16 / self.threshold
+
+    def pack(self) -> Parameters:
+        return Parameters("q", struct.pack("<2q", *self))
 
 
 class ScoreParams(NamedTuple):
