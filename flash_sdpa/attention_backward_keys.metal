@@ -11,6 +11,7 @@
 #include "mask.h"
 #include "params.h"
 #include "sequence.h"
+#include "staging.h"
 #include "stored_weights.h"
 #include "tile.h"
 using namespace metal;
@@ -44,69 +45,8 @@ inline OwnKeys packed_keys(constant ForwardParams& params, device const int* cu_
   return {sequence, segment.row0, length};
 }
 
-// Every kStep-th row of those that QueryRows has, one after another, without a division for each.
-template <typename T, int kStep>
-struct RowWalk {
-  device const T* at;
-  long step, wrap;  // elements: to the next row, and from the last head that shares a key/value head to the first
-  int head, head_step, heads_per_kv;
-
-  RowWalk(QueryRows<const T> rows, int row) {
-    heads_per_kv = rows.heads_per_kv;
-    at = rows.row(row);
-    head = row % heads_per_kv;
-    head_step = kStep % heads_per_kv;
-    step = (kStep / heads_per_kv) * rows.token_stride + head_step * rows.head_stride;
-    wrap = rows.token_stride - heads_per_kv * rows.head_stride;
-  }
-
-  void advance() {
-    at += step;
-    head += head_step;
-    if (head >= heads_per_kv) {
-      head -= heads_per_kv;
-      at += wrap;
-    }
-  }
-};
-
-constexpr int power_of_two(int limit) {  // the largest that is not above the limit, up to 64
-  return limit >= 64 ? 64 : limit >= 32 ? 32 : limit >= 16 ? 16 : limit >= 8 ? 8 : limit >= 4 ? 4 : limit >= 2 ? 2 : 1;
-}
-
-// Stages blocks of kRows rows, one after another, by all kThreads threads of the threadgroup; missing rows and columns
-// are 0, so that 0 * weight stays 0. A thread keeps to one chunk of 16 bytes in every kStep-th row.
-template <typename T, int kRows, int kColumns, int kStride, int kThreads>
-struct Stager {
-  static constant constexpr int kChunk = 16 / sizeof(T);
-  static constant constexpr int kChunksPerRow = kColumns / kChunk;
-  static constant constexpr int kStep = power_of_two(kThreads / kChunksPerRow < kRows ? kThreads / kChunksPerRow : kRows);
-  RowWalk<T, kStep> walk;
-  int row, column, columns;
-
-  Stager(QueryRows<const T> rows, int first_row, uint thread_index)
-      : walk(rows, first_row + thread_index / kChunksPerRow) {
-    row = thread_index / kChunksPerRow;
-    column = thread_index % kChunksPerRow * kChunk;
-    columns = rows.columns - column;
-    walk.at += column;
-  }
-
-  // count: rows that the block has.
-  void stage(threadgroup T* block, int count) {
-    threadgroup T* target = block + row * kStride + column;
-    UNROLL for (int r = 0; r < kRows; r += kStep) {
-      if (row < kStep) {
-        if (r + row < count && has_column(columns, 0)) copy_chunk(target, walk.at, columns);
-        else *(threadgroup float4*)target = float4(0);
-      }
-      target += kStep * kStride;
-      walk.advance();
-    }
-  }
-};
-
-// sum[kColumns, keys] += transpose(rows[8, kColumns]) * stored[8, keys]
+// sum[kColumns, keys] += transpose(rows[8, kColumns]) * stored[8, keys]. rows: from this lane's place in the first
+// transposed fragment on, which simdgroup_load would compute for each.
 template <int kStride, typename T, int kColumns, int kKeys>
 inline void multiply_stored(thread RegisterTile<float, kColumns, kKeys>& sum, threadgroup const T* rows,
                             device const float* stored) {
@@ -115,7 +55,7 @@ inline void multiply_stored(thread RegisterTile<float, kColumns, kKeys>& sum, th
     elements(weights[n]) = *(device const float2*)(stored + n * (4 * kSimdWidth));
   simdgroup_matrix<T, kFragment, kFragment> columns;
   UNROLL for (short m = 0; m < kColumns / kFragment; m++) {
-    simdgroup_load(columns, rows + m * kFragment, kStride, ulong2(0, 0), true);
+    elements(columns) = vec<T, 2>{rows[m * kFragment], rows[m * kFragment + kStride]};
     UNROLL for (short n = 0; n < kKeys / kFragment; n++)
       simdgroup_multiply_accumulate(sum.frag[m][n], columns, weights[n], sum.frag[m][n]);
   }
@@ -157,7 +97,7 @@ template <typename T, int kHeadDim, int kValueDim, int kColumns, int kKeyGroups,
   constexpr int kValueParts = kValueDim / kColumns, kParts = kValueParts + kHeadDim / kColumns;
   constexpr int kSimdgroups = kParts * kKeyGroups, kThreads = kSimdgroups * kSimdWidth;
   constexpr int kKeys = kKeyGroups * kStoredKeys;
-  constexpr int kStride = StagedTile<T, kBlockM, larger(kHeadDim, kValueDim), 1>::kStride;
+  constexpr int kStride = StagedTile<T, kBlockM, larger(kHeadDim, kValueDim), 1>::kStride;  // of both blocks
   static_assert(kHeadDim % kColumns == 0 && kValueDim % kColumns == 0, "a SIMD group's columns are of one gradient");
   static_assert(kTileRows % kBlockM == 0, "a block of rows lies in one tile");
   threadgroup float4 memory[2 * kBlockM * kStride * sizeof(T) / 16];
@@ -200,11 +140,16 @@ template <typename T, int kHeadDim, int kValueDim, int kColumns, int kKeyGroups,
 
   threadgroup T* grads_block = (threadgroup T*)memory;
   threadgroup T* queries_block = grads_block + kBlockM * kStride;
-  threadgroup const T* own_block = (makes_value ? grads_block : queries_block) + first_column;
-  Stager<T, kBlockM, kValueDim, kStride, kThreads> grads(
-      sequence.rows_of(grad_output, params.grad_output, 0, int(forward.value_dim)), begin, thread_index);
-  Stager<T, kBlockM, kHeadDim, kStride, kThreads> queries(
-      sequence.rows_of(query, forward.query, 0, int(forward.head_dim)), begin, thread_index);
+  threadgroup const T* own_block = makes_value ? grads_block : queries_block;
+  own_block += first_column + lane.column * kStride + lane.row;
+  using GradStager = Stager<T, kBlockM, kValueDim, kStride, kThreads>;
+  using QueryStager = Stager<T, kBlockM, kHeadDim, kStride, kThreads>;
+  const GradStager grad_stager(thread_index, forward.value_dim);
+  const QueryStager query_stager(thread_index, forward.head_dim);
+  QueryWalk<T, GradStager::kStep> grads(sequence.rows_of(grad_output, params.grad_output, grad_stager.column, 0),
+                                        begin + grad_stager.row);
+  QueryWalk<T, QueryStager::kStep> queries(sequence.rows_of(query, forward.query, query_stager.column, 0),
+                                           begin + query_stager.row);
   RegisterTile<float, kColumns, kStoredKeys> sum;
   const int sums_tile = min(keys.key0 / kKeys, int(params.sum_tiles) - 1);
   const long sums_index = (position.x * params.sum_tiles + sums_tile) * kSimdgroups + simdgroup;
@@ -214,27 +159,27 @@ template <typename T, int kHeadDim, int kValueDim, int kColumns, int kKeyGroups,
   else zero(sum);
 
   const long row_stride = stored_row_stride(params);
-  const int first_row = begin / kTileRows * kTileRows;
-  weights = stored_tile<kTileRows>(weights, params, position.x, first_tile + first_row / kTileRows - int(chunk.first_tile)) +
-            lane_index * 4 + (makes_value ? 0 : 2);
-  for (int tile_row0 = first_row; tile_row0 < end; tile_row0 += kTileRows) {
-    const int stored_key = key0 - first_stored(chunk, mask.visible(sequence.token(tile_row0)).begin);
-    const bool is_there = stored_key < params.stored_keys;  // whatever max_seqlen_k promised
-    device const float* source =
-        weights + stored_key * (2 * kFragment) + max(begin - tile_row0, 0) / kFragment * row_stride;
-    for (int row0 = max(begin, tile_row0); row0 < min(end, tile_row0 + kTileRows); row0 += kBlockM) {
-      threadgroup_barrier(mem_flags::mem_threadgroup);  // all are done with the last block
-      grads.stage(grads_block, rows - row0);
-      queries.stage(queries_block, rows - row0);
-      threadgroup_barrier(mem_flags::mem_threadgroup);  // the rows are there
-      UNROLL for (short k = 0; k < kBlockM / kFragment; k++) {
-        const int fragment_row = row0 + k * kFragment;
-        if (is_there && fragment_row < own_end && fragment_row + kFragment > own_begin)
-          multiply_stored<kStride>(sum, own_block + k * kFragment * kStride, source);
-        source += row_stride;
-      }
+  const int tile_index = first_tile + begin / kTileRows - int(chunk.first_tile);
+  weights += lane_index * 4 + (makes_value ? 0 : 2);
+  weights = stored_rows<kTileRows>(weights, params, position.x, tile_index, begin % kTileRows / kFragment);
+  int stored_key = 0;  // the place of key0 among those that the tile of rows stores
+  for (int row0 = begin; row0 < end; row0 += kBlockM) {
+    if (row0 == begin || row0 % kTileRows == 0) {
+      weights -= stored_key * (2 * kFragment);
+      stored_key = key0 - first_stored(chunk, mask.visible(sequence.token(row0 & -kTileRows)).begin);
+      weights += stored_key * (2 * kFragment);
     }
-    weights += kTileRows / kFragment * row_stride;
+    threadgroup_barrier(mem_flags::mem_threadgroup);  // all are done with the last block
+    grad_stager.stage(grads_block, grads, rows - row0);
+    query_stager.stage(queries_block, queries, rows - row0);
+    threadgroup_barrier(mem_flags::mem_threadgroup);  // the rows are there
+    const int end_row = stored_key < params.stored_keys ? own_end : 0;  // whatever max_seqlen_k promised
+    UNROLL for (short k = 0; k < kBlockM / kFragment; k++) {
+      const int fragment_row = row0 + k * kFragment;
+      if (fragment_row < end_row && fragment_row + kFragment > own_begin)
+        multiply_stored<kStride>(sum, own_block + k * kFragment * kStride, weights);
+      weights += row_stride;
+    }
   }
 
   if (carries_sums && !turn.is_last) {

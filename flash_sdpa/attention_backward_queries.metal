@@ -2,8 +2,10 @@
 // attention_forward: a threadgroup has rows of one sequence and one key/value head, and goes through the keys they see.
 //   for each block of kBlockN keys:  S = Q K^T;  dP = dO V^T;  P = exp2(scale_log2 (S - row_max) - log2_sum);
 //                                    dS = P (dP - delta);  dQ += dS K;  P and dS to memory
+// With dropout, dP is of the weights that were kept, and so is the P that is stored.
 #include <metal_stdlib>
 #include "blocks_staged.h"
+#include "dropout.h"
 #include "exchange.h"
 #include "function_constants.h"
 #include "gradients.h"
@@ -12,6 +14,7 @@
 #include "params.h"
 #include "score.h"
 #include "sequence.h"
+#include "staging.h"
 #include "stored_weights.h"
 #include "tile.h"
 using namespace metal;
@@ -36,6 +39,8 @@ template <typename T, int kHeadDim, int kValueDim, int kBlockN, int kRowGroups, 
     device const int* seqused_k [[buffer(15), function_constant(has_seqused_k)]],    // [batch]
     device const int* block_table [[buffer(16), function_constant(is_paged)]],       // [batch, block_table_stride]
     device const float* alibi_slopes [[buffer(17), function_constant(has_alibi)]],   // [num_heads] or [batch, num_heads]
+    device const float* sinks [[buffer(18), function_constant(has_sinks)]],          // [num_heads]
+    constant DropoutParams& dropout_params [[buffer(19), function_constant(has_dropout)]],
     uint3 position [[threadgroup_position_in_grid]], uint3 grid [[threadgroups_per_grid]],
     uint simdgroup [[simdgroup_index_in_threadgroup]], uint lane_index [[thread_index_in_simdgroup]]) {
   constexpr int kRows = kFragment, kBlockM = kRowGroups * kRows;
@@ -62,17 +67,16 @@ template <typename T, int kHeadDim, int kValueDim, int kBlockN, int kRowGroups, 
   const Turn turn(blocks.begin, blocks.end, int(chunk.first_key), int(chunk.end_key));
   if (!turn.is_mine) return;
   const int begin = first_stored(chunk, blocks.begin);
-  int end = min((blocks.end + kStoredKeys - 1) / kStoredKeys * kStoredKeys, int(chunk.end_key));
+  int end = min((blocks.end + kStoredKeys - 1) & -kStoredKeys, int(chunk.end_key));
   if (stores_weights) end = min(end, begin + int(params.stored_keys));  // whatever max_seqlen_k promised
 
   // This SIMD group's rows and columns.
   const Lane lane = lane_position(lane_index);
-  const uint thread_index = simdgroup * kSimdWidth + lane_index;
+  const uint thread_index = (simdgroup * kSimdWidth + lane_index) % kThreads;  // which bounds it for the compiler
   const int slice = simdgroup % kSlices, row0 = tile.row0 + simdgroup / kSlices * kRows;
   const int first_column = slice * (kHeadDim / kSlices), first_value_column = slice * (kValueDim / kSlices);
-  const RowRanges<kRows> visible(mask, row0, rows, tile.heads_per_kv, lane);
-  KeyRange own = visible.any_row();
-  if (row0 >= rows) own.end = 0;
+  RowRanges<kRows> visible(mask, row0, rows, tile.heads_per_kv, lane);
+  if (row0 >= rows) visible.at[0].end = 0;
 
   threadgroup float2* slices = (threadgroup float2*)memory + kBlockBytes / sizeof(float2);
   KeyTile key_tile = {(threadgroup T*)memory, slice};
@@ -87,57 +91,99 @@ template <typename T, int kHeadDim, int kValueDim, int kBlockN, int kRowGroups, 
   load<KeyTile>(query_tile, tile.rows_of(query, forward.query, first_column, head_dim), row0, score.query_factor, lane);
   load<ValueTile>(grad_tile, tile.rows_of(grad_output, params.grad_output, first_value_column, value_dim), row0, 1,
                   lane);
-  const RowTerms<kRows> terms(row_softmax, row_terms, forward, tile, row0, lane);
+  RowSoftmax<kRows> softmax(score.scale_log2);
+  softmax.load(row_softmax, forward, tile, row0, lane);
+  const RowVector<kRows> delta = load_rows<kRows>(row_terms, forward, tile, row0, lane);
   Pages pages;
   if (is_paged) pages = pages_of(block_table, forward, tile.sequence);
-  KeyRows<T> keys = tile.keys_of(key, forward.key, begin, head_dim, pages);
-  KeyRows<T> values = tile.keys_of(value, forward.value, begin, value_dim, pages);
   Alibi<kRows> alibi;
   if (has_alibi && tile.key_length > 0)
     alibi.place(alibi_slopes + tile.sequence * forward.alibi_batch_stride + tile.head(0), score.scale, row0, rows,
                 tile.heads_per_kv, mask.diagonal, lane);
-  if (stores_weights)
-    weights = stored_tile<kBlockM>(weights, params, position.x, tile_index) +
-              (row0 - tile.row0) / kFragment * stored_row_stride(params) + lane_index * 4;
+  Dropout<kRows> dropout;
+  if (has_dropout) dropout.place(dropout_params, tile.sequence, tile.head(0), row0, rows, tile.heads_per_kv, lane);
+  using KeyStager = Stager<T, kBlockN, kHeadDim, KeyTile::kStride, kThreads>;
+  using ValueStager = Stager<T, kBlockN, kValueDim, ValueTile::kStride, kThreads>;
+  const KeyStager key_stager(thread_index, head_dim);
+  const ValueStager value_stager(thread_index, value_dim);
   const long sums_index = (position.x * params.stored_tiles + tile_index) * kSimdgroups + simdgroup;
   if (carries_sums && !turn.is_first) load_sums(accumulator, query_sums, sums_index, lane_index);
   else zero(accumulator);
+  if (stores_weights)
+    weights = stored_rows<kBlockM>(weights, params, position.x, tile_index, simdgroup / kSlices) + lane_index * 4;
 
-  for (int key0 = begin; key0 < end; key0 += kBlockN, keys.advance(kBlockN), values.advance(kBlockN)) {
-    keys.first = values.first = key0;
-    threadgroup_barrier(mem_flags::mem_threadgroup);  // all are done with the last block
-    load_block<kThreads>(key_tile, keys, thread_index);
-    load_block<kThreads>(value_tile, values, thread_index);
-    threadgroup_barrier(mem_flags::mem_threadgroup);  // keys and values are there
-    if (kSlices == 1 && !is_stored(own, key0)) continue;  // loaded for the others; nothing to compute
+  // In a first pass rows with large scores find their maximum and sum anew, over all keys that they see.
+  bool recounts = any_simdgroup<kSimdgroups>((threadgroup bool*)memory, softmax.any_large(), simdgroup, lane_index);
+  if (recounts) softmax.online.start();
+  const bool sees_more = carries_sums && recounts;  // than the keys of the chunk
+  KeyWalk<T, KeyStager::kStep> keys(
+      tile.keys_of(key + key_stager.column, forward.key, sees_more ? blocks.begin : begin, 0, pages), key_stager.row);
+  KeyWalk<T, ValueStager::kStep> values(tile.keys_of(value + value_stager.column, forward.value, begin, 0, pages),
+                                        value_stager.row);
+  for (;;) {
+    const int first_key = carries_sums && recounts ? blocks.begin : begin;
+    const int end_key = carries_sums && recounts ? blocks.end : end;
+    int key0 = first_key;
+    for (; key0 < end_key; key0 += kBlockN, weights += kBlockN * (2 * kFragment)) {
+      keys.rows.first = values.rows.first = key0;
+      threadgroup_barrier(mem_flags::mem_threadgroup);  // all are done with the last block
+      key_stager.stage(key_tile.data, keys, tile.key_length - key0);
+      if (!recounts) value_stager.stage(value_tile.data, values, tile.key_length - key0);
+      threadgroup_barrier(mem_flags::mem_threadgroup);  // keys and values are there
+      // Each lane asks its own row: ranges of the tile and of the SIMD group would take registers through the loop.
+      const bool is_full = simd_all(visible.at[0].begin <= key0 && key0 + kBlockN <= visible.at[0].end);
+      const bool is_seen = is_full || simd_any(is_stored(visible.at[0], key0));
+      if (kSlices == 1 && !is_seen) continue;  // loaded for the others; nothing to compute
 
-    zero(scores);
-    multiply_transposed(scores, query_tile, key_tile, lane);  // S = Q K^T
-    zero(grads);
-    multiply_transposed(grads, grad_tile, value_tile, lane);  // dP = dO V^T
-    if (kSlices > 1) {
-      add_slices<kSlices>(slices, scores, simdgroup, lane_index);
-      add_slices<kSlices>(slices + kSliceBytes / sizeof(float2), grads, simdgroup, lane_index);
-    }
-    subtract_rows(grads, terms.delta);
-    if (has_softcap) {
-      apply_softcap(scores, score.tanh_scale);
-      multiply_by_derivative(grads, scores);
-    }
-    if (has_alibi) add_bias(scores, alibi, score.bias_factor, key0, lane);
-    if (!blocks.is_full(key0, kBlockN)) hide_invisible(scores, visible, key0, lane);
-    weigh(scores, terms, score.scale_log2);  // S -> P
-    multiply_elements(grads, scores);        // dP -> dS
-    if (stores_weights && (kSlices == 1 || is_stored(own, key0))) {
-      device float* target = weights + (key0 - begin) * (2 * kFragment);
-      UNROLL for (short j = 0; j < kBlockN / kFragment; j++) {
-        const float2 weight = elements(scores.frag[0][j]), grad = elements(grads.frag[0][j]);
-        if (j % kSlices == slice)
-          *(device float4*)(target + j * (4 * kSimdWidth)) = float4{weight[0], weight[1], grad[0], grad[1]};
+      zero(scores);
+      multiply_transposed(scores, query_tile, key_tile, lane);  // S = Q K^T
+      if (kSlices > 1) add_slices<kSlices>(slices, scores, simdgroup, lane_index);
+      if (!recounts) {
+        if (slice > 0 || has_dropout) zero(grads);
+        else fill_negative(grads, delta);
+        multiply_transposed(grads, grad_tile, value_tile, lane);  // dP - delta
+        if (kSlices > 1)
+          add_slices<kSlices>(slices + kSliceBytes / sizeof(float2), grads, simdgroup, lane_index);
       }
+      Kept<kRows> kept;
+      if (has_dropout && !recounts) {
+        kept = kept_weights<kBlockN>(dropout, key0, lane);
+        drop(grads, kept);
+        scale_less_rows(grads, dropout_factor(dropout_params), delta);
+      }
+      if (has_softcap) {
+        apply_softcap(scores, score.tanh_scale);
+        if (!recounts) multiply_by_derivative(grads, scores);
+      }
+      if (has_alibi) add_bias(scores, alibi, score.bias_factor, key0, lane);
+      if (!is_full) hide_invisible(scores, visible, key0, lane);
+      if (recounts) {
+        RowVector<kRows> rescale;
+        softmax.online.update(scores, rescale);
+        continue;
+      }
+      softmax.weigh(scores);             // S -> P
+      multiply_elements(grads, scores);  // dP - delta -> dS
+      if (has_dropout && stores_weights) {
+        drop(scores, kept);
+        scale(scores, dropout_factor(dropout_params));
+      }
+      if (stores_weights && is_seen) {
+        UNROLL for (short j = 0; j < kBlockN / kFragment; j++) {
+          const float2 weight = elements(scores.frag[0][j]), grad = elements(grads.frag[0][j]);
+          if (j % kSlices == slice)
+            *(device float4*)(weights + j * (4 * kSimdWidth)) = float4{weight[0], weight[1], grad[0], grad[1]};
+        }
+      }
+      multiply(accumulator, grads, key_tile, lane);  // dQ += dS K
     }
-    multiply(accumulator, grads, key_tile, lane);  // dQ += dS K
+    if (!recounts) break;
+    softmax.keep_large(score.scale, sinks + tile.head(0), row_softmax, forward, tile, row0, lane);
+    keys.rows.advance(begin - key0);
+    weights -= (key0 - first_key) * (2 * kFragment);
+    recounts = false;
   }
+
   if (carries_sums && !turn.is_last) {
     store_sums(query_sums, accumulator, sums_index, lane_index);
     return;

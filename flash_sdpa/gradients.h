@@ -1,46 +1,86 @@
-// From scores to weights and the gradients of scores, by what the forward pass left of each row.
+// From scores to weights and their gradients, by what the forward pass left of each row.
 #pragma once
+#include "function_constants.h"
 #include "mask.h"
 #include "params.h"
 #include "sequence.h"
+#include "softmax.h"
 #include "tile.h"
 
-// What a lane's rows need: at[i] of each belongs to row 8 * i + lane.row. A missing row has the terms of the last.
-template <int kRows>
-struct RowTerms {
-  RowVector<kRows> row_max;   // of the scores
-  RowVector<kRows> log2_sum;  // of the exponentials relative to row_max
-  RowVector<kRows> delta;     // <grad_output, output>, less the gradient of lse
+// The forward pass may have rounded scores in another way, as its tiles add up in another order. Where they exceed this,
+// in powers of two, that shows in the weights.
+constant constexpr float kLargeScore = 128;
 
-  RowTerms(device const float2* row_softmax, device const float* row_terms, constant ForwardParams& params,
-           QueryTile tile, int row0, Lane lane) {
+// The softmax of a lane's rows as the forward pass left it: each row's maximum, and in the place of the sum its base-2
+// logarithm. A missing row has that of the last.
+template <int kRows>
+struct RowSoftmax {
+  OnlineSoftmax<kRows> online;
+
+  RowSoftmax(float scale_log2) : online(scale_log2) {}
+
+  void load(device const float2* row_softmax, constant ForwardParams& params, QueryTile tile, int row0, Lane lane) {
     UNROLL for (short i = 0; i < kRows / kFragment; i++) {
-      const long index = tile.lse_index(params, min(row0 + i * kFragment + lane.row, tile.rows() - 1));
-      const float2 softmax = row_softmax[index];
-      row_max.at[i] = softmax[0];
-      log2_sum.at[i] = softmax[1];
-      delta.at[i] = row_terms[index];
+      const float2 row = row_softmax[tile.lse_index(params, min(row0 + i * kFragment + lane.row, tile.rows() - 1))];
+      online.row_max.at[i] = row[0];
+      online.row_sum.at[i] = row[1];
     }
+  }
+
+  bool is_large(short i) const {
+    const float row_max = online.row_max.at[i];
+    return row_max > kRowMaxFloor && abs(row_max) * online.scale_log2 > kLargeScore;
+  }
+  bool any_large() const {
+    bool any = false;
+    UNROLL for (short i = 0; i < kRows / kFragment; i++) any = any || is_large(i);
+    return simd_any(any);
+  }
+
+  // scores -> weights. None exceeds 1, whatever the scores.
+  template <int kKeys>
+  void weigh(thread RegisterTile<float, kRows, kKeys>& scores) const {
+    UNROLL for (short i = 0; i < kRows / kFragment; i++)
+      UNROLL for (short j = 0; j < kKeys / kFragment; j++) {
+        const float2 distance = elements(scores.frag[i][j]) - online.row_max.at[i];
+        const float offset = -online.row_sum.at[i];
+        elements(scores.frag[i][j]) = float2{fast::exp2(min(fma(distance[0], online.scale_log2, offset), 0.0f)),
+                                             fast::exp2(min(fma(distance[1], online.scale_log2, offset), 0.0f))};
+      }
+  }
+
+  // After `online` has seen the scores of all keys: keeps what it found for rows that are large, and has the others as
+  // they were, so that no row depends on its neighbours. sinks: of the heads that share the key/value head.
+  void keep_large(float scale, device const float* sinks, device const float2* row_softmax,
+                  constant ForwardParams& params, QueryTile tile, int row0, Lane lane) {
+    RowExponentials<kRows> rows = online.finish(scale);
+    const RowVector<kRows> row_max = online.row_max;
+    if (has_sinks) rows.add_sinks(sinks, row0, tile.heads_per_kv, lane);
+    load(row_softmax, params, tile, row0, lane);
+    UNROLL for (short i = 0; i < kRows / kFragment; i++)
+      if (is_large(i)) {
+        const float2 anew = rows.at[i].row_softmax(row_max.at[i], true);
+        online.row_max.at[i] = anew[0];
+        online.row_sum.at[i] = anew[1];
+      }
   }
 };
 
-// scores -> weights. No weight exceeds 1, even where the forward pass rounded a large score in another way.
-template <int kRows, int kKeys>
-inline void weigh(thread RegisterTile<float, kRows, kKeys>& scores, thread const RowTerms<kRows>& rows,
-                  float scale_log2) {
+// terms[row], laid out as lse
+template <int kRows>
+inline RowVector<kRows> load_rows(device const float* terms, constant ForwardParams& params, QueryTile tile, int row0,
+                                  Lane lane) {
+  RowVector<kRows> rows;
   UNROLL for (short i = 0; i < kRows / kFragment; i++)
-    UNROLL for (short j = 0; j < kKeys / kFragment; j++)
-      UNROLL for (short e = 0; e < 2; e++) {
-        const float distance = elements(scores.frag[i][j])[e] - rows.row_max.at[i];
-        elements(scores.frag[i][j])[e] = fast::exp2(min(fma(distance, scale_log2, -rows.log2_sum.at[i]), 0.0f));
-      }
+    rows.at[i] = terms[tile.lse_index(params, min(row0 + i * kFragment + lane.row, tile.rows() - 1))];
+  return rows;
 }
 
-// tile[row, :] -= term[row]
+// tile[row, :] = -term[row]
 template <int kRows, int kColumns>
-inline void subtract_rows(thread RegisterTile<float, kRows, kColumns>& tile, thread const RowVector<kRows>& term) {
+inline void fill_negative(thread RegisterTile<float, kRows, kColumns>& tile, thread const RowVector<kRows>& term) {
   UNROLL for (short i = 0; i < kRows / kFragment; i++)
-    UNROLL for (short j = 0; j < kColumns / kFragment; j++) elements(tile.frag[i][j]) -= term.at[i];
+    UNROLL for (short j = 0; j < kColumns / kFragment; j++) elements(tile.frag[i][j]) = float2(-term.at[i]);
 }
 
 // tile *= factor
@@ -60,6 +100,15 @@ inline void multiply_by_derivative(thread RegisterTile<float, kRows, kColumns>& 
       const float2 value = elements(tanh.frag[i][j]);
       elements(grads.frag[i][j]) *= 1 - value * value;
     }
+}
+
+// tile[row, :] = factor * tile[row, :] - term[row]
+template <int kRows, int kColumns>
+inline void scale_less_rows(thread RegisterTile<float, kRows, kColumns>& tile, float factor,
+                            thread const RowVector<kRows>& term) {
+  UNROLL for (short i = 0; i < kRows / kFragment; i++)
+    UNROLL for (short j = 0; j < kColumns / kFragment; j++)
+      elements(tile.frag[i][j]) = factor * elements(tile.frag[i][j]) - term.at[i];
 }
 
 template <int kRows, int kColumns>

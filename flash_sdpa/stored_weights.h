@@ -2,7 +2,7 @@
 // attention_backward_keys, in fp32:
 //   [key/value heads of the chunk][tiles of rows][fragments of 8 rows][fragments of 8 keys][lane]
 // a lane's two weights, then their two gradients. A tile's keys count from the first block that it sees in the chunk.
-// Only blocks of which a row sees a key are written, and only they are read: one rule, is_stored, for both kernels.
+// Only blocks of 8 rows and kStoredKeys keys in which a row sees a key are written, and only they are read.
 #pragma once
 #include "mask.h"
 #include "params.h"
@@ -10,22 +10,26 @@
 
 constant constexpr int kStoredKeys = 32;  // of a block; planning/backward_tiles.py: STORED_KEYS
 
-// Whether the block of the key is stored for 8 rows that see the keys of a range between them.
-inline bool is_stored(KeyRange seen, int key) { return seen.meets(key / kStoredKeys * kStoredKeys, kStoredKeys); }
+// Whether a row that sees these keys sees any of the stored block that a key is in.
+inline bool is_stored(KeyRange seen, int key) {
+  const int block = key & -kStoredKeys;
+  return max(seen.begin, block) < min(seen.end, block + kStoredKeys);
+}
 
 // The first key that a tile of rows stores in a chunk.
 inline int first_stored(constant ChunkParams& chunk, int first_seen) {
-  return max(first_seen / kStoredKeys * kStoredKeys, int(chunk.first_key));
+  return max(first_seen & -kStoredKeys, int(chunk.first_key));
 }
 
 // Fragments of 8 rows lie this many elements apart, each 8 keys of them 128.
 inline long stored_row_stride(constant BackwardParams& params) { return params.stored_keys * (2 * kFragment); }
 
-// The weights of a tile's first rows and keys, of the head that is the head_index-th of the chunk.
+// Where 8 rows of a tile begin, the tile being the tile_index-th of the head_index-th head of the chunk.
 template <int kBlockM, typename T>
-inline device T* stored_tile(device T* stored, constant BackwardParams& params, int head_index, int tile_index) {
-  const long tile = head_index * params.stored_tiles + tile_index;
-  return stored + tile * (kBlockM / kFragment) * stored_row_stride(params);
+inline device T* stored_rows(device T* stored, constant BackwardParams& params, int head_index, int tile_index,
+                             int rows_index) {
+  const int tile = head_index * int(params.stored_tiles) + tile_index;
+  return stored + (tile * (kBlockM / kFragment) + rows_index) * stored_row_stride(params);
 }
 
 // A launch's part of the work on [begin, end), for one sum over it. The chunks of all launches lie end to end, the

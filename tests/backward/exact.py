@@ -17,15 +17,29 @@ Factors = Callable[[int, int, int, int], torch.Tensor]  # (sequence, head, token
 
 
 class Exact(NamedTuple):
-    output: torch.Tensor  # as the query, float64
-    lse: torch.Tensor  # [(batch,) heads, tokens]
+    output: torch.Tensor  # as the query, in its dtype
+    lse: torch.Tensor  # float64 [(batch,) heads, tokens]
     row_softmax: torch.Tensor  # fp32 [(batch,) heads, tokens, 2]
-    grads: tuple  # of query, key, value and, with sinks, these
+    grads: tuple  # float64, of query, key, value and, with sinks, these
 
 
-def exact(query, key, value, grad_output, grad_lse, fields, unit: float, factors: Optional[Factors] = None) -> Exact:
+def exact(
+    query,
+    key,
+    value,
+    grad_output,
+    grad_lse,
+    fields,
+    unit: float,
+    factors: Optional[Factors] = None,
+    of_rounded_output: bool = True,
+) -> Exact:
     """fields: the other fields of a call, by name; unit: what turns the kernels' scores into natural ones; grad_lse:
-    as lse, or None. Where lse is -inf its gradient has no meaning."""
+    as lse, or None. Where lse is -inf its gradient has no meaning.
+
+    of_rounded_output: the kernels multiply the gradient of the output with an output that is rounded to the dtype, and
+    so their gradients are exactly those of another gradient of lse, which is taken here.
+    """
     leaves = [tensor.detach().double().requires_grad_() for tensor in (query, key, value)]
     sinks = fields.get("sinks")
     if sinks is not None:
@@ -34,7 +48,7 @@ def exact(query, key, value, grad_output, grad_lse, fields, unit: float, factors
     bounds = fields["cu_seqlens_q"].tolist() if is_packed else None
     batch, heads = (len(bounds) - 1 if is_packed else query.shape[0]), query.shape[-2]
     tokens = query.shape[-3]
-    output = torch.zeros(*query.shape[:-1], value.shape[-1], dtype=torch.float64)
+    output = torch.zeros(*query.shape[:-1], value.shape[-1], dtype=query.dtype)
     lse = torch.full((*query.shape[:-3], heads, tokens), -math.inf, dtype=torch.float64)
     row_softmax = NO_KEY.repeat(*lse.shape, 1)
     loss = sum(torch.nan_to_num(leaf).sum() * 0 for leaf in leaves)
@@ -53,11 +67,11 @@ def exact(query, key, value, grad_output, grad_lse, fields, unit: float, factors
         if fields["window_right"] >= 0:
             visible &= distance <= fields["window_right"]
         seen = visible.any(dim=1)
-        if not seen.any():
-            continue
-        for head in range(heads):
+        for head in range(heads if seen.any() else 0):
             head_kv = head // (heads // key.shape[-2])
-            scores = fields["softmax_scale"] * (own_queries[seen, head] @ own_keys[:, head_kv].T)
+            # Not torch.matmul, which may add up equal keys in different orders.
+            products = (own_queries[seen, head].unsqueeze(1) * own_keys[:, head_kv]).sum(dim=2)
+            scores = fields["softmax_scale"] * products
             if fields["softcap"] > 0:
                 scores = fields["softcap"] * torch.tanh(scores / fields["softcap"])
             if fields.get("alibi_slopes") is not None:
@@ -71,14 +85,34 @@ def exact(query, key, value, grad_output, grad_lse, fields, unit: float, factors
             weights = torch.exp(scores - row_max - log_sum)
             if factors is not None:
                 weights = weights * factors(b, head, len(own_queries), len(own_keys))[seen]
-            own_output = weights @ own_values[:, head_kv]
-            own_lse = (row_max + log_sum)[:, 0]
-            loss = loss + (own_output * grad_output[rows][seen, head].double()).sum()
+            own_output, own_lse = weights @ own_values[:, head_kv], (row_max + log_sum)[:, 0]
+            own_grad = grad_output[rows][seen, head].double()
+            loss = loss + (own_output * own_grad).sum()
             if grad_lse is not None:
                 loss = loss + (own_lse * grad_lse[of_lse][head, seen].double()).sum()
-            with torch.no_grad():
-                output[rows][seen, head] = own_output
-                lse[of_lse][head, seen] = own_lse
-                kept = torch.cat([row_max / unit, log_sum / math.log(2)], dim=1)
-                row_softmax[of_lse][head, seen] = kept.clamp(-(2.0**126), 2.0**126).float()
+            rounded = own_output.detach().to(query.dtype)
+            if of_rounded_output:
+                loss = loss - (own_lse * ((rounded.double() - own_output.detach()) * own_grad).sum(dim=1)).sum()
+            output[rows][seen, head] = rounded
+            lse[of_lse][head, seen] = own_lse.detach()
+            kept = torch.cat([row_max / unit, log_sum.detach() / math.log(2)], dim=1)
+            row_softmax[of_lse][head, seen] = kept.clamp(-(2.0**126), 2.0**126).float()
     return Exact(output, lse, row_softmax, torch.autograd.grad(loss, leaves))
+
+
+def bound(expected: torch.Tensor, dtype: torch.dtype) -> float:
+    """Largest allowed |gradient - expected|, to the largest gradient: backward.md's figures for an exact delta."""
+    largest = expected.abs().max().item() if expected.numel() else 0.0
+    if dtype == torch.float32:
+        return 1.2e-6 * largest + 2.0**-126  # beside what the hardware flushes
+    rounding = (expected.to(dtype).double() - expected).abs().max().item() if expected.numel() else 0.0
+    return 1.1 * rounding + 4e-6 * largest
+
+
+def assert_gradients(grads, expected) -> None:
+    """NaN and infinities fail it; None are gradients that nobody wants."""
+    for name, grad, right in zip(("query", "key", "value"), grads, expected):
+        if grad is not None and grad.numel():
+            error = (grad.double() - right).abs().max().item()
+            allowed = bound(right, grad.dtype)
+            assert error <= allowed, f"{name}: error {error:.3g}, allowed {allowed:.3g}"

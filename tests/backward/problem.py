@@ -13,8 +13,6 @@ from simulated_launcher import SimulatedLauncher
 
 from .exact import exact
 
-ROUNDING = {torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
-
 
 def planner(kernel):
     """The module planning.backward."""
@@ -67,10 +65,24 @@ class Problem:
         self.inputs = poisoned  # how a tensor lies in memory
 
 
-def run(kernel, problem, launcher=None, *, keys=True, cores=8, family=7, scratch=None, chunk_keys=None, factors=None):
+def run(
+    kernel,
+    problem,
+    launcher=None,
+    *,
+    keys=True,
+    cores=8,
+    family=7,
+    scratch=None,
+    chunk_keys=None,
+    factors=None,
+    rounding=0.0,
+    row_max=None,
+):
     """(gradients of query, key and value, Exact, plans): the chain, launch by launch, in NaN everywhere.
 
-    keys: whether key and value want gradients; scratch, chunk_keys: other budgets than the planner's.
+    keys: whether key and value want gradients; scratch, chunk_keys: other budgets than the planner's; rounding: of the
+    forward pass, relative to each row's maximum; row_max: in the place of all of them.
     """
     launcher = launcher or SimulatedLauncher(check=True)
     backward = planner(kernel)
@@ -79,9 +91,11 @@ def run(kernel, problem, launcher=None, *, keys=True, cores=8, family=7, scratch
     )
     tensors = problem.query, problem.key, problem.value
     expected = exact(*tensors, problem.grad_output, problem.grad_lse, problem.fields, score.scale, factors)
+    row_softmax = expected.row_softmax * torch.tensor([1 + rounding, 1])
+    if row_max is not None:
+        row_softmax[..., 0] = row_max
     call = call_of(kernel, *map(problem.inputs, tensors), **problem.fields)
-    output = problem.inputs(expected.output.to(problem.query.dtype))
-    grad_output = problem.inputs(problem.grad_output)
+    output, grad_output = problem.inputs(expected.output), problem.inputs(problem.grad_output)
     grads = [torch.full_like(tensor, math.nan).contiguous() for tensor in tensors]
     if not keys:
         grads[1:] = None, None
@@ -90,8 +104,8 @@ def run(kernel, problem, launcher=None, *, keys=True, cores=8, family=7, scratch
         chain = backward.plan_backward(device, call, grad_output, output, problem.grad_lse, grads, factors is not None)
         plans = list(chain.launches)
     named = {**kernel.call.present(call), "output": output, "grad_output": grad_output, "grad_lse": problem.grad_lse}
-    named |= {"row_softmax": expected.row_softmax, "grad_query": grads[0], "grad_key": grads[1], "grad_value": grads[2]}
-    named |= {scratch.name: torch.full(scratch.shape, math.nan) for scratch in chain.scratch}
+    named |= {"row_softmax": row_softmax, "grad_query": grads[0], "grad_key": grads[1], "grad_value": grads[2]}
+    named |= {part.name: torch.full(part.shape, math.nan) for part in chain.scratch}
     for plan in plans:
         launcher(plan, named)
     return grads, expected, plans
@@ -106,11 +120,3 @@ def budgets(backward, scratch, chunk_keys):
         backward._plan_backward.cache_clear()
         yield
         backward._plan_backward.cache_clear()
-
-
-def error(grad, expected) -> float:
-    """The largest, relative to the largest gradient, beside the dtype's rounding."""
-    largest = expected.abs().max().item() if expected.numel() else 0.0
-    if grad.numel() == 0:
-        return 0.0
-    return (grad.double() - expected).abs().max().item() / max(largest, 1.0) / ROUNDING[grad.dtype]

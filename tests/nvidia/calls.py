@@ -35,7 +35,7 @@ def launch(launcher, device: Tuple[int, int], output: torch.Tensor, lse: Optiona
     """Plans for an Apple GPU (family, cores) and hands every launch to the launcher, as the operators do."""
     module = package.package()
     target = module.launchers.Target(launcher, module.device.Device(*device))
-    module.operators.launch(target, output, lse, call)
+    module.operators.metal.attention_forward(target, output, lse, None, call, module.call.Dropout())
 
 
 def surrounded(tensor: torch.Tensor, value: float, gap: int) -> Tuple[torch.Tensor, torch.Tensor]:

@@ -14,6 +14,8 @@ import functools
 import pathlib
 from typing import Callable, Dict, Iterator, NamedTuple, Optional
 
+import torch
+
 from .._ops import ops
 from ..planning import device
 from ..planning.device import SMALLEST, Device

@@ -10,15 +10,16 @@ import pathlib
 import platform
 import re
 import time
-from typing import Any, Callable, Set, Tuple, Union
+from typing import Any, Callable, Mapping, Set, Tuple, Union
 
 import torch
 
+from ..planning import backward_tiles, tiles
 from ..planning.plan import Given, Parameters, Pipeline, Plan
-from ..planning.tiles import KERNELS
 
 _KERNELS = pathlib.Path(__file__).parent.parent / "flash_sdpa"
-_ALL_INSTANCES = '#include "instances.h"\n'
+_ALL_INSTANCES = r'#include "instances\w*\.h"\n'
+_TILES: Mapping[str, Any] = {**tiles.KERNELS, **backward_tiles.QUERIES_KERNELS, **backward_tiles.KEYS_KERNELS}
 _OLDEST_MACOS = 14  # the first whose Metal has bfloat
 
 
@@ -113,11 +114,11 @@ def specialised_source(source: str, kernel: str, constants: Tuple[Tuple[str, boo
         return f"constant constexpr {kind} {name} = {str(values.get(name, False)).lower()};"
 
     text = _read(source)
-    if _ALL_INSTANCES in text:
-        if kernel not in KERNELS:
-            raise RuntimeError(f"no kernel {kernel} in {source}: planning/tiles.py has no such tile")
-        tile, dtype = KERNELS[kernel]
-        text = text.replace(_ALL_INSTANCES, tile.instance(dtype))
+    if re.search(_ALL_INSTANCES, text):
+        if kernel not in _TILES:
+            raise RuntimeError(f"no kernel {kernel} in {source}: the tables of tiles in planning/ have none")
+        tile, dtype = _TILES[kernel]
+        text = re.sub(_ALL_INSTANCES, tile.instance(dtype), text)
     text = re.sub(r"constant (\w+) (\w+) \[\[function_constant\(\d+\)\]\];", definition, _flattened(text, set()))
     return re.sub(r", function_constant\(\w+\)", "", text)
 

@@ -18,8 +18,18 @@ import torch
 from ..call import DTYPES, Call
 from .backward_tiles import STORED_KEYS, KeysTile, QueriesTile, Tiles, choose
 from .device import Device
-from .forward import LAUNCH_WORK, SIMD_WIDTH, UNBOUNDED, _forward_params, _Layout, _Problem, _query_tiles
-from .forward import _refuse_too_many_rows, _score_params, _strides
+from .forward import (
+    LAUNCH_WORK,
+    SIMD_WIDTH,
+    UNBOUNDED,
+    _forward_params,
+    _Layout,
+    _Problem,
+    _query_tiles,
+    _refuse_too_many_rows,
+    _score_params,
+    _strides,
+)
 from .plan import BackwardParams, Chain, ChunkParams, ForwardParams, Parameters, Plan, Scratch
 
 TERMS_TOKENS = 8  # of a threadgroup; attention_backward_terms.metal: kTokens
@@ -75,6 +85,7 @@ def plan_backward(
         None if call.block_table is None else call.block_table.shape[1],
         0 if call.alibi_slopes is None else call.alibi_slopes.dim(),
         call.seqused_k is not None,
+        call.sinks is not None,
         call.softmax_scale,
         call.window_left,
         call.window_right,
@@ -105,6 +116,7 @@ def _plan_backward(
     max_pages: Optional[int],
     alibi_dims: int,
     has_seqused_k: bool,
+    has_sinks: bool,
     softmax_scale: float,
     window_left: int,
     window_right: int,
@@ -124,7 +136,7 @@ def _plan_backward(
         max_pages=max_pages,
         alibi_dims=alibi_dims,
         has_seqused_k=has_seqused_k,
-        has_sinks=False,
+        has_sinks=has_sinks,
         has_lse=False,
         has_softmax=False,
         softmax_scale=softmax_scale,
@@ -286,6 +298,8 @@ def _queries_plan(
     constants["is_paged"] = problem.forward.max_pages is not None
     constants["has_softcap"] = problem.forward.softcap > 0
     constants["has_alibi"] = problem.forward.alibi_dims > 0
+    constants["has_sinks"] = problem.forward.has_sinks
+    constants["has_dropout"] = problem.has_dropout
     constants["stores_weights"] = stores
     constants["carries_sums"] = divides_keys
     optional = {
@@ -296,6 +310,8 @@ def _queries_plan(
         "seqused_k": "has_seqused_k",
         "block_table": "is_paged",
         "alibi_slopes": "has_alibi",
+        "sinks": "has_sinks",
+        "dropout": "has_dropout",
     }
     return Plan(
         source="attention_backward_queries.metal",
