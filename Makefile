@@ -64,8 +64,9 @@ bench: build ## run the benchmarks
 bench-peers: build ## count our kernels beside PyTorch's own on the simulator, with predicted times
 	@$(RUN) benchmarks/peers.py
 
-bench-tiles: build ## static budget of every kernel, and the counters behind the tile tables
+bench-tiles: build ## static budget of every kernel, the counters behind the tile tables, and bf16 beside fp16
 	@$(RUN) benchmarks/tiles.py
+	@$(RUN) benchmarks/bf16.py
 
 fuzz: build ## 2,000 random problems on all features, on the CPU and, each launch checked, on the simulator
 	$(RUN) -m pytest -n $(JOBS) -p metal_simulator.pytest_plugin --metal-check tests/test_features.py --shards 10

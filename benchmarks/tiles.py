@@ -1,9 +1,9 @@
 """The static budget of every kernel, and the counters behind the tile tables: python benchmarks/tiles.py
 
-For each tile of planning/tiles.py, in fp16, bf16 and fp32: threadgroup memory, estimated live registers on Apple7 with
-nothing moved out of loops and with what LLVM moves out of them, instructions of the optimised code, and, for a prefill
-of 512 x 512 (decode tiles: 8 rows, 1024 keys) on Apple7 and Apple9, clocks, the share of matrix products in them and
-the SIMD groups that a core holds. Last, how many kernels there are, and the estimated bytes of their code. With
+For each tile of planning/tiles.py, in fp16, bf16 and fp32: threadgroup memory, instructions of the optimised code, and,
+on Apple7 and Apple9, estimated live registers with nothing moved out of loops and with what LLVM moves out of them,
+and, for a prefill of 512 x 512 (decode tiles: 8 rows, 1024 keys), clocks, the share of matrix products in them and the
+SIMD groups that a core holds. Last, how many kernels there are, and the estimated bytes of their code. With
 --head-dim also the tiles that the tables leave out, for that size: blocks of 8 to 128 keys and 1 to 4 slices.
 
 Level: counters of the simulator and its cost model; nothing here was measured on a GPU.
@@ -50,16 +50,21 @@ def attend(build, launcher, tile, dtype: torch.dtype) -> None:
         build.flash_attn_with_kvcache(query, key, value, num_splits=1)
 
 
-def library_bytes(build, step: int = 1) -> float:
-    """Of the native code of all kernels, without features: an estimate, from the instructions of each step-th one."""
-    library, instructions = Library(SOURCE, include=[SOURCE.parent]), []
+def budget(build, library: Library, tile, dtype: torch.dtype):
+    """The simulator's Budget of a kernel, without features."""
+    found = []
 
     def launcher(plan, tensors):
-        instructions.append(library.kernel(plan.kernel, dict(plan.constants)).budget().instructions)
+        found.append(library.kernel(plan.kernel, dict(plan.constants)).budget())
 
-    every = list(build.planning.tiles.KERNELS.values())
-    for tile, dtype in every[::step]:
-        attend(build, launcher, tile, dtype)
+    attend(build, launcher, tile, dtype)
+    return found[0]
+
+
+def library_bytes(build, step: int = 1) -> float:
+    """Of the native code of all kernels, without features: an estimate, from the instructions of each step-th one."""
+    library, every = Library(SOURCE, include=[SOURCE.parent]), list(build.planning.tiles.KERNELS.values())
+    instructions = [budget(build, library, *kernel).instructions for kernel in every[::step]]
     return cost_model.code_bytes(statistics.mean(instructions) * len(every))
 
 
@@ -74,14 +79,14 @@ def describe(build, tile, dtype: torch.dtype, source: pathlib.Path = SOURCE) -> 
 
     attend(build, launcher, tile, dtype)
     [(profile, budget)] = found
-    live, hoisted = registers.of_family(budget.registers_by_family, CHIPS[0].family)
-    line = f"{tile.kernel(dtype)[18:]:38} {budget.threadgroup_bytes:6} {live:6.1f} {hoisted:6.1f}"
-    line += f" {budget.instructions:6}"
+    line = f"{tile.kernel(dtype)[18:]:38} {budget.threadgroup_bytes:6} {budget.instructions:6}"
     for chip in CHIPS:
+        live, hoisted = registers.of_family(budget.registers_by_family, chip.family)
         prediction = cost_model.predict(profile, chip)
         clocks = sum(cost_model.clocks(profile.rows[index].classes, chip.family) for index in profile.order)
         held = prediction.occupancy
-        line += f" | {clocks / 1e6:8.3f} {100 * prediction.matrix_share:5.1f}% {held.simdgroups:3} {held.rate:5.2f}"
+        line += f" | {live:6.1f} {hoisted:6.1f}"
+        line += f" {clocks / 1e6:8.3f} {100 * prediction.matrix_share:5.1f}% {held.simdgroups:3} {held.rate:5.2f}"
     return line
 
 
@@ -126,8 +131,8 @@ def main() -> None:
     build = kernels.get_local_kernel(ROOT / "build")
     tiles = build.planning.tiles
     print(__doc__.split("\n\n", 1)[1])
-    columns = "".join(f" | {chip.name:>8} share held  rate" for chip in CHIPS)
-    header = f"{'bytes':>6} {'regs':>6} {'moved':>6} {'instr':>6}{columns}    Mclocks, products, SIMD groups, rate"
+    columns = "".join(f" |   regs  moved {chip.name:>8} share held  rate" for chip in CHIPS)
+    header = f"{'bytes':>6} {'instr':>6}{columns}    registers, Mclocks, products, SIMD groups, rate"
     for title, dtype, table in own_tables(tiles):
         print(f"{title:38} {header}")
         for tile in table:

@@ -61,6 +61,7 @@ template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int k
   static_assert(kKeyGroups == 1 || (kRowGroups == 1 && kSlices == 1 && !kStaged), "no barriers for every block");
   using KeyTile = Block<kLoader, T, kBlockN, kHeadDim, kSlices>;
   using ValueTile = Block<kLoader, T, kBlockN, kValueDim, kSlices>;
+  using Element = typename KeyTile::Element;  // of the products: T, or what it widens to
   constexpr int kBlockBytes = KeyTile::kBytes + ValueTile::kBytes;
   constexpr int kSliceBytes = slice_bytes<kRows, kBlockN, kSlices, kSimdgroups>();
   constexpr int kMemory = larger(kBlockBytes + kSliceBytes, merge_bytes<kRows, kValueDim, kKeyGroups>());
@@ -93,9 +94,9 @@ template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int k
 
   threadgroup float2* shared = (threadgroup float2*)memory;
   threadgroup float2* slices = shared + kBlockBytes / sizeof(float2);
-  KeyTile key_tile = {(threadgroup T*)memory, slice};
-  ValueTile value_tile = {(threadgroup T*)memory + KeyTile::kBytes / sizeof(T), slice};
-  RegisterTile<T, kRows, kHeadDim / kSlices> query_tile;
+  KeyTile key_tile = {(threadgroup Element*)memory, slice};
+  ValueTile value_tile = {(threadgroup Element*)memory + KeyTile::kBytes / sizeof(Element), slice};
+  RegisterTile<Element, kRows, kHeadDim / kSlices> query_tile;
   RegisterTile<float, kRows, kBlockN> scores;                   // then weights
   RegisterTile<float, kRows, kValueDim / kSlices> accumulator;  // the output, before it is divided by row_sum
   OnlineSoftmax<kRows> softmax(score.scale_log2);

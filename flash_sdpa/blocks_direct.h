@@ -16,6 +16,7 @@ constexpr int chunk_of(int limit, int columns) {  // largest power of two, at mo
 // [kRows, kColumns], of which a SIMD group multiplies with one of kSlices slices of the columns.
 template <typename T, int kRows, int kColumns, int kSlices>
 struct DirectTile {
+  using Element = T;                         // of the products
   static constant constexpr int kBytes = 0;  // of threadgroup memory
   static constant constexpr int kSliceColumns = kColumns / kSlices;
   // Elements of a chunk. A fragment of keys has its columns on eight lanes, one of values on four, two each.

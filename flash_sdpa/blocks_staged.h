@@ -2,17 +2,19 @@
 #pragma once
 #include "tile.h"
 
-// [kRows, kColumns], row-major. A SIMD group multiplies with one of kSlices slices of the columns.
+// [kRows, kColumns], row-major. A SIMD group multiplies with one of kSlices slices of the columns. Stages serve the GPUs
+// that have no bfloat operands: bfloat is widened on its way here, once, and not by each SIMD group for each product.
 template <typename T, int kRows, int kColumns, int kSlices>
 struct StagedTile {
-  static constant constexpr int kChunk = 16 / sizeof(T);      // elements that move together
-  static constant constexpr int kStride = kColumns + kChunk;  // one chunk more: rows start in different banks
-  static constant constexpr int kBytes = kRows * kStride * sizeof(T);
+  using Element = conditional_t<is_same_v<T, bfloat>, float, T>;
+  static constant constexpr int kChunk = 16 / sizeof(Element);  // elements that move together
+  static constant constexpr int kStride = kColumns + kChunk;    // one chunk more: rows start in different banks
+  static constant constexpr int kBytes = kRows * kStride * sizeof(Element);
   static_assert(kColumns % kChunk == 0, "whole chunks");
-  threadgroup T* data;  // 16-byte aligned
+  threadgroup Element* data;  // 16-byte aligned
   int slice;
 
-  threadgroup T* frag(short i, short j) const {
+  threadgroup Element* frag(short i, short j) const {
     return data + i * kFragment * kStride + j * kFragment + slice * (kColumns / kSlices);
   }
 
@@ -21,14 +23,23 @@ struct StagedTile {
   static short value_column(short j, short c) { return j * kFragment + c; }
 };
 
-// 16 bytes from device to threadgroup memory; elements from count on do not exist and become 0.
+// What fills 16 bytes of threadgroup memory, from device memory.
 template <typename T>
-inline void copy_chunk(threadgroup T* target, device const T* source, int count) {
+inline void copy_whole_chunk(threadgroup T* target, device const T* source) {
+  *(threadgroup float4*)target = *(device const float4*)source;
+}
+inline void copy_whole_chunk(threadgroup float* target, device const bfloat* source) {
+  *(threadgroup float4*)target = float4(*(device const bfloat4*)source);
+}
+
+// The same; elements from count on do not exist and become 0.
+template <typename Element, typename T>
+inline void copy_chunk(threadgroup Element* target, device const T* source, int count) {
   if (is_aligned) {
-    *(threadgroup float4*)target = *(device const float4*)source;
+    copy_whole_chunk(target, source);
     return;
   }
-  UNROLL for (short e = 0; e < 16 / sizeof(T); e++) target[e] = has_column(count, e) ? source[e] : T(0);
+  UNROLL for (short e = 0; e < 16 / sizeof(Element); e++) target[e] = has_column(count, e) ? source[e] : T(0);
 }
 
 // tile = rows, by all kThreads threads of the threadgroup; missing rows and columns are 0, so that 0 * value stays 0.
@@ -36,11 +47,12 @@ inline void copy_chunk(threadgroup T* target, device const T* source, int count)
 template <int kThreads, typename T, int kRows, int kColumns, int kSlices>
 inline void load_block(thread StagedTile<T, kRows, kColumns, kSlices>& tile, KeyRows<T> rows, uint thread_index) {
   using Tile = StagedTile<T, kRows, kColumns, kSlices>;
+  using Element = typename Tile::Element;
   constexpr uint kChunksPerRow = kColumns / Tile::kChunk;
   constexpr int kRowStep = kThreads / kChunksPerRow;
   const int row = thread_index / kChunksPerRow, column = thread_index % kChunksPerRow * Tile::kChunk;
   if (row >= kRowStep) return;  // left over where rows do not divide the threads
-  threadgroup T* target = tile.data + row * Tile::kStride + column;
+  threadgroup Element* target = tile.data + row * Tile::kStride + column;
   device const T* source = rows.data + row * rows.stride + column;  // unless paged
   const bool is_whole = rows.count() >= kRows;
   UNROLL for (int r = 0; r < kRows; r += kRowStep) {
@@ -58,10 +70,10 @@ inline void load_block(thread StagedTile<T, kRows, kColumns, kSlices>& tile, Key
 }
 
 // c[kM, kN] += a[kM, kK] * transpose(slice of b[kN, kColumns])
-template <typename T, int kM, int kN, int kK, int kColumns, int kSlices>
-inline void multiply_transposed(thread RegisterTile<float, kM, kN>& c, thread RegisterTile<T, kM, kK>& a,
+template <typename A, typename T, int kM, int kN, int kK, int kColumns, int kSlices>
+inline void multiply_transposed(thread RegisterTile<float, kM, kN>& c, thread RegisterTile<A, kM, kK>& a,
                                 StagedTile<T, kN, kColumns, kSlices> b, Lane) {
-  simdgroup_matrix<T, kFragment, kFragment> b_fragment;
+  simdgroup_matrix<A, kFragment, kFragment> b_fragment;
   UNROLL for (short k = 0; k < kK / kFragment; k++)
     UNROLL for (short n = 0; n < kN / kFragment; n++) {
       simdgroup_load(b_fragment, b.frag(n, k), b.kStride, ulong2(0, 0), true);
@@ -75,7 +87,7 @@ inline void multiply_transposed(thread RegisterTile<float, kM, kN>& c, thread Re
 template <typename T, int kM, int kN, int kK, int kColumns, int kSlices>
 inline void multiply(thread RegisterTile<float, kM, kN>& c, thread RegisterTile<float, kM, kK>& a,
                      StagedTile<T, kK, kColumns, kSlices> b, Lane) {
-  simdgroup_matrix<T, kFragment, kFragment> b_fragment;
+  simdgroup_matrix<typename StagedTile<T, kK, kColumns, kSlices>::Element, kFragment, kFragment> b_fragment;
   UNROLL for (short k = 0; k < kK / kFragment; k++)
     UNROLL for (short n = 0; n < kN / kFragment; n++) {
       simdgroup_load(b_fragment, b.frag(k, n), b.kStride);

@@ -92,8 +92,8 @@ inline void scale_rows(thread RegisterTile<float, kRows, kColumns>& tile, thread
 
 // tile = factor * rows[row0 ...]; missing rows and columns are 0. KeyTile gives the order of the columns in which the
 // tile will be multiplied.
-template <typename KeyTile, typename T, int kRows, int kColumns>
-inline void load(thread RegisterTile<T, kRows, kColumns>& tile, QueryRows<const T> rows, int row0, float factor,
+template <typename KeyTile, typename Element, typename T, int kRows, int kColumns>
+inline void load(thread RegisterTile<Element, kRows, kColumns>& tile, QueryRows<const T> rows, int row0, float factor,
                  Lane lane) {
   UNROLL for (short i = 0; i < kRows / kFragment; i++) {
     const int r = row0 + i * kFragment + lane.row;
@@ -108,7 +108,7 @@ inline void load(thread RegisterTile<T, kRows, kColumns>& tile, QueryRows<const 
         if (has_column(rows.columns, column)) pair[0] = source[column];
         if (has_column(rows.columns, next)) pair[1] = source[next];
       }
-      elements(tile.frag[i][j]) = vec<T, 2>{T(factor * float(pair[0])), T(factor * float(pair[1]))};
+      elements(tile.frag[i][j]) = vec<Element, 2>{Element(factor * float(pair[0])), Element(factor * float(pair[1]))};
     }
   }
 }

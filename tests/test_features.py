@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 
+import pytest
 import torch
 from cases import DTYPES, call_of, packed, poisoned, random_tensor
 from hypothesis import HealthCheck, given, seed, settings
@@ -132,6 +133,21 @@ def test_simulated(kernel, shard):
 
 def test_checked(kernel, shard):
     search(shard, 50, lambda problem: compare(kernel, problem, SimulatedLauncher(check=True, order=problem["seed"])))
+
+
+EMULATED = sorted({tile for table in tiles().TABLES[7][torch.bfloat16] for tile in table}, reverse=True)
+
+
+@pytest.mark.parametrize("tile", EMULATED, ids=lambda tile: tile.kernel(torch.bfloat16))
+def test_checked_without_bfloat_operands(kernel, shard, tile):
+    """Every tile that serves bf16 on GPUs without bfloat operands, with rows of any number."""
+
+    def check(problem):
+        sizes = {name: min(problem[name], getattr(tile, name)) for name in ("head_dim", "value_dim")}
+        problem = {**problem, **sizes, "dtype": torch.bfloat16, "device": (7, problem["device"][1], tile)}
+        compare(kernel, problem, SimulatedLauncher(check=True, order=problem["seed"]))
+
+    search(shard * len(EMULATED) + EMULATED.index(tile), 3, check)
 
 
 def test_fast_math(kernel, shard):

@@ -21,10 +21,11 @@ template <typename T, int kK, int kSlices, bool kStaged>
   constexpr int kSums = slice_bytes<16, 24, kSlices, kSlices>();
   threadgroup float4 memory[(Tile::kBytes + kSums) / 16 + 1];
   threadgroup float2* sums = (threadgroup float2*)((threadgroup char*)memory + Tile::kBytes);
-  Tile b_tile = {(threadgroup T*)memory, int(simdgroup)};
+  using Element = typename Tile::Element;
+  Tile b_tile = {(threadgroup Element*)memory, int(simdgroup)};
   const int first = simdgroup * (kK / kSlices), rest = columns - first;
   const Lane lane = lane_position(lane_index);
-  RegisterTile<T, 16, kK / kSlices> a_tile;
+  RegisterTile<Element, 16, kK / kSlices> a_tile;
   RegisterTile<float, 16, 24> product;
   RegisterTile<float, 16, kK / kSlices> weight;
   load<Tile>(a_tile, QueryRows<const T>{a + first, 2 * columns, columns, 2, count_a, rest}, 0, sign, lane);

@@ -1,9 +1,10 @@
 """Estimates beside what another compiler made of our kernels: agx-registers.json, by Mesa's for M1 (not Apple's).
 
-Rows are found by their tile. It compiled the kernels of commit d09f686, today's differ from them in two things:
+It compiled the kernels of commit d09f686, with the tiles of that time; today's text differs in three things:
 
 * bf16 and fp32 take a second pass where sums overflow. It is taken out again for the comparison; what is left counts
   0 to 2 % more instructions than the kernels of d09f686, and differs by 1 register at most.
+* bf16 is widened while it is staged. That is taken out, too.
 * Direct tiles of 16 bits with head_dim 72 and 80 copy chunks of 4 bytes as one vector, no more as two halves. These
   eight rows are dropped.
 
@@ -20,6 +21,7 @@ import re
 import shutil
 import statistics
 
+import instantiate
 import pytest
 from metal_simulator import Library
 from metal_simulator.profiler import registers
@@ -41,21 +43,28 @@ CONSTANTS = ("packed", "paged", "padded", "split"), ("seqused_k", "softcap", "al
 
 @pytest.fixture(scope="module")
 def counted(tmp_path_factory):
-    """counted(tile): what the counting build of today's kernel says, without its second pass; None: no such kernel."""
+    """counted(tile): what the counting build of today's kernel says, without its second pass, bf16 staged as it is."""
     folder = tmp_path_factory.mktemp("one_pass") / "flash_sdpa"
     shutil.copytree(ROOT / "flash_sdpa", folder)
     source = folder / "attention_forward.metal"
-    text, changes = re.subn(r"(constexpr bool kMayOverflow = ).*;", r"\1false;", source.read_text())
-    assert changes == 1
-    source.write_text(text)
+    for file, old, new in (
+        (source, r"(constexpr bool kMayOverflow = ).*;", r"\1false;"),
+        (folder / "blocks_staged.h", r"(using Element = )conditional_t.*;", r"\1T;"),
+    ):
+        text, changes = re.subn(old, new, file.read_text())
+        assert changes == 1
+        file.write_text(text)
+    tables = instantiate.tiles()
+    dtypes = {name: dtype for dtype, name in tables.DTYPES.items()}
+    kernels = {t: (tables.Tile(*t[1:3], *t[4:8], tables.Loader(t.loader)), dtypes[t.dtype]) for t in ROWS}
+    (folder / "instances.h").write_text("".join(tile.instance(dtype) for tile, dtype in kernels.values()))
     library = Library(source, [folder])
-    pattern = r"attention_forward_(\w+)_d(\d+)_v(\d+)_r(\d+)_n(\d+)_g(\d+)x(\d+)x(\d+)_(\w+)"
-    tiles = [re.fullmatch(pattern, name).groups() for name in library.kernels]
-    names = {Tile(t[0], *map(int, t[1:-1]), t[-1]): name for t, name in zip(tiles, library.kernels)}
     values = {**{f"is_{n}": False for n in CONSTANTS[0]}, **{f"has_{n}": False for n in CONSTANTS[1]}}
     values.update(is_aligned=True, writes_lse=False, writes_softmax=False)
     # kernel().budget() would also compile what runs.
-    return functools.lru_cache(None)(lambda tile: names.get(tile) and library._build(names[tile], values, "count")[1])
+    return functools.lru_cache(None)(
+        lambda row: library._build(kernels[row][0].kernel(kernels[row][1]), values, "count")[1]
+    )
 
 
 def needs(description) -> registers.Registers:
@@ -64,10 +73,7 @@ def needs(description) -> registers.Registers:
 
 @pytest.mark.parametrize("dtype", ["f16", "bf16", "f32"])
 def test_estimates(counted, dtype):
-    built = {t: counted(t) for t in ROWS if t.dtype == dtype and t not in CHANGED}
-    gone = [t for t, description in built.items() if description is None]
-    assert len(gone) <= 5, gone
-    rows = {t: needs(description) for t, description in built.items() if description}
+    rows = {t: needs(counted(t)) for t in ROWS if t.dtype == dtype and t not in CHANGED}
     live = {t: need.live - ROWS[t]["unhoisted"]["registers"] for t, need in rows.items()}
     hoisted = {t: n.hoisted - ROWS[t]["hoisted"]["registers"] for t, n in rows.items() if "hoisted" in ROWS[t]}
     assert abs(statistics.mean(live.values())) <= 3, live
@@ -83,7 +89,7 @@ def test_bfloat_takes_more_instructions_where_it_is_emulated(counted):
     ratios = []
     for tile in ROWS:
         half = tile._replace(dtype="f16")
-        if tile[0] == "bf16" and tile.row_groups == 8 and tile.head_dim >= 64 and counted(tile):
+        if tile[0] == "bf16" and tile.row_groups == 8 and tile.head_dim >= 64:
             before, after = (ROWS[t]["unhoisted"]["instructions"] for t in (half, tile))
             added = counted(tile)["instructions"] - counted(half)["instructions"]
             ratios.append((1 + added / before, after / before))

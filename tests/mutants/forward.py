@@ -186,8 +186,8 @@ MUTANTS = [
     Mutant(
         "values over keys",
         MAIN,
-        "(threadgroup T*)memory + KeyTile::kBytes / sizeof(T), slice",
-        "(threadgroup T*)memory, slice",
+        "(threadgroup Element*)memory + KeyTile::kBytes / sizeof(Element), slice",
+        "(threadgroup Element*)memory, slice",
         "checker",
     ),
     Mutant(

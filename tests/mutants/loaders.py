@@ -74,7 +74,7 @@ MUTANTS = [
     Mutant("missing query column", TILE, "if (has_column(rows.columns, column)) pair[0]", "pair[0]", "checker"),
     Mutant("missing next query column", TILE, "if (has_column(rows.columns, next)) pair[1]", "pair[1]", "checker"),
     Mutant("next query column in memory", TILE, "pair[1] = source[next];", "pair[1] = source[column + 1];", "numbers"),
-    Mutant("sign of the scale", TILE, "T(factor * float(pair[0])), T(factor", "T(float(pair[0])), T(factor", "numbers"),
+    Mutant("sign of the scale", TILE, "Element(factor * float(pair[0])),", "Element(float(pair[0])),", "numbers"),
     Mutant(
         "unaligned output as vectors",
         TILE,
@@ -141,6 +141,14 @@ MUTANTS = [
         "checker",
     ),
     Mutant("shared memory too small", STAGED, "kBytes = kRows * kStride", "kBytes = (kRows - 1) * kStride", "checker"),
+    Mutant("shared memory for bfloat", STAGED, "kStride * sizeof(Element);", "kStride * sizeof(T);", "checker"),
+    Mutant(
+        "first element of a widened chunk",
+        STAGED,
+        "float4(*(device const bfloat4*)source);",
+        "float4(float(*source));",
+        "numbers",
+    ),
     Mutant("fragments of the first slice", STAGED, " + slice * (kColumns / kSlices);", ";", "numbers"),
     Mutant(
         "fragment rows and columns swapped",
@@ -172,8 +180,8 @@ MUTANTS = [
     Mutant(
         "unaligned rows as vectors",
         STAGED,
-        "if (is_aligned) {\n    *(threadgroup",
-        "if (true) {\n    *(threadgroup",
+        "if (is_aligned) {\n    copy_whole_chunk",
+        "if (true) {\n    copy_whole_chunk",
         "checker",
     ),
     Mutant(

@@ -104,11 +104,11 @@ MUTANTS = [
     Mutant(
         "keys of the first slice",
         MAIN,
-        "key_tile = {(threadgroup T*)memory, slice}",
-        "key_tile = {(threadgroup T*)memory, 0}",
+        "key_tile = {(threadgroup Element*)memory, slice}",
+        "key_tile = {(threadgroup Element*)memory, 0}",
         "numbers",
     ),
-    Mutant("values of the first slice", MAIN, "/ sizeof(T), slice}", "/ sizeof(T), 0}", "numbers"),
+    Mutant("values of the first slice", MAIN, "/ sizeof(Element), slice}", "/ sizeof(Element), 0}", "numbers"),
     Mutant("lse by every slice", MAIN, "lane.column == 0 && slice == 0", "lane.column == 0", "checker"),
     Mutant(
         "slices not added",

@@ -236,6 +236,11 @@ def _narrow(how):
     _attend(how, DIRECT, dense(1, 20, 50, 4, 2, 72, torch.float16))
 
 
+def _widened(how):
+    """Elements that are staged as fp32."""
+    _attend(how, STAGED, dense(1, 20, 50, 4, 2, 32, torch.bfloat16))
+
+
 MAIN, COMBINE, TILE, EXCHANGE = "attention_forward.metal", "attention_combine.metal", "tile.h", "exchange.h"
 DROPOUT = "dropout.h"
 STAGED_TILE, DIRECT_TILE, OVERFLOW = "blocks_staged.h", "blocks_direct.h", "overflow.h"
@@ -261,6 +266,7 @@ CASES = [
     (functools.partial(_unaligned, gpu=STAGED), {TILE, STAGED_TILE}),
     (functools.partial(_unaligned, gpu=DIRECT), {TILE, DIRECT_TILE}),
     (_narrow, {TILE, DIRECT_TILE}),
+    (_widened, {STAGED_TILE}),
     (functools.partial(_slices, gpu=STAGED, **WIDE), {MAIN, TILE, STAGED_TILE, EXCHANGE}),
     (functools.partial(_slices, gpu=DIRECT, **WIDE), {MAIN, TILE, DIRECT_TILE, EXCHANGE}),
     (functools.partial(_slices, gpu=DIRECT, **WIDE_DECODE), {DIRECT_TILE, EXCHANGE}),

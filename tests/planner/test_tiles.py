@@ -9,9 +9,12 @@ from pathlib import Path
 import instantiate
 import pytest
 import torch
+from metal_simulator import Library
+from metal_simulator.profiler import cost_model, registers
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
+from tiles import SOURCE, budget, library_bytes  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -63,13 +66,13 @@ def test_a_family_and_a_dtype_may_have_rows_of_their_own(kernel, tiles, monkeypa
     families = (7, 8, 9, 10, 11)
     before = {(family, dtype): chosen(kernel, family, dtype) for family in families for dtype in kernel.call.DTYPES}
     own = tiles.Tile(64, 64, 16, 2, 1, 1, tiles.STAGED)
-    large = tuple(own if tile.head_dim == 64 else tile for tile in tiles.LARGE_F16)
+    large = tuple(own if tile.head_dim == 64 else tile for tile in tiles.LARGE_BF16)
     bf16 = tiles.APPLE7[torch.bfloat16]._replace(large=large)
     monkeypatch.setattr(tiles, "TABLES", {**tiles.TABLES, 8: {**tiles.APPLE7, torch.bfloat16: bf16}})
     for (family, dtype), tile in before.items():
         assert chosen(kernel, family, dtype) == (own if (family, dtype) == (8, torch.bfloat16) else tile)
     trials = tiles.candidates(kernel.device.Device(8, 8), torch.bfloat16, 64, 64)
-    assert trials == (own, tiles.SMALL_F16[1], tiles.LARGE_F16[1], tiles.DIRECT_F16[1])
+    assert trials == (own, tiles.SMALL_BF16[1], tiles.LARGE_BF16[1], tiles.DIRECT_F16[1])
     assert own not in tiles.candidates(kernel.device.Device(8, 8), torch.float16, 64, 64)
 
 
@@ -80,9 +83,18 @@ def test_a_family_without_rows_of_its_own_takes_those_of_the_nearest_older_one(k
         assert chosen(kernel, family, dtype, is_decode=True) == tables.decode[1]
 
 
-def test_the_library_stays_small(kernel, tiles):
-    """91 kernels, of 0.89 MiB by the instructions that the simulator counts; here by those of every seventh."""
-    from tiles import library_bytes
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("family", [7, 9])
+def test_every_row_leaves_a_core_its_full_rate(kernel, tiles, family, dtype):
+    """16 SIMD groups, by registers and threadgroup memory, on the GPUs that the row is for."""
+    library = Library(SOURCE, include=[SOURCE.parent])
+    for tile in {tile for table in tiles.TABLES[family][dtype] for tile in table}:
+        needs = budget(kernel, library, tile, dtype)
+        assert registers.of_family(needs.registers_by_family, family).live <= 104, tile
+        assert cost_model.THREADGROUP_BYTES // needs.threadgroup_bytes * tile.simdgroups >= 16, tile
 
+
+def test_the_library_stays_small(kernel, tiles):
+    """94 kernels, of 0.86 MiB by the instructions that the simulator counts; here by those of every seventh."""
     assert len(tiles.KERNELS) <= 128
     assert library_bytes(kernel, step=7) < 1.25 * 2**20

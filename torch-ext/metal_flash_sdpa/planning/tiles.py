@@ -109,6 +109,19 @@ LARGE_F32 = (
     Tile(     256,       256,       8,          2,      4,          1, STAGED),  # 71.5, 71 %; two slices: 104, 84 %
 )
 
+# bf16 on Apple7 and 8, which have no bfloat operands: the query and what is staged are fp32.
+LARGE_BF16 = (
+    #    head_dim, value_dim, block_n, row_groups, slices, key_groups, loader
+    Tile(      32,        32,      64,          8,      1,          1, STAGED),  # 64.5, 78 %
+    Tile(      64,        64,      32,          8,      1,          1, STAGED),  # 72.5, 84 %; blocks of 48: 76.5, 85 %
+    Tile(      72,        72,      32,          8,      1,          1, STAGED),  # 77.5, 85 %
+    Tile(      80,        80,      32,          8,      1,          1, STAGED),  # 81.5, 86 %
+    Tile(      96,        96,      32,          8,      1,          1, STAGED),  # 90, 87 %
+    Tile(     128,       128,      16,          8,      1,          1, STAGED),  # 103.5, 88 %; 24: 105, rate 0.52
+    Tile(     192,       128,      16,          4,      2,          1, STAGED),  # 80.5, 80 %; undivided: 120.5
+    Tile(     256,       256,       8,          4,      2,          1, STAGED),  # 102.5, 82 %; blocks of 16: 37 KB
+)
+
 # Half the rows, for work that would leave cores idle in tiles of 64. 4 SIMD groups must find room for their blocks four
 # times a core.
 SMALL_F16 = (
@@ -130,6 +143,16 @@ SMALL_F32 = (
     Tile(      80,        80,      16,          4,      1,          1, STAGED),  # 81.5, 83 %
     Tile(      96,        96,      16,          4,      1,          1, STAGED),  # 90, 85 %
     *LARGE_F32[5:],  # from 128 on
+)
+SMALL_BF16 = (
+    #    head_dim, value_dim, block_n, row_groups, slices, key_groups, loader
+    Tile(      32,        32,      32,          4,      1,          1, STAGED),  # 56.5, 73 %
+    Tile(      64,        64,      16,          4,      1,          1, STAGED),  # 71.5, 79 %
+    Tile(      72,        72,      16,          4,      1,          1, STAGED),  # 77.5, 79 %
+    Tile(      80,        80,      16,          4,      1,          1, STAGED),  # 81.5, 81 %
+    Tile(      96,        96,      16,          4,      1,          1, STAGED),  # 90, 82 %
+    Tile(     128,       128,       8,          4,      1,          1, STAGED),  # 103.5, 82 %; two slices: 70.5, 78 %
+    *LARGE_BF16[6:],  # from 192 on
 )
 
 # Apple9 and later. Addresses of direct loads are computed beside the products there, so that the counters are equal to
@@ -180,24 +203,35 @@ DECODE_F32 = (
     Tile(     192,       128,      16,          1,      2,          1, DIRECT),  # 93.5
     Tile(     256,       256,      16,          1,      4,          1, DIRECT),  # 83.5
 )
+# Apple7 and 8: each of the query's values takes 32 bits, and 32 more once it is widened, unless a block of 8 keys needs
+# it once only. From 128 on the columns are divided, in four: threadgroups of two SIMD groups would make more parts of
+# the keys, which have to be joined.
+DECODE_BF16 = (
+    #    head_dim, value_dim, block_n, row_groups, slices, key_groups, loader
+    *DECODE_F16[:3],  # up to 72: 76, 97, 102.5
+    Tile(      80,        80,       8,          1,      1,          4, DIRECT),  # 87; blocks of 16: 108.5
+    Tile(      96,        96,       8,          1,      1,          4, DIRECT),  # 97; blocks of 16: 120.5
+    Tile(     128,       128,      32,          1,      4,          1, DIRECT),  # 73; undivided: 116
+    Tile(     192,       128,      32,          1,      4,          1, DIRECT),  # 86; undivided: 128
+    DECODE_F16[-1],  # 95
+)
 
 # fmt: on
 
 APPLE7 = {
     torch.float16: Tables(LARGE_F16, SMALL_F16, DECODE_F16),
+    torch.bfloat16: Tables(LARGE_BF16, SMALL_BF16, DECODE_BF16),
     torch.float32: Tables(LARGE_F32, SMALL_F32, DECODE_F32),
 }
 APPLE9 = {
     torch.float16: Tables(DIRECT_F16, DIRECT_F16, DECODE_F16),
+    torch.bfloat16: Tables(DIRECT_F16, DIRECT_F16, DECODE_F16),
     torch.float32: Tables(DIRECT_F32, DIRECT_F32, DECODE_F32),
 }
-# bf16 takes over fp16's rows. Apple7 and 8 have no bfloat operands: there, values that widen to fp32 take up to 40
-# registers more than the figures say, by the same estimate, so that bf16 may come to have rows of its own.
-APPLE7[torch.bfloat16] = APPLE7[torch.float16]
-APPLE9[torch.bfloat16] = APPLE9[torch.float16]
 TABLES: Mapping[int, Mapping[torch.dtype, Tables]] = {7: APPLE7, 9: APPLE9}  # a family between has the older one's
 
-LARGE_SAVING = 0.98  # clocks of a large tile beside those of small ones for as many rows
+# Clocks of a large tile beside those of small ones for as many rows.
+LARGE_SAVING = {torch.float16: 0.98, torch.bfloat16: 0.94, torch.float32: 0.98}
 
 KERNELS: Mapping[str, Tuple[Tile, torch.dtype]] = {  # by host name
     tile.kernel(dtype): (tile, dtype)
@@ -252,7 +286,7 @@ def choose(
     def clocks(tile: Tile) -> int:  # until the last core has done its rows
         return -(-threadgroups(tile.block_m) // device.cores) * tile.block_m
 
-    return large if clocks(large) * LARGE_SAVING <= clocks(small) else small
+    return large if clocks(large) * LARGE_SAVING[dtype] <= clocks(small) else small
 
 
 def _checked(device: Device, key: tuned.Key, stored: Tuple) -> Tile:
