@@ -10,8 +10,8 @@ C_SOURCES = '*.c' '*.h' '*.cpp' '*.mm' '*.metal' '*/include/metal_*'
 RUN := PYTHONPATH=simulator:tools $(ENVIRONMENT)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help build wheel demo selftest test lint check check-build mac launchers bench bench-peers bench-tiles fuzz \
-    fast-math expressions mutants nvidia clean
+.PHONY: help build wheel demo selftest test lint check check-build mac launchers bench bench-peers bench-tiles \
+    test-simulator fuzz fast-math expressions mutants nvidia clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 21
@@ -20,8 +20,9 @@ build: $(READY) ## write the kernels' instances from the tables of tiles, stage 
 	@$(RUN) tools/instantiate.py
 	@$(RUN) tools/stage.py
 
-wheel: $(READY) ## pack the pure-Python wheel under dist/
+wheel: $(READY) ## pack the pure-Python wheel under dist/, and the simulator's under dist/simulator/
 	@$(RUN) tools/wheel.py
+	@$(ENVIRONMENT)/bin/python -m pip wheel --quiet --no-deps --wheel-dir dist/simulator ./simulator
 
 demo: build ## embed real sentences with a real model, then run its attention on the simulated GPU
 	@$(RUN) -m demo
@@ -67,6 +68,9 @@ bench-peers: build ## count our kernels beside PyTorch's own on the simulator, w
 bench-tiles: build ## static budget of every kernel, the counters behind the tile tables, and bf16 beside fp16
 	@$(RUN) benchmarks/tiles.py
 	@$(RUN) benchmarks/bf16.py
+
+test-simulator: $(READY) ## the simulator's own tests; METAL_SIMULATOR_CLANG=17 (to 22) is the clang to test with
+	$(RUN) -m pytest -n $(JOBS) simulator/tests
 
 fuzz: build ## 2,000 random problems on all features, on the CPU and, each launch checked, on the simulator
 	$(RUN) -m pytest -n $(JOBS) -p metal_simulator.pytest_plugin --metal-check tests/test_features.py --shards 10

@@ -43,7 +43,7 @@ KERNEL = Package(
 SIMULATOR = Package(
     ROOT / "simulator" / "metal_simulator",
     (
-        ("errors", "limits"),
+        ("errors", "limits", "version"),
         ("toolchain",),
         ("source", "llvm_ir"),
         ("translate", "checker", "profiler"),

@@ -6,6 +6,7 @@ from .launch.request import LaunchReport
 from .library import Kernel, Library
 from .profiler import cost_model, report
 from .profiler.counters import Profile
+from .version import VERSION as __version__
 
 __all__ = [
     "CompileError",
@@ -18,6 +19,7 @@ __all__ = [
     "Profile",
     "SimulatorError",
     "ToolchainError",
+    "__version__",
     "cost_model",
     "report",
 ]

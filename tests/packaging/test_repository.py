@@ -21,7 +21,17 @@ DOCUMENTS = ["README.md", "CONTRIBUTING.md", "simulator/README.md"]
 DOCUMENTS += sorted(
     str(path.relative_to(ROOT)) for path in [*ROOT.glob("docs/*.md"), *ROOT.glob("simulator/docs/*.md")]
 )
-GENERATED = {".git", ".venv", "build", "__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis"}
+GENERATED = {
+    ".git",
+    ".venv",
+    "build",
+    "dist",
+    "__pycache__",
+    ".mypy_cache",
+    ".pytest_cache",
+    ".ruff_cache",
+    ".hypothesis",
+}
 TEXT = {".py", ".md", ".toml", ".txt", ".metal", ".h", ".c", ".cpp", ".mm", ".nix", ".sh", ".yml", ""}
 
 

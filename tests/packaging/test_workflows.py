@@ -10,6 +10,7 @@ from pathlib import Path
 
 import mac
 import pytest
+from metal_simulator.toolchain import clang
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = ROOT / ".github" / "workflows"
@@ -93,3 +94,11 @@ def test_without_nix_the_builder_says_so(tmp_path: Path) -> None:
 def test_without_the_metal_toolchain_the_builder_says_so(tmp_path: Path) -> None:
     result = builder(tmp_path, nix="exit 0", uname="echo Darwin", xcodebuild="exit 66")
     assert result.returncode == 2 and "run xcodebuild -downloadComponent MetalToolchain" in result.stderr
+
+
+def test_every_clang_is_tested_at_night() -> None:
+    text = (WORKFLOWS / "nightly.yml").read_text()
+    versions = [
+        int(version) for version in re.findall(r'"(\d+)"', re.search(r"^ +clang: \[(.*)\]", text, re.MULTILINE)[1])
+    ]
+    assert versions == list(range(clang.OLDEST, clang.NEWEST + 1))

@@ -1,11 +1,9 @@
-"""The command line: check, run and report.
-
-Exit status: 0 when all is well, 1 when the check or the checker found something, 2 for wrong input.
-"""
+"""The command line: check, run and report."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Optional, Sequence
@@ -14,7 +12,9 @@ from ..errors import LaunchError, SimulatorError
 from ..library import Library
 from ..strict import language
 from ..toolchain.clang import find_clang
-from . import report, specification
+from ..version import VERSION
+from . import json_output, report, specification
+from .specification import EXIT_STATUS
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
@@ -24,26 +24,31 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         if options.version:
             print(version())
             return 0
-        return options.run(options)
+        status = options.run(options)
+        sys.stdout.flush()
+        return status
     except SimulatorError as error:
         print(f"metal_simulator: {error}", file=sys.stderr)
         return 2
     except MemoryError as error:
         print(f"metal_simulator: not enough memory: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:
+    except BrokenPipeError:  # the reader, `head` for one, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would say so as it exits
         return 2
 
 
 def version() -> str:
-    """The clang in use. Raises ToolchainError if there is none."""
+    """The simulator's version and the clang in use. Raises ToolchainError if there is none."""
     clang = find_clang()
-    return f"metal_simulator with {clang.version} ({clang.path})"
+    return f"metal_simulator {VERSION} with {clang.version} ({clang.path})"
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m metal_simulator", description="Metal compute kernels on a CPU")
-    parser.add_argument("--version", action="store_true", help="print which clang is used")
+    parser = argparse.ArgumentParser(
+        prog="python -m metal_simulator", description="Metal compute kernels on a CPU", epilog=EXIT_STATUS
+    )
+    parser.add_argument("--version", action="store_true", help="print the version, and which clang is used")
     parser.set_defaults(run=lambda options: parser.error("a command is needed: check, run or report"))
     commands = parser.add_subparsers(title="commands")
     _add_check(commands)
@@ -53,22 +58,26 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_check(commands) -> None:
-    parser = commands.add_parser("check", help="what Apple's compiler would reject, and lints")
+    summary = "what Apple's compiler would reject, and lints"
+    parser = commands.add_parser("check", help=summary, description=summary, epilog=EXIT_STATUS)
     parser.add_argument("files", nargs="+", metavar="FILE", help=".metal files")
     parser.add_argument("--include", "-I", action="append", default=[], help="folder for #include lines")
     parser.add_argument("--errors-only", action="store_true", help="no warnings")
     parser.add_argument("--language", choices=language.NAMES, help="refuse what is newer than its C++ (14, 17)")
+    json_output.add_option(parser, "the diagnostics")
     parser.set_defaults(run=_check)
 
 
 def _check(options: argparse.Namespace) -> int:
-    found = 0
+    found = []
     for file in options.files:
         for diagnostic in Library(file, options.include).check(options.language):
             if diagnostic.severity == "error" or not options.errors_only:
-                found += 1
-                print(diagnostic)
-    return int(found > 0)
+                found.append(diagnostic)
+                if options.json != json_output.STANDARD_OUTPUT:
+                    print(diagnostic)
+    json_output.write(options.json, {"diagnostics": [diagnostic._asdict() for diagnostic in found]})
+    return int(len(found) > 0)
 
 
 def _add_run(commands) -> None:
@@ -80,12 +89,15 @@ def _add_run(commands) -> None:
     parser.add_argument("--timeout", type=float, default=60, help="seconds for one threadgroup (60)")
     parser.add_argument("--output", "-o", action="append", default=[], metavar="NAME=FILE.npy", help="write a buffer")
     parser.add_argument("--print", action="append", default=[], metavar="NAME", help="print a buffer")
+    json_output.add_option(parser, "the findings")
     parser.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
     if options.no_check and (options.check_written or options.check_nan):
         raise LaunchError("--no-check goes with neither --check-written nor --check-nan")
+    if options.print and options.json == json_output.STANDARD_OUTPUT:
+        raise LaunchError("--print and --json - would mix on the standard output; give --json a file")
     library = Library(options.file, options.include, fast_math=options.fast_math)
     kernel = library.kernel(options.kernel, specification.constants(options.constant))
     buffers = specification.buffers(kernel.parameters, options.buffers)
@@ -107,11 +119,21 @@ def _run(options: argparse.Namespace) -> int:
         _save(path, buffers[index])
     for name, index in printed:
         print(f"{name} = {buffers[index]}")
-    for finding in launched.findings:
-        print(finding)
     count = len(launched.findings)
-    checked = "not checked" if options.no_check else f"{count} finding{'' if count == 1 else 's'}"
-    print(f"{kernel.name}: {launched.threadgroups} threadgroups, {checked}")
+    if options.json != json_output.STANDARD_OUTPUT:
+        for finding in launched.findings:
+            print(finding)
+        checked = "not checked" if options.no_check else f"{count} finding{'' if count == 1 else 's'}"
+        print(f"{kernel.name}: {launched.threadgroups} threadgroups, {checked}")
+    json_output.write(
+        options.json,
+        {
+            "kernel": kernel.name,
+            "threadgroups": launched.threadgroups,
+            "checked": not options.no_check,
+            "findings": [finding._asdict() for finding in launched.findings],
+        },
+    )
     return int(count > 0)
 
 

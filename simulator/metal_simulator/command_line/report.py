@@ -9,8 +9,8 @@ from ..errors import SimulatorError
 from ..library import Library
 from ..profiler import cost_model
 from ..profiler.plot import plot
-from ..profiler.report import FAMILIES, chip_named, simdgroup_clocks, text, to_json
-from . import specification
+from ..profiler.report import FAMILIES, as_fields, chip_named, simdgroup_clocks, text
+from . import json_output, specification
 
 
 def add_command(subparsers) -> None:
@@ -18,7 +18,7 @@ def add_command(subparsers) -> None:
     summary = "count a kernel's instructions and memory traffic, and predict its time on Apple GPUs"
     parser = specification.launch_parser(subparsers, "report", summary)
     parser.add_argument("--chip", action="append", default=[], help="only this chip (may be repeated)")
-    parser.add_argument("--json", metavar="FILE", help="write counters and predictions as JSON")
+    json_output.add_option(parser, "counters and predictions")
     parser.add_argument("--plot", metavar="FILE.png", help="draw where the clocks go; needs matplotlib")
     parser.set_defaults(run=run)
 
@@ -26,9 +26,8 @@ def add_command(subparsers) -> None:
 def run(options: argparse.Namespace) -> int:
     """The `report` command. Raises SimulatorError."""
     chips = [chip_named(name) for name in options.chip] or cost_model.CHIPS
-    for path in (options.json, options.plot):
-        if path and not Path(path).parent.is_dir():
-            raise SimulatorError(f"cannot write {path}: no folder {Path(path).parent}")
+    if options.plot and not Path(options.plot).parent.is_dir():
+        raise SimulatorError(f"cannot write {options.plot}: no folder {Path(options.plot).parent}")
     library = Library(options.file, options.include, fast_math=options.fast_math)
     kernel = library.kernel(options.kernel, specification.constants(options.constant))
     profile = kernel.profile(
@@ -37,12 +36,9 @@ def run(options: argparse.Namespace) -> int:
         specification.three("--threads", options.threads),
         threadgroup_memory=options.threadgroup_memory,
     )
-    print(text(profile, chips))
-    if options.json:
-        try:
-            Path(options.json).write_text(to_json(profile, chips))
-        except OSError as error:
-            raise SimulatorError(f"cannot write {options.json}: {error}") from None
+    if options.json != json_output.STANDARD_OUTPUT:
+        print(text(profile, chips))
+    json_output.write(options.json, as_fields(profile, chips))
     if options.plot:
         bars = [(name, simdgroup_clocks(profile, family)) for family, name in FAMILIES.items()]
         plot(options.plot, bars, profile.kernel)

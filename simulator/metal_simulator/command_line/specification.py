@@ -1,18 +1,4 @@
-"""Buffers, constants and sizes of a launch as text, for command lines.
-
-A buffer is  NAME:dtype[shape]=value  where
-
-    NAME    the kernel parameter's name, or its buffer index
-    dtype   half, bfloat, float, char, uchar, short, ushort, int, uint, long, ulong, bool (float16, int32, ... as well)
-    shape   numbers separated by commas; without [shape] it is a scalar
-    value   random (normal for floating-point types, small numbers for integers; the same at every run), zeros,
-            FILE.npy, or numbers separated by commas (one number fills the shape)
-
-Shorter forms: NAME=FILE.npy takes type and shape from the file, NAME=FILE the bytes of any other file (for structs).
-bfloat has no type in NumPy: its 16 bits are kept as uint16.
-
-    x:half[4,1024]=random    count:uint=4096    out:float[4]=zeros    weights=weights.npy    params=params.bin
-"""
+"""Buffers, constants and sizes of a launch as text, for command lines."""
 
 from __future__ import annotations
 
@@ -24,6 +10,21 @@ from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from ..errors import LaunchError
 
+_FORMS = """A buffer is  NAME:dtype[shape]=value  where
+
+    NAME    the kernel parameter's name, or its buffer index
+    dtype   half, bfloat, float, char, uchar, short, ushort, int, uint, long, ulong, bool (float16, int32, ... as well)
+    shape   numbers separated by commas; without [shape] it is a scalar
+    value   random (normal for floating-point types, small numbers for integers; the same at every run), zeros,
+            FILE.npy, or numbers separated by commas (one number fills the shape)
+
+Shorter forms: NAME=FILE.npy takes type and shape from the file, NAME=FILE the bytes of any other file (for structs).
+bfloat has no type in NumPy: its 16 bits are kept as uint16.
+
+    x:half[4,1024]=random    count:uint=4096    out:float[4]=zeros    weights=weights.npy    params=params.bin"""
+EXIT_STATUS = """exit status: 0 when all is well, 1 when check or run found something, 2 for
+wrong input or a kernel that cannot be compiled or run. Errors go to the
+standard error."""
 _TYPES = {
     "half": "float16",
     "bfloat": "uint16",
@@ -196,7 +197,11 @@ def three(name: str, text: str) -> Tuple[int, int, int]:
 def launch_parser(subparsers, name: str, summary: str) -> argparse.ArgumentParser:
     """A command that launches a kernel, with the arguments that every such command has."""
     parser = subparsers.add_parser(
-        name, help=summary, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        name,
+        help=summary,
+        description=f"{summary}\n\n{_FORMS}",
+        epilog=EXIT_STATUS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("file", help="the .metal file")
     parser.add_argument("kernel", help="host name of the kernel")

@@ -1,4 +1,4 @@
-"""Profiles as text and JSON, and the `report` command."""
+"""Profiles with their predictions: as text, and as fields for JSON."""
 
 from __future__ import annotations
 
@@ -94,11 +94,11 @@ def _time(seconds: float) -> str:
     return f"{seconds * 1e6:10.1f} us" if seconds < 0.01 else f"{seconds * 1e3:10.2f} ms"
 
 
-def to_json(profile: Profile, chips: Sequence[cost_model.Chip] = cost_model.CHIPS) -> str:
-    """The profile (Profile.from_json reads it back) with the predictions for each chip."""
+def as_fields(profile: Profile, chips: Sequence[cost_model.Chip] = cost_model.CHIPS) -> dict:
+    """What JSON can hold: the profile (Profile.from_json reads it back) with the predictions for each chip."""
     predictions = [cost_model.predict(profile, chip) for chip in chips]
     fields = [{**p._asdict(), "occupancy": p.occupancy._asdict()} for p in predictions]
-    return json.dumps({"profile": json.loads(profile.to_json()), "label": cost_model.LABEL, "predictions": fields})
+    return {"profile": json.loads(profile.to_json()), "label": cost_model.LABEL, "predictions": fields}
 
 
 def chip_named(name: str) -> cost_model.Chip:

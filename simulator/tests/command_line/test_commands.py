@@ -1,5 +1,6 @@
 """The command line: what it prints, and its exit status: 0, 1 for findings, 2 for wrong input without a traceback."""
 
+import json
 import os
 import pathlib
 import re
@@ -9,6 +10,7 @@ import sys
 
 import numpy as np
 import pytest
+from metal_simulator import __version__
 
 PACKAGE = pathlib.Path(__file__).parents[2]
 KERNEL = """#include <metal_stdlib>
@@ -44,7 +46,13 @@ CONSTANT = ["-c", "factor=2.0"]
 
 def test_version(command):
     status, output, _ = command("--version")
-    assert status == 0 and re.search(r"clang version \d+", output)
+    assert status == 0 and re.search(rf"^metal_simulator {re.escape(__version__)} with .*clang version \d+", output)
+
+
+@pytest.mark.parametrize("line", [["--help"], ["check", "--help"], ["run", "--help"], ["report", "--help"]])
+def test_help(command, line):
+    status, output, errors = command(*line)
+    assert (status, errors) == (0, "") and "exit status: 0 when all is well" in output
 
 
 def test_check(command):
@@ -52,6 +60,42 @@ def test_check(command):
     (command.folder / "bad.metal").write_text(KERNEL.replace("x[i] *", "y[i] *"))
     status, output, _ = command("check", "scale.metal", "bad.metal")
     assert status == 1 and re.search(r"bad.metal:6:27: error: use of undeclared identifier 'y'", output)
+
+
+def test_check_as_json(command):
+    (command.folder / "bad.metal").write_text(KERNEL.replace("x[i] *", "y[i] *"))
+    status, output, _ = command("check", "scale.metal", "bad.metal", "--json", "-")
+    (found,) = json.loads(output)["diagnostics"]
+    assert status == 1 and found["file"].endswith("bad.metal") and (found["line"], found["severity"]) == (6, "error")
+    assert command("check", "scale.metal", "--json", "-") == (0, '{"diagnostics": []}\n', "")
+    status, output, _ = command("check", "bad.metal", "--json", "found.json")
+    assert status == 1 and "bad.metal:6:27: error" in output
+    assert json.loads((command.folder / "found.json").read_text())["diagnostics"] == [found]
+
+
+def test_run_as_json(command):
+    short = [*GOOD[:5], "count:uint=65", *CONSTANT, "--grid", "3", "--threads", "32", "--json", "-"]
+    status, output, _ = command(*short)
+    result = json.loads(output)
+    assert status == 1 and result["kernel"] == "scale" and result["threadgroups"] == 3 and result["checked"]
+    assert {finding["memory"] for finding in result["findings"]} == {"buffer 0 (x)", "buffer 1 (out)"}
+    assert all(finding["element"] == 64 and finding["count"] == 1 for finding in result["findings"])
+
+
+def test_report_as_json(command):
+    status, output, _ = command("report", *GOOD[1:], *SIZES, *CONSTANT, "--chip", "M1", "--json", "-")
+    result = json.loads(output)
+    assert status == 0 and result["profile"]["kernel"] == "scale" and len(result["predictions"]) == 1
+
+
+def test_a_reader_that_has_seen_enough(command):
+    """`head` closes the pipe before the report is printed."""
+    line = [sys.executable, "-m", "metal_simulator", "report", *GOOD[1:], *SIZES, *CONSTANT]
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(line, cwd=command.folder, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (2, "")
 
 
 def test_run_writes_outputs(command):
@@ -88,6 +132,9 @@ def test_run_reports_findings(command):
         ([*GOOD, *SIZES, *CONSTANT, "--no-check", "--check-nan"], "--no-check goes with neither"),
         (["report", *GOOD[1:], *SIZES, *CONSTANT, "--chip", "M0"], "no chip 'M0'; known are M1,"),
         (["report", *GOOD[1:], *SIZES, *CONSTANT, "--json", "absent/x.json"], "cannot write absent/x.json"),
+        (["check", "scale.metal", "--json", "absent/x.json"], "--json: cannot write absent/x.json: no folder absent"),
+        (["check", "scale.metal", "--json", "."], "cannot write .: Is a directory"),
+        ([*GOOD, *SIZES, *CONSTANT, "--print", "out", "--json", "-"], "give --json a file"),
         ([], "a command is needed"),
     ],
 )
