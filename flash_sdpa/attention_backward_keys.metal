@@ -78,7 +78,8 @@ inline void store_transposed(device T* target, long stride, thread RegisterTile<
 
 // Grid: (key/value heads, tiles of keys of all sequences), of the chunk. kBlockM rows are staged at a time;
 // kTileRows are a tile's in attention_backward_queries. Gradients are written whole, with 0 for keys that no row sees.
-template <typename T, int kHeadDim, int kValueDim, int kColumns, int kKeyGroups, int kBlockM, int kTileRows>
+template <typename T, typename Element, int kHeadDim, int kValueDim, int kColumns, int kKeyGroups, int kBlockM,
+          int kTileRows>
 [[kernel, max_total_threads_per_threadgroup((kHeadDim + kValueDim) / kColumns * kKeyGroups *
                                             kSimdWidth)]] void attention_backward_keys(
     constant ChunkParams& chunk [[buffer(0)]], constant BackwardParams& params [[buffer(1)]],
@@ -97,10 +98,10 @@ template <typename T, int kHeadDim, int kValueDim, int kColumns, int kKeyGroups,
   constexpr int kValueParts = kValueDim / kColumns, kParts = kValueParts + kHeadDim / kColumns;
   constexpr int kSimdgroups = kParts * kKeyGroups, kThreads = kSimdgroups * kSimdWidth;
   constexpr int kKeys = kKeyGroups * kStoredKeys;
-  constexpr int kStride = StagedTile<T, kBlockM, larger(kHeadDim, kValueDim), 1>::kStride;  // of both blocks
+  constexpr int kStride = StagedTile<T, kBlockM, larger(kHeadDim, kValueDim), 1, Element>::kStride;  // of both blocks
   static_assert(kHeadDim % kColumns == 0 && kValueDim % kColumns == 0, "a SIMD group's columns are of one gradient");
   static_assert(kTileRows % kBlockM == 0, "a block of rows lies in one tile");
-  threadgroup float4 memory[2 * kBlockM * kStride * sizeof(T) / 16];
+  threadgroup float4 memory[2 * kBlockM * kStride * sizeof(Element) / 16];
 
   // This threadgroup's keys.
   constant ForwardParams& forward = params.forward;
@@ -138,12 +139,12 @@ template <typename T, int kHeadDim, int kValueDim, int kColumns, int kKeyGroups,
   const int own_begin = seers.visible(key0).begin * heads_per_kv;
   const int own_end = own_last < key0 ? 0 : seers.visible(own_last).end * heads_per_kv;
 
-  threadgroup T* grads_block = (threadgroup T*)memory;
-  threadgroup T* queries_block = grads_block + kBlockM * kStride;
-  threadgroup const T* own_block = makes_value ? grads_block : queries_block;
+  threadgroup Element* grads_block = (threadgroup Element*)memory;
+  threadgroup Element* queries_block = grads_block + kBlockM * kStride;
+  threadgroup const Element* own_block = makes_value ? grads_block : queries_block;
   own_block += first_column + lane.column * kStride + lane.row;
-  using GradStager = Stager<T, kBlockM, kValueDim, kStride, kThreads>;
-  using QueryStager = Stager<T, kBlockM, kHeadDim, kStride, kThreads>;
+  using GradStager = Stager<Element, kBlockM, kValueDim, kStride, kThreads>;
+  using QueryStager = Stager<Element, kBlockM, kHeadDim, kStride, kThreads>;
   const GradStager grad_stager(thread_index, forward.value_dim);
   const QueryStager query_stager(thread_index, forward.head_dim);
   QueryWalk<T, GradStager::kStep> grads(sequence.rows_of(grad_output, params.grad_output, grad_stager.column, 0),
@@ -195,10 +196,10 @@ template <typename T, int kHeadDim, int kValueDim, int kColumns, int kKeyGroups,
 }
 
 // The host name is KeysTile.kernel's (planning/backward_tiles.py).
-#define INSTANTIATE(name, T, head_dim, value_dim, columns, key_groups, block_m, tile_rows) \
+#define INSTANTIATE(name, T, Element, head_dim, value_dim, columns, key_groups, block_m, tile_rows) \
   template [[host_name("attention_backward_keys_" #name "_d" #head_dim "_v" #value_dim "_c" #columns "_k" #key_groups \
                        "_m" #block_m "_t" #tile_rows)]] [[kernel]] decltype(attention_backward_keys< \
-      T, head_dim, value_dim, columns, key_groups, block_m, tile_rows>) \
-      attention_backward_keys<T, head_dim, value_dim, columns, key_groups, block_m, tile_rows>;
+      T, Element, head_dim, value_dim, columns, key_groups, block_m, tile_rows>) \
+      attention_backward_keys<T, Element, head_dim, value_dim, columns, key_groups, block_m, tile_rows>;
 
 #include "instances_backward_keys.h"

@@ -20,34 +20,35 @@
 using namespace metal;
 
 // Grid: (key/value heads, tiles of query rows), of the chunk; the last tiles first, which causal masks make the
-// heaviest. Layouts are attention_forward's. grad_query is written whole, with 0 for rows that see no key.
-template <typename T, int kHeadDim, int kValueDim, int kBlockN, int kRowGroups, int kSlices>
+// heaviest. Layouts are attention_forward's. Element is what products are made of: T, or what it widens to. grad_query is
+// written whole, with 0 for rows that see no key.
+template <typename T, typename Element, int kHeadDim, int kValueDim, int kBlockN, int kRowGroups, int kSlices>
 [[kernel, max_total_threads_per_threadgroup(kRowGroups * kSlices * kSimdWidth)]] void attention_backward_queries(
     constant ChunkParams& chunk [[buffer(0)]], constant BackwardParams& params [[buffer(1)]],
     constant ScoreParams& score [[buffer(2)]], constant float& softmax_scale [[buffer(3)]],
-    device const T* query [[buffer(4)]],               // [batch, query_length, num_heads, head_dim]
-    device const T* key [[buffer(5)]],                 // [batch, key_length, num_heads_kv, head_dim]
-    device const T* value [[buffer(6)]],               // [batch, key_length, num_heads_kv, value_dim]
-    device const T* grad_output [[buffer(7)]],         // [batch, query_length, num_heads, value_dim]
-    device const float2* row_softmax [[buffer(8)]],    // [batch, num_heads, query_length]: row_max, log2_sum
-    device const float* row_terms [[buffer(9)]],       // [batch, num_heads, query_length]: delta
-    device T* grad_query [[buffer(10)]],               // [batch, query_length, num_heads, head_dim]
-    device float* weights [[buffer(11), function_constant(stores_weights)]],         // stored_weights.h
-    device float2* query_sums [[buffer(12), function_constant(carries_sums)]],       // of tiles that see more keys
-    device const int* cu_seqlens_q [[buffer(13), function_constant(is_packed)]],     // [batch + 1]
-    device const int* cu_seqlens_k [[buffer(14), function_constant(is_packed)]],     // [batch + 1]
-    device const int* seqused_k [[buffer(15), function_constant(has_seqused_k)]],    // [batch]
-    device const int* block_table [[buffer(16), function_constant(is_paged)]],       // [batch, block_table_stride]
-    device const float* alibi_slopes [[buffer(17), function_constant(has_alibi)]],   // [num_heads] or [batch, num_heads]
-    device const float* sinks [[buffer(18), function_constant(has_sinks)]],          // [num_heads]
+    device const T* query [[buffer(4)]],             // [batch, query_length, num_heads, head_dim]
+    device const T* key [[buffer(5)]],               // [batch, key_length, num_heads_kv, head_dim]
+    device const T* value [[buffer(6)]],             // [batch, key_length, num_heads_kv, value_dim]
+    device const T* grad_output [[buffer(7)]],       // [batch, query_length, num_heads, value_dim]
+    device const float2* row_softmax [[buffer(8)]],  // [batch, num_heads, query_length]: row_max, log2_sum
+    device const float* row_terms [[buffer(9)]],     // [batch, num_heads, query_length]: delta
+    device T* grad_query [[buffer(10)]],             // [batch, query_length, num_heads, head_dim]
+    device float* weights [[buffer(11), function_constant(stores_weights)]],        // stored_weights.h
+    device float2* query_sums [[buffer(12), function_constant(carries_sums)]],      // of tiles that see more keys
+    device const int* cu_seqlens_q [[buffer(13), function_constant(is_packed)]],    // [batch + 1]
+    device const int* cu_seqlens_k [[buffer(14), function_constant(is_packed)]],    // [batch + 1]
+    device const int* seqused_k [[buffer(15), function_constant(has_seqused_k)]],   // [batch]
+    device const int* block_table [[buffer(16), function_constant(is_paged)]],      // [batch, block_table_stride]
+    device const float* alibi_slopes [[buffer(17), function_constant(has_alibi)]],  // [num_heads] or [batch, num_heads]
+    device const float* sinks [[buffer(18), function_constant(has_sinks)]],         // [num_heads]
     constant DropoutParams& dropout_params [[buffer(19), function_constant(has_dropout)]],
     uint3 position [[threadgroup_position_in_grid]], uint3 grid [[threadgroups_per_grid]],
     uint simdgroup [[simdgroup_index_in_threadgroup]], uint lane_index [[thread_index_in_simdgroup]]) {
   constexpr int kRows = kFragment, kBlockM = kRowGroups * kRows;
   constexpr int kSimdgroups = kRowGroups * kSlices, kThreads = kSimdgroups * kSimdWidth;
   static_assert(kStoredKeys % kBlockN == 0, "stored blocks are whole blocks of keys");
-  using KeyTile = StagedTile<T, kBlockN, kHeadDim, kSlices>;
-  using ValueTile = StagedTile<T, kBlockN, kValueDim, kSlices>;
+  using KeyTile = StagedTile<T, kBlockN, kHeadDim, kSlices, Element>;
+  using ValueTile = StagedTile<T, kBlockN, kValueDim, kSlices, Element>;
   constexpr int kBlockBytes = KeyTile::kBytes + ValueTile::kBytes;
   constexpr int kSliceBytes = slice_bytes<kRows, kBlockN, kSlices, kSimdgroups>();
   threadgroup float4 memory[(kBlockBytes + 2 * kSliceBytes) / 16];
@@ -79,18 +80,18 @@ template <typename T, int kHeadDim, int kValueDim, int kBlockN, int kRowGroups, 
   if (row0 >= rows) visible.at[0].end = 0;
 
   threadgroup float2* slices = (threadgroup float2*)memory + kBlockBytes / sizeof(float2);
-  KeyTile key_tile = {(threadgroup T*)memory, slice};
-  ValueTile value_tile = {(threadgroup T*)memory + KeyTile::kBytes / sizeof(T), slice};
-  RegisterTile<T, kRows, kHeadDim / kSlices> query_tile;
-  RegisterTile<T, kRows, kValueDim / kSlices> grad_tile;         // dO
-  RegisterTile<float, kRows, kBlockN> scores;                    // then weights
-  RegisterTile<float, kRows, kBlockN> grads;                     // of the weights, then of the scores
-  RegisterTile<float, kRows, kHeadDim / kSlices> accumulator;    // dQ, before it is scaled
+  KeyTile key_tile = {(threadgroup Element*)memory, slice};
+  ValueTile value_tile = {(threadgroup Element*)memory + KeyTile::kBytes / sizeof(Element), slice};
+  RegisterTile<Element, kRows, kHeadDim / kSlices> query_tile;
+  RegisterTile<Element, kRows, kValueDim / kSlices> grad_tile;  // dO
+  RegisterTile<float, kRows, kBlockN> scores;                   // then weights
+  RegisterTile<float, kRows, kBlockN> grads;                    // of the weights, then of the scores
+  RegisterTile<float, kRows, kHeadDim / kSlices> accumulator;   // dQ, before it is scaled
 
   const int head_dim = forward.head_dim, value_dim = forward.value_dim;
   load<KeyTile>(query_tile, tile.rows_of(query, forward.query, first_column, head_dim), row0, score.query_factor, lane);
-  load<ValueTile>(grad_tile, tile.rows_of(grad_output, params.grad_output, first_value_column, value_dim), row0, 1,
-                  lane);
+  load<ValueTile>(
+      grad_tile, tile.rows_of(grad_output, params.grad_output, first_value_column, value_dim), row0, 1, lane);
   RowSoftmax<kRows> softmax(score.scale_log2);
   softmax.load(row_softmax, forward, tile, row0, lane);
   const RowVector<kRows> delta = load_rows<kRows>(row_terms, forward, tile, row0, lane);
@@ -102,8 +103,8 @@ template <typename T, int kHeadDim, int kValueDim, int kBlockN, int kRowGroups, 
                 tile.heads_per_kv, mask.diagonal, lane);
   Dropout<kRows> dropout;
   if (has_dropout) dropout.place(dropout_params, tile.sequence, tile.head(0), row0, rows, tile.heads_per_kv, lane);
-  using KeyStager = Stager<T, kBlockN, kHeadDim, KeyTile::kStride, kThreads>;
-  using ValueStager = Stager<T, kBlockN, kValueDim, ValueTile::kStride, kThreads>;
+  using KeyStager = Stager<Element, kBlockN, kHeadDim, KeyTile::kStride, kThreads>;
+  using ValueStager = Stager<Element, kBlockN, kValueDim, ValueTile::kStride, kThreads>;
   const KeyStager key_stager(thread_index, head_dim);
   const ValueStager value_stager(thread_index, value_dim);
   const long sums_index = (position.x * params.stored_tiles + tile_index) * kSimdgroups + simdgroup;
@@ -118,8 +119,8 @@ template <typename T, int kHeadDim, int kValueDim, int kBlockN, int kRowGroups, 
   const bool sees_more = carries_sums && recounts;  // than the keys of the chunk
   KeyWalk<T, KeyStager::kStep> keys(
       tile.keys_of(key + key_stager.column, forward.key, sees_more ? blocks.begin : begin, 0, pages), key_stager.row);
-  KeyWalk<T, ValueStager::kStep> values(tile.keys_of(value + value_stager.column, forward.value, begin, 0, pages),
-                                        value_stager.row);
+  KeyWalk<T, ValueStager::kStep> values(
+      tile.keys_of(value + value_stager.column, forward.value, begin, 0, pages), value_stager.row);
   for (;;) {
     const int first_key = carries_sums && recounts ? blocks.begin : begin;
     const int end_key = carries_sums && recounts ? blocks.end : end;
@@ -142,8 +143,7 @@ template <typename T, int kHeadDim, int kValueDim, int kBlockN, int kRowGroups, 
         if (slice > 0 || has_dropout) zero(grads);
         else fill_negative(grads, delta);
         multiply_transposed(grads, grad_tile, value_tile, lane);  // dP - delta
-        if (kSlices > 1)
-          add_slices<kSlices>(slices + kSliceBytes / sizeof(float2), grads, simdgroup, lane_index);
+        if (kSlices > 1) add_slices<kSlices>(slices + kSliceBytes / sizeof(float2), grads, simdgroup, lane_index);
       }
       Kept<kRows> kept;
       if (has_dropout && !recounts) {
@@ -169,7 +169,7 @@ template <typename T, int kHeadDim, int kValueDim, int kBlockN, int kRowGroups, 
         scale(scores, dropout_factor(dropout_params));
       }
       if (stores_weights && is_seen) {
-        UNROLL for (short j = 0; j < kBlockN / kFragment; j++) {
+  UNROLL for (short j = 0; j < kBlockN / kFragment; j++) {
           const float2 weight = elements(scores.frag[0][j]), grad = elements(grads.frag[0][j]);
           if (j % kSlices == slice)
             *(device float4*)(weights + j * (4 * kSimdWidth)) = float4{weight[0], weight[1], grad[0], grad[1]};
@@ -193,10 +193,10 @@ template <typename T, int kHeadDim, int kValueDim, int kBlockN, int kRowGroups, 
 }
 
 // The host name is QueriesTile.kernel's (planning/backward_tiles.py).
-#define INSTANTIATE(name, T, head_dim, value_dim, block_n, row_groups, slices) \
+#define INSTANTIATE(name, T, Element, head_dim, value_dim, block_n, row_groups, slices) \
   template [[host_name("attention_backward_queries_" #name "_d" #head_dim "_v" #value_dim "_n" #block_n "_g" \
                        #row_groups "x" #slices)]] [[kernel]] decltype(attention_backward_queries< \
-      T, head_dim, value_dim, block_n, row_groups, slices>) \
-      attention_backward_queries<T, head_dim, value_dim, block_n, row_groups, slices>;
+      T, Element, head_dim, value_dim, block_n, row_groups, slices>) \
+      attention_backward_queries<T, Element, head_dim, value_dim, block_n, row_groups, slices>;
 
 #include "instances_backward_queries.h"

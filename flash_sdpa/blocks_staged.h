@@ -2,11 +2,15 @@
 #pragma once
 #include "tile.h"
 
-// [kRows, kColumns], row-major. A SIMD group multiplies with one of kSlices slices of the columns. Stages serve the GPUs
-// that have no bfloat operands: bfloat is widened on its way here, once, and not by each SIMD group for each product.
-template <typename T, int kRows, int kColumns, int kSlices>
+// For GPUs that have no bfloat operands, bfloat is widened on its way here, once, and not by each SIMD group for each
+// product.
+template <typename T>
+using Widened = conditional_t<is_same_v<T, bfloat>, float, T>;
+
+// [kRows, kColumns] of T, as E, row-major. A SIMD group multiplies with one of kSlices slices of the columns.
+template <typename T, int kRows, int kColumns, int kSlices, typename E = Widened<T>>
 struct StagedTile {
-  using Element = conditional_t<is_same_v<T, bfloat>, float, T>;
+  using Element = E;
   static constant constexpr int kChunk = 16 / sizeof(Element);  // elements that move together
   static constant constexpr int kStride = kColumns + kChunk;    // one chunk more: rows start in different banks
   static constant constexpr int kBytes = kRows * kStride * sizeof(Element);
@@ -44,10 +48,10 @@ inline void copy_chunk(threadgroup Element* target, device const T* source, int 
 
 // tile = rows, by all kThreads threads of the threadgroup; missing rows and columns are 0, so that 0 * value stays 0.
 // A thread keeps to one chunk of 16 bytes in every kRowStep-th row: addresses advance by a constant.
-template <int kThreads, typename T, int kRows, int kColumns, int kSlices>
-inline void load_block(thread StagedTile<T, kRows, kColumns, kSlices>& tile, KeyRows<T> rows, uint thread_index) {
-  using Tile = StagedTile<T, kRows, kColumns, kSlices>;
-  using Element = typename Tile::Element;
+template <int kThreads, typename T, int kRows, int kColumns, int kSlices, typename Element>
+inline void load_block(thread StagedTile<T, kRows, kColumns, kSlices, Element>& tile, KeyRows<T> rows,
+                       uint thread_index) {
+  using Tile = StagedTile<T, kRows, kColumns, kSlices, Element>;
   constexpr uint kChunksPerRow = kColumns / Tile::kChunk;
   constexpr int kRowStep = kThreads / kChunksPerRow;
   const int row = thread_index / kChunksPerRow, column = thread_index % kChunksPerRow * Tile::kChunk;
@@ -70,10 +74,10 @@ inline void load_block(thread StagedTile<T, kRows, kColumns, kSlices>& tile, Key
 }
 
 // c[kM, kN] += a[kM, kK] * transpose(slice of b[kN, kColumns])
-template <typename A, typename T, int kM, int kN, int kK, int kColumns, int kSlices>
-inline void multiply_transposed(thread RegisterTile<float, kM, kN>& c, thread RegisterTile<A, kM, kK>& a,
-                                StagedTile<T, kN, kColumns, kSlices> b, Lane) {
-  simdgroup_matrix<A, kFragment, kFragment> b_fragment;
+template <typename Element, typename T, int kM, int kN, int kK, int kColumns, int kSlices>
+inline void multiply_transposed(thread RegisterTile<float, kM, kN>& c, thread RegisterTile<Element, kM, kK>& a,
+                                StagedTile<T, kN, kColumns, kSlices, Element> b, Lane) {
+  simdgroup_matrix<Element, kFragment, kFragment> b_fragment;
   UNROLL for (short k = 0; k < kK / kFragment; k++)
     UNROLL for (short n = 0; n < kN / kFragment; n++) {
       simdgroup_load(b_fragment, b.frag(n, k), b.kStride, ulong2(0, 0), true);
@@ -84,10 +88,10 @@ inline void multiply_transposed(thread RegisterTile<float, kM, kN>& c, thread Re
 
 // c[kM, kN] += a[kM, kK] * slice of b[kK, kColumns]. a stays fp32, whatever b's type: nothing is rounded before the
 // product.
-template <typename T, int kM, int kN, int kK, int kColumns, int kSlices>
+template <typename Element, typename T, int kM, int kN, int kK, int kColumns, int kSlices>
 inline void multiply(thread RegisterTile<float, kM, kN>& c, thread RegisterTile<float, kM, kK>& a,
-                     StagedTile<T, kK, kColumns, kSlices> b, Lane) {
-  simdgroup_matrix<typename StagedTile<T, kK, kColumns, kSlices>::Element, kFragment, kFragment> b_fragment;
+                     StagedTile<T, kK, kColumns, kSlices, Element> b, Lane) {
+  simdgroup_matrix<Element, kFragment, kFragment> b_fragment;
   UNROLL for (short k = 0; k < kK / kFragment; k++)
     UNROLL for (short n = 0; n < kN / kFragment; n++) {
       simdgroup_load(b_fragment, b.frag(k, n), b.kStride);

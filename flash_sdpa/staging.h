@@ -7,6 +7,7 @@
 // Every kStep-th row of a key or value tensor, the first one being `row` of the block.
 template <typename T, int kStep>
 struct KeyWalk {
+  using Element = T;
   KeyRows<T> rows;
 
   KeyWalk(KeyRows<T> first, int row) {
@@ -24,6 +25,7 @@ struct KeyWalk {
 // Every kStep-th row of a query or output tensor, from a row of the sequence on, without a division for each.
 template <typename T, int kStep>
 struct QueryWalk {
+  using Element = T;
   device const T* data;
   long step, wrap;  // elements: to the next row, and from the last head that shares a key/value head to the next token
   int head, head_step, heads_per_kv;
@@ -58,7 +60,7 @@ constexpr int power_of_two(int limit) {  // the largest that is not above the li
 constexpr int smaller(int a, int b) { return a < b ? a : b; }
 
 // Stages blocks of [kRows, kColumns], by all kThreads threads. A thread keeps to one chunk of 16 bytes in every kStep-th
-// row. In memory rows are kStride elements apart.
+// row. In memory they are T, and rows kStride elements apart.
 template <typename T, int kRows, int kColumns, int kStride, int kThreads>
 struct Stager {
   static constant constexpr int kChunk = 16 / sizeof(T), kChunksPerRow = kColumns / kChunk;
@@ -78,7 +80,7 @@ struct Stager {
   void stage(threadgroup T* block, thread Walk& walk, int count) const {
     threadgroup T* target = block + row * kStride + column;
     UNROLL for (int r = 0; r < kRows; r += kStep) {
-      device const T* source = walk.next(r + row);
+      device const typename Walk::Element* source = walk.next(r + row);
       if (kIsBusy || row < kStep) {
         if (r + row < count && has_column(columns, 0)) copy_chunk(target, source, columns);
         else *(threadgroup float4*)target = float4(0);

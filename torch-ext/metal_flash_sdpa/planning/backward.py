@@ -139,6 +139,7 @@ def _plan_backward(
         has_sinks=has_sinks,
         has_lse=False,
         has_softmax=False,
+        has_dropout=False,
         softmax_scale=softmax_scale,
         window_left=window_left,
         window_right=window_right,

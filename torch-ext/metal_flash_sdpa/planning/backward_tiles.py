@@ -29,6 +29,7 @@ class QueriesTile(NamedTuple):
     block_n: int
     row_groups: int
     slices: int
+    is_widened: bool = False  # bfloat to fp32, on its way to threadgroup memory
 
     @property
     def block_m(self) -> int:
@@ -42,7 +43,7 @@ class QueriesTile(NamedTuple):
     def kernel(self, dtype: torch.dtype) -> str:
         """Host name, as the kernels' INSTANTIATE makes it."""
         return (
-            f"attention_backward_queries_{DTYPES[dtype]}_d{self.head_dim}_v{self.value_dim}_n{self.block_n}"
+            f"attention_backward_queries_{_name(dtype, self)}_d{self.head_dim}_v{self.value_dim}_n{self.block_n}"
             f"_g{self.row_groups}x{self.slices}"
         )
 
@@ -61,6 +62,7 @@ class KeysTile(NamedTuple):
     key_groups: int
     block_m: int
     tile_rows: int  # a QueriesTile's block_m
+    is_widened: bool = False
 
     @property
     def block_n(self) -> int:
@@ -74,7 +76,7 @@ class KeysTile(NamedTuple):
     def kernel(self, dtype: torch.dtype) -> str:
         """Host name, as the kernels' INSTANTIATE makes it."""
         return (
-            f"attention_backward_keys_{DTYPES[dtype]}_d{self.head_dim}_v{self.value_dim}_c{self.columns}"
+            f"attention_backward_keys_{_name(dtype, self)}_d{self.head_dim}_v{self.value_dim}_c{self.columns}"
             f"_k{self.key_groups}_m{self.block_m}_t{self.tile_rows}"
         )
 
@@ -83,8 +85,14 @@ class KeysTile(NamedTuple):
         return _instance(dtype, self)
 
 
+def _name(dtype: torch.dtype, tile: Union[QueriesTile, KeysTile]) -> str:
+    return DTYPES[dtype] + ("_widened" if tile.is_widened else "")
+
+
 def _instance(dtype: torch.dtype, tile: Union[QueriesTile, KeysTile]) -> str:
-    return f"INSTANTIATE({DTYPES[dtype]}, {_METAL_TYPES[dtype]}, {', '.join(map(str, tile))})\n"
+    element = _METAL_TYPES[torch.float32 if tile.is_widened else dtype]
+    numbers = ", ".join(map(str, tile[:-1]))
+    return f"INSTANTIATE({_name(dtype, tile)}, {_METAL_TYPES[dtype]}, {element}, {numbers})\n"
 
 
 class Tiles(NamedTuple):
@@ -129,8 +137,10 @@ F32: Table = (
 
 # fmt: on
 
+# On Apple7 and 8, which have no bfloat operands: all but the loads is fp32.
+WIDENED: Table = tuple(Tiles(row.queries._replace(is_widened=True), row.keys._replace(is_widened=True)) for row in F32)
 TABLES: Mapping[int, Mapping[torch.dtype, Table]] = {  # a family between has the older one's
-    7: {torch.float16: F16, torch.bfloat16: F16, torch.float32: F32},
+    7: {torch.float16: F16, torch.bfloat16: WIDENED, torch.float32: F32},
     9: {torch.float16: F16, torch.bfloat16: F16, torch.float32: F32},
 }
 
