@@ -8,26 +8,6 @@ from cases import call_of, dense, packed, random_tensor
 from simulated_launcher import SimulatedLauncher
 
 
-@pytest.fixture
-def with_work(kernel, monkeypatch):
-    """Sets what a launch may do, for plans that are made from then on."""
-
-    def set_work(multiply_adds: int) -> None:
-        monkeypatch.setattr(kernel.planner, "LAUNCH_WORK", multiply_adds)
-        kernel.planner._plan_forward.cache_clear()
-
-    yield set_work
-    kernel.planner._plan_forward.cache_clear()
-
-
-def launches_of(plan) -> list:
-    launches = []
-    while plan is not None:
-        launches.append(plan)
-        plan = plan.then
-    return launches
-
-
 def first_tile(launch) -> int:
     """The struct's last field."""
     return launch.arguments[0].values()[-1]
@@ -53,12 +33,11 @@ def split_call(kernel):
 
 @pytest.mark.parametrize("device", [(7, 1), (7, 8), (9, 10)], ids=["large", "small", "direct"])
 @pytest.mark.parametrize("call", [dense_call, packed_call, split_call])
-def test_ranges_give_the_same_bits(kernel, with_work, call, device):
+def test_ranges_give_the_same_bits(kernel, call, device):
     results, launches = [], []
-    for work in (kernel.planner.LAUNCH_WORK, 1):  # one launch; one tile, or as many as there are cores
-        with_work(work)
+    for work in (kernel.device.LAUNCH_WORK, 1):  # one launch; one tile, or as many as there are cores
         launcher = SimulatedLauncher(check=True)
-        with kernel.launchers.use_launcher(launcher, kernel.device.Device(*device)):
+        with kernel.launchers.use_launcher(launcher, kernel.device.Device(*device, launch_work=work)):
             results.append(call(kernel)[:2])
         launches.append(launcher.launches)
     for whole, divided in zip(*results):
@@ -69,28 +48,27 @@ def test_ranges_give_the_same_bits(kernel, with_work, call, device):
 @pytest.mark.parametrize("is_packed", [False, True])
 @pytest.mark.parametrize("work", [1, 10**7, 3 * 10**7, 10**8, 10**12])
 @pytest.mark.parametrize("num_splits", [1, 5])
-def test_every_tile_is_in_one_launch(kernel, with_work, is_packed, work, num_splits):
+def test_every_tile_is_in_one_launch(kernel, is_packed, work, num_splits):
     shape = (1, 1000, 8, 64)
     query, key = (torch.empty(shape[is_packed:], dtype=torch.float16, device="meta") for _ in "qk")
     cu_seqlens = torch.empty(4, dtype=torch.int32, device="meta") if is_packed else None
     call = call_of(kernel, query, key, key, cu_seqlens_q=cu_seqlens, cu_seqlens_k=cu_seqlens, num_splits=num_splits)
-    plans = []
-    for limit in (kernel.planner.LAUNCH_WORK, work):
-        with_work(limit)
-        plans.append(launches_of(kernel.planner.plan_forward(kernel.device.SMALLEST, query, None, call)))
-    [whole, *joining], divided = plans
+    one, several = (
+        kernel.planner.plan_forward(kernel.device.SMALLEST._replace(launch_work=limit), query, None, call)
+        for limit in (kernel.device.LAUNCH_WORK, work)
+    )
+    assert one.scratch == several.scratch
+    [whole, *joining], divided = one.launches, list(several.launches)
     ranges = divided[: len(divided) - len(joining)]
     heads, tiles, splits = whole.grid
     found = [tile for launch in ranges for tile in range(first_tile(launch), first_tile(launch) + launch.grid[1])]
     assert sorted(found) == list(range(tiles)) and found[-1] < found[0] or len(ranges) == 1
-    assert divided[len(ranges) :] == joining and ranges[0].scratch == whole.scratch
-    unchanged = {"arguments": whole.arguments, "grid": whole.grid, "scratch": whole.scratch, "then": whole.then}
-    unchanged["waits"] = False
+    assert divided[len(ranges) :] == joining
+    unchanged = {"arguments": whole.arguments, "grid": whole.grid, "waits": False}
     assert [launch.waits for launch in ranges] == [True] * (len(ranges) - 1) + [False]
     for launch in ranges:
         assert launch._replace(**unchanged) == whole and launch.arguments[1:] == whole.arguments[1:]
         assert launch.grid[0] == heads and launch.grid[2] == splits
-    assert not any(launch.scratch for launch in ranges[1:])
     rounds = [-(-heads * launch.grid[1] * splits // kernel.device.SMALLEST.cores) for launch in ranges]
     of_a_round = whole.threads[0] // 32 * 8 * -(-1000 // splits) * (64 + 64)
     assert all(count * of_a_round <= work or launch.grid[1] == 1 or count == 1 for count, launch in zip(rounds, ranges))
@@ -103,9 +81,11 @@ def test_a_second_at_most(kernel):
         query, key = (torch.empty(1, tokens, heads, 128, dtype=torch.float16, device="meta") for heads in (32, 8))
         call = call_of(kernel, query, key, key, window_right=0)
         gpu = kernel.device.Device(**{"family": 7, "cores": 8, **device})
-        return len(launches_of(kernel.planner.plan_forward(gpu, query, None, call)))
+        chain = kernel.planner.plan_forward(gpu, query, None, call)
+        assert len(repr(chain)) < 20_000  # the plans are not kept
+        return sum(1 for _ in chain.launches)
 
     pairs = 32 * 2**34
     assert launches(2**12) == 1
-    assert 1 <= launches(2**17) / (pairs * 256 / (8 * kernel.planner.LAUNCH_WORK)) < 1.1
+    assert 1 <= launches(2**17) / (pairs * 256 / (8 * kernel.device.LAUNCH_WORK)) < 1.1
     assert launches(2**17) > 4 * launches(2**17, cores=40) > 1

@@ -172,7 +172,7 @@ def test_a_pipeline_is_described_without_the_kernel_s_own_limit(metal_kernel, ru
             self.max_threads_per_threadgroup = threads
 
     monkeypatch.setattr(torch.mps, "compile_shader", compile_shader)
-    plan = planned(metal_kernel)
+    plan = planned(metal_kernel)[0]
     found = module.RuntimeLauncher().describe(plan)
     assert (found.max_threads, found.is_capped, found.threadgroup_bytes, found.simd_width) == (832, False, 9216, 32)
     assert found.compile_ms > 0
@@ -184,20 +184,19 @@ def test_a_pipeline_is_described_without_the_kernel_s_own_limit(metal_kernel, ru
 
 
 def planned(metal_kernel):
-    """A plan of a split call, which two kernels run."""
+    """The plans of a split call, which two kernels run."""
     plans = recorded.Plans()
     query = torch.randn(1, 1, 4, 64, dtype=torch.float16)
     key = torch.randn(1, 600, 4, 64, dtype=torch.float16)
     with metal_kernel.launchers.use_launcher(plans):
         metal_kernel.flash_attn_with_kvcache(query, key, key, num_splits=3)
-    return plans.seen[0][0]
+    return [plan for plan, _ in plans.seen]
 
 
 @pytest.mark.parametrize("source", ["attention_forward.metal", "attention_combine.metal"])
 def test_a_kernel_without_its_limit_is_the_same_but_for_it(metal_kernel, runtime, source, tmp_path):
     module, _ = runtime
-    plan = planned(metal_kernel)
-    [plan] = [each for each in (plan, plan.then) if each.source == source]
+    [plan] = [each for each in planned(metal_kernel) if each.source == source]
     text = module.specialised_source(plan.source, plan.kernel, plan.constants)
     free = module.without_limit(text)
     assert text.count("max_total_threads_per_threadgroup") == 1 and "max_total_threads" not in free
@@ -213,7 +212,7 @@ def test_a_pipeline_that_is_refused_is_not_described(metal_kernel, runtime, monk
 
     monkeypatch.setattr(torch.mps, "compile_shader", compile_shader)
     with pytest.raises(RuntimeError, match="the Metal compiler refuses attention_forward_f16_d64.*: no"):
-        runtime[0].RuntimeLauncher().describe(planned(metal_kernel))
+        runtime[0].RuntimeLauncher().describe(planned(metal_kernel)[0])
 
 
 @pytest.mark.parametrize("waits", [False, True])
@@ -223,7 +222,7 @@ def test_a_plan_that_waits_synchronises(metal_kernel, runtime, monkeypatch, wait
     calls = []
     monkeypatch.setattr(torch.mps, "synchronize", lambda: calls.append("synchronize"))
     monkeypatch.setattr(torch.mps, "compile_shader", recorded.ShaderLibraries())
-    plan = planned(metal_kernel)._replace(waits=waits)
+    plan = planned(metal_kernel)[0]._replace(waits=waits)
     given = dict.fromkeys((name for name in plan.arguments if isinstance(name, str)), torch.zeros(1))
     module.RuntimeLauncher()(plan, given)
     assert calls == ["synchronize"] * waits

@@ -9,7 +9,7 @@ from typing import List, NamedTuple, Optional, Set, Tuple
 import package
 import torch
 from cases import call_of
-from package import Specialisation, specialisations
+from package import Specialisation, specialisation
 
 SENTINEL = 1234.0  # around outputs
 Call = package.package().call.Call
@@ -23,7 +23,7 @@ class Recorder:
         self.seen: Set[Specialisation] = set()
 
     def __call__(self, plan, tensors) -> None:
-        self.seen.update(specialisations(plan._replace(then=None)))
+        self.seen.add(specialisation(plan))
 
 
 def make_call(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **fields) -> Call:

@@ -6,7 +6,7 @@ import functools
 import importlib.util
 import pathlib
 import sys
-from typing import Dict, Iterator, NamedTuple, Tuple
+from typing import Dict, NamedTuple, Tuple
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 _FOLDERS = ("simulator", "tools", "tests", "tests/support", "benchmarks", "benchmarks/nvidia")
@@ -33,12 +33,9 @@ class Specialisation(NamedTuple):
     threads: int
 
 
-def specialisations(plan) -> Iterator[Specialisation]:
-    """Those of a plan and of the launches that follow it."""
-    while plan is not None:
-        x, y, z = plan.threads
-        yield Specialisation(plan.source, plan.kernel, tuple(sorted(plan.constants)), x * y * z)
-        plan = plan.then
+def specialisation(plan) -> Specialisation:
+    x, y, z = plan.threads
+    return Specialisation(plan.source, plan.kernel, tuple(sorted(plan.constants)), x * y * z)
 
 
 def load_variant(folder: pathlib.Path):

@@ -17,8 +17,13 @@ from metal_simulator import Library
 KERNELS = pathlib.Path(__file__).resolve().parents[2] / "flash_sdpa"
 
 
-def plan_of(kernel, query, key, value=None, lse=False, device=None, **named):
-    """The plan of a call, by the names of its fields; lse and output are made for it."""
+def plan_of(kernel, *arguments, **named):
+    """The first launch of `chain_of`."""
+    return next(iter(chain_of(kernel, *arguments, **named).launches))
+
+
+def chain_of(kernel, query, key, value=None, lse=False, device=None, **named):
+    """The plans of a call, by the names of its fields; lse and output are made for it."""
     value = key if value is None else value
     output = query.new_empty(*query.shape[:-1], value.shape[-1])
     lse = query.new_empty(0) if lse else None
@@ -129,7 +134,11 @@ def test_constants_mirror_function_constants_h(kernel):
     query = torch.empty(1, 4, 1, 64, device="meta")
     text = (KERNELS / "function_constants.h").read_text()
     declared = re.findall(r"constant bool (\w+) \[\[function_constant\(\d+\)\]\];", text)
-    assert [name for name, _ in plan_of(kernel, query, query).constants] == declared
+    grads = query, query, query
+    call = call_of(kernel, query, query, query)
+    chain = kernel.planning.backward.plan_backward(kernel.device.SMALLEST, call, query, query, None, grads, False)
+    forward, *others = (dict(plan.constants) for plan in (plan_of(kernel, query, query), *chain.launches))
+    assert list(forward) == declared[: len(forward)] and set().union(forward, *others) == set(declared)
 
 
 def test_packed_plan(kernel):
@@ -224,27 +233,31 @@ def test_paged_plan(kernel):
     assert {name for name, value in plan.constants if not value} == absent
 
 
-def plan_decode(kernel, keys, num_heads=8, batch=1, num_splits=0, device=None):
+def plan_decode(kernel, *arguments, **named):
+    return next(iter(chain_of_decode(kernel, *arguments, **named).launches))
+
+
+def chain_of_decode(kernel, keys, num_heads=8, batch=1, num_splits=0, device=None):
     """One token a sequence, 2 key/value heads."""
     query = torch.empty(batch, 1, num_heads, 128, dtype=torch.float16)
     key = torch.empty(batch, keys, 2, 128, dtype=torch.float16)
     settings = {"sinks": torch.empty(num_heads), "window_right": 0, "num_splits": num_splits}
-    return plan_of(kernel, query, key, lse=True, device=device, **settings)
+    return chain_of(kernel, query, key, lse=True, device=device, **settings)
 
 
 def test_split_plan(kernel):
-    plan = plan_decode(kernel, 4096, num_splits=5)
+    chain = chain_of_decode(kernel, 4096, num_splits=5)
+    plan, combine = chain.launches
     params, score = params_of(kernel, plan)
     assert plan.grid == (2, 1, 5)
     assert params["output"] == (8 * 128, 8 * 128, 128)  # of the partial output
     assert (params["lse_batch_stride"], params["lse_head_stride"]) == (8, 1)
     assert (params["num_splits"], params["output_split_stride"], params["lse_split_stride"]) == (5, 8 * 128, 8)
-    assert plan.scratch == (("partial_output", (5, 8, 128)), ("partial_softmax", (5, 8, 2)))
+    assert chain.scratch == (("partial_output", (5, 8, 128)), ("partial_softmax", (5, 8, 2)))
     assert plan.arguments[5:7] == ("partial_output", "partial_softmax")
     assert not dict(plan.constants)["has_sinks"]  # they are one more exponential of the whole, not of each part
-    combine = plan.then
     assert combine.arguments[2:] == ("partial_output", "partial_softmax", "output", "lse", "sinks", None, None)
-    assert combine.grid == (8, 1, 1) and combine.then is None
+    assert combine.grid == (8, 1, 1)
     joined, joined_score = params_of(kernel, combine, "CombineParams")
     assert joined == {
         "output": (8 * 128, 8 * 128, 128),

@@ -26,8 +26,10 @@ def every_table(tiles):
     return [table for family in tiles.TABLES.values() for tables in family.values() for table in tables]
 
 
-def test_the_kernels_are_instantiated_from_the_table(tiles):
-    assert instantiate.INSTANCES.read_text() == instantiate.text(tiles), "make build writes it"
+@pytest.mark.parametrize("file", instantiate.FILES, ids=lambda file: file.name)
+def test_the_kernels_are_instantiated_from_the_tables(kernel, file):
+    modules = lambda name: getattr(kernel.planning, name)  # noqa: E731
+    assert (ROOT / "flash_sdpa" / file.name).read_text() == file.text(modules), "make build writes it"
 
 
 def test_the_loaders_are_the_kernels(tiles):

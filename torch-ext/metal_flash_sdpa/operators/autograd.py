@@ -77,11 +77,12 @@ class _Attention(torch.autograd.Function):
             grads = Gradients(
                 *attention_backward(grad_output, grad_lse, *call, output, row_softmax, wants_key_value, *ctx.dropout)
             )
+        wanted = grads._asdict()
         if not wants_key_value:
-            grads = grads._replace(key=None, value=None)
+            wanted.update(key=None, value=None)
         if call.sinks is None:
-            grads = grads._replace(sinks=None)
-        return (*_NO_GRADIENTS._replace(**grads._asdict()), None, None, *(None for _ in ctx.dropout))
+            wanted.update(sinks=None)
+        return (*_NO_GRADIENTS._replace(**wanted), None, None, *(None for _ in ctx.dropout))
 
 
 class _AttentionBackward(torch.autograd.Function):

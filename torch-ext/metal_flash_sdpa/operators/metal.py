@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Dict, Iterable, Optional, Tuple, Union
+from typing import Any, Dict, Optional, Union
 
 import torch
 
@@ -11,7 +11,7 @@ from ..call import Call, Dropout, Gradients, present
 from ..launching import Target
 from ..planning import backward as backward_planner
 from ..planning import forward as planner
-from ..planning.plan import DropoutParams, Parameters, Plan, ScoreParams, Scratch
+from ..planning.plan import Chain, DropoutParams, Parameters, ScoreParams
 
 _Given = Dict[str, Any]  # tensors, and structs that no plan keeps, by name
 
@@ -34,10 +34,10 @@ def attention_forward(
         if row_softmax is not None:
             row_softmax.copy_(row_softmax.new_tensor(planner.SOFTMAX_OF_NO_KEY))
         return
-    plan = planner.plan_forward(target.device, output, lse, call, row_softmax, dropout.dropout_p > 0)
+    chain = planner.plan_forward(target.device, output, lse, call, row_softmax, dropout.dropout_p > 0)
     given: _Given = {**tensors, "output": output}
     _add(given, lse=lse, row_softmax=row_softmax, dropout=_packed(dropout))
-    _run(target, plan.scratch, _chain(plan), given)
+    _run(target, chain, given)
 
 
 def attention_backward(
@@ -54,7 +54,7 @@ def attention_backward(
     grads = new_gradients(call, wants_key_value)
     tensors = present(call)
     if not _have_elements(tensors):
-        for grad in grads:
+        for grad in (grads.query, grads.key, grads.value):
             grad.zero_()
         return grads
     key_value = (grads.key, grads.value) if wants_key_value else (None, None)
@@ -64,9 +64,9 @@ def attention_backward(
     given: _Given = {**tensors, "grad_output": grad_output, "output": output, "row_softmax": row_softmax}
     _add(given, grad_lse=grad_lse, grad_query=grads.query, grad_key=key_value[0], grad_value=key_value[1])
     _add(given, dropout=_packed(dropout))
-    _run(target, chain.scratch, chain.launches, given)
+    _run(target, chain, given)
     if call.sinks is not None:
-        grads.sinks.copy_(_gradient_of_sinks(call, row_softmax, given["row_terms"]))
+        return grads._replace(sinks=_gradient_of_sinks(call.sinks, call, row_softmax, given["row_terms"]))
     return grads
 
 
@@ -77,18 +77,20 @@ def new_gradients(call: Call, wants_key_value: bool) -> Gradients:
         query=query.new_empty(query.shape),
         key=key.new_empty(key.shape if wants_key_value else 0),
         value=value.new_empty(value.shape if wants_key_value else 0),
-        sinks=query.new_empty(0 if sinks is None else sinks.shape, dtype=torch.float32),
+        sinks=query.new_zeros(0 if sinks is None else sinks.shape, dtype=torch.float32),
     )
 
 
-def _gradient_of_sinks(call: Call, row_softmax: torch.Tensor, row_terms: torch.Tensor) -> torch.Tensor:
+def _gradient_of_sinks(
+    sinks: torch.Tensor, call: Call, row_softmax: torch.Tensor, row_terms: torch.Tensor
+) -> torch.Tensor:
     """A sink is one more score of each row, whose value is 0: minus its weight times the row's term."""
     score = ScoreParams.of(call.softmax_scale, call.softcap, call.alibi_slopes is not None)
     row_max, log2_sum = row_softmax.unbind(-1)
-    distance = call.sinks.unsqueeze(-1) - score.scale * row_max
+    distance = sinks.unsqueeze(-1) - score.scale * row_max
     weights = distance.sub_(log2_sum, alpha=math.log(2)).clamp_(max=0).exp_()
     by_head = weights.mul_(row_terms).sum(dim=-1)
-    return by_head.reshape(-1, call.sinks.shape[0]).sum(dim=0).neg_()
+    return by_head.reshape(-1, sinks.shape[0]).sum(dim=0).neg_()
 
 
 def _have_elements(tensors: Dict[str, torch.Tensor]) -> bool:
@@ -104,16 +106,10 @@ def _packed(dropout: Dropout) -> Optional[Parameters]:
     return DropoutParams.of(dropout).pack() if dropout.dropout_p > 0 else None
 
 
-def _chain(plan: Optional[Plan]) -> Iterable[Plan]:
-    while plan is not None:
-        yield plan
-        plan = plan.then
-
-
-def _run(target: Target, scratch: Tuple[Scratch, ...], plans: Iterable[Plan], given: _Given) -> None:
-    """Runs a chain; what it leaves in its scratch is given then, too."""
+def _run(target: Target, chain: Chain, given: _Given) -> None:
+    """Runs the launches; what they leave in the scratch is given then, too."""
     device = given["query"].device
-    for name, shape in scratch:
+    for name, shape in chain.scratch:
         given[name] = torch.empty(shape, dtype=torch.float32, device=device)
-    for plan in plans:
+    for plan in chain.launches:
         target.launcher(plan, given)

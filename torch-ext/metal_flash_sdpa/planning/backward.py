@@ -18,19 +18,18 @@ import torch
 from ..call import DTYPES, Call
 from .backward_tiles import STORED_KEYS, KeysTile, QueriesTile, Tiles, choose
 from .device import Device
-from .forward import (
-    LAUNCH_WORK,
+from .plan import BackwardParams, Chain, ChunkParams, ForwardParams, Parameters, Plan, Scratch
+from .problem import (
     SIMD_WIDTH,
     UNBOUNDED,
-    _forward_params,
-    _Layout,
-    _Problem,
-    _query_tiles,
-    _refuse_too_many_rows,
-    _score_params,
-    _strides,
+    Layout,
+    Problem,
+    forward_params,
+    query_tiles,
+    refuse_too_many_rows,
+    score_params,
+    strides_of,
 )
-from .plan import BackwardParams, Chain, ChunkParams, ForwardParams, Parameters, Plan, Scratch
 
 TERMS_TOKENS = 8  # of a threadgroup; attention_backward_terms.metal: kTokens
 # Stored weights of a chunk, for each core: with CHUNK_KEYS keys, 8 tiles of 64 rows, which leave few cores idle at the
@@ -43,11 +42,11 @@ BYTES_OF_PAIR = 8  # of a row and a key: the weight and its gradient in fp32
 class _BackwardProblem(NamedTuple):
     """All that a chain depends on."""
 
-    forward: _Problem
-    grad_output: _Layout
-    grad_query: _Layout
-    grad_key: Optional[_Layout]  # None: A alone
-    grad_value: Optional[_Layout]
+    forward: Problem
+    grad_output: Layout
+    grad_query: Layout
+    grad_key: Optional[Layout]  # None: A alone
+    grad_value: Optional[Layout]
     has_grad_lse: bool
     has_dropout: bool
     longest_key: int  # bound of a sequence's keys
@@ -125,13 +124,13 @@ def _plan_backward(
     has_grad_lse: bool,
     has_dropout: bool,
 ) -> Chain:
-    forward = _Problem(
+    forward = Problem(
         device=device,
         dtype=dtype,
-        query=_Layout(*query),
-        key=_Layout(*key),
-        value=_Layout(*value),
-        output=_Layout(*output),
+        query=Layout(*query),
+        key=Layout(*key),
+        value=Layout(*value),
+        output=Layout(*output),
         batch=batch,
         max_pages=max_pages,
         alibi_dims=alibi_dims,
@@ -148,14 +147,14 @@ def _plan_backward(
         longest_key=max_seqlen_k,
         num_splits=1,
     )
-    params = _forward_params(forward)
-    _refuse_too_many_rows(params)
+    params = forward_params(forward)
+    refuse_too_many_rows(params)
     problem = _BackwardProblem(
         forward,
-        _Layout(*grad_output),
-        _Layout(*grad_query),
-        None if grad_key is None else _Layout(*grad_key),
-        None if grad_value is None else _Layout(*grad_value),
+        Layout(*grad_output),
+        Layout(*grad_query),
+        None if grad_key is None else Layout(*grad_key),
+        None if grad_value is None else Layout(*grad_value),
         has_grad_lse,
         has_dropout,
         max(1, min(max_seqlen_k, params.key_length)),
@@ -214,20 +213,21 @@ def _chain(problem: _BackwardProblem, forward: ForwardParams, tiles: Tiles) -> C
     queries, keys = tiles
     stores = problem.grad_key is not None
     num_heads_kv, packed = problem.forward.key.shape[-2], problem.forward.batch is not None
-    row_tiles = _query_tiles(forward, packed, queries.block_m)
+    row_tiles = query_tiles(forward, packed, queries.block_m)
     seen_keys = _keys_of_a_tile(problem, forward, queries)
     divides_keys = stores and seen_keys > CHUNK_KEYS
     chunk_keys = CHUNK_KEYS if divides_keys else seen_keys
     fitting = _tiles_of_a_chunk(problem, chunk_keys, tiles, stores)
     chunk_heads = max(1, min(num_heads_kv, fitting // row_tiles))
     chunk_heads = _even(num_heads_kv, chunk_heads)
-    chunk_tiles = _even(row_tiles, min(fitting, LAUNCH_WORK // (queries.block_m * keys.block_n * _columns(keys))))
+    work_of_keys = queries.block_m * keys.block_n * _columns(keys)  # of a tile of keys, for a tile of rows
+    chunk_tiles = _even(row_tiles, min(fitting, problem.forward.device.launch_work // work_of_keys))
     params = BackwardParams(
         forward=forward,
-        grad_output=_strides(problem.grad_output),
-        grad_query=_strides(problem.grad_query),
-        grad_key=_strides(problem.grad_key) if problem.grad_key else (0, 0, 0),
-        grad_value=_strides(problem.grad_value) if problem.grad_value else (0, 0, 0),
+        grad_output=strides_of(problem.grad_output),
+        grad_query=strides_of(problem.grad_query),
+        grad_key=strides_of(problem.grad_key) if problem.grad_key else (0, 0, 0),
+        grad_value=strides_of(problem.grad_value) if problem.grad_value else (0, 0, 0),
         stored_keys=chunk_keys,
         stored_tiles=chunk_tiles,
         sum_tiles=-(-problem.longest_key // keys.block_n),
@@ -271,10 +271,10 @@ def _keys_of_a_tile(problem: _BackwardProblem, forward: ForwardParams, tile: Que
 
 
 def _tiles_of_a_chunk(problem: _BackwardProblem, chunk_keys: int, tiles: Tiles, stores: bool) -> int:
-    """As many as SCRATCH_BYTES and LAUNCH_WORK allow, but one at least."""
+    """As many as SCRATCH_BYTES and a launch allow, but one at least."""
     cores, pairs = problem.forward.device.cores, tiles.queries.block_m * chunk_keys  # of a tile
     work = pairs * (2 * tiles.queries.head_dim + tiles.queries.value_dim)
-    by_work = max(1, LAUNCH_WORK // work) * cores
+    by_work = max(1, problem.forward.device.launch_work // work) * cores
     return max(1, min(by_work, SCRATCH_BYTES * cores // (pairs * BYTES_OF_PAIR))) if stores else by_work
 
 
@@ -318,10 +318,10 @@ def _queries_plan(
         source="attention_backward_queries.metal",
         kernel=tile.kernel(problem.forward.dtype),
         constants=tuple(constants.items()),
-        arguments=(params.pack(), _score_params(problem.forward).pack(), _softmax_scale(problem))
+        arguments=(params.pack(), score_params(problem.forward).pack(), _softmax_scale(problem))
         + ("query", "key", "value", "grad_output", "row_softmax", "row_terms", "grad_query")
         + tuple(name if constants[constant] else None for name, constant in optional.items()),
-        grid=(problem.forward.key.shape[-2], _query_tiles(params.forward, constants["is_packed"], tile.block_m), 1),
+        grid=(problem.forward.key.shape[-2], query_tiles(params.forward, constants["is_packed"], tile.block_m), 1),
         threads=(tile.simdgroups * SIMD_WIDTH, 1, 1),
         reason=f"{tile.block_m} rows a threadgroup, up to {params.stored_tiles} tiles and {params.stored_keys} keys of "
         f"each in a chunk, for {problem.forward.device.cores} cores of Apple{problem.forward.device.family}",

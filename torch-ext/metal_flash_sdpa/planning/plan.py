@@ -1,10 +1,10 @@
-"""A plan: what a launcher needs to run a kernel, and nothing else. The structs mirror flash_sdpa/params.h."""
+"""Plans: what a launcher needs to run kernels, and nothing else. The structs mirror flash_sdpa/params.h."""
 
 from __future__ import annotations
 
 import math
 import struct
-from typing import Iterable, List, Mapping, NamedTuple, Optional, Tuple, Union
+from typing import Iterable, List, Mapping, NamedTuple, Tuple, Union
 
 import torch
 
@@ -33,7 +33,7 @@ class Scratch(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """One kernel launch, complete but for the tensors, and the launch that must follow it."""
+    """One kernel launch, complete but for the tensors."""
 
     source: str  # file of flash_sdpa/ that holds the kernel
     kernel: str  # its host name
@@ -42,8 +42,6 @@ class Plan(NamedTuple):
     grid: Tuple[int, int, int]  # threadgroups
     threads: Tuple[int, int, int]  # threads of a threadgroup
     reason: str  # why this kernel and these tiles
-    scratch: Tuple[Scratch, ...] = ()  # what to allocate for this launch and all that follow
-    then: Optional[Plan] = None
     waits: bool = False  # for the GPU, before the next launch: so far they may have kept it for a second
 
     def buffers(self, given: Given) -> List[Union[torch.Tensor, Parameters, None]]:
@@ -201,17 +199,3 @@ class ScoreParams(NamedTuple):
 
 def _packed(fields: Tuple[int, ...]) -> Parameters:
     return Parameters("q", struct.pack(f"<{len(fields)}q", *fields))
-
-
-def in_ranges(plan: Plan, params: ForwardParams, tiles: int) -> Plan:
-    """The launch of a plan as a chain of launches, each of at most so many tiles of the grid's second axis; the last
-    tiles come first, as within a launch. All but the last wait. `params` is the plan's first argument, before it was
-    packed."""
-    x, all_tiles, z = plan.grid
-    chain = plan.then
-    for first in range(0, all_tiles, tiles):
-        arguments = params._replace(first_tile=first).pack(), *plan.arguments[1:]
-        grid = x, min(tiles, all_tiles - first), z
-        chain = plan._replace(arguments=arguments, grid=grid, scratch=(), then=chain, waits=first > 0)
-    assert chain is not None  # no grid is empty
-    return chain._replace(scratch=plan.scratch)

@@ -133,19 +133,22 @@ class Problem:
     def error(self, output: torch.Tensor, *grads: torch.Tensor, rows: int = 4) -> float:
         """Of what `solve` gives, as a part of what is allowed: of the last rows of each sequence, which see the most,
         and of the last keys and values, which only these rows see."""
-        window, scale = (self.workload.window_left, 0), self.workload.head_dim**-0.5
+        workload = self.workload
+        window, scale = (workload.window_left, 0), workload.head_dim**-0.5
         sinks = None if self.sinks is None else self.sinks.cpu()
         errors = []
         for place, (query, key, value) in enumerate(zip(*self._parts())):
-            rest, last = zip(*(tensor.detach().cpu().double().tensor_split([-rows]) for tensor in (query, key, value)))
-            last = [tensor.requires_grad_() for tensor in last]
-            keys, values = (torch.cat(parts) for parts in zip(rest[1:], last[1:]))
-            expected, _ = reference.attention(last[0], keys, values, scale, window, self.workload.softcap, None, sinks)
+            halves = (tensor.detach().cpu().double().tensor_split([-rows]) for tensor in (query, key, value))
+            rest, leaves = zip(*((first, last.requires_grad_()) for first, last in halves))
+            keys, values = (torch.cat(parts) for parts in zip(rest[1:], leaves[1:]))
+            expected, _ = reference.attention(
+                leaves[0], keys, values, scale, window, self.workload.softcap, None, sinks
+            )
             found = [self._last_rows(tensor, place, name, rows) for tensor, name in zip((output, *grads), "qqkv")]
             errors.append(reference.output_error(found[0], expected.detach(), value.detach().cpu()))
             if self.grad_output is not None:
                 grad_output = self._last_rows(self.grad_output, place, "q", rows).double()
-                for grad, right in zip(found[1:], torch.autograd.grad(expected, last, grad_output)):
+                for grad, right in zip(found[1:], torch.autograd.grad(expected, leaves, grad_output)):
                     errors.append(reference.gradient_error(grad, right))
         return reference.largest(errors)
 

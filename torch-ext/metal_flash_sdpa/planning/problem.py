@@ -1,0 +1,105 @@
+"""What a plan is made for, and what all kernels of a call are told of it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Optional, Tuple, Union
+
+import torch
+
+from .device import Device
+from .plan import ForwardParams, ScoreParams
+
+UNBOUNDED = 2**30  # the kernels' widest window: lengths stay below it, so that row arithmetic fits 32 bits
+SIMD_WIDTH = 32  # threads of a SIMD group; tile.h: kSimdWidth
+
+
+class Layout(NamedTuple):
+    shape: torch.Size
+    strides: Tuple[int, ...]
+    offset: Union[int, torch.SymInt]  # elements, modulo 16: all that alignment needs
+
+
+class Problem(NamedTuple):
+    """All that a plan depends on, and nothing else."""
+
+    device: Device
+    dtype: torch.dtype
+    query: Layout
+    key: Layout
+    value: Layout
+    output: Layout
+    batch: Optional[int]  # of packed sequences; None when dense
+    max_pages: Optional[int]  # of a sequence; None when not paged
+    alibi_dims: int  # of the slopes; 0 without
+    has_seqused_k: bool
+    has_sinks: bool
+    has_lse: bool
+    has_softmax: bool
+    has_dropout: bool
+    softmax_scale: float
+    window_left: int
+    window_right: int
+    softcap: float
+    is_decode: bool  # no sequence has more rows than a decode tile
+    longest_key: int  # bound of max_seqlen_k, rounded up to a power of two
+    num_splits: int  # 0 = the planner's choice
+
+
+def forward_params(problem: Problem) -> ForwardParams:
+    packed, paged = problem.batch is not None, problem.max_pages is not None
+    num_heads, num_heads_kv = problem.query.shape[-2], problem.key.shape[-2]
+    query_length = problem.query.shape[-3]
+    page_size = problem.key.shape[1] if paged else 0
+    return ForwardParams(
+        query=strides_of(problem.query),
+        key=strides_of(problem.key),
+        value=strides_of(problem.value),
+        output=strides_of(problem.output),
+        lse_batch_stride=0 if packed else num_heads * query_length,
+        lse_head_stride=query_length,
+        batch=problem.query.shape[0] if problem.batch is None else problem.batch,
+        query_length=query_length,
+        key_length=problem.key.shape[-3] if problem.max_pages is None else problem.max_pages * page_size,
+        head_dim=problem.query.shape[-1],
+        value_dim=problem.value.shape[-1],
+        heads_per_kv=num_heads // num_heads_kv,
+        window_left=_window(problem.window_left),
+        window_right=_window(problem.window_right),
+        num_pages=problem.key.shape[0] if paged else 0,
+        page_size=page_size,
+        block_table_stride=problem.max_pages or 0,
+        alibi_batch_stride=num_heads if problem.alibi_dims == 2 else 0,
+        num_splits=1,
+        output_split_stride=0,
+        lse_split_stride=0,
+        first_tile=0,
+    )
+
+
+def score_params(problem: Problem) -> ScoreParams:
+    return ScoreParams.of(problem.softmax_scale, problem.softcap, problem.alibi_dims > 0)
+
+
+def _window(size: int) -> int:
+    return min(size, UNBOUNDED) if size >= 0 else UNBOUNDED
+
+
+def strides_of(layout: Layout) -> Tuple[int, int, int]:
+    """(batch or page, token, head), in elements."""
+    *batch, token, head, _ = layout.strides
+    return (batch[0] if batch else 0, token, head)
+
+
+def refuse_too_many_rows(params: ForwardParams) -> None:
+    rows = params.query_length * params.heads_per_kv
+    if rows >= UNBOUNDED or params.key_length >= UNBOUNDED:
+        raise NotImplementedError(
+            f"the kernels count rows and keys in 32 bits: got {rows} query rows (tokens x query heads per key/value "
+            f"head) and {params.key_length} keys, allowed are fewer than {UNBOUNDED} of each"
+        )
+
+
+def query_tiles(params: ForwardParams, packed: bool, block_m: int) -> int:
+    """Tiles of query rows, as sequence.h hands them out: packed ones without knowing where a sequence ends."""
+    rows = params.query_length * params.heads_per_kv
+    return rows // block_m + params.batch + 2 if packed else -(-rows // block_m) * params.batch
