@@ -1,8 +1,8 @@
 """A sample of the texts that the run-time launcher gives to Apple's compiler, chosen to meet everything that they hold.
 
-The plans are those of the self-test's problems, for a GPU of each family, some also without log-sum-exp or with
-seqused_k. The sample holds every kind of loader, dtype, shape of tile and head_dim that they use, each loader with each
-dtype, and every function constant both true and false.
+The plans are those of the self-test's problems, for a GPU of each family, some also without log-sum-exp, with dropout
+or with seqused_k. The sample holds every kind of loader, dtype, shape of tile and head_dim that they use, each loader
+with each dtype, and every function constant both true and false.
 """
 
 from __future__ import annotations
@@ -52,10 +52,14 @@ def _planned(package) -> list[Specialisation]:
 
     def launcher(plan, tensors) -> None:
         planned.append(Specialisation(plan.source, plan.kernel, plan.constants))
+        if not dict(plan.constants).get("is_split"):  # no public call without a backward asks for it
+            constants = tuple({**dict(plan.constants), "writes_softmax": True}.items())
+            planned.append(Specialisation(plan.source, plan.kernel, constants))
 
     for number, case in enumerate(cases.random_cases(PROBLEMS, 0)):
         function, arguments = cases.call(case, torch.device("cpu"))
         arguments["return_attn_probs"] = number % 2 == 0
+        arguments["dropout_p"] = 0.1 if number % 7 == 0 else 0.0
         if "cu_seqlens_k" in arguments and number % 5 == 0:
             arguments["seqused_k"] = arguments["cu_seqlens_k"].diff()
         with package.launchers.use_launcher(launcher, devices[number % len(devices)]):
