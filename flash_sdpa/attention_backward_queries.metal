@@ -25,21 +25,21 @@ template <typename T, int kHeadDim, int kValueDim, int kBlockN, int kRowGroups, 
 [[kernel, max_total_threads_per_threadgroup(kRowGroups * kSlices * kSimdWidth)]] void attention_backward_queries(
     constant ChunkParams& chunk [[buffer(0)]], constant BackwardParams& params [[buffer(1)]],
     constant ScoreParams& score [[buffer(2)]], constant float& softmax_scale [[buffer(3)]],
-    device const T* query [[buffer(4)]],               // [batch, query_length, num_heads, head_dim]
-    device const T* key [[buffer(5)]],                 // [batch, key_length, num_heads_kv, head_dim]
-    device const T* value [[buffer(6)]],               // [batch, key_length, num_heads_kv, value_dim]
-    device const T* grad_output [[buffer(7)]],         // [batch, query_length, num_heads, value_dim]
-    device const float2* row_softmax [[buffer(8)]],    // [batch, num_heads, query_length]: row_max, log2_sum
-    device const float* row_terms [[buffer(9)]],       // [batch, num_heads, query_length]: delta
-    device T* grad_query [[buffer(10)]],               // [batch, query_length, num_heads, head_dim]
-    device float* weights [[buffer(11), function_constant(stores_weights)]],         // stored_weights.h
-    device float2* query_sums [[buffer(12), function_constant(carries_sums)]],       // of tiles that see more keys
-    device const int* cu_seqlens_q [[buffer(13), function_constant(is_packed)]],     // [batch + 1]
-    device const int* cu_seqlens_k [[buffer(14), function_constant(is_packed)]],     // [batch + 1]
-    device const int* seqused_k [[buffer(15), function_constant(has_seqused_k)]],    // [batch]
-    device const int* block_table [[buffer(16), function_constant(is_paged)]],       // [batch, block_table_stride]
-    device const float* alibi_slopes [[buffer(17), function_constant(has_alibi)]],   // [num_heads] or [batch, num_heads]
-    device const float* sinks [[buffer(18), function_constant(has_sinks)]],          // [num_heads]
+    device const T* query [[buffer(4)]],             // [batch, query_length, num_heads, head_dim]
+    device const T* key [[buffer(5)]],               // [batch, key_length, num_heads_kv, head_dim]
+    device const T* value [[buffer(6)]],             // [batch, key_length, num_heads_kv, value_dim]
+    device const T* grad_output [[buffer(7)]],       // [batch, query_length, num_heads, value_dim]
+    device const float2* row_softmax [[buffer(8)]],  // [batch, num_heads, query_length]: row_max, log2_sum
+    device const float* row_terms [[buffer(9)]],     // [batch, num_heads, query_length]: delta
+    device T* grad_query [[buffer(10)]],             // [batch, query_length, num_heads, head_dim]
+    device float* weights [[buffer(11), function_constant(stores_weights)]],        // stored_weights.h
+    device float2* query_sums [[buffer(12), function_constant(carries_sums)]],      // of tiles that see more keys
+    device const int* cu_seqlens_q [[buffer(13), function_constant(is_packed)]],    // [batch + 1]
+    device const int* cu_seqlens_k [[buffer(14), function_constant(is_packed)]],    // [batch + 1]
+    device const int* seqused_k [[buffer(15), function_constant(has_seqused_k)]],   // [batch]
+    device const int* block_table [[buffer(16), function_constant(is_paged)]],      // [batch, block_table_stride]
+    device const float* alibi_slopes [[buffer(17), function_constant(has_alibi)]],  // [num_heads] or [batch, num_heads]
+    device const float* sinks [[buffer(18), function_constant(has_sinks)]],         // [num_heads]
     constant DropoutParams& dropout_params [[buffer(19), function_constant(has_dropout)]],
     uint3 position [[threadgroup_position_in_grid]], uint3 grid [[threadgroups_per_grid]],
     uint simdgroup [[simdgroup_index_in_threadgroup]], uint lane_index [[thread_index_in_simdgroup]]) {
@@ -51,6 +51,7 @@ template <typename T, int kHeadDim, int kValueDim, int kBlockN, int kRowGroups, 
   constexpr int kBlockBytes = KeyTile::kBytes + ValueTile::kBytes;
   constexpr int kSliceBytes = slice_bytes<kRows, kBlockN, kSlices, kSimdgroups>();
   threadgroup float4 memory[(kBlockBytes + 2 * kSliceBytes) / 16];
+  threadgroup float2 saved[kSimdgroups * kRows];  // each row's softmax as the forward pass left it
 
   // This threadgroup's rows, and those of the keys they see that the chunk has.
   constant ForwardParams& forward = params.forward;
@@ -75,22 +76,23 @@ template <typename T, int kHeadDim, int kValueDim, int kBlockN, int kRowGroups, 
   const uint thread_index = (simdgroup * kSimdWidth + lane_index) % kThreads;  // which bounds it for the compiler
   const int slice = simdgroup % kSlices, row0 = tile.row0 + simdgroup / kSlices * kRows;
   const int first_column = slice * (kHeadDim / kSlices), first_value_column = slice * (kValueDim / kSlices);
-  RowRanges<kRows> visible(mask, row0, rows, tile.heads_per_kv, lane);
-  if (row0 >= rows) visible.at[0].end = 0;
+  Mask own_mask = mask;
+  if (row0 >= rows) own_mask.key_length = 0;
+  const RowRanges<kRows> visible(own_mask, row0, rows, tile.heads_per_kv, lane);
 
   threadgroup float2* slices = (threadgroup float2*)memory + kBlockBytes / sizeof(float2);
   KeyTile key_tile = {(threadgroup T*)memory, slice};
   ValueTile value_tile = {(threadgroup T*)memory + KeyTile::kBytes / sizeof(T), slice};
   RegisterTile<T, kRows, kHeadDim / kSlices> query_tile;
-  RegisterTile<T, kRows, kValueDim / kSlices> grad_tile;         // dO
-  RegisterTile<float, kRows, kBlockN> scores;                    // then weights
-  RegisterTile<float, kRows, kBlockN> grads;                     // of the weights, then of the scores
-  RegisterTile<float, kRows, kHeadDim / kSlices> accumulator;    // dQ, before it is scaled
+  RegisterTile<T, kRows, kValueDim / kSlices> grad_tile;       // dO
+  RegisterTile<float, kRows, kBlockN> scores;                  // then weights
+  RegisterTile<float, kRows, kBlockN> grads;                   // of the weights, then of the scores
+  RegisterTile<float, kRows, kHeadDim / kSlices> accumulator;  // dQ, before it is scaled
 
   const int head_dim = forward.head_dim, value_dim = forward.value_dim;
   load<KeyTile>(query_tile, tile.rows_of(query, forward.query, first_column, head_dim), row0, score.query_factor, lane);
-  load<ValueTile>(grad_tile, tile.rows_of(grad_output, params.grad_output, first_value_column, value_dim), row0, 1,
-                  lane);
+  load<ValueTile>(
+      grad_tile, tile.rows_of(grad_output, params.grad_output, first_value_column, value_dim), row0, 1, lane);
   RowSoftmax<kRows> softmax(score.scale_log2);
   softmax.load(row_softmax, forward, tile, row0, lane);
   const RowVector<kRows> delta = load_rows<kRows>(row_terms, forward, tile, row0, lane);
@@ -109,22 +111,26 @@ template <typename T, int kHeadDim, int kValueDim, int kBlockN, int kRowGroups, 
   const long sums_index = (position.x * params.stored_tiles + tile_index) * kSimdgroups + simdgroup;
   if (carries_sums && !turn.is_first) load_sums(accumulator, query_sums, sums_index, lane_index);
   else zero(accumulator);
+  device float* target = nullptr;  // where the next block's weights go
   if (stores_weights)
-    weights = stored_rows<kBlockM>(weights, params, position.x, tile_index, simdgroup / kSlices) + lane_index * 4;
+    target = stored_rows<kBlockM>(weights, params, position.x, tile_index, simdgroup / kSlices) + lane_index * 4;
+  device const float* own_sinks = nullptr;
+  if (has_sinks) own_sinks = sinks + tile.head(0);
 
   // In a first pass rows with large scores find their maximum and sum anew, over all keys that they see.
   bool recounts = any_simdgroup<kSimdgroups>((threadgroup bool*)memory, softmax.any_large(), simdgroup, lane_index);
-  if (recounts) softmax.online.start();
+  threadgroup float2* kept_softmax = saved + simdgroup * kRows + lane.row;
+  if (recounts) softmax.save(kept_softmax, lane);
   const bool sees_more = carries_sums && recounts;  // than the keys of the chunk
   KeyWalk<T, KeyStager::kStep> keys(
       tile.keys_of(key + key_stager.column, forward.key, sees_more ? blocks.begin : begin, 0, pages), key_stager.row);
-  KeyWalk<T, ValueStager::kStep> values(tile.keys_of(value + value_stager.column, forward.value, begin, 0, pages),
-                                        value_stager.row);
+  KeyWalk<T, ValueStager::kStep> values(
+      tile.keys_of(value + value_stager.column, forward.value, begin, 0, pages), value_stager.row);
   for (;;) {
     const int first_key = carries_sums && recounts ? blocks.begin : begin;
     const int end_key = carries_sums && recounts ? blocks.end : end;
     int key0 = first_key;
-    for (; key0 < end_key; key0 += kBlockN, weights += kBlockN * (2 * kFragment)) {
+    for (; key0 < end_key; key0 += kBlockN, target += kBlockN * (2 * kFragment)) {
       keys.rows.first = values.rows.first = key0;
       threadgroup_barrier(mem_flags::mem_threadgroup);  // all are done with the last block
       key_stager.stage(key_tile.data, keys, tile.key_length - key0);
@@ -142,8 +148,7 @@ template <typename T, int kHeadDim, int kValueDim, int kBlockN, int kRowGroups, 
         if (slice > 0 || has_dropout) zero(grads);
         else fill_negative(grads, delta);
         multiply_transposed(grads, grad_tile, value_tile, lane);  // dP - delta
-        if (kSlices > 1)
-          add_slices<kSlices>(slices + kSliceBytes / sizeof(float2), grads, simdgroup, lane_index);
+        if (kSlices > 1) add_slices<kSlices>(slices + kSliceBytes / sizeof(float2), grads, simdgroup, lane_index);
       }
       Kept<kRows> kept;
       if (has_dropout && !recounts) {
@@ -168,19 +173,13 @@ template <typename T, int kHeadDim, int kValueDim, int kBlockN, int kRowGroups, 
         drop(scores, kept);
         scale(scores, dropout_factor(dropout_params));
       }
-      if (stores_weights && is_seen) {
-        UNROLL for (short j = 0; j < kBlockN / kFragment; j++) {
-          const float2 weight = elements(scores.frag[0][j]), grad = elements(grads.frag[0][j]);
-          if (j % kSlices == slice)
-            *(device float4*)(weights + j * (4 * kSimdWidth)) = float4{weight[0], weight[1], grad[0], grad[1]};
-        }
-      }
+      if (stores_weights && is_seen) store_weights<kSlices>(target, scores, grads, slice);
       multiply(accumulator, grads, key_tile, lane);  // dQ += dS K
     }
     if (!recounts) break;
-    softmax.keep_large(score.scale, sinks + tile.head(0), row_softmax, forward, tile, row0, lane);
+    softmax.finish(kept_softmax, score.scale, own_sinks, row0, tile.heads_per_kv, lane);
     keys.rows.advance(begin - key0);
-    weights -= (key0 - first_key) * (2 * kFragment);
+    target -= (key0 - first_key) * (2 * kFragment);
     recounts = false;
   }
 

@@ -13,11 +13,11 @@ constant constexpr int kTokens = 8;  // of a threadgroup, a SIMD group each; pla
 template <typename T>
 [[kernel, max_total_threads_per_threadgroup(256)]] void attention_backward_terms(
     constant BackwardParams& params [[buffer(0)]],
-    device const T* output [[buffer(1)]],           // [(batch,) tokens, num_heads, value_dim]
-    device const T* grad_output [[buffer(2)]],      // the same
+    device const T* output [[buffer(1)]],            // [(batch,) tokens, num_heads, value_dim]
+    device const T* grad_output [[buffer(2)]],       // the same
     device const float2* row_softmax [[buffer(3)]],  // [(batch,) num_heads, tokens]: row_max, log2_sum
     device const float* grad_lse [[buffer(4), function_constant(has_grad_lse)]],  // [(batch,) num_heads, tokens]
-    device float* row_terms [[buffer(5)]],          // the same
+    device float* row_terms [[buffer(5)]],                                        // the same
     uint3 position [[threadgroup_position_in_grid]], uint simdgroup [[simdgroup_index_in_threadgroup]],
     uint lane [[thread_index_in_simdgroup]]) {
   constant ForwardParams& forward = params.forward;

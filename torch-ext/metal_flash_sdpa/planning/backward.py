@@ -18,8 +18,18 @@ import torch
 from ..call import DTYPES, Call
 from .backward_tiles import STORED_KEYS, KeysTile, QueriesTile, Tiles, choose
 from .device import Device
-from .forward import LAUNCH_WORK, SIMD_WIDTH, UNBOUNDED, _forward_params, _Layout, _Problem, _query_tiles
-from .forward import _refuse_too_many_rows, _score_params, _strides
+from .forward import (
+    LAUNCH_WORK,
+    SIMD_WIDTH,
+    UNBOUNDED,
+    _forward_params,
+    _Layout,
+    _Problem,
+    _query_tiles,
+    _refuse_too_many_rows,
+    _score_params,
+    _strides,
+)
 from .plan import BackwardParams, Chain, ChunkParams, ForwardParams, Parameters, Plan, Scratch
 
 TERMS_TOKENS = 8  # of a threadgroup; attention_backward_terms.metal: kTokens
@@ -147,7 +157,7 @@ def _plan_backward(
         None if grad_value is None else _Layout(*grad_value),
         has_grad_lse,
         has_dropout,
-        max(1, min(max_seqlen_k, params.key_length)),
+        params.key_length if batch is None else max(1, min(max_seqlen_k, params.key_length)),
     )
     tiles = choose(device, dtype, params.head_dim, params.value_dim)
     if 0 in query[0] or params.key_length == 0:
@@ -166,6 +176,7 @@ class Chunks:
     heads: range  # key/value heads, in steps of a chunk's
     tiles: range  # of query rows, of all sequences
     tokens: range  # keys of a sequence
+    tile_keys: int  # of a tile of keys, where there is one dense sequence; else 0
     halves: int  # of the scratch for sums of keys
 
     def __iter__(self) -> Iterator[Plan]:
@@ -175,24 +186,34 @@ class Chunks:
             for turn, first_tile in enumerate(self.tiles):
                 tiles = min(self.tiles.step, self.tiles.stop - first_tile)
                 for first_key in self.tokens:
+                    key_tiles = self.key_tiles(first_key)
                     chunk = ChunkParams(
                         first_head=first_head,
                         first_tile=first_tile,
                         end_tile=_end(self.tiles, first_tile),
                         first_key=first_key,
                         end_key=_end(self.tokens, first_key),
+                        first_key_tile=key_tiles.start,
                         carried_from=turn % self.halves,
                         carried_to=(turn + 1) % self.halves,
                     ).pack()
                     yield _of_chunk(self.queries, chunk, heads, tiles)
                     if self.keys is not None:
-                        yield _of_chunk(self.keys, chunk, heads, self.keys.grid[1])
+                        yield _of_chunk(self.keys, chunk, heads, len(key_tiles))
+
+    def key_tiles(self, first_key: int) -> range:
+        """Those that the chunk of these keys may meet: its own ones, where there is one dense sequence."""
+        count = 0 if self.keys is None else self.keys.grid[1]
+        if self.tile_keys == 0:
+            return range(count)
+        end_key = min(first_key + self.tokens.step, self.tokens.stop)
+        return range(first_key // self.tile_keys, -(-end_key // self.tile_keys))
 
 
-def _end(all_steps: range, first: int) -> int:
+def _end(steps: range, first: int) -> int:
     """Where the step from `first` on ends; the last one takes whatever may be left."""
-    end = first + all_steps.step
-    return end if end < all_steps.stop else UNBOUNDED
+    end = first + steps.step
+    return end if end < steps.stop else UNBOUNDED
 
 
 def _of_chunk(plan: Plan, chunk: Parameters, heads: int, tiles: int) -> Plan:
@@ -228,9 +249,11 @@ def _chain(problem: _BackwardProblem, forward: ForwardParams, tiles: Tiles) -> C
         heads=range(0, num_heads_kv, chunk_heads),
         tiles=range(0, row_tiles, chunk_tiles),
         tokens=range(0, problem.longest_key, CHUNK_KEYS if divides_keys else UNBOUNDED),
+        tile_keys=0 if packed or forward.batch > 1 else keys.block_n,
         halves=1 if forward.batch == 1 else 2,  # chunks that share a sequence with both neighbours
     )
-    scratch = [Scratch("row_terms", (*problem.forward.query.shape[:-3], problem.forward.query.shape[-2], forward.query_length))]
+    *lead, tokens, num_heads, _ = problem.forward.query.shape
+    scratch = [Scratch("row_terms", (*lead, num_heads, tokens))]
     if stores:
         scratch.append(Scratch("weights", (chunk_heads, chunk_tiles, queries.block_m, chunk_keys, 2)))
     if stores and divides_keys:
@@ -341,7 +364,9 @@ def _keys_plan(problem: _BackwardProblem, params: BackwardParams, tile: KeysTile
     )
 
 
-def _constants(problem: _BackwardProblem, params: BackwardParams, tile: Union[QueriesTile, KeysTile]) -> Dict[str, bool]:
+def _constants(
+    problem: _BackwardProblem, params: BackwardParams, tile: Union[QueriesTile, KeysTile]
+) -> Dict[str, bool]:
     """Those that both kernels have."""
     sizes = params.forward.head_dim, params.forward.value_dim
     return {

@@ -97,9 +97,7 @@ class Tiles(NamedTuple):
 Table = Tuple[Tiles, ...]
 
 
-def _row(
-    shape: Tuple[int, int], queries: Tuple[int, int, int], keys: Tuple[int, int, int]
-) -> Tiles:
+def _row(shape: Tuple[int, int], queries: Tuple[int, int, int], keys: Tuple[int, int, int]) -> Tiles:
     """queries: block_n, row_groups, slices; keys: columns, key_groups, block_m."""
     own = QueriesTile(*shape, *queries)
     return Tiles(own, KeysTile(*shape, *keys, own.block_m))
@@ -160,6 +158,6 @@ def choose(device: Device, dtype: torch.dtype, head_dim: int, value_dim: int) ->
         if head_dim <= row.queries.head_dim and value_dim <= row.queries.value_dim:
             return row
     raise NotImplementedError(
-        f"no Metal kernel for the gradients of head_dim {head_dim} and value head_dim {value_dim} in {dtype}; there are "
-        f"kernels for up to {SHAPES[-1][0]} in {', '.join(map(str, DTYPES))}"
+        f"no Metal kernel for gradients with head_dim {head_dim} and value head_dim {value_dim} in {dtype}; there are "
+        f"kernels for up to {SHAPES[-1][0]}, in {', '.join(map(str, DTYPES))}"
     )
