@@ -107,8 +107,9 @@ template <typename T, typename Element, int kHeadDim, int kValueDim, int kColumn
   constant ForwardParams& forward = params.forward;
   const int head_kv = int(chunk.first_head) + position.x;
   OwnKeys keys;
-  if (is_packed) keys = packed_keys<kKeys>(forward, cu_seqlens_q, cu_seqlens_k, head_kv, position.y);
-  else keys = dense_keys<kKeys>(forward, head_kv, position.y);
+  const int key_tile = int(chunk.first_key_tile) + position.y;
+  if (is_packed) keys = packed_keys<kKeys>(forward, cu_seqlens_q, cu_seqlens_k, head_kv, key_tile);
+  else keys = dense_keys<kKeys>(forward, head_kv, key_tile);
   if (keys.key0 >= keys.length) return;  // a surplus tile, or inconsistent cu_seqlens
   if (keys.key0 < chunk.first_key || keys.key0 >= chunk.end_key) return;
   QueryTile sequence = keys.sequence;
@@ -119,8 +120,9 @@ template <typename T, typename Element, int kHeadDim, int kValueDim, int kColumn
   const int heads_per_kv = sequence.heads_per_kv, rows = sequence.rows();
   const Mask mask = sequence.mask(forward), seers = mask.transposed(sequence.query_length);
   const int last_key = min(keys.key0 + kKeys, sequence.key_length) - 1;
-  const int first_seer = seers.visible(keys.key0).begin * heads_per_kv;
-  const int end_seer = last_key < keys.key0 ? 0 : seers.visible(last_key).end * heads_per_kv;
+  const bool is_used = last_key >= keys.key0;  // whether seqused_k leaves any of them
+  const int first_seer = is_used ? seers.visible(keys.key0).begin * heads_per_kv : 0;
+  const int end_seer = is_used ? seers.visible(last_key).end * heads_per_kv : 0;
   const int first_tile = is_packed ? sequence.query_start * heads_per_kv / kTileRows + sequence.sequence + 1
                                    : sequence.sequence * ((rows + kTileRows - 1) / kTileRows);
   const Turn turn(first_tile + first_seer / kTileRows, first_tile + (end_seer + kTileRows - 1) / kTileRows,

@@ -52,6 +52,7 @@ template <typename T, typename Element, int kHeadDim, int kValueDim, int kBlockN
   constexpr int kBlockBytes = KeyTile::kBytes + ValueTile::kBytes;
   constexpr int kSliceBytes = slice_bytes<kRows, kBlockN, kSlices, kSimdgroups>();
   threadgroup float4 memory[(kBlockBytes + 2 * kSliceBytes) / 16];
+  threadgroup float2 saved[kSimdgroups * kRows];  // each row's softmax as the forward pass left it
 
   // This threadgroup's rows, and those of the keys they see that the chunk has.
   constant ForwardParams& forward = params.forward;
@@ -76,8 +77,9 @@ template <typename T, typename Element, int kHeadDim, int kValueDim, int kBlockN
   const uint thread_index = (simdgroup * kSimdWidth + lane_index) % kThreads;  // which bounds it for the compiler
   const int slice = simdgroup % kSlices, row0 = tile.row0 + simdgroup / kSlices * kRows;
   const int first_column = slice * (kHeadDim / kSlices), first_value_column = slice * (kValueDim / kSlices);
-  RowRanges<kRows> visible(mask, row0, rows, tile.heads_per_kv, lane);
-  if (row0 >= rows) visible.at[0].end = 0;
+  Mask own_mask = mask;
+  if (row0 >= rows) own_mask.key_length = 0;
+  const RowRanges<kRows> visible(own_mask, row0, rows, tile.heads_per_kv, lane);
 
   threadgroup float2* slices = (threadgroup float2*)memory + kBlockBytes / sizeof(float2);
   KeyTile key_tile = {(threadgroup Element*)memory, slice};
@@ -110,12 +112,16 @@ template <typename T, typename Element, int kHeadDim, int kValueDim, int kBlockN
   const long sums_index = (position.x * params.stored_tiles + tile_index) * kSimdgroups + simdgroup;
   if (carries_sums && !turn.is_first) load_sums(accumulator, query_sums, sums_index, lane_index);
   else zero(accumulator);
+  device float* target = nullptr;  // where the next block's weights go
   if (stores_weights)
-    weights = stored_rows<kBlockM>(weights, params, position.x, tile_index, simdgroup / kSlices) + lane_index * 4;
+    target = stored_rows<kBlockM>(weights, params, position.x, tile_index, simdgroup / kSlices) + lane_index * 4;
+  device const float* own_sinks = nullptr;
+  if (has_sinks) own_sinks = sinks + tile.head(0);
 
   // In a first pass rows with large scores find their maximum and sum anew, over all keys that they see.
   bool recounts = any_simdgroup<kSimdgroups>((threadgroup bool*)memory, softmax.any_large(), simdgroup, lane_index);
-  if (recounts) softmax.online.start();
+  threadgroup float2* kept_softmax = saved + simdgroup * kRows + lane.row;
+  if (recounts) softmax.save(kept_softmax, lane);
   const bool sees_more = carries_sums && recounts;  // than the keys of the chunk
   KeyWalk<T, KeyStager::kStep> keys(
       tile.keys_of(key + key_stager.column, forward.key, sees_more ? blocks.begin : begin, 0, pages), key_stager.row);
@@ -125,7 +131,7 @@ template <typename T, typename Element, int kHeadDim, int kValueDim, int kBlockN
     const int first_key = carries_sums && recounts ? blocks.begin : begin;
     const int end_key = carries_sums && recounts ? blocks.end : end;
     int key0 = first_key;
-    for (; key0 < end_key; key0 += kBlockN, weights += kBlockN * (2 * kFragment)) {
+    for (; key0 < end_key; key0 += kBlockN, target += kBlockN * (2 * kFragment)) {
       keys.rows.first = values.rows.first = key0;
       threadgroup_barrier(mem_flags::mem_threadgroup);  // all are done with the last block
       key_stager.stage(key_tile.data, keys, tile.key_length - key0);
@@ -168,19 +174,13 @@ template <typename T, typename Element, int kHeadDim, int kValueDim, int kBlockN
         drop(scores, kept);
         scale(scores, dropout_factor(dropout_params));
       }
-      if (stores_weights && is_seen) {
-  UNROLL for (short j = 0; j < kBlockN / kFragment; j++) {
-          const float2 weight = elements(scores.frag[0][j]), grad = elements(grads.frag[0][j]);
-          if (j % kSlices == slice)
-            *(device float4*)(weights + j * (4 * kSimdWidth)) = float4{weight[0], weight[1], grad[0], grad[1]};
-        }
-      }
+      if (stores_weights && is_seen) store_weights<kSlices>(target, scores, grads, slice);
       multiply(accumulator, grads, key_tile, lane);  // dQ += dS K
     }
     if (!recounts) break;
-    softmax.keep_large(score.scale, sinks + tile.head(0), row_softmax, forward, tile, row0, lane);
+    softmax.finish(kept_softmax, score.scale, own_sinks, row0, tile.heads_per_kv, lane);
     keys.rows.advance(begin - key0);
-    weights -= (key0 - first_key) * (2 * kFragment);
+    target -= (key0 - first_key) * (2 * kFragment);
     recounts = false;
   }
 

@@ -27,13 +27,12 @@ struct RowSoftmax {
     }
   }
 
-  bool is_large(short i) const {
-    const float row_max = online.row_max.at[i];
+  bool is_large(float row_max) const {
     return row_max > kRowMaxFloor && abs(row_max) * online.scale_log2 > kLargeScore;
   }
   bool any_large() const {
     bool any = false;
-    UNROLL for (short i = 0; i < kRows / kFragment; i++) any = any || is_large(i);
+    UNROLL for (short i = 0; i < kRows / kFragment; i++) any = any || is_large(online.row_max.at[i]);
     return simd_any(any);
   }
 
@@ -49,20 +48,24 @@ struct RowSoftmax {
       }
   }
 
-  // After `online` has seen the scores of all keys: keeps what it found for rows that are large, and has the others as
-  // they were, so that no row depends on its neighbours. sinks: of the heads that share the key/value head.
-  void keep_large(float scale, device const float* sinks, device const float2* row_softmax,
-                  constant ForwardParams& params, QueryTile tile, int row0, Lane lane) {
-    RowExponentials<kRows> rows = online.finish(scale);
-    const RowVector<kRows> row_max = online.row_max;
-    if (has_sinks) rows.add_sinks(sinks, row0, tile.heads_per_kv, lane);
-    load(row_softmax, params, tile, row0, lane);
+  // Before `online` sees the scores of all keys: keeps what the forward pass left. A barrier comes before finish().
+  void save(threadgroup float2* memory, Lane lane) {
     UNROLL for (short i = 0; i < kRows / kFragment; i++)
-      if (is_large(i)) {
-        const float2 anew = rows.at[i].row_softmax(row_max.at[i], true);
-        online.row_max.at[i] = anew[0];
-        online.row_sum.at[i] = anew[1];
-      }
+      if (lane.column == 0) memory[i * kFragment] = float2{online.row_max.at[i], online.row_sum.at[i]};
+    online.start();
+  }
+
+  // Then: rows that are not large have again what was kept, so that no row depends on its neighbours. sinks: of the heads
+  // that share the key/value head.
+  void finish(threadgroup const float2* memory, float scale, device const float* sinks, int row0, int heads_per_kv,
+              Lane lane) {
+    RowExponentials<kRows> rows = online.finish(scale);
+    if (has_sinks) rows.add_sinks(sinks, row0, heads_per_kv, lane);
+    UNROLL for (short i = 0; i < kRows / kFragment; i++) {
+      const float2 anew = rows.at[i].row_softmax(online.row_max.at[i], true), kept = memory[i * kFragment];
+      online.row_max.at[i] = is_large(kept[0]) ? anew[0] : kept[0];
+      online.row_sum.at[i] = is_large(kept[0]) ? anew[1] : kept[1];
+    }
   }
 };
 

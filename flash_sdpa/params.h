@@ -76,6 +76,7 @@ struct ChunkParams {
   long first_head;
   long first_tile, end_tile;
   long first_key, end_key;
+  long first_key_tile;            // the first tile of keys, where they are one dense sequence's; else 0
   long carried_from, carried_to;  // which of two halves sums come from and go to
 };
-static_assert(sizeof(ChunkParams) == 7 * 8, "plan.ChunkParams packs 7 int64");
+static_assert(sizeof(ChunkParams) == 8 * 8, "plan.ChunkParams packs 8 int64");

@@ -32,6 +32,17 @@ inline device T* stored_rows(device T* stored, constant BackwardParams& params, 
   return stored + (tile * (kBlockM / kFragment) + rows_index) * stored_row_stride(params);
 }
 
+// Stores a lane's part of 8 rows of weights and their gradients. SIMD groups with slices of the same rows divide them.
+template <int kSlices, int kKeys>
+inline void store_weights(device float* target, thread RegisterTile<float, kFragment, kKeys>& weights,
+                          thread RegisterTile<float, kFragment, kKeys>& grads, int slice) {
+  UNROLL for (short j = 0; j < kKeys / kFragment; j++) {
+    const float2 weight = elements(weights.frag[0][j]), grad = elements(grads.frag[0][j]);
+    if (j % kSlices == slice)
+      *(device float4*)(target + j * (4 * kSimdWidth)) = float4{weight[0], weight[1], grad[0], grad[1]};
+  }
+}
+
 // A launch's part of the work on [begin, end), for one sum over it. The chunks of all launches lie end to end, the
 // first from 0 and the last to 2^30, so that each has its turn, and an empty one has it in one chunk.
 struct Turn {

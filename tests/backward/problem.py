@@ -65,6 +65,16 @@ class Problem:
         self.inputs = poisoned  # how a tensor lies in memory
 
 
+def of_call(query, key, value, fields, lse: bool, seed: int) -> Problem:
+    """The problem of a call that is there; fields: its other ones, by name."""
+    problem = Problem.__new__(Problem)
+    problem.query, problem.key, problem.value, problem.fields = query, key, value, fields
+    problem.grad_output = random_tensor(seed + 5, *query.shape[:-1], value.shape[-1], dtype=query.dtype)
+    problem.grad_lse = random_tensor(seed + 6, *query.shape[:-3], query.shape[-2], query.shape[-3]) if lse else None
+    problem.inputs = poisoned
+    return problem
+
+
 def run(
     kernel,
     problem,
@@ -76,13 +86,15 @@ def run(
     scratch=None,
     chunk_keys=None,
     factors=None,
+    dropout=None,
     rounding=0.0,
     row_max=None,
 ):
     """(gradients of query, key and value, Exact, plans): the chain, launch by launch, in NaN everywhere.
 
-    keys: whether key and value want gradients; scratch, chunk_keys: other budgets than the planner's; rounding: of the
-    forward pass, relative to each row's maximum; row_max: in the place of all of them.
+    factors, dropout: of exact(), and (probability, seed) of the kernels; keys: whether key and value want gradients;
+    scratch, chunk_keys: other budgets than the planner's; rounding: of the forward pass, relative to each row's
+    maximum; row_max: in the place of all of them.
     """
     launcher = launcher or SimulatedLauncher(check=True)
     backward = planner(kernel)
@@ -101,13 +113,19 @@ def run(
         grads[1:] = None, None
     device = kernel.device.Device(family, cores)
     with budgets(backward, scratch, chunk_keys):
-        chain = backward.plan_backward(device, call, grad_output, output, problem.grad_lse, grads, factors is not None)
+        chain = backward.plan_backward(device, call, grad_output, output, problem.grad_lse, grads, dropout is not None)
         plans = list(chain.launches)
     named = {**kernel.call.present(call), "output": output, "grad_output": grad_output, "grad_lse": problem.grad_lse}
     named |= {"row_softmax": row_softmax, "grad_query": grads[0], "grad_key": grads[1], "grad_value": grads[2]}
     named |= {part.name: torch.full(part.shape, math.nan) for part in chain.scratch}
+    if dropout is not None:
+        seed = torch.tensor([dropout[1]])
+        params = kernel.planning.plan.DropoutParams.of(kernel.call.Dropout(dropout[0], seed))
+        named["dropout"] = params.pack().data
     for plan in plans:
         launcher(plan, named)
+    if not plans:  # nothing to launch: the gradients are 0
+        grads = [grad if grad is None else torch.zeros_like(grad) for grad in grads]
     return grads, expected, plans
 
 

@@ -28,7 +28,7 @@ def test_the_same_bits(kernel, name, dtype, head_dim):
     """With other chunks of heads, of rows and of keys, in every order of threads."""
     problem = Problem(dtype, head_dim, **PROBLEMS[name])
     whole, expected, plans = run(kernel, problem, SimulatedLauncher())
-    assert_gradients(whole, expected.grads)
+    assert_gradients(problem, whole, expected.grads)
     assert len(plans) == 3
     counts = set()
     for number, budget in enumerate(SMALL):

@@ -47,15 +47,17 @@ FEATURES = {
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("mask", MASKS)
 def test_masks(kernel, mask, dtype):
-    grads, expected, _ = run(kernel, Problem(dtype, 64, **MASKS[mask]))
-    assert_gradients(grads, expected.grads)
+    problem = Problem(dtype, 64, **MASKS[mask])
+    grads, expected, _ = run(kernel, problem)
+    assert_gradients(problem, grads, expected.grads)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("feature", FEATURES)
 def test_features(kernel, feature, dtype):
-    grads, expected, _ = run(kernel, Problem(dtype, 32, **{"lengths": (70, 90), **FEATURES[feature]}))
-    assert_gradients(grads, expected.grads)
+    problem = Problem(dtype, 32, **{"lengths": (70, 90), **FEATURES[feature]})
+    grads, expected, _ = run(kernel, problem)
+    assert_gradients(problem, grads, expected.grads)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -64,8 +66,9 @@ def test_features(kernel, feature, dtype):
 )
 def test_head_dims(kernel, head_dims, dtype):
     head_dim, value_dim = head_dims
-    grads, expected, _ = run(kernel, Problem(dtype, head_dim, (45, 70), (4, 2), value_dim=value_dim, window=(-1, 0)))
-    assert_gradients(grads, expected.grads)
+    problem = Problem(dtype, head_dim, (45, 70), (4, 2), value_dim=value_dim, window=(-1, 0))
+    grads, expected, _ = run(kernel, problem)
+    assert_gradients(problem, grads, expected.grads)
 
 
 def apart(tensor):
@@ -83,7 +86,7 @@ def test_layouts(kernel, dtype, layout):
     problem = Problem(dtype, 64, (50, 61), (4, 2), window=(-1, 0))
     problem.inputs = layout
     grads, expected, _ = run(kernel, problem)
-    assert_gradients(grads, expected.grads)
+    assert_gradients(problem, grads, expected.grads)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -93,7 +96,7 @@ def test_an_expanded_gradient(kernel, dtype):
     problem.grad_output = problem.grad_output[:1, :1, :1].expand_as(problem.grad_output)
     problem.inputs = lambda tensor: tensor
     grads, expected, _ = run(kernel, problem)
-    assert_gradients(grads, expected.grads)
+    assert_gradients(problem, grads, expected.grads)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -111,7 +114,7 @@ def test_tokens_of_no_sequence(kernel, dtype):
     grads, expected, _ = run(kernel, problem)
     for grad in expected.grads[0], *grads[:1]:
         assert not grad[:5].any() and not grad[70:].any()
-    assert_gradients(grads, expected.grads)
+    assert_gradients(problem, grads, expected.grads)
 
 
 @pytest.mark.parametrize("layout", ["packed", "dense"])
@@ -125,7 +128,7 @@ def test_paged_keys(kernel, dtype, layout):
     problem.key, problem.value = (random_tensor(seed, 10, 16, 2, 64, dtype=dtype) for seed in (7, 8))
     problem.fields["max_seqlen_k"] = 80
     grads, expected, plans = run(kernel, problem, keys=False)
-    assert_gradients(grads, expected.grads[:1])
+    assert_gradients(problem, grads, expected.grads[:1])
     assert len(plans) == 2
 
 
@@ -138,6 +141,9 @@ def test_the_query_alone(kernel, dtype):
 
 
 def test_no_rows_or_no_keys(kernel):
-    """No launch: the gradients are 0, which is not the kernels' to write."""
-    for lengths in ((0, 5), (5, 0), [(0, 5)]):
-        assert run(kernel, Problem(torch.float16, 64, lengths))[2] == []
+    """No launch: the gradients are 0, which the caller writes."""
+    for lengths in ((0, 5), (5, 0), [(0, 5)], [(5, 0)]):
+        problem = Problem(torch.float16, 64, lengths)
+        grads, expected, plans = run(kernel, problem)
+        assert plans == []
+        assert_gradients(problem, grads, expected.grads)

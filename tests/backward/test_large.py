@@ -9,23 +9,10 @@ import pytest
 import torch
 from cases import DTYPES, random_tensor
 
-from .exact import bound
+from .exact import assert_gradients
 from .problem import Problem, run
 
-
-def largest(tensor) -> float:
-    return tensor.double().abs().max().item()
-
-
-def assert_right(problem, grads, expected) -> None:
-    """Sums of products of fp32 numbers: each gradient of a score is wrong by roundings of <grad_output, value>."""
-    product = 4e-6 * (problem.grad_output.double().abs() @ problem.value.double().abs().flatten(0, -2).T).max().item()
-    of_score = abs(problem.fields["softmax_scale"]) * product
-    rows = problem.query.shape[-3] * 2  # of a key
-    slack = of_score * largest(problem.key), of_score * largest(problem.query) * rows, 0
-    for name, grad, right, more in zip(("query", "key", "value"), grads, expected.grads, slack):
-        error = (grad.double() - right).abs().max().item()
-        assert error <= bound(right, grad.dtype) + more, f"{name}: {error:.3g}"
+ROWS = 100  # whose roundings a key adds up
 
 
 @pytest.mark.parametrize("rounding", [-1e-6, 0, 1e-6])
@@ -42,7 +29,7 @@ def test_the_forward_pass_rounds_otherwise(kernel, dtype, magnitude, chunk_keys,
     problem.key = (size * random_tensor(6, 1, 1, 2, 64).abs()).to(dtype).expand(1, 150, 2, 64).clone()
     problem.key[:, 3::5] = 0
     grads, expected, _ = run(kernel, problem, chunk_keys=chunk_keys, rounding=rounding)
-    assert_right(problem, grads, expected)
+    assert_gradients(problem, grads, expected.grads, more=ROWS)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -61,7 +48,7 @@ def test_sinks_beside_large_scores(kernel, sink):
     problem = Problem(torch.float32, 64, (40, 50), (2, 1), lse=False, scale=1.0, sinks=torch.tensor([sink, 0.0]))
     problem.query, problem.key = torch.full_like(problem.query, 4), torch.full_like(problem.key, 4)  # scores of 1024
     grads, expected, _ = run(kernel, problem, rounding=1e-6)
-    assert_right(problem, grads, expected)
+    assert_gradients(problem, grads, expected.grads, more=ROWS)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

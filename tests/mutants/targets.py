@@ -19,14 +19,13 @@ from reference import assert_lse, assert_output, attention
 from row_softmax import assert_weights
 from simulated_launcher import SimulatedLauncher
 
+from . import backward_cases
+from .backward_cases import Found
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 SEED = 2**40 + 12345
 TIMEOUT = 3  # seconds of processor time for one threadgroup
 BETWEEN_GROUPS = "race between threadgroups"  # what cu_seqlens that lie may lead to
-
-
-class Found(Exception):
-    """The checker found something."""
 
 
 def folder_of(file: str) -> pathlib.Path:
@@ -247,6 +246,9 @@ DROPOUT = "dropout.h"
 STAGED_TILE, DIRECT_TILE, OVERFLOW = "blocks_staged.h", "blocks_direct.h", "overflow.h"
 MASK, SOFTMAX, SCORE, PAGES, SEQUENCE = "mask.h", "softmax.h", "score.h", "pages.h", "sequence.h"
 
+TERMS, QUERIES, KEYS = (f"attention_backward_{name}.metal" for name in ("terms", "queries", "keys"))
+BACKWARD = GRADIENTS, STORED_WEIGHTS, _ = "gradients.h", "stored_weights.h", "staging.h"
+
 DECODE = {"num_heads_kv": 1, "lengths": ((2, 150), (1, 3), (2, 21))}
 WIDE = {"tokens": 20, "head_dim": 132, "value_dim": 40, "length": 50, "dtype": torch.float32}
 WIDE_DECODE = {"tokens": 2, "head_dim": 200, "value_dim": 200, "length": 50, "dtype": torch.float16}
@@ -255,6 +257,11 @@ ONE_ROW_OF_TILES = {"tokens": 2, "num_heads_kv": 1, "length": 600}
 MANY = {"tokens": 5, "num_heads_kv": 2, "head_dim": 100, "length": 100}
 FEW = {"tokens": 2, "num_heads_kv": 1, "head_dim": 36, "length": 300}
 IN_PARTS = {"tokens": 3, "head_dim": 64, "length": 200, "num_splits": 3}
+
+
+def _backward(how, case):
+    case(_kernel(), how.folder, how.check, how.fast_math)
+
 
 # The cases, each with the files whose mutants it is for: those of a file reach all of its lines, and no more are run.
 CASES = [
@@ -281,6 +288,12 @@ CASES = [
         functools.partial(_training, gpu=STAGED, tokens=3, head_dim=64, length=200, num_splits=3),
         {SOFTMAX, DROPOUT, COMBINE},
     ),
+    (functools.partial(_backward, case=backward_cases.packed), {TERMS, QUERIES, KEYS, *BACKWARD, MASK}),
+    (functools.partial(_backward, case=backward_cases.chunks), {QUERIES, KEYS, STORED_WEIGHTS}),
+    (functools.partial(_backward, case=backward_cases.features), {TERMS, QUERIES, KEYS, *BACKWARD}),
+    (functools.partial(_backward, case=backward_cases.dropout), {QUERIES, GRADIENTS}),
+    (functools.partial(_backward, case=backward_cases.slices), {QUERIES, KEYS, STORED_WEIGHTS}),
+    (functools.partial(_backward, case=backward_cases.large), {QUERIES, GRADIENTS, EXCHANGE}),
 ]
 
 

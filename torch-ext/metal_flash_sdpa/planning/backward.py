@@ -157,7 +157,7 @@ def _plan_backward(
         None if grad_value is None else Layout(*grad_value),
         has_grad_lse,
         has_dropout,
-        max(1, min(max_seqlen_k, params.key_length)),
+        params.key_length if batch is None else max(1, min(max_seqlen_k, params.key_length)),
     )
     tiles = choose(device, dtype, params.head_dim, params.value_dim)
     if 0 in query[0] or params.key_length == 0:
@@ -176,33 +176,53 @@ class Chunks:
     heads: range  # key/value heads, in steps of a chunk's
     tiles: range  # of query rows, of all sequences
     tokens: range  # keys of a sequence
+    tile_keys: int  # of a tile of keys, where there is one dense sequence; else 0
     halves: int  # of the scratch for sums of keys
+    rest: int  # chunks after which the launchers wait: they may have kept the GPU for a second
 
     def __iter__(self) -> Iterator[Plan]:
         yield self.terms
+        count = 0
         for first_head in self.heads:
             heads = min(self.heads.step, self.heads.stop - first_head)
             for turn, first_tile in enumerate(self.tiles):
                 tiles = min(self.tiles.step, self.tiles.stop - first_tile)
                 for first_key in self.tokens:
+                    key_tiles = self.key_tiles(first_key)
                     chunk = ChunkParams(
                         first_head=first_head,
                         first_tile=first_tile,
                         end_tile=_end(self.tiles, first_tile),
                         first_key=first_key,
                         end_key=_end(self.tokens, first_key),
+                        first_key_tile=key_tiles.start,
                         carried_from=turn % self.halves,
                         carried_to=(turn + 1) % self.halves,
                     ).pack()
-                    yield _of_chunk(self.queries, chunk, heads, tiles)
+                    count += 1
+                    launches = [_of_chunk(self.queries, chunk, heads, tiles)]
                     if self.keys is not None:
-                        yield _of_chunk(self.keys, chunk, heads, self.keys.grid[1])
+                        launches.append(_of_chunk(self.keys, chunk, heads, len(key_tiles)))
+                    launches[-1] = launches[-1]._replace(waits=count % self.rest == 0 and count < len(self))
+                    yield from launches
+
+    def __len__(self) -> int:
+        """Chunks."""
+        return len(self.heads) * len(self.tiles) * len(self.tokens)
+
+    def key_tiles(self, first_key: int) -> range:
+        """Those that the chunk of these keys may meet: its own ones, where there is one dense sequence."""
+        count = 0 if self.keys is None else self.keys.grid[1]
+        if self.tile_keys == 0:
+            return range(count)
+        end_key = min(first_key + self.tokens.step, self.tokens.stop)
+        return range(first_key // self.tile_keys, -(-end_key // self.tile_keys))
 
 
-def _end(all_steps: range, first: int) -> int:
+def _end(steps: range, first: int) -> int:
     """Where the step from `first` on ends; the last one takes whatever may be left."""
-    end = first + all_steps.step
-    return end if end < all_steps.stop else UNBOUNDED
+    end = first + steps.step
+    return end if end < steps.stop else UNBOUNDED
 
 
 def _of_chunk(plan: Plan, chunk: Parameters, heads: int, tiles: int) -> Plan:
@@ -222,6 +242,7 @@ def _chain(problem: _BackwardProblem, forward: ForwardParams, tiles: Tiles) -> C
     chunk_heads = _even(num_heads_kv, chunk_heads)
     work_of_keys = queries.block_m * keys.block_n * _columns(keys)  # of a tile of keys, for a tile of rows
     chunk_tiles = _even(row_tiles, min(fitting, problem.forward.device.launch_work // work_of_keys))
+    work = chunk_heads * chunk_tiles * queries.block_m * chunk_keys * (queries.head_dim + 2 * _columns(keys))
     params = BackwardParams(
         forward=forward,
         grad_output=strides_of(problem.grad_output),
@@ -239,11 +260,12 @@ def _chain(problem: _BackwardProblem, forward: ForwardParams, tiles: Tiles) -> C
         heads=range(0, num_heads_kv, chunk_heads),
         tiles=range(0, row_tiles, chunk_tiles),
         tokens=range(0, problem.longest_key, CHUNK_KEYS if divides_keys else UNBOUNDED),
+        tile_keys=0 if packed or forward.batch > 1 else keys.block_n,
         halves=1 if forward.batch == 1 else 2,  # chunks that share a sequence with both neighbours
+        rest=max(1, problem.forward.device.launch_work * problem.forward.device.cores // work),
     )
-    scratch = [
-        Scratch("row_terms", (*problem.forward.query.shape[:-3], problem.forward.query.shape[-2], forward.query_length))
-    ]
+    *lead, tokens, num_heads, _ = problem.forward.query.shape
+    scratch = [Scratch("row_terms", (*lead, num_heads, tokens))]
     if stores:
         scratch.append(Scratch("weights", (chunk_heads, chunk_tiles, queries.block_m, chunk_keys, 2)))
     if stores and divides_keys:

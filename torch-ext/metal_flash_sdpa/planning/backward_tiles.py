@@ -168,6 +168,6 @@ def choose(device: Device, dtype: torch.dtype, head_dim: int, value_dim: int) ->
         if head_dim <= row.queries.head_dim and value_dim <= row.queries.value_dim:
             return row
     raise NotImplementedError(
-        f"no Metal kernel for the gradients of head_dim {head_dim} and value head_dim {value_dim} in {dtype}; there "
-        f"are kernels for up to {SHAPES[-1][0]} in {', '.join(map(str, DTYPES))}"
+        f"no Metal kernel for gradients with head_dim {head_dim} and value head_dim {value_dim} in {dtype}; there are "
+        f"kernels for up to {SHAPES[-1][0]}, in {', '.join(map(str, DTYPES))}"
     )

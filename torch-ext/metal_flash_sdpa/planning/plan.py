@@ -141,6 +141,7 @@ class ChunkParams(NamedTuple):
     end_tile: int
     first_key: int
     end_key: int
+    first_key_tile: int
     carried_from: int
     carried_to: int
 

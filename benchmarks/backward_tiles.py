@@ -1,0 +1,88 @@
+"""The budget of the backward kernels, and the counters behind their table: python benchmarks/backward_tiles.py
+
+For each row of planning/backward_tiles.py, both kernels in fp16, bf16 and fp32: threadgroup memory, estimated live
+registers on Apple7 with nothing moved out of loops and with what LLVM moves out of them, instructions, and, for 512
+rows and keys without a mask, clocks on Apple7 and Apple9, the share of matrix products in them and the SIMD groups that
+a core holds. With --head-dim and --dtype fewer of them.
+
+Level: counters of the simulator and its cost model; nothing here was measured on a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import pathlib
+
+import kernels
+import torch
+from metal_simulator import Library
+from metal_simulator.profiler import cost_model, registers
+from tiles import CHIPS, ROOT
+
+FOLDER = ROOT / "flash_sdpa"
+LENGTH = 512
+COLUMNS = f"{'bytes':>6} {'regs':>6} {'moved':>6} {'instr':>6}" + "".join(
+    f" | {chip.name:>8} share held  rate" for chip in CHIPS
+)
+
+
+def launches(build, family: int, dtype: torch.dtype, head_dim: int, value_dim: int):
+    """(plan, tensors) of the queries' and the keys' kernel, for one head."""
+    generator = torch.Generator().manual_seed(0)
+    query, key, value, grad_output = (
+        torch.randn(1, LENGTH, 1, size, generator=generator).to(dtype)
+        for size in (head_dim, head_dim, value_dim, value_dim)
+    )
+    usual = {**dict.fromkeys(build.call.TENSORS), "query": query, "key": key, "value": value}
+    usual |= {"max_seqlen_q": LENGTH, "max_seqlen_k": LENGTH, "softmax_scale": head_dim**-0.5, "softcap": 0.0}
+    usual |= {"window_left": -1, "window_right": -1, "num_splits": 0}
+    backward = importlib.import_module(f"{build.__name__}.planning.backward")
+    device = build.device.Device(family, 64)
+    grads = tuple(map(torch.empty_like, (query, key, value)))
+    chain = backward.plan_backward(device, build.call.Call(**usual), grad_output, grad_output, None, grads, False)
+    tensors = {"query": query, "key": key, "value": value, "output": grad_output, "grad_output": grad_output}
+    tensors |= {"row_softmax": torch.full((1, 1, LENGTH, 2), 5.0)}
+    tensors |= {f"grad_{name}": grad for name, grad in zip(("query", "key", "value"), grads)}
+    tensors |= {scratch.name: torch.zeros(scratch.shape) for scratch in chain.scratch}
+    _, queries, keys = chain.launches
+    return [(queries, tensors), (keys, tensors)]
+
+
+def describe(plan, tensors) -> str:
+    """One line on a kernel."""
+    kernel = Library(FOLDER / plan.source, include=[FOLDER]).kernel(plan.kernel, dict(plan.constants))
+    buffers = [tensors[a] if isinstance(a, str) else a and a.data for a in plan.arguments]
+    profile, budget = kernel.profile(buffers, plan.grid, plan.threads), kernel.budget()
+    live, hoisted = registers.of_family(budget.registers_by_family, CHIPS[0].family)
+    line = f"{plan.kernel[19:]:38} {budget.threadgroup_bytes:6} {live:6.1f} {hoisted:6.1f} {budget.instructions:6}"
+    for chip in CHIPS:
+        prediction = cost_model.predict(profile, chip)
+        clocks = sum(cost_model.clocks(profile.rows[index].classes, chip.family) for index in profile.order)
+        held = prediction.occupancy
+        line += f" | {clocks / 1e6:8.3f} {100 * prediction.matrix_share:5.1f}% {held.simdgroups:3} {held.rate:5.2f}"
+    return line
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--head-dim", type=int, help="that of one row")
+    parser.add_argument("--dtype", choices=["f16", "bf16", "f32"])
+    options = parser.parse_args()
+    build = kernels.get_local_kernel(pathlib.Path(ROOT / "build"))
+    table = importlib.import_module(f"{build.__name__}.planning.backward_tiles")
+    print(__doc__.split("\n\n", 1)[1])
+    seen: set = set()
+    for family, by_dtype in table.TABLES.items():
+        for dtype, name in build.call.DTYPES.items():
+            print(f"{f'Apple{family} {name}':38} {COLUMNS}    Mclocks, products, SIMD groups, rate")
+            for row in by_dtype[dtype]:
+                wanted = options.head_dim in (None, row.queries.head_dim) and options.dtype in (None, name)
+                for plan, tensors in launches(build, family, dtype, *row.queries[:2]) if wanted else ():
+                    if plan.kernel not in seen:
+                        seen.add(plan.kernel)
+                        print(describe(plan, tensors), flush=True)
+
+
+if __name__ == "__main__":
+    main()

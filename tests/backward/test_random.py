@@ -1,0 +1,50 @@
+"""All features together, at random, in poisoned surroundings, beside float64; some of them under the checker.
+
+Levels: simulation; checker. 150 problems, or as many times more as --shards says.
+"""
+
+from __future__ import annotations
+
+from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import strategies as st
+from simulated_launcher import SimulatedLauncher
+from test_features import arguments, problems
+
+from .exact import assert_gradients
+from .problem import of_call, run
+
+BUDGETS = st.sampled_from([{}, {}, {"scratch": 1}, {"scratch": 10**5}, {"chunk_keys": 128}])
+
+
+def search(shard, examples, check):
+    """`check` on random problems and budgets; the shard is the seed."""
+
+    @seed(shard)
+    @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(problem=problems(), budget=BUDGETS, lse=st.booleans())
+    def each(problem, budget, lse):
+        check(problem, budget, lse)
+
+    each()
+
+
+def compare(kernel, problem, budget, lse, **settings):
+    query, key, value, fields, _ = arguments(problem)
+    call = of_call(query, key, value, fields, lse, problem["seed"])
+    family, cores = problem["device"]
+    launcher = SimulatedLauncher(order=problem["seed"], **settings)
+    keys = fields["block_table"] is None
+    grads, expected, _ = run(kernel, call, launcher, keys=keys, family=family, cores=cores, **budget)
+    assert_gradients(call, grads, expected.grads)
+
+
+def test_simulated(kernel, shard):
+    search(shard, 120, lambda *problem: compare(kernel, *problem))
+
+
+def test_checked(kernel, shard):
+    search(shard, 20, lambda *problem: compare(kernel, *problem, check=True))
+
+
+def test_fast_math(kernel, shard):
+    search(shard, 10, lambda *problem: compare(kernel, *problem, fast_math=True))
