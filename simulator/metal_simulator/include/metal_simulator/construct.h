@@ -9,7 +9,8 @@ struct __constructor {
   }
   template <typename A>
   static METAL_FUNC constexpr T make(A a) {
-    if constexpr (__is_same(T, bfloat) && __is_same(A, half)) return static_cast<bfloat>(float(a));
+    if constexpr (__is_pointer(T)) return (T)a;
+    else if constexpr (__is_same(T, bfloat) && __is_same(A, half)) return static_cast<bfloat>(float(a));
     else if constexpr (__is_same(T, half) && __is_same(A, bfloat)) return static_cast<half>(float(a));
     else return static_cast<T>(a);
   }
@@ -77,19 +78,25 @@ METAL_FUNC constexpr T __convert(A a) {
   return __constructor<T>::make(a);
 }
 
+// A vector from braces; components that are not named are 0.
+template <typename T, typename... A>
+METAL_FUNC constexpr T __filled(A... a) {
+  return T{typename __is_vector<T>::scalar(a)...};
+}
+
 // A copy of an object in constant memory; every address space is the same memory on this machine.
 template <typename T>
 METAL_FUNC constexpr T __copy(const __constant T& object) {
   return __builtin_bit_cast(T, object);
 }
 template <typename T>
-METAL_FUNC __value_t<T> __copy(const T& object) {
+METAL_FUNC constexpr __value_t<T> __copy(const T& object) {
   return object;
 }
 
-// What repairs.py puts around operands that clang refuses.
+// A value that a `thread T&` can name until the end of the expression.
 template <typename T>
-struct __temporary {  // a value that a `thread T&` can name until the end of the expression
+struct __temporary {
   T value;
   METAL_FUNC constexpr thread T& get() { return *addrspace_cast<thread T*>(&value); }
 };
@@ -97,53 +104,39 @@ template <typename T>
 METAL_FUNC constexpr __temporary<T> __lasting(T value) {
   return {value};
 }
+// What is added to a pointer: an object that stands for an integer is none to clang here.
 template <typename T>
-METAL_FUNC auto __integer(T value) {
+METAL_FUNC constexpr auto __integer(T value) {
   if constexpr (__is_class(T)) return long(value);
   else return value;
 }
-template <typename T> struct __scalar_operand {
+// What a bool becomes on its way to a T: as a vector's components it is 1, where clang has -1.
+template <typename T> struct __of_bool { using type = bool; };
+template <typename T, int N> struct __of_bool<__vec<T, N>> { using type = int; };
+template <typename T> using __of_bool_t = typename __of_bool<__value_t<T>>::type;
+// A number beside what may be a vector of a smaller type.
+template <typename T> struct __number {
   T value;
-  METAL_FUNC operator T() const { return value; }
-  template <typename U, int N> METAL_FUNC operator vec<U, N>() const { return vec<U, N>(U(value)); }
+  METAL_FUNC constexpr operator T() const { return value; }
 };
 template <typename T>
-METAL_FUNC __scalar_operand<T> __operand(T value) {
+METAL_FUNC constexpr __number<T> __beside(T value) {
   return {value};
 }
-#define __METAL_SCALAR_OPERAND(op)                                                                            \
-  template <typename T, int N, typename S>                                                                    \
-  METAL_FUNC auto operator op(vec<T, N> v, __scalar_operand<S> s) { return v op vec<T, N>(T(s.value)); }      \
-  template <typename T, int N, typename S>                                                                    \
-  METAL_FUNC auto operator op(__scalar_operand<S> s, vec<T, N> v) { return vec<T, N>(T(s.value)) op v; }
+#define __METAL_BESIDE(op)                                                                                        \
+  template <typename T, int N, typename S>                                                                        \
+  METAL_FUNC constexpr auto operator op(__vec<T, N> v, __number<S> s) { return v op __vec<T, N>(__constructor<T>::make(s.value)); } \
+  template <typename T, int N, typename S>                                                                        \
+  METAL_FUNC constexpr auto operator op(__number<S> s, __vec<T, N> v) { return __vec<T, N>(__constructor<T>::make(s.value)) op v; }
 // clang-format off
-__METAL_SCALAR_OPERAND(+) __METAL_SCALAR_OPERAND(-) __METAL_SCALAR_OPERAND(*) __METAL_SCALAR_OPERAND(/)
-__METAL_SCALAR_OPERAND(%) __METAL_SCALAR_OPERAND(&) __METAL_SCALAR_OPERAND(|) __METAL_SCALAR_OPERAND(^)
-__METAL_SCALAR_OPERAND(<<) __METAL_SCALAR_OPERAND(>>) __METAL_SCALAR_OPERAND(<) __METAL_SCALAR_OPERAND(>)
-__METAL_SCALAR_OPERAND(<=) __METAL_SCALAR_OPERAND(>=) __METAL_SCALAR_OPERAND(==) __METAL_SCALAR_OPERAND(!=)
+__METAL_BESIDE(+) __METAL_BESIDE(-) __METAL_BESIDE(*) __METAL_BESIDE(/)
+__METAL_BESIDE(<) __METAL_BESIDE(>) __METAL_BESIDE(<=) __METAL_BESIDE(>=) __METAL_BESIDE(==) __METAL_BESIDE(!=)
+#define __METAL_BESIDE_IN(op, space)                                                                              \
+  template <typename T, int N, typename S>                                                                        \
+  METAL_FUNC void operator op##=(space __vec<T, N>& v, __number<S> s) { v = v op __vec<T, N>(__constructor<T>::make(s.value)); }
+#define __METAL_BESIDE_ASSIGN(op) __METAL_BESIDE_IN(op, thread) __METAL_BESIDE_IN(op, device) __METAL_BESIDE_IN(op, threadgroup)
+__METAL_BESIDE_ASSIGN(+) __METAL_BESIDE_ASSIGN(-) __METAL_BESIDE_ASSIGN(*) __METAL_BESIDE_ASSIGN(/)
 // clang-format on
-#define __METAL_SCALAR_ASSIGN_IN(op, space)                                                                   \
-  template <typename T, int N, typename S>                                                                    \
-  METAL_FUNC void operator op##=(space vec<T, N>& v, __scalar_operand<S> s) { v = v op vec<T, N>(T(s.value)); }
-#define __METAL_SCALAR_ASSIGN(op)                                                                             \
-  __METAL_SCALAR_ASSIGN_IN(op, thread) __METAL_SCALAR_ASSIGN_IN(op, device) __METAL_SCALAR_ASSIGN_IN(op, threadgroup)
-// clang-format off
-__METAL_SCALAR_ASSIGN(+) __METAL_SCALAR_ASSIGN(-) __METAL_SCALAR_ASSIGN(*) __METAL_SCALAR_ASSIGN(/)
-// clang-format on
-
-// (float4) x is written __cast<float4>() ->* x, an operator that binds almost as tightly as a cast.
-template <typename T> struct __cast {};
-template <typename T, typename A>
-METAL_FUNC constexpr T operator->*(__cast<T>, A a) {
-  if constexpr (__is_pointer(T)) return (T)a;
-  else return __construct<T>(a);
-}
-template <typename T> struct __negated_cast {};
-template <typename T> METAL_FUNC constexpr __negated_cast<T> operator-(__cast<T>) { return {}; }
-template <typename T, typename A>
-METAL_FUNC constexpr T operator->*(__negated_cast<T>, A a) {
-  return -__construct<T>(a);
-}
 }  // namespace metal
 
 template <typename T, typename U>
