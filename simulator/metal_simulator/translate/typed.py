@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import Callable, Dict, List, Optional
 
-from clang.cindex import Cursor, CursorKind, TypeKind, conf
+from clang.cindex import Cursor, CursorKind, Type, TypeKind, conf
 
 from .cursors import (
     first_expression,
@@ -151,13 +151,11 @@ class _Edits:
         begin, end = span(cursor)
         made, given = meaning(cursor.type), operands(cursor)
         first = next(cursor.get_children(), None)
-        if made.components == 1:
-            if len(given) == 1 and span(given[0]) == (begin, end):
-                self._copy(given[0])
+        if len(given) == 1 and span(given[0]) == (begin, end) and meaning(given[0].type) == made:
+            self._copy(given[0])
+        elif made.components == 1:
             return
-        if made.name.startswith("::metal::vec") is False:
-            return
-        if len(given) == 1 and span(given[0]) == (begin, end):
+        elif len(given) == 1 and span(given[0]) == (begin, end):
             self._implicit(cursor, given[0], parent)
         elif self.text[end - 1] == "}":
             self._braces(cursor, begin, end, made, given, parent)
@@ -213,31 +211,27 @@ class _Edits:
         self.edits.append(Edit(end - 1, end, ")"))
 
     def _list(self, cursor: Cursor, parent: Optional[Cursor]) -> None:
-        """Vectors in the braces of an array or a struct: libclang gives no type for braces in braces."""
-        kind = cursor.type.get_canonical()
-        if kind.kind in (TypeKind.CONSTANTARRAY, TypeKind.INCOMPLETEARRAY):
-            self._elements(cursor, lambda i: kind.element_type)
-        elif kind.kind == TypeKind.RECORD:
-            fields = [f.type for f in kind.get_fields()]
-            self._elements(cursor, lambda i: fields[i] if i < len(fields) else None)
+        """What the braces of an array or a struct have in them: libclang shows it without conversions."""
+        if cursor.type.kind != TypeKind.VOID:
+            self._elements(cursor, cursor.type.get_canonical())
 
-    def _elements(self, cursor: Cursor, type_of) -> None:
-        for i, kid in enumerate(k for k in cursor.get_children() if k.kind.is_expression()):
-            kind = type_of(i)
-            if kid.kind != CursorKind.INIT_LIST_EXPR or kind is None or kid.type.kind != TypeKind.VOID:
-                continue
-            kind, made = kind.get_canonical(), meaning(kind)
-            if made.components > 1:
+    def _elements(self, cursor: Cursor, kind: Type) -> None:
+        kids = [k for k in cursor.get_children() if k.kind.is_expression()]
+        if kind.kind in (TypeKind.CONSTANTARRAY, TypeKind.INCOMPLETEARRAY):
+            types = [kind.element_type] * len(kids)
+        else:
+            types = [f.type for f in kind.get_fields()] if kind.kind == TypeKind.RECORD else []
+        for kid, kind in zip(kids, types):
+            made = meaning(kind)
+            if kid.kind != CursorKind.INIT_LIST_EXPR:
+                if made.components > 1 and made.scalar != "bool" and meaning(written_type(kid)).name == "bool":
+                    self._wrap(kid, f"{made.scalar}(", ")")
+                self._copy(kid)
+            elif kid.type.kind == TypeKind.VOID and made.components > 1:
                 given = [k for k in kid.get_children() if k.kind.is_expression()]
                 self._braces(kid, *span(kid), made, given, None)
-                for part in given:
-                    if made.scalar != "bool" and meaning(part.type).scalar == "bool" and len(given) == 1:
-                        self._wrap(part, f"{made.scalar}(", ")")
-            elif kind.kind == TypeKind.CONSTANTARRAY:
-                self._elements(kid, lambda i, of=kind: of.element_type)
-            elif kind.kind == TypeKind.RECORD:
-                fields = [f.type for f in kind.get_fields()]
-                self._elements(kid, lambda i, of=fields: of[i] if i < len(of) else None)
+            elif kid.type.kind == TypeKind.VOID:
+                self._elements(kid, kind.get_canonical())
 
     def _unresolved(self, cursor: Cursor, parent: Optional[Cursor]) -> None:
         """A call in a template whose function, or constructor, depends on the template's parameters."""
@@ -331,9 +325,14 @@ class _Edits:
         """An object of a class that is copied out of constant memory."""
         inner = unwrapped(cursor)
         classes = inner.type.get_canonical().kind == TypeKind.RECORD or is_dependent(inner.type)
-        if space(inner) == "global_device" and classes and meaning(inner.type).components == 1:
+        if space(inner) == "global_device" and classes and self._is_class(inner):
             if not is_value(inner, self.text):
                 self._wrap(cursor, "::metal::__copy(", ")")
+
+    def _is_class(self, cursor: Cursor) -> bool:
+        """Whether the expression's type is a class to clang, as vectors are not, but for those of bool."""
+        of = meaning(cursor.type)
+        return of.components == 1 or of.scalar == "bool"
 
     # Casts.
 

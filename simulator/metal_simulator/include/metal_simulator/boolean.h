@@ -5,15 +5,15 @@ namespace metal {
 template <int N>
 struct alignas(N == 3 ? 4 : N) __bool_vector : __components<bool, N> {
   __bool_vector() = default;
-  METAL_FUNC constexpr __bool_vector(bool all) {
+  METAL_FUNC constexpr __bool_vector(bool all) : __components<bool, N>() {
     for (int i = 0; i < N; i++) this->component[i] = all;
   }
   template <typename T>
-  METAL_FUNC explicit constexpr __bool_vector(__vec<T, N> v) {
+  METAL_FUNC explicit constexpr __bool_vector(__vec<T, N> v) : __components<bool, N>() {
     for (int i = 0; i < N; i++) this->component[i] = v[i] != T(0);
   }
   template <typename A, typename B, typename... R>
-  METAL_FUNC constexpr __bool_vector(A a, B b, R... rest) {
+  METAL_FUNC constexpr __bool_vector(A a, B b, R... rest) : __components<bool, N>() {
     constexpr int given = ((__is_vector<A>::size + __is_vector<B>::size) + ... + __is_vector<R>::size);
     static_assert(given == N, "wrong number of components for a bool vector");
     int at = 0;

@@ -36,6 +36,11 @@ METAL_FUNC void __append_all(__private S* to, A a, R... rest) {
 template <typename T, int N>
 struct __constructor<T, true, N> {
   using S = typename __is_vector<T>::scalar;
+  // Where constants are evaluated, a vector has no components.
+  template <typename A> static METAL_FUNC constexpr T __components_of(A a) {
+    if constexpr (__is_class(A) || __is_class(T)) return T{};
+    else return __builtin_convertvector(a, T);
+  }
   static METAL_FUNC constexpr T make() { return T{}; }
   template <typename A>
   static METAL_FUNC constexpr T make(A a) {
@@ -43,6 +48,7 @@ struct __constructor<T, true, N> {
       static_assert(__is_vector<A>::size == N, "a vector is constructed from a vector of another length");
       using C = __constructor<S>;
       if constexpr (__is_same(A, T)) return a;
+      else if (!__is_class(A) && __builtin_is_constant_evaluated()) return __components_of(a);
       else if constexpr (N == 2) return T{C::make(a[0]), C::make(a[1])};
       else if constexpr (N == 3) return T{C::make(a[0]), C::make(a[1]), C::make(a[2])};
       else return T{C::make(a[0]), C::make(a[1]), C::make(a[2]), C::make(a[3])};

@@ -35,16 +35,16 @@ template <typename T, int N>
 struct vec : __components<T, N> {
   vec() = default;
   template <typename A, typename = typename __when<__is_number<A>, A>::type>
-  constexpr vec(A all) {
+  constexpr vec(A all) : __components<T, N>() {
     for (int i = 0; i < N; i++) this->component[i] = T(all);
   }
   template <typename U>
-  constexpr explicit vec(vec<U, N> v) {
+  constexpr explicit vec(vec<U, N> v) : __components<T, N>() {
     for (int i = 0; i < N; i++) this->component[i] = T(v.component[i]);
   }
   template <typename A, typename B, typename... R,
             typename = typename __when<((__width<A>::value + __width<B>::value) + ... + __width<R>::value) <= N, A>::type>
-  constexpr vec(A a, B b, R... rest) {
+  constexpr vec(A a, B b, R... rest) : __components<T, N>() {
     int at = 0;
     __append(at, a), __append(at, b), (__append(at, rest), ...);
     while (at < N) this->component[at++] = T(0);
