@@ -81,6 +81,15 @@ def is_pointer(kind: Type) -> bool:
     return kind.get_canonical().kind in (TypeKind.POINTER, TypeKind.CONSTANTARRAY, TypeKind.INCOMPLETEARRAY)
 
 
+def stands_for_integer(kind: Type) -> bool:
+    """Whether it is a class that converts to an integer."""
+    declared = kind.get_canonical().get_declaration()
+    conversions = (c for c in declared.get_children() if c.kind == CursorKind.CONVERSION_FUNCTION)
+    return kind.get_canonical().kind == TypeKind.RECORD and any(
+        TypeKind.BOOL.value <= c.result_type.get_canonical().kind.value <= TypeKind.INT128.value for c in conversions
+    )
+
+
 def space(cursor: Cursor) -> str:
     """Address space of the object that an expression names: global_device (constant), global, local or ""."""
     kind = cursor.type

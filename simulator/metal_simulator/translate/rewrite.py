@@ -79,13 +79,12 @@ def _taken(declarations: Declarations) -> List[Tuple[int, int]]:
     for function in declarations.functions:
         if function.kernel:
             taken += [(e.start, e.end) for e in _drop_attributes(tokens, function.start, function.body)]
-            taken += [(tokens[a].start, tokens[b].end) for a, b, _ in _parameter_attributes(tokens, function)]
     return taken + [(tokens[i.start].start, tokens[i.end].end) for i in declarations.instantiations]
 
 
 def _common_edits(declarations: Declarations, edits: List[Edit], limit: bool = False) -> List[Edit]:
     tokens = declarations.tokens
-    edits = edits + space_edits(tokens) + input_edits(declarations) + _literals(tokens)
+    edits = _literals(tokens) + edits + space_edits(tokens) + input_edits(declarations)
     edits += _redeclarations(declarations) + _rendering(declarations)
     number = 0
     for function in declarations.functions:

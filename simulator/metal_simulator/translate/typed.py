@@ -27,6 +27,7 @@ from .cursors import (
     operator_of,
     space,
     span,
+    stands_for_integer,
     unwrapped,
     written,
     written_type,
@@ -64,6 +65,7 @@ class _Edits:
             CursorKind.CSTYLE_CAST_EXPR: self._cast,
             CursorKind.CXX_STATIC_CAST_EXPR: self._static_cast,
             CursorKind.CONDITIONAL_OPERATOR: self._conditional,
+            CursorKind.UNEXPOSED_EXPR: self._refused,
             CursorKind.INIT_LIST_EXPR: self._list,
             CursorKind.VAR_DECL: self._variable,
             CursorKind.CONSTRUCTOR: self._constructor,
@@ -113,7 +115,7 @@ class _Edits:
             self._of_bool(kids[1], self._slice(kids[0]))
             self._copy(kids[1])
         for kid, other in (kids, kids[::-1]):
-            if operator in ("+", "-", "+=", "-=") and is_pointer(other.type):
+            if operator in ("+", "-", "+=", "-=") and (is_pointer(other.type) or stands_for_integer(kid.type)):
                 self._offset(kid)
             compound = cursor.kind == CursorKind.COMPOUND_ASSIGNMENT_OPERATOR
             if operator.rstrip("=") in ("+", "-", "*", "/", "<", ">", "", "!") and not (compound and kid == kids[0]):
@@ -288,6 +290,8 @@ class _Edits:
         if called.kind == CursorKind.CONSTRUCTOR and len(given) == 1 and span(given[0]) == span(cursor):
             if meaning(given[0].type).name == meaning(cursor.type).name:
                 return
+        if not self._is_own(called) and called.kind != CursorKind.FUNCTION_DECL:
+            return
         for parameter, argument in zip(called.get_arguments(), given):
             if self._is_thread_reference(parameter):
                 self._bound(argument, parameter.type.get_pointee())
@@ -325,7 +329,8 @@ class _Edits:
         """An object of a class that is copied out of constant memory."""
         inner = unwrapped(cursor)
         classes = inner.type.get_canonical().kind == TypeKind.RECORD or is_dependent(inner.type)
-        if space(inner) == "global_device" and classes and self._is_class(inner):
+        member = inner.kind == CursorKind.DECL_REF_EXPR and inner.type.kind == TypeKind.DEPENDENT
+        if (space(inner) == "global_device" or (member and "::" in self._slice(inner))) and classes and self._is_class(inner):
             if not is_value(inner, self.text):
                 self._wrap(cursor, "::metal::__copy(", ")")
 
@@ -336,8 +341,10 @@ class _Edits:
 
     # Casts.
 
-    def _needs_construction(self, cursor: Cursor, operand: Optional[Cursor]) -> bool:
-        made = meaning(cursor.type)
+    def _needs_construction(self, cursor: Cursor) -> bool:
+        made, operand = meaning(cursor.type), first_expression(cursor)
+        while operand is not None and span(operand) == span(cursor) and operands(operand):
+            operand = operands(operand)[0]
         if cursor.type.kind in (TypeKind.LVALUEREFERENCE, TypeKind.RVALUEREFERENCE) or is_pointer(cursor.type):
             return False
         if made.name in _CONVERTED and operand is not None:
@@ -346,13 +353,13 @@ class _Edits:
         return made.components > 1 or is_dependent(cursor.type)
 
     def _functional_cast(self, cursor: Cursor, parent: Optional[Cursor]) -> None:
-        if self._needs_construction(cursor, first_expression(cursor)):
+        if self._needs_construction(cursor):
             if self.text[span(cursor)[1] - 1] == ")":
                 self._construct(cursor)
 
     def _cast(self, cursor: Cursor, parent: Optional[Cursor]) -> None:
         """(T)x as ::metal::__construct<T>(x)."""
-        if not self._needs_construction(cursor, first_expression(cursor)):
+        if not self._needs_construction(cursor):
             return
         begin, end = span(cursor)
         closing = self.reading.brackets.get(self.reading.at(begin))
@@ -363,7 +370,7 @@ class _Edits:
             self.wraps.append(Wrap(begin, end, "", ")"))
 
     def _static_cast(self, cursor: Cursor, parent: Optional[Cursor]) -> None:
-        if self._needs_construction(cursor, first_expression(cursor)):
+        if self._needs_construction(cursor):
             begin = span(cursor)[0]
             self.edits.append(Edit(begin, begin + len("static_cast"), "::metal::__convert"))
 
@@ -374,8 +381,17 @@ class _Edits:
             a, b = written(kids[1]), written(kids[2])
             if space(a) != space(b) and not is_pointer(a.type) and not is_pointer(b.type):
                 for kid in kids[1:]:
-                    if not is_value(kid, self.text):
-                        self._wrap(kid, "::metal::__copy(", ")")
+                    self._wrap(kid, "::metal::__copy(", ")")
+
+    def _refused(self, cursor: Cursor, parent: Optional[Cursor]) -> None:
+        """`a ? b : c` of a class, in different address spaces: libclang refuses it, too."""
+        kids = list(cursor.get_children())
+        if len(kids) == 3 and all(k.kind.is_expression() for k in kids):
+            ends = [span(kid) for kid in kids]
+            between = [self.text[ends[i][1] : ends[i + 1][0]].strip() for i in (0, 1)]
+            if between == ["?", ":"]:
+                self.reading.settled.add(self.text.index("?", ends[0][1]))
+                self._conditional(cursor, parent)
 
     # Declarations.
 
@@ -394,7 +410,8 @@ class _Edits:
         plain = kind.kind != TypeKind.AUTO and not is_pointer(kind)
         needed = made.components > 1 or is_dependent(kind)
         if values and made.name in _CONVERTED:
-            needed = meaning(written_type(values[-1])).name in _CONVERTED - {made.name}
+            value = (operands(values[-1]) or [values[-1]])[0] if values[-1].spelling == "bfloat" else values[-1]
+            needed = meaning(written_type(value)).name in _CONVERTED - {made.name}
         if after.text == "(" and values and plain and needed:
             end = self.reading.tokens[name].end
             value = f" = ::metal::__construct<::metal::__value_t<decltype({cursor.spelling})>>"

@@ -87,7 +87,11 @@ METAL_FUNC constexpr T __convert(A a) {
 // A vector from braces; components that are not named are 0.
 template <typename T, typename... A>
 METAL_FUNC constexpr T __filled(A... a) {
-  return T{typename __is_vector<T>::scalar(a)...};
+  constexpr int missing = __is_vector<T>::size - (0 + ... + __is_vector<A>::size);
+  if constexpr (missing <= 0 || missing == __is_vector<T>::size) return __construct<T>(a...);
+  else if constexpr (missing == 1) return __construct<T>(a..., 0);
+  else if constexpr (missing == 2) return __construct<T>(a..., 0, 0);
+  else return __construct<T>(a..., 0, 0, 0);
 }
 
 // A copy of an object in constant memory; every address space is the same memory on this machine.

@@ -18,36 +18,56 @@ namespace metal {
 template <bool b, typename T> struct __when {};
 template <typename T> struct __when<true, T> { using type = T; };
 template <typename A> constexpr bool __is_number = __is_arithmetic(A) || __is_enum(A) || __is_same(A, half);
+template <typename A, typename T> using __when_number = typename __when<__is_number<A>, T>::type;
 }  // namespace metal
 
+struct bfloat;
+namespace metal {
+template <> constexpr bool __is_number<bfloat> = true;
+template <typename A> struct __beside_bfloat : __when<__is_number<A>, float> {};
+template <> struct __beside_bfloat<bool> : __when<true, bfloat> {};
+template <> struct __beside_bfloat<int> : __when<true, bfloat> {};
+template <> struct __beside_bfloat<unsigned> : __when<true, bfloat> {};
+}  // namespace metal
+#define __METAL_BFLOAT_OPERATOR(op)                                                                                      \
+  friend constexpr bfloat operator op(bfloat a, bfloat b) { return float(a) op float(b); }                                                      \
+  template <typename A> friend constexpr typename metal::__beside_bfloat<A>::type operator op(bfloat a, A b) { return float(a) op float(b); }   \
+  template <typename A> friend constexpr typename metal::__beside_bfloat<A>::type operator op(A a, bfloat b) { return float(a) op float(b); }   \
+  template <typename A> friend constexpr bfloat& operator op##=(bfloat& a, A b) { return a = a op bfloat(b); }                              \
+  template <typename A> friend constexpr metal::__when_number<A, A&> operator op##=(A& a, bfloat b) { return a = A(a op float(b)); }
+#define __METAL_BFLOAT_COMPARISON(op)                                                                                    \
+  friend constexpr bool operator op(bfloat a, bfloat b) { return float(a) op float(b); }                                                    \
+  template <typename A> friend constexpr metal::__when_number<A, bool> operator op(bfloat a, A b) { return float(a) op float(b); }          \
+  template <typename A> friend constexpr metal::__when_number<A, bool> operator op(A a, bfloat b) { return float(a) op float(b); }
 // clang converts no half to bfloat, Metal does.
 struct bfloat {
   unsigned short bits;
   bfloat() = default;
-  template <typename A, typename = typename metal::__when<metal::__is_number<A>, A>::type> constexpr bfloat(A) : bits(0) {}
-  template <typename A, typename metal::__when<__is_same(A, float), int>::type = 0> constexpr operator A() const { return 0; }
+  template <typename A, typename = metal::__when_number<A, A>> constexpr bfloat(A a) : bits(__rounded(float(a))) {}
+  template <typename A, typename metal::__when<__is_same(A, float), int>::type = 0> constexpr operator A() const { return __builtin_bit_cast(float, unsigned(bits) << 16); }
   template <typename A, typename metal::__when<metal::__is_number<A> && !__is_same(A, float), int>::type = 0>
-  explicit constexpr operator A() const { return A(0); }
+  explicit constexpr operator A() const { return A(float(*this)); }
+  static constexpr unsigned short __rounded(float x) {
+    unsigned word = __builtin_bit_cast(unsigned, x);
+    return (word + 0x7fff + (word >> 16 & 1)) >> 16;
+  }
+  // clang-format off
+  __METAL_BFLOAT_OPERATOR(+) __METAL_BFLOAT_OPERATOR(-) __METAL_BFLOAT_OPERATOR(*) __METAL_BFLOAT_OPERATOR(/)
+  __METAL_BFLOAT_COMPARISON(<) __METAL_BFLOAT_COMPARISON(>) __METAL_BFLOAT_COMPARISON(<=)
+  __METAL_BFLOAT_COMPARISON(>=) __METAL_BFLOAT_COMPARISON(==) __METAL_BFLOAT_COMPARISON(!=)
+  // clang-format on
+  constexpr bfloat operator-() const { return -float(*this); }
+  constexpr bfloat operator+() const { return *this; }
+  constexpr bfloat& operator++() { return *this; }
+  constexpr bfloat operator++(int) { return *this; }
+  constexpr bfloat& operator--() { return *this; }
+  constexpr bfloat operator--(int) { return *this; }
 };
-namespace metal {
-template <> constexpr bool __is_number<bfloat> = true;
-template <typename A> using __beside_bfloat = typename __when<__is_integral(A), bfloat>::type;
-}  // namespace metal
-#define __METAL_BFLOAT_OPERATOR(op)                                                                     \
-  constexpr bfloat operator op(bfloat, bfloat) { return 0; }                                            \
-  constexpr float operator op(bfloat, float) { return 0; }                                              \
-  constexpr float operator op(float, bfloat) { return 0; }                                              \
-  template <typename A> constexpr metal::__beside_bfloat<A> operator op(bfloat, A) { return 0; }        \
-  template <typename A> constexpr metal::__beside_bfloat<A> operator op(A, bfloat) { return 0; }        \
-  template <typename A> constexpr bfloat& operator op##=(bfloat& a, A) { return a; }
-__METAL_BFLOAT_OPERATOR(+)
-__METAL_BFLOAT_OPERATOR(-)
-__METAL_BFLOAT_OPERATOR(*)
-__METAL_BFLOAT_OPERATOR(/)
-constexpr bfloat operator-(bfloat a) { return a; }
-constexpr bfloat operator+(bfloat a) { return a; }
-constexpr bfloat operator""bf(long double) { return 0; }
-constexpr bfloat operator""BF(long double) { return 0; }
+constexpr bfloat operator""_b(long double x) { return float(x); }
+// In front of the bracket that closes a constructor's parameters: what says that it constructs in an address space.
+struct _G {};
+struct _L {};
+struct _C {};
 constexpr half operator""h(long double x) { return half(x); }
 constexpr half operator""H(long double x) { return half(x); }
 template <typename T> constexpr bool is_function_constant_defined(const T&) { return true; }

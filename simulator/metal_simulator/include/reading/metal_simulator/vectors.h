@@ -34,6 +34,10 @@ template <typename T, int N> constexpr T __component_of(const vec<T, N>& v, int 
 template <typename T, int N>
 struct vec : __components<T, N> {
   vec() = default;
+  vec(const vec&) = default;
+  vec& operator=(const vec&) = default;
+  template <typename V, typename = typename __when<__is_same(V, vec), V>::type> constexpr vec(const volatile V& v);
+  template <typename V, typename = typename __when<__is_same(V, vec), V>::type> void operator=(const V&) volatile;
   template <typename A, typename = typename __when<__is_number<A>, A>::type>
   constexpr vec(A all) : __components<T, N>() {
     for (int i = 0; i < N; i++) this->component[i] = T(all);
