@@ -119,7 +119,7 @@ def written_type(cursor: Cursor) -> Type:
     while cursor != inner:
         kind = cursor.type
         cursor = next(cursor.get_children())
-    return kind if inner.type.spelling == _PSEUDO else inner.type
+    return kind if is_swizzle(inner) else inner.type
 
 
 def unwrapped(cursor: Cursor) -> Cursor:
@@ -177,7 +177,7 @@ def is_value(cursor: Cursor, text: str) -> bool:
         a, b = written(kids[1]), written(kids[2])
         return is_value(a, text) or is_value(b, text) or meaning(a.type) != meaning(b.type)
     if kind == CursorKind.MEMBER_REF_EXPR:
-        if cursor.type.spelling == _PSEUDO or (kids and is_component(cursor, text) and is_dependent(kids[0].type)):
+        if is_swizzle(cursor) or (kids and is_component(cursor, text) and is_dependent(kids[0].type)):
             return True
         return bool(kids) and not is_pointer(kids[0].type) and is_value(kids[0], text)
     if kind == CursorKind.ARRAY_SUBSCRIPT_EXPR:
@@ -187,6 +187,10 @@ def is_value(cursor: Cursor, text: str) -> bool:
         constants = (CursorKind.ENUM_CONSTANT_DECL, CursorKind.TEMPLATE_NON_TYPE_PARAMETER)
         return named is not None and named.kind in constants
     return False
+
+
+def is_swizzle(cursor: Cursor) -> bool:
+    return cursor.type.spelling == _PSEUDO
 
 
 def is_component(cursor: Cursor, text: str) -> bool:

@@ -107,9 +107,11 @@ def _readable(text: str, declarations: Declarations, taken: List[Tuple[int, int]
     parts, position = [], 0
     for start, end, put in sorted(places, key=lambda place: (place[0], -place[1])):
         if start >= position:
-            parts += [text[position:start], put, re.sub(r"[^\n]", " ", text[start + len(put) : end])]
-            position = max(end, start + len(put))
-    return re.sub(r"[^\x00-\x7f]", "_", "".join([*parts, text[position:]]))
+            lines = text.count("\n", start, end)
+            parts += [text[position:start], put, "\n" * lines, " " * (end - start - len(put) - lines)]
+            position = end
+    readable = "".join([*parts, text[position:]])
+    return readable if readable.isascii() else re.sub(r"[^\x00-\x7f]", "_", readable)
 
 
 def _put_differently(tokens: List[Token]) -> Iterator[Tuple[int, int, str]]:

@@ -18,9 +18,9 @@ from clang.cindex import Cursor, CursorKind, Type, TypeKind, conf
 
 from .cursors import (
     first_expression,
-    is_component,
     is_dependent,
     is_pointer,
+    is_swizzle,
     is_value,
     meaning,
     operands,
@@ -65,6 +65,7 @@ class _Edits:
             CursorKind.CSTYLE_CAST_EXPR: self._cast,
             CursorKind.CXX_STATIC_CAST_EXPR: self._static_cast,
             CursorKind.CONDITIONAL_OPERATOR: self._conditional,
+            CursorKind.MEMBER_REF_EXPR: self._member,
             CursorKind.UNEXPOSED_EXPR: self._refused,
             CursorKind.INIT_LIST_EXPR: self._list,
             CursorKind.VAR_DECL: self._variable,
@@ -80,19 +81,19 @@ class _Edits:
         }
 
     def visit(self, cursor: Cursor, parent: Optional[Cursor]) -> None:
-        handler = self.handlers.get(cursor.kind)
+        handler, kids = self.handlers.get(cursor.kind), list(cursor.get_children())
         if handler:
-            handler(cursor, parent)
-        for child in cursor.get_children():
-            self.visit(child, cursor)
+            handler(cursor, parent, kids)
+        for kid in kids:
+            self.visit(kid, cursor)
 
     def _wrap(self, cursor: Cursor, before: str, after: str) -> None:
         self.wraps.append(Wrap(*span(cursor), before, after))
 
     # Operators.
 
-    def _operator(self, cursor: Cursor, parent: Optional[Cursor]) -> None:
-        operator, kids = operator_of(cursor, self.text), list(cursor.get_children())
+    def _operator(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
+        operator = operator_of(cursor, self.text)
         if not any(is_dependent(kid.type) for kid in kids):
             if operator in ("+", "-", "+=", "-=") and any(is_pointer(kid.type) for kid in kids):
                 for kid in kids:
@@ -134,25 +135,24 @@ class _Edits:
 
     # Calls: of functions, constructors and overloaded operators.
 
-    def _call(self, cursor: Cursor, parent: Optional[Cursor]) -> None:
+    def _call(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
         operator, called = operator_of(cursor, self.text), cursor.referenced
         if operator and called is None:
-            kids = [k for k in cursor.get_children() if self._slice(k) != operator or k.kind.is_expression() and k.type]
             kids = [k for k in kids if not next(iter(k.get_children()), k).kind == CursorKind.OVERLOADED_DECL_REF]
             self._dependent(cursor, operator, kids)
         elif called is None or called.kind not in _FUNCTIONS:
-            self._unresolved(cursor, parent)
+            self._unresolved(cursor, parent, kids)
         elif called.kind == CursorKind.CONSTRUCTOR:
-            self._constructed(cursor, parent)
+            self._constructed(cursor, parent, kids)
         elif operator in _COMPARISONS and meaning(cursor.type).scalar == "bool" and meaning(cursor.type).components > 1:
             self._wrap(cursor, "::metal::__comparison(", ")")
         if called is not None and called.kind in _FUNCTIONS:
             self._arguments(cursor, called, operator)
 
-    def _constructed(self, cursor: Cursor, parent: Optional[Cursor]) -> None:
+    def _constructed(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
         begin, end = span(cursor)
         made, given = meaning(cursor.type), operands(cursor)
-        first = next(cursor.get_children(), None)
+        first = kids[0] if kids else None
         if len(given) == 1 and span(given[0]) == (begin, end) and meaning(given[0].type) == made:
             self._copy(given[0])
         elif made.components == 1:
@@ -212,7 +212,7 @@ class _Edits:
             self.edits[-1] = Edit(begin, opening + 1, f"::metal::__filled<{made.name}>(")
         self.edits.append(Edit(end - 1, end, ")"))
 
-    def _list(self, cursor: Cursor, parent: Optional[Cursor]) -> None:
+    def _list(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
         """What the braces of an array or a struct have in them: libclang shows it without conversions."""
         if cursor.type.kind != TypeKind.VOID:
             self._elements(cursor, cursor.type.get_canonical())
@@ -235,9 +235,8 @@ class _Edits:
             elif kid.type.kind == TypeKind.VOID:
                 self._elements(kid, kind.get_canonical())
 
-    def _unresolved(self, cursor: Cursor, parent: Optional[Cursor]) -> None:
+    def _unresolved(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
         """A call in a template whose function, or constructor, depends on the template's parameters."""
-        kids = list(cursor.get_children())
         begin, end = span(cursor)
         if not kids:
             return
@@ -352,12 +351,12 @@ class _Edits:
             return is_dependent(of) or meaning(of).name in _CONVERTED - {made.name}
         return made.components > 1 or is_dependent(cursor.type)
 
-    def _functional_cast(self, cursor: Cursor, parent: Optional[Cursor]) -> None:
+    def _functional_cast(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
         if self._needs_construction(cursor):
             if self.text[span(cursor)[1] - 1] == ")":
                 self._construct(cursor)
 
-    def _cast(self, cursor: Cursor, parent: Optional[Cursor]) -> None:
+    def _cast(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
         """(T)x as ::metal::__construct<T>(x)."""
         if not self._needs_construction(cursor):
             return
@@ -369,35 +368,38 @@ class _Edits:
             self.edits.append(Edit(close.start, close.end, ">("))
             self.wraps.append(Wrap(begin, end, "", ")"))
 
-    def _static_cast(self, cursor: Cursor, parent: Optional[Cursor]) -> None:
+    def _static_cast(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
         if self._needs_construction(cursor):
             begin = span(cursor)[0]
             self.edits.append(Edit(begin, begin + len("static_cast"), "::metal::__convert"))
 
-    def _conditional(self, cursor: Cursor, parent: Optional[Cursor]) -> None:
+    def _conditional(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
         """Objects in different address spaces, of which neither is the other's type to clang."""
-        kids = list(cursor.get_children())
         if len(kids) == 3:
             a, b = written(kids[1]), written(kids[2])
             if space(a) != space(b) and not is_pointer(a.type) and not is_pointer(b.type):
                 for kid in kids[1:]:
                     self._wrap(kid, "::metal::__copy(", ")")
 
-    def _refused(self, cursor: Cursor, parent: Optional[Cursor]) -> None:
+    def _member(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
+        """Several components of a vector that is a class to clang, in constant memory."""
+        if kids and is_swizzle(cursor) and space(kids[0]) == "global_device":
+            self._copy(kids[0])
+
+    def _refused(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
         """`a ? b : c` of a class, in different address spaces: libclang refuses it, too."""
-        kids = list(cursor.get_children())
         if len(kids) == 3 and all(k.kind.is_expression() for k in kids):
             ends = [span(kid) for kid in kids]
             between = [self.text[ends[i][1] : ends[i + 1][0]].strip() for i in (0, 1)]
             if between == ["?", ":"]:
                 self.reading.settled.add(self.text.index("?", ends[0][1]))
-                self._conditional(cursor, parent)
+                self._conditional(cursor, parent, kids)
 
     # Declarations.
 
-    def _variable(self, cursor: Cursor, parent: Optional[Cursor]) -> None:
+    def _variable(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
         kind, begin = cursor.type, cursor.location.offset
-        values = [k for k in cursor.get_children() if k.kind.is_expression()]
+        values = [k for k in kids if k.kind.is_expression()]
         if kind.kind == TypeKind.LVALUEREFERENCE:
             if values and self._is_thread_reference(cursor):
                 self._bound(values[-1], kind.get_pointee())
@@ -425,14 +427,14 @@ class _Edits:
         if meaning(written_type(value)).name == "bool" and not is_dependent(value.type):
             self._wrap(value, f"(::metal::__of_bool_t<decltype({target})>)(", ")")
 
-    def _constructor(self, cursor: Cursor, parent: Optional[Cursor]) -> None:
+    def _constructor(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
         """Members that a constructor makes: `v(x, y)`."""
-        self._function(cursor, parent)
-        self._members(cursor)
+        self._function(cursor, parent, kids)
+        self._members(kids)
 
-    def _members(self, cursor: Cursor) -> None:
+    def _members(self, kids: List[Cursor]) -> None:
         tokens = self.reading.tokens
-        for kid in cursor.get_children():
+        for kid in kids:
             if kid.kind == CursorKind.MEMBER_REF and kid.referenced is not None:
                 i = self.reading.at(span(kid)[0])
                 kind, close = kid.referenced.type, self.reading.brackets.get(i + 1)
@@ -442,30 +444,30 @@ class _Edits:
                     start, end = tokens[i + 1].end, tokens[close].start
                     self.wraps.append(Wrap(start, end, f"::metal::__construct<{of}>(", ")"))
 
-    def _return(self, cursor: Cursor, parent: Optional[Cursor]) -> None:
+    def _return(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
         value = first_expression(cursor)
         if value is not None and is_dependent(unwrapped(value).type):
             self._copy(value)
 
-    def _function(self, cursor: Cursor, parent: Optional[Cursor]) -> None:
+    def _function(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
         self.edits += member_edit(self.reading, cursor)
 
-    def _template(self, cursor: Cursor, parent: Optional[Cursor]) -> None:
+    def _template(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
         """A function template: what its arguments are deduced from."""
         self.edits += member_edit(self.reading, cursor)
         if kind_of(cursor) == CursorKind.CONSTRUCTOR:
-            self._members(cursor)
-        for parameter in (k for k in cursor.get_children() if k.kind == CursorKind.PARM_DECL):
+            self._members(kids)
+        for parameter in (k for k in kids if k.kind == CursorKind.PARM_DECL):
             self._deduced(parameter, cursor)
             words = [t.text for t in self._tokens_of(parameter)]
             if "[" in words and not set(words) & {"*", "&", "__private", "__global", "__constant", "__local"}:
                 begin = span(parameter)[0]  # an array is in thread memory; to clang it is a generic pointer
                 self.edits.append(Edit(begin, begin, "__private "))
 
-    def _specialisation(self, cursor: Cursor, parent: Optional[Cursor]) -> None:
+    def _specialisation(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
         self._deduced(cursor, cursor)
 
-    def _function_pointer(self, cursor: Cursor, parent: Optional[Cursor]) -> None:
+    def _function_pointer(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
         """To clang a function pointer spelled out points into the generic address space, where no function is."""
         kind = cursor.underlying_typedef_type if cursor.kind != CursorKind.TEMPLATE_NON_TYPE_PARAMETER else cursor.type
         if kind.kind == TypeKind.POINTER and kind.get_pointee().get_canonical().kind == TypeKind.FUNCTIONPROTO:

@@ -5,7 +5,6 @@ namespace metal {
 #define __METAL_COMPONENT(x, r, T, i)
 #define __METAL_SWIZZLE(xs, rs, T, n, ...)                                                                  \
   METAL_FUNC constexpr vec<T, n> __get_##xs() const { return {__METAL_COMPONENTS_##n(__VA_ARGS__)}; }        \
-  METAL_FUNC constexpr vec<T, n> __get_##xs() const constant { return {__METAL_COMPONENTS_##n(__VA_ARGS__)}; } \
   METAL_FUNC void __set_##xs(vec<T, n> v) {                                                                 \
     constexpr int at[] = {__VA_ARGS__};                                                                     \
     for (int i = 0; i < n; i++) component[at[i]] = v[i];                                                    \
