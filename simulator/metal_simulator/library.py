@@ -61,8 +61,8 @@ class Library:
 
     @property
     def kernels(self) -> Tuple[str, ...]:
-        """Host names of all kernels: first those of functions in the order of the file, specialised templates among them,
-        then those of explicit instantiations in theirs."""
+        """Host names of all kernels: first those of functions, in the order of the file, then those of explicit
+        instantiations, in theirs."""
         name = "library-" + cache.key(self.clang.version, self.digest, self.fast_math)
         known = cache.read(name)
         if known is None:

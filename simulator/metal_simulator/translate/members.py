@@ -62,7 +62,9 @@ def _qualified(tokens: List[Token], close: int, kind: CursorKind) -> List[Edit]:
         after += 1
     words = {t.text for t in tokens[close + 1 : after]}
     if kind in _CONVERTING:
-        wrong = {"__private", "const"} if kind == CursorKind.CONSTRUCTOR else {"__private"}  # `constant` stands for const
+        wrong = (
+            {"__private", "const"} if kind == CursorKind.CONSTRUCTOR else {"__private"}
+        )  # `constant` stands for const
         return [Edit(t.start, t.end, "") for t in tokens[close + 1 : after] if t.text in wrong]
     if words & _SPACES or [t.text for t in tokens[after : after + 2]] in _MADE:
         return []

@@ -68,9 +68,7 @@ class Reading(NamedTuple):
             if problem.severity >= _ERROR and self.tokens and problem.location.offset not in self.settled:
                 in_text = problem.location.file and problem.location.file.name == _FILE
                 token = self.tokens[max(self.at(problem.location.offset), 0) if in_text else 0]
-                found.append(
-                    Diagnostic(token.file, token.line, token_column(token, lines), "error", problem.spelling)
-                )
+                found.append(Diagnostic(token.file, token.line, token_column(token, lines), "error", problem.spelling))
         return found
 
 

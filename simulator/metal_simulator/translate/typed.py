@@ -12,7 +12,7 @@ In a template, where a type depends on its parameters, the same is written in a 
 
 from __future__ import annotations
 
-from typing import Callable, Dict, List, Optional
+from typing import Iterator, List, Optional, Tuple, Union
 
 from clang.cindex import Cursor, CursorKind, Type, TypeKind, conf
 
@@ -32,12 +32,14 @@ from .cursors import (
     written,
     written_type,
 )
-from .edits import Edit, Wrap, wrap_edits
+from .edits import Edit, Wrap, apply_edits, wrap_edits
 from .function_pointers import function_pointer_edit
 from .members import kind_of, member_edit
 from .reading import Reading
 
 _COMPARISONS = {"<", ">", "<=", ">=", "==", "!=", "&&", "||", "!"}
+_ARITHMETIC = {"+", "-", "*", "/", "+=", "-=", "*=", "/=", "<", ">", "<=", ">=", "==", "!="}
+_MADE = {CursorKind.CALL_EXPR, CursorKind.CSTYLE_CAST_EXPR, CursorKind.CXX_STATIC_CAST_EXPR}
 _CONVERTED = {"half", "bfloat"}  # which clang does not convert to each other
 _FLOATS = {"float", *_CONVERTED}
 _FUNCTIONS = (CursorKind.FUNCTION_DECL, CursorKind.CXX_METHOD, CursorKind.CONSTRUCTOR, CursorKind.FUNCTION_TEMPLATE)
@@ -48,7 +50,7 @@ def typed_edits(reading: Reading, text: str) -> List[Edit]:
     found = _Edits(reading, text)
     for cursor in reading.cursors():
         found.visit(cursor, None)
-    return wrap_edits(found.wraps) + found.edits
+    return found.all_edits()
 
 
 class _Edits:
@@ -56,7 +58,8 @@ class _Edits:
         self.reading, self.text = reading, text
         self.edits: List[Edit] = []
         self.wraps: List[Wrap] = []
-        self.handlers: Dict[CursorKind, Callable[[Cursor, Optional[Cursor]], None]] = {
+        self.late: List[Tuple[int, list]] = []  # of wraps by index: what stands before, with places of the text in it
+        self.handlers = {
             CursorKind.BINARY_OPERATOR: self._operator,
             CursorKind.COMPOUND_ASSIGNMENT_OPERATOR: self._operator,
             CursorKind.UNARY_OPERATOR: self._operator,
@@ -86,6 +89,18 @@ class _Edits:
             handler(cursor, parent, kids)
         for kid in kids:
             self.visit(kid, cursor)
+
+    def all_edits(self) -> List[Edit]:
+        for i, parts in self.late[::-1]:  # inner ones first
+            texts = [part if isinstance(part, str) else self._rendered(*part) for part in parts]
+            self.wraps[i] = self.wraps[i]._replace(before="".join(texts) + ">)(")
+        return wrap_edits(self.wraps) + self.edits
+
+    def _rendered(self, begin: int, end: int) -> str:
+        wraps = [w for w in self.wraps if begin <= w.start and w.end <= end]
+        inside = wrap_edits(wraps) + [e for e in self.edits if begin <= e.start and e.end <= end]
+        moved = [e._replace(start=e.start - begin, end=e.end - begin) for e in inside]
+        return " ".join(apply_edits(self.text[begin:end], moved).text.split("\n"))
 
     def _wrap(self, cursor: Cursor, before: str, after: str) -> None:
         self.wraps.append(Wrap(*span(cursor), before, after))
@@ -119,15 +134,30 @@ class _Edits:
             if operator in ("+", "-", "+=", "-=") and (is_pointer(other.type) or stands_for_integer(kid.type)):
                 self._offset(kid)
             compound = cursor.kind == CursorKind.COMPOUND_ASSIGNMENT_OPERATOR
-            if operator.rstrip("=") in ("+", "-", "*", "/", "<", ">", "", "!") and not (compound and kid == kids[0]):
-                if operator != "=" and is_dependent(other.type) and meaning(written_type(kid)).name in _FLOATS:
-                    if not self._may_contract(operator, kid):
-                        self._wrap(kid, "::metal::__beside(", ")")
+            if operator in _ARITHMETIC and not (compound and kid == kids[0]) and is_dependent(other.type):
+                self._beside(kid, other)
 
-    def _may_contract(self, operator: str, operand: Cursor) -> bool:
-        """Whether an operand is a product, of which clang makes a multiply-add; that a call would stop."""
-        inner = unwrapped(operand)
-        return operator.rstrip("=") in ("+", "-") and operator_of(inner, self.text) in ("*", "-")
+    def _beside(self, number: Cursor, other: Cursor) -> None:
+        """A number beside what may be a vector of smaller numbers; a cast, for clang sees multiply-adds through it."""
+        name = meaning(written_type(number)).name
+        if name in _FLOATS:
+            parts: List[Union[str, Tuple[int, int]]] = [f"(::metal::__beside_t<{name}"]
+            for leaf in self._leaves(other):
+                made = leaf.kind in _MADE and leaf.type.kind != TypeKind.DEPENDENT
+                parts += [f", {leaf.type.spelling}"] if made else [", decltype(", span(leaf), ")"]
+            self.late.append((len(self.wraps), parts))
+            self._wrap(number, "", ")")
+
+    def _leaves(self, cursor: Cursor) -> Iterator[Cursor]:
+        """What depends on template parameters among the operands of an arithmetic expression."""
+        inner = unwrapped(cursor)
+        compound = inner.kind == CursorKind.COMPOUND_ASSIGNMENT_OPERATOR
+        if not compound and operator_of(inner, self.text) in _ARITHMETIC:
+            for kid in inner.get_children():
+                if kid.kind.is_expression() and is_dependent(kid.type) and self._slice(kid) not in _ARITHMETIC:
+                    yield from self._leaves(kid)
+        else:
+            yield inner
 
     def _slice(self, cursor: Cursor) -> str:
         begin, end = span(cursor)
@@ -329,9 +359,9 @@ class _Edits:
         inner = unwrapped(cursor)
         classes = inner.type.get_canonical().kind == TypeKind.RECORD or is_dependent(inner.type)
         member = inner.kind == CursorKind.DECL_REF_EXPR and inner.type.kind == TypeKind.DEPENDENT
-        if (space(inner) == "global_device" or (member and "::" in self._slice(inner))) and classes and self._is_class(inner):
-            if not is_value(inner, self.text):
-                self._wrap(cursor, "::metal::__copy(", ")")
+        constant = space(inner) == "global_device" or (member and "::" in self._slice(inner))
+        if constant and classes and self._is_class(inner) and not is_value(inner, self.text):
+            self._wrap(cursor, "::metal::__copy(", ")")
 
     def _is_class(self, cursor: Cursor) -> bool:
         """Whether the expression's type is a class to clang, as vectors are not, but for those of bool."""

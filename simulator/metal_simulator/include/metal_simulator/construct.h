@@ -124,6 +124,11 @@ METAL_FUNC constexpr auto __integer(T value) {
 template <typename T> struct __of_bool { using type = bool; };
 template <typename T, int N> struct __of_bool<__vec<T, N>> { using type = int; };
 template <typename T> using __of_bool_t = typename __of_bool<__value_t<T>>::type;
+// What a number of type S becomes beside operands of types T: of a vector the type of its components.
+template <typename S, typename... T> struct __beside_operands { using type = S; };
+template <typename S, typename T, typename... R> struct __beside_operands<S, T, R...> : __beside_operands<S, R...> {};
+template <typename S, typename T, int N, typename... R> struct __beside_operands<S, __vec<T, N>, R...> { using type = T; };
+template <typename S, typename... T> using __beside_t = typename __beside_operands<S, __value_t<T>...>::type;
 // A number beside what may be a vector of a smaller type.
 template <typename T> struct __number {
   T value;
