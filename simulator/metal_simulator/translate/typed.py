@@ -408,6 +408,7 @@ class _Edits:
         if len(kids) == 3:
             a, b = written(kids[1]), written(kids[2])
             if space(a) != space(b) and not is_pointer(a.type) and not is_pointer(b.type):
+                self.reading.settled.add(self.text.index("?", span(kids[0])[1]))  # of a class libclang refuses it, too
                 for kid in kids[1:]:
                     self._wrap(kid, "::metal::__copy(", ")")
 
@@ -417,12 +418,11 @@ class _Edits:
             self._copy(kids[0])
 
     def _refused(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
-        """`a ? b : c` of a class, in different address spaces: libclang refuses it, too."""
+        """`a ? b : c` that libclang refuses, with all in it."""
         if len(kids) == 3 and all(k.kind.is_expression() for k in kids):
             ends = [span(kid) for kid in kids]
             between = [self.text[ends[i][1] : ends[i + 1][0]].strip() for i in (0, 1)]
             if between == ["?", ":"]:
-                self.reading.settled.add(self.text.index("?", ends[0][1]))
                 self._conditional(cursor, parent, kids)
 
     # Declarations.

@@ -129,29 +129,6 @@ template <typename S, typename... T> struct __beside_operands { using type = S; 
 template <typename S, typename T, typename... R> struct __beside_operands<S, T, R...> : __beside_operands<S, R...> {};
 template <typename S, typename T, int N, typename... R> struct __beside_operands<S, __vec<T, N>, R...> { using type = T; };
 template <typename S, typename... T> using __beside_t = typename __beside_operands<S, __value_t<T>...>::type;
-// A number beside what may be a vector of a smaller type.
-template <typename T> struct __number {
-  T value;
-  METAL_FUNC constexpr operator T() const { return value; }
-};
-template <typename T>
-METAL_FUNC constexpr __number<T> __beside(T value) {
-  return {value};
-}
-#define __METAL_BESIDE(op)                                                                                        \
-  template <typename T, int N, typename S>                                                                        \
-  METAL_FUNC constexpr auto operator op(__vec<T, N> v, __number<S> s) { return v op __vec<T, N>(__constructor<T>::make(s.value)); } \
-  template <typename T, int N, typename S>                                                                        \
-  METAL_FUNC constexpr auto operator op(__number<S> s, __vec<T, N> v) { return __vec<T, N>(__constructor<T>::make(s.value)) op v; }
-// clang-format off
-__METAL_BESIDE(+) __METAL_BESIDE(-) __METAL_BESIDE(*) __METAL_BESIDE(/)
-__METAL_BESIDE(<) __METAL_BESIDE(>) __METAL_BESIDE(<=) __METAL_BESIDE(>=) __METAL_BESIDE(==) __METAL_BESIDE(!=)
-#define __METAL_BESIDE_IN(op, space)                                                                              \
-  template <typename T, int N, typename S>                                                                        \
-  METAL_FUNC void operator op##=(space __vec<T, N>& v, __number<S> s) { v = v op __vec<T, N>(__constructor<T>::make(s.value)); }
-#define __METAL_BESIDE_ASSIGN(op) __METAL_BESIDE_IN(op, thread) __METAL_BESIDE_IN(op, device) __METAL_BESIDE_IN(op, threadgroup)
-__METAL_BESIDE_ASSIGN(+) __METAL_BESIDE_ASSIGN(-) __METAL_BESIDE_ASSIGN(*) __METAL_BESIDE_ASSIGN(/)
-// clang-format on
 }  // namespace metal
 
 template <typename T, typename U>
