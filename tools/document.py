@@ -87,7 +87,8 @@ def table(kernel) -> str:
 def works(kernel, call, backward: bool, metal: bool) -> bool:
     with kernel.launchers.use_launcher(lambda plan, tensors: None) if metal else contextlib.nullcontext():
         try:
-            result = call()
+            with torch.set_grad_enabled(backward):
+                result = call()
             if backward:
                 result.sum().backward()
         except NotImplementedError:
@@ -109,10 +110,9 @@ def features(kernel) -> dict:
         query, key, value = leaf(2, 5, 4, 64), leaf(2, 16, 2, 64), leaf(2, 16, 2, value_dim)
         return kernel.flash_attn_func(query.to(dtype), key.to(dtype), value.to(dtype), **arguments)
 
-    def packed(key=(16, 2, 64), **arguments):
-        return kernel.flash_attn_varlen_func(
-            leaf(16, 4, 64), leaf(*key), leaf(*key), lengths, lengths, 11, 11, **arguments
-        )
+    def packed(key=(16, 2, 64), frozen=False, **arguments):
+        key, value = (leaf(*key).requires_grad_(not frozen) for _ in "kv")
+        return kernel.flash_attn_varlen_func(leaf(16, 4, 64), key, value, lengths, lengths, 11, 11, **arguments)
 
     def into_out():
         out = torch.empty(16, 4, 64)
@@ -161,6 +161,7 @@ def features(kernel) -> dict:
         "`s_aux`, `learnable_sink`": lambda: dense(s_aux=leaf(4)),
         "`seqused_k`": lambda: packed(seqused_k=used),
         "`block_table`": lambda: packed((3, 16, 2, 64), block_table=table),
+        "- the gradient of the query alone": lambda: packed((3, 16, 2, 64), frozen=True, block_table=table),
         "the log-sum-exp": lambda: dense(return_attn_probs=True)[1],
         "`dropout_p` above 0": lambda: dense(dropout_p=0.5),
     }

@@ -33,4 +33,7 @@ def test_marks_are_calls(kernel):
     assert not document.works(kernel, refused, backward=False, metal=False)
     assert document.works(kernel, call, backward=True, metal=False)
     assert document.works(kernel, call, backward=False, metal=True)
-    assert not document.works(kernel, call, backward=True, metal=True)
+    assert document.works(kernel, call, backward=True, metal=True)
+    only_forward = lambda: call() if not torch.is_grad_enabled() else refused()  # noqa: E731
+    assert document.works(kernel, only_forward, backward=False, metal=True)
+    assert not document.works(kernel, only_forward, backward=True, metal=True)

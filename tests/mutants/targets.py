@@ -160,7 +160,7 @@ def _features(how, gpu, tokens, num_heads_kv, head_dim, length):
     """Softcap, ALiBi, sinks and a head_dim without a kernel of its own; keys in parts, or not."""
     query, key, value = dense(1, tokens, length, 4, num_heads_kv, head_dim, torch.float32)
     slopes, sinks = torch.tensor([0.1, 0.02, 0.03, 0.2]), torch.tensor([-1.0, 0.0, 2.0, 5.0])
-    features = {"softcap": 3.0, "alibi_slopes": slopes, "s_aux": sinks}
+    features = {"softcap": 0.7, "alibi_slopes": slopes, "s_aux": sinks}
     for keys, window in (
         (length, (-1, 0)),  # in parts
         (length, (-1, -1)),
@@ -178,7 +178,8 @@ def _slices(how, gpu, tokens, head_dim, value_dim, length, dtype):
 
 def _extremes(how, gpu, tokens, num_heads_kv, length, head_dim=32):
     """Equal scores of 2e9; of -1e32, and of 1e37 under a scale of 1e-37, beside masked ones; a column of the largest
-    values, which half of the rows see, beside some that smaller weights would turn into 0."""
+    values, which half of the rows see, beside some that smaller weights would turn into 0; nothing but the largest
+    value, whose mean rounding may lift above it."""
     query, key, value = dense(1, tokens, length, 4, num_heads_kv, head_dim, torch.float32)
     _attend(how, gpu, (query * 0 + 20000.7, key * 0 + 20000.7, value))
     _attend(how, gpu, (query * 0 + 2e15, key * 0 - 2e15, value), softmax_scale=1.0)
@@ -187,6 +188,7 @@ def _extremes(how, gpu, tokens, num_heads_kv, length, head_dim=32):
     value[:, :later] *= 1e-25
     value[:, later:, :, 5] = torch.finfo(torch.float32).max
     _attend(how, gpu, (query, key, value), window=(length // 2, 0))
+    _attend(how, gpu, (query, key, value * 0 + torch.finfo(torch.float32).max))
 
 
 def _training(how, gpu, tokens, head_dim, length, num_splits=1, dtype=torch.float32):
