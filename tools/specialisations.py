@@ -1,8 +1,8 @@
 """A sample of the texts that the run-time launcher gives to Apple's compiler, chosen to meet everything that they hold.
 
-The plans are those of the self-test's problems, for a GPU of each family, some also without log-sum-exp, with dropout
-or with seqused_k. The sample holds every kind of loader, dtype, shape of tile and head_dim that they use, each loader
-with each dtype, and every function constant both true and false.
+The plans are those of the self-test's problems and of their gradients, for a GPU of each family, some also without
+log-sum-exp, with dropout or with seqused_k. The sample holds every kind of loader, dtype, shape of tile and head_dim
+that they use, each loader with each dtype, and every function constant both true and false.
 """
 
 from __future__ import annotations
@@ -52,9 +52,6 @@ def _planned(package) -> list[Specialisation]:
 
     def launcher(plan, tensors) -> None:
         planned.append(Specialisation(plan.source, plan.kernel, plan.constants))
-        if not dict(plan.constants).get("is_split"):  # no public call without a backward asks for it
-            constants = tuple({**dict(plan.constants), "writes_softmax": True}.items())
-            planned.append(Specialisation(plan.source, plan.kernel, constants))
 
     for number, case in enumerate(cases.random_cases(PROBLEMS, 0)):
         function, arguments = cases.call(case, torch.device("cpu"))
@@ -64,4 +61,8 @@ def _planned(package) -> list[Specialisation]:
             arguments["seqused_k"] = arguments["cu_seqlens_k"].diff()
         with package.launchers.use_launcher(launcher, devices[number % len(devices)]):
             function(**arguments)
+            leaves = [arguments[name].requires_grad_() for name in cases.differentiable(case)]
+            results = function(**arguments)
+            results = results[:2] if arguments["return_attn_probs"] else (results,)
+            torch.autograd.grad(results, leaves, [torch.ones_like(result) for result in results])
     return planned

@@ -83,7 +83,7 @@ def solve(case: Case, device: torch.device) -> Outcome:
     tensors = _tensors(case)
     function, arguments = call(case, device)
     output, lse, _ = function(**arguments)
-    leaves = {name: arguments[name].requires_grad_() for name in _differentiable(case)}
+    leaves = {name: arguments[name].requires_grad_() for name in differentiable(case)}
     attempts = []
     for _ in range(2):
         again, lse_again, _ = function(**arguments)
@@ -107,7 +107,7 @@ def solve(case: Case, device: torch.device) -> Outcome:
     )
 
 
-def _differentiable(case: Case) -> Tuple[str, ...]:
+def differentiable(case: Case) -> Tuple[str, ...]:
     """Kernels have no gradients for keys in pages."""
     return ("q", *(() if case.layout == "paged" else ("k", "v")), *(("s_aux",) if case.sinks else ()))
 
