@@ -209,6 +209,8 @@ def _training(how, gpu, tokens, head_dim, length, num_splits=1, dtype=torch.floa
         weights *= torch.stack([philox.kept(0.4, SEED, b, tokens, 4, keys) for b in range(2)])
         means = torch.einsum("bqhk,bkhd->bqhd", weights, value[:, :keys].double().repeat_interleave(2, dim=2))
         assert_output(output, philox.factor(0.4) * means, value * philox.factor(0.4))
+    if dtype != torch.float32:
+        return
     no_sinks = torch.full((4,), -1e30)
     large = call_of(_kernel(), query * 0, key, value * 0 + 1.5e38, sinks=no_sinks, num_splits=num_splits)
     output, _, _ = _operator(how, gpu, large)
@@ -258,6 +260,7 @@ WHOLE = {"tokens": 70, "num_heads_kv": 2, "length": 90}
 ONE_ROW_OF_TILES = {"tokens": 2, "num_heads_kv": 1, "length": 600}
 MANY = {"tokens": 5, "num_heads_kv": 2, "head_dim": 100, "length": 100}
 FEW = {"tokens": 2, "num_heads_kv": 1, "head_dim": 36, "length": 300}
+IN_HALF = {"tokens": 20, "head_dim": 32, "length": 80, "dtype": torch.float16}
 IN_PARTS = {"tokens": 3, "head_dim": 64, "length": 200, "num_splits": 3}
 
 
@@ -284,7 +287,7 @@ CASES = [
     (functools.partial(_features, gpu=STAGED, **MANY), {MAIN, SCORE, MASK, COMBINE}),
     (functools.partial(_extremes, gpu=STAGED, **WHOLE), {MAIN, MASK, SOFTMAX, OVERFLOW}),
     (functools.partial(_extremes, gpu=DIRECT, **ONE_ROW_OF_TILES), {MAIN, SOFTMAX, OVERFLOW, COMBINE}),
-    (functools.partial(_training, gpu=STAGED, tokens=20, head_dim=32, length=80), {MAIN, DROPOUT}),  # blocks of 64
+    (functools.partial(_training, gpu=STAGED, **IN_HALF), {MAIN, DROPOUT}),  # blocks of 64
     (functools.partial(_training, gpu=STAGED, tokens=20, head_dim=256, length=40), {DROPOUT}),  # of 8
     (
         functools.partial(_training, gpu=STAGED, tokens=3, head_dim=64, length=200, num_splits=3),
