@@ -42,7 +42,13 @@ _ARITHMETIC = {"+", "-", "*", "/", "+=", "-=", "*=", "/=", "<", ">", "<=", ">=",
 _MADE = {CursorKind.CALL_EXPR, CursorKind.CSTYLE_CAST_EXPR, CursorKind.CXX_STATIC_CAST_EXPR}
 _CONVERTED = {"half", "bfloat"}  # which clang does not convert to each other
 _FLOATS = {"float", *_CONVERTED}
-_FUNCTIONS = (CursorKind.FUNCTION_DECL, CursorKind.CXX_METHOD, CursorKind.CONSTRUCTOR, CursorKind.FUNCTION_TEMPLATE)
+_FUNCTIONS = (
+    CursorKind.FUNCTION_DECL,
+    CursorKind.CXX_METHOD,
+    CursorKind.CONSTRUCTOR,
+    CursorKind.CONVERSION_FUNCTION,
+    CursorKind.FUNCTION_TEMPLATE,
+)
 _TYPES = (CursorKind.TYPE_REF, CursorKind.TEMPLATE_REF, CursorKind.NAMESPACE_REF)
 
 
@@ -183,16 +189,16 @@ class _Edits:
         begin, end = span(cursor)
         made, given = meaning(cursor.type), operands(cursor)
         first = kids[0] if kids else None
-        if len(given) == 1 and span(given[0]) == (begin, end) and meaning(given[0].type) == made:
+        if len(given) == 1 and meaning(given[0].type) == made:
             self._copy(given[0])
-        elif made.components == 1:
+        if made.components == 1:
             return
-        elif len(given) == 1 and span(given[0]) == (begin, end):
+        if len(given) == 1 and span(given[0]) == (begin, end):
             self._implicit(cursor, given[0], parent)
         elif self.text[end - 1] == "}":
             self._braces(cursor, begin, end, made, given, parent)
         elif first is not None and first.kind in _TYPES and span(first)[0] >= begin and self.text[end - 1] == ")":
-            if parent is None or parent.kind != CursorKind.CSTYLE_CAST_EXPR:
+            if parent is None or parent.kind != CursorKind.CSTYLE_CAST_EXPR or span(parent) != (begin, end):
                 self._construct(cursor)
 
     def _implicit(self, cursor: Cursor, given: Cursor, parent: Optional[Cursor]) -> None:
@@ -204,7 +210,10 @@ class _Edits:
             parent = parent.semantic_parent
         if number.scalar == "bool" or meaning(given.type).scalar == "bool":
             self._wrap(given, f"{made.scalar}(", ")")
-        elif number.scalar != made.scalar and written(given).kind != CursorKind.INTEGER_LITERAL:
+        elif number.scalar != made.scalar and (number.scalar, written(given).kind) != (
+            "int",
+            CursorKind.INTEGER_LITERAL,
+        ):
             self._wrap(given, f"::metal::__construct<{made.scalar}>(", ")")
 
     def _construct(self, cursor: Cursor) -> None:
@@ -404,11 +413,13 @@ class _Edits:
             self.edits.append(Edit(begin, begin + len("static_cast"), "::metal::__convert"))
 
     def _conditional(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
-        """Objects in different address spaces, of which neither is the other's type to clang."""
+        """Objects in different address spaces, of which neither is the other's type to clang.
+
+        Nor to libclang, if they are of a class, as bfloat is there; that is left to clang."""
         if len(kids) == 3:
+            self.reading.settled.add(self.text.index("?", span(kids[0])[1]))
             a, b = written(kids[1]), written(kids[2])
             if space(a) != space(b) and not is_pointer(a.type) and not is_pointer(b.type):
-                self.reading.settled.add(self.text.index("?", span(kids[0])[1]))  # of a class libclang refuses it, too
                 for kid in kids[1:]:
                     self._wrap(kid, "::metal::__copy(", ")")
 
