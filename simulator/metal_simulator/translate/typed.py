@@ -139,8 +139,8 @@ class _Edits:
         for kid, other in (kids, kids[::-1]):
             if operator in ("+", "-", "+=", "-=") and (is_pointer(other.type) or stands_for_integer(kid.type)):
                 self._offset(kid)
-            compound = cursor.kind == CursorKind.COMPOUND_ASSIGNMENT_OPERATOR
-            if operator in _ARITHMETIC and not (compound and kid == kids[0]) and is_dependent(other.type):
+            assigned = operator in ("+=", "-=", "*=", "/=") and kid == kids[0]
+            if operator in _ARITHMETIC and not assigned and is_dependent(other.type):
                 self._beside(kid, other)
 
     def _beside(self, number: Cursor, other: Cursor) -> None:
@@ -194,20 +194,20 @@ class _Edits:
         if made.components == 1:
             return
         if len(given) == 1 and span(given[0]) == (begin, end):
-            self._implicit(cursor, given[0], parent)
+            self._implicit(cursor, given[0])
         elif self.text[end - 1] == "}":
             self._braces(cursor, begin, end, made, given, parent)
         elif first is not None and first.kind in _TYPES and span(first)[0] >= begin and self.text[end - 1] == ")":
             if parent is None or parent.kind != CursorKind.CSTYLE_CAST_EXPR or span(parent) != (begin, end):
                 self._construct(cursor)
 
-    def _implicit(self, cursor: Cursor, given: Cursor, parent: Optional[Cursor]) -> None:
+    def _implicit(self, cursor: Cursor, given: Cursor) -> None:
         """A number that becomes a vector."""
-        made, number = meaning(cursor.type), meaning(written_type(given))
-        if number.components > 1 or made.scalar == "bool":
+        made, kind = meaning(cursor.type), written_type(given)
+        number = meaning(kind)
+        is_class = kind.get_canonical().kind == TypeKind.RECORD and number.name != "bfloat"
+        if is_class or made.scalar == "bool" or is_dependent(kind):
             return
-        while parent is not None and parent.kind == CursorKind.UNEXPOSED_EXPR:
-            parent = parent.semantic_parent
         if number.scalar == "bool" or meaning(given.type).scalar == "bool":
             self._wrap(given, f"{made.scalar}(", ")")
         elif number.scalar != made.scalar and (number.scalar, written(given).kind) != (
@@ -366,16 +366,15 @@ class _Edits:
     def _copy(self, cursor: Cursor) -> None:
         """An object of a class that is copied out of constant memory."""
         inner = unwrapped(cursor)
-        classes = inner.type.get_canonical().kind == TypeKind.RECORD or is_dependent(inner.type)
         member = inner.kind == CursorKind.DECL_REF_EXPR and inner.type.kind == TypeKind.DEPENDENT
         constant = space(inner) == "global_device" or (member and "::" in self._slice(inner))
-        if constant and classes and self._is_class(inner) and not is_value(inner, self.text):
+        if constant and self._is_class(inner) and not is_value(inner, self.text):
             self._wrap(cursor, "::metal::__copy(", ")")
 
     def _is_class(self, cursor: Cursor) -> bool:
-        """Whether the expression's type is a class to clang, as vectors are not, but for those of bool."""
-        of = meaning(cursor.type)
-        return of.components == 1 or of.scalar == "bool"
+        """Whether the expression's type may be a class to clang, as vectors are not, but for those of bool."""
+        of, kind = meaning(cursor.type), cursor.type.get_canonical().kind
+        return of.scalar == "bool" if of.components > 1 else kind == TypeKind.RECORD or is_dependent(cursor.type)
 
     # Casts.
 
@@ -419,7 +418,8 @@ class _Edits:
         if len(kids) == 3:
             self.reading.settled.add(self.text.index("?", span(kids[0])[1]))
             a, b = written(kids[1]), written(kids[2])
-            if space(a) != space(b) and not is_pointer(a.type) and not is_pointer(b.type):
+            values = any(is_value(kid, self.text) and not self._is_class(kid) for kid in kids[1:])
+            if space(a) != space(b) and not is_pointer(a.type) and not is_pointer(b.type) and not values:
                 for kid in kids[1:]:
                     self._wrap(kid, "::metal::__copy(", ")")
 
