@@ -12,7 +12,7 @@ In a template, where a type depends on its parameters, the same is written in a 
 
 from __future__ import annotations
 
-from typing import Iterator, List, Optional, Tuple, Union
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 from clang.cindex import Cursor, CursorKind, Type, TypeKind, conf
 
@@ -64,6 +64,8 @@ class _Edits:
         self.reading, self.text = reading, text
         self.edits: List[Edit] = []
         self.wraps: List[Wrap] = []
+        self.of_bool: Dict[int, Cursor] = {}  # function templates that deduce a vector of bool, by place
+        self.overloads: List[Edit] = []
         self.late: List[Tuple[int, list]] = []  # of wraps by index: what stands before, with places of the text in it
         self.handlers = {
             CursorKind.BINARY_OPERATOR: self._operator,
@@ -100,11 +102,15 @@ class _Edits:
         for i, parts in self.late[::-1]:  # inner ones first
             texts = [part if isinstance(part, str) else self._rendered(*part) for part in parts]
             self.wraps[i] = self.wraps[i]._replace(before="".join(texts) + ">)(")
-        return wrap_edits(self.wraps) + self.edits
+        for template in self.of_bool.values():
+            self._overload(template)
+        return wrap_edits(self.wraps) + self.edits + self.overloads
 
-    def _rendered(self, begin: int, end: int) -> str:
+    def _rendered(self, begin: int, end: int, instead: Sequence[Edit] = ()) -> str:
         wraps = [w for w in self.wraps if begin <= w.start and w.end <= end]
-        inside = wrap_edits(wraps) + [e for e in self.edits if begin <= e.start and e.end <= end]
+        places = {edit.start for edit in instead}
+        inside = [e for e in self.edits if begin <= e.start and e.end <= end and e.start not in places]
+        inside = wrap_edits(wraps) + inside + list(instead)
         moved = [e._replace(start=e.start - begin, end=e.end - begin) for e in inside]
         return " ".join(apply_edits(self.text[begin:end], moved).text.split("\n"))
 
@@ -183,7 +189,32 @@ class _Edits:
         elif operator in _COMPARISONS and meaning(cursor.type).scalar == "bool" and meaning(cursor.type).components > 1:
             self._wrap(cursor, "::metal::__comparison(", ")")
         if called is not None and called.kind in _FUNCTIONS:
+            if self._is_own(called) and called.kind in (CursorKind.FUNCTION_DECL, CursorKind.CXX_METHOD):
+                self._deduces_bool(called)
             self._arguments(cursor, called, operator)
+
+    def _deduces_bool(self, called: Cursor) -> None:
+        """A vector of bool is a class to clang: what is deduced from other vectors needs an overload for it."""
+        given = [meaning(p.type) for p in called.get_arguments()]
+        template = conf.lib.clang_getSpecializedCursorTemplate(called)
+        if template is not None and any(g.scalar == "bool" and g.components > 1 for g in given):
+            self.of_bool.setdefault(span(template)[0], template)
+
+    def _overload(self, template: Cursor) -> None:
+        tokens, instead, names = self.reading.tokens, [], set()
+        for parameter in (k for k in template.get_children() if k.kind == CursorKind.PARM_DECL):
+            for kid in parameter.get_children():
+                i = self.reading.at(span(kid)[0])
+                if kid.kind == CursorKind.TEMPLATE_REF and tokens[i].text == "vec" and tokens[i + 3].text == ",":
+                    scope = "" if tokens[i - 1].text == "::" else "::metal::"
+                    instead.append(Edit(tokens[i].start, tokens[i + 3].end, f"{scope}__bool_vector<"))
+                    names.add(tokens[i + 2].text)
+        begin, end = span(template)
+        types = [k for k in template.get_children() if k.kind == CursorKind.TEMPLATE_TYPE_PARAMETER]
+        deduced = [span(kid)[1] for kid in types if kid.spelling in names]
+        instead += [Edit(place, place, " = bool") for place in deduced]
+        if deduced:
+            self.overloads.append(Edit(end, end, f" {self._rendered(begin, end, instead)}"))
 
     def _constructed(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
         begin, end = span(cursor)
