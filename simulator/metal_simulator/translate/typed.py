@@ -12,7 +12,7 @@ In a template, where a type depends on its parameters, the same is written in a 
 
 from __future__ import annotations
 
-from typing import Iterator, List, Optional, Tuple, Union
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 from clang.cindex import Cursor, CursorKind, Type, TypeKind, conf
 
@@ -42,7 +42,13 @@ _ARITHMETIC = {"+", "-", "*", "/", "+=", "-=", "*=", "/=", "<", ">", "<=", ">=",
 _MADE = {CursorKind.CALL_EXPR, CursorKind.CSTYLE_CAST_EXPR, CursorKind.CXX_STATIC_CAST_EXPR}
 _CONVERTED = {"half", "bfloat"}  # which clang does not convert to each other
 _FLOATS = {"float", *_CONVERTED}
-_FUNCTIONS = (CursorKind.FUNCTION_DECL, CursorKind.CXX_METHOD, CursorKind.CONSTRUCTOR, CursorKind.FUNCTION_TEMPLATE)
+_FUNCTIONS = (
+    CursorKind.FUNCTION_DECL,
+    CursorKind.CXX_METHOD,
+    CursorKind.CONSTRUCTOR,
+    CursorKind.CONVERSION_FUNCTION,
+    CursorKind.FUNCTION_TEMPLATE,
+)
 _TYPES = (CursorKind.TYPE_REF, CursorKind.TEMPLATE_REF, CursorKind.NAMESPACE_REF)
 
 
@@ -58,6 +64,8 @@ class _Edits:
         self.reading, self.text = reading, text
         self.edits: List[Edit] = []
         self.wraps: List[Wrap] = []
+        self.of_bool: Dict[int, Cursor] = {}  # function templates that deduce a vector of bool, by place
+        self.overloads: List[Edit] = []
         self.late: List[Tuple[int, list]] = []  # of wraps by index: what stands before, with places of the text in it
         self.handlers = {
             CursorKind.BINARY_OPERATOR: self._operator,
@@ -94,11 +102,15 @@ class _Edits:
         for i, parts in self.late[::-1]:  # inner ones first
             texts = [part if isinstance(part, str) else self._rendered(*part) for part in parts]
             self.wraps[i] = self.wraps[i]._replace(before="".join(texts) + ">)(")
-        return wrap_edits(self.wraps) + self.edits
+        for template in self.of_bool.values():
+            self._overload(template)
+        return wrap_edits(self.wraps) + self.edits + self.overloads
 
-    def _rendered(self, begin: int, end: int) -> str:
+    def _rendered(self, begin: int, end: int, instead: Sequence[Edit] = ()) -> str:
         wraps = [w for w in self.wraps if begin <= w.start and w.end <= end]
-        inside = wrap_edits(wraps) + [e for e in self.edits if begin <= e.start and e.end <= end]
+        places = {edit.start for edit in instead}
+        inside = [e for e in self.edits if begin <= e.start and e.end <= end and e.start not in places]
+        inside = wrap_edits(wraps) + inside + list(instead)
         moved = [e._replace(start=e.start - begin, end=e.end - begin) for e in inside]
         return " ".join(apply_edits(self.text[begin:end], moved).text.split("\n"))
 
@@ -133,8 +145,8 @@ class _Edits:
         for kid, other in (kids, kids[::-1]):
             if operator in ("+", "-", "+=", "-=") and (is_pointer(other.type) or stands_for_integer(kid.type)):
                 self._offset(kid)
-            compound = cursor.kind == CursorKind.COMPOUND_ASSIGNMENT_OPERATOR
-            if operator in _ARITHMETIC and not (compound and kid == kids[0]) and is_dependent(other.type):
+            assigned = operator in ("+=", "-=", "*=", "/=") and kid == kids[0]
+            if operator in _ARITHMETIC and not assigned and is_dependent(other.type):
                 self._beside(kid, other)
 
     def _beside(self, number: Cursor, other: Cursor) -> None:
@@ -177,34 +189,62 @@ class _Edits:
         elif operator in _COMPARISONS and meaning(cursor.type).scalar == "bool" and meaning(cursor.type).components > 1:
             self._wrap(cursor, "::metal::__comparison(", ")")
         if called is not None and called.kind in _FUNCTIONS:
+            if self._is_own(called) and called.kind in (CursorKind.FUNCTION_DECL, CursorKind.CXX_METHOD):
+                self._deduces_bool(called)
             self._arguments(cursor, called, operator)
+
+    def _deduces_bool(self, called: Cursor) -> None:
+        """A vector of bool is a class to clang: what is deduced from other vectors needs an overload for it."""
+        given = [meaning(p.type) for p in called.get_arguments()]
+        template = conf.lib.clang_getSpecializedCursorTemplate(called)
+        if template is not None and any(g.scalar == "bool" and g.components > 1 for g in given):
+            self.of_bool.setdefault(span(template)[0], template)
+
+    def _overload(self, template: Cursor) -> None:
+        tokens, instead, names = self.reading.tokens, [], set()
+        for parameter in (k for k in template.get_children() if k.kind == CursorKind.PARM_DECL):
+            for kid in parameter.get_children():
+                i = self.reading.at(span(kid)[0])
+                if kid.kind == CursorKind.TEMPLATE_REF and tokens[i].text == "vec" and tokens[i + 3].text == ",":
+                    scope = "" if tokens[i - 1].text == "::" else "::metal::"
+                    instead.append(Edit(tokens[i].start, tokens[i + 3].end, f"{scope}__bool_vector<"))
+                    names.add(tokens[i + 2].text)
+        begin, end = span(template)
+        types = [k for k in template.get_children() if k.kind == CursorKind.TEMPLATE_TYPE_PARAMETER]
+        deduced = [span(kid)[1] for kid in types if kid.spelling in names]
+        instead += [Edit(place, place, " = bool") for place in deduced]
+        if deduced:
+            self.overloads.append(Edit(end, end, f" {self._rendered(begin, end, instead)}"))
 
     def _constructed(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
         begin, end = span(cursor)
         made, given = meaning(cursor.type), operands(cursor)
         first = kids[0] if kids else None
-        if len(given) == 1 and span(given[0]) == (begin, end) and meaning(given[0].type) == made:
+        if len(given) == 1 and meaning(given[0].type) == made:
             self._copy(given[0])
-        elif made.components == 1:
+        if made.components == 1:
             return
-        elif len(given) == 1 and span(given[0]) == (begin, end):
-            self._implicit(cursor, given[0], parent)
+        if len(given) == 1 and span(given[0]) == (begin, end):
+            self._implicit(cursor, given[0])
         elif self.text[end - 1] == "}":
             self._braces(cursor, begin, end, made, given, parent)
         elif first is not None and first.kind in _TYPES and span(first)[0] >= begin and self.text[end - 1] == ")":
-            if parent is None or parent.kind != CursorKind.CSTYLE_CAST_EXPR:
+            if parent is None or parent.kind != CursorKind.CSTYLE_CAST_EXPR or span(parent) != (begin, end):
                 self._construct(cursor)
 
-    def _implicit(self, cursor: Cursor, given: Cursor, parent: Optional[Cursor]) -> None:
+    def _implicit(self, cursor: Cursor, given: Cursor) -> None:
         """A number that becomes a vector."""
-        made, number = meaning(cursor.type), meaning(written_type(given))
-        if number.components > 1 or made.scalar == "bool":
+        made, kind = meaning(cursor.type), written_type(given)
+        number = meaning(kind)
+        is_class = kind.get_canonical().kind == TypeKind.RECORD and number.name != "bfloat"
+        if is_class or made.scalar == "bool" or is_dependent(kind):
             return
-        while parent is not None and parent.kind == CursorKind.UNEXPOSED_EXPR:
-            parent = parent.semantic_parent
         if number.scalar == "bool" or meaning(given.type).scalar == "bool":
             self._wrap(given, f"{made.scalar}(", ")")
-        elif number.scalar != made.scalar and written(given).kind != CursorKind.INTEGER_LITERAL:
+        elif number.scalar != made.scalar and (number.scalar, written(given).kind) != (
+            "int",
+            CursorKind.INTEGER_LITERAL,
+        ):
             self._wrap(given, f"::metal::__construct<{made.scalar}>(", ")")
 
     def _construct(self, cursor: Cursor) -> None:
@@ -357,16 +397,15 @@ class _Edits:
     def _copy(self, cursor: Cursor) -> None:
         """An object of a class that is copied out of constant memory."""
         inner = unwrapped(cursor)
-        classes = inner.type.get_canonical().kind == TypeKind.RECORD or is_dependent(inner.type)
         member = inner.kind == CursorKind.DECL_REF_EXPR and inner.type.kind == TypeKind.DEPENDENT
         constant = space(inner) == "global_device" or (member and "::" in self._slice(inner))
-        if constant and classes and self._is_class(inner) and not is_value(inner, self.text):
+        if constant and self._is_class(inner) and not is_value(inner, self.text):
             self._wrap(cursor, "::metal::__copy(", ")")
 
     def _is_class(self, cursor: Cursor) -> bool:
-        """Whether the expression's type is a class to clang, as vectors are not, but for those of bool."""
-        of = meaning(cursor.type)
-        return of.components == 1 or of.scalar == "bool"
+        """Whether the expression's type may be a class to clang, as vectors are not, but for those of bool."""
+        of, kind = meaning(cursor.type), cursor.type.get_canonical().kind
+        return of.scalar == "bool" if of.components > 1 else kind == TypeKind.RECORD or is_dependent(cursor.type)
 
     # Casts.
 
@@ -404,11 +443,14 @@ class _Edits:
             self.edits.append(Edit(begin, begin + len("static_cast"), "::metal::__convert"))
 
     def _conditional(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
-        """Objects in different address spaces, of which neither is the other's type to clang."""
+        """Objects in different address spaces, of which neither is the other's type to clang.
+
+        Nor to libclang, if they are of a class, as bfloat is there; that is left to clang."""
         if len(kids) == 3:
+            self.reading.settled.add(self.text.index("?", span(kids[0])[1]))
             a, b = written(kids[1]), written(kids[2])
-            if space(a) != space(b) and not is_pointer(a.type) and not is_pointer(b.type):
-                self.reading.settled.add(self.text.index("?", span(kids[0])[1]))  # of a class libclang refuses it, too
+            values = any(is_value(kid, self.text) and not self._is_class(kid) for kid in kids[1:])
+            if space(a) != space(b) and not is_pointer(a.type) and not is_pointer(b.type) and not values:
                 for kid in kids[1:]:
                     self._wrap(kid, "::metal::__copy(", ")")
 

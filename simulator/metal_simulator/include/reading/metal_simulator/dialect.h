@@ -23,6 +23,7 @@ template <typename A, typename T> using __when_number = typename __when<__is_num
 
 struct bfloat;
 namespace metal {
+template <typename A> using __when_other = typename __when<__is_number<A> && !__is_same(A, bfloat), A&>::type;
 template <> constexpr bool __is_number<bfloat> = true;
 template <typename A> struct __beside_bfloat : __when<__is_number<A>, float> {};
 template <> struct __beside_bfloat<bool> : __when<true, bfloat> {};
@@ -34,7 +35,7 @@ template <> struct __beside_bfloat<unsigned> : __when<true, bfloat> {};
   template <typename A> friend constexpr typename metal::__beside_bfloat<A>::type operator op(bfloat a, A b) { return float(a) op float(b); }   \
   template <typename A> friend constexpr typename metal::__beside_bfloat<A>::type operator op(A a, bfloat b) { return float(a) op float(b); }   \
   template <typename A> friend constexpr bfloat& operator op##=(bfloat& a, A b) { return a = a op bfloat(b); }                              \
-  template <typename A> friend constexpr metal::__when_number<A, A&> operator op##=(A& a, bfloat b) { return a = A(a op float(b)); }
+  template <typename A> friend constexpr metal::__when_other<A> operator op##=(A& a, bfloat b) { return a = A(a op float(b)); }
 #define __METAL_BFLOAT_COMPARISON(op)                                                                                    \
   friend constexpr bool operator op(bfloat a, bfloat b) { return float(a) op float(b); }                                                    \
   template <typename A> friend constexpr metal::__when_number<A, bool> operator op(bfloat a, A b) { return float(a) op float(b); }          \
@@ -44,9 +45,8 @@ struct bfloat {
   unsigned short bits;
   bfloat() = default;
   template <typename A, typename = metal::__when_number<A, A>> constexpr bfloat(A a) : bits(__rounded(float(a))) {}
-  template <typename A, typename metal::__when<__is_same(A, float), int>::type = 0> constexpr operator A() const { return __builtin_bit_cast(float, unsigned(bits) << 16); }
-  template <typename A, typename metal::__when<metal::__is_number<A> && !__is_same(A, float), int>::type = 0>
-  explicit constexpr operator A() const { return A(float(*this)); }
+  template <typename A, typename metal::__when<metal::__is_number<A> && !__is_same(A, bfloat), int>::type = 0>
+  constexpr operator A() const { return A(__builtin_bit_cast(float, unsigned(bits) << 16)); }
   static constexpr unsigned short __rounded(float x) {
     unsigned word = __builtin_bit_cast(unsigned, x);
     return (word + 0x7fff + (word >> 16 & 1)) >> 16;
