@@ -42,7 +42,7 @@ def test_the_cpu_implementation_passes_and_the_report_says_what_was_tested(selft
     assert len(result["groups"]) == 9 and all(group["problems"] == 2 for group in result["groups"].values())
     for error in ("output_error", "lse_error", "gradient_error"):
         assert 0 < result["groups"]["float16 packed"][error] <= 1
-    assert result["failures"] == [] and result["threads"] == "right"
+    assert result["failures"] == [] and result["threads"] == result["ranges"] == result["dropout"] == "right"
     assert json.loads((tmp_path / "report.json").read_text()) == report
 
 

@@ -241,7 +241,7 @@ def _chain(problem: _BackwardProblem, forward: ForwardParams, tiles: Tiles) -> C
     chunk_heads = max(1, min(num_heads_kv, fitting // row_tiles))
     chunk_heads = _even(num_heads_kv, chunk_heads)
     work_of_keys = queries.block_m * keys.block_n * _columns(keys)  # of a tile of keys, for a tile of rows
-    chunk_tiles = _even(row_tiles, min(fitting, problem.forward.device.launch_work // work_of_keys))
+    chunk_tiles = _even(row_tiles, max(1, min(fitting, problem.forward.device.launch_work // work_of_keys)))
     work = chunk_heads * chunk_tiles * queries.block_m * chunk_keys * (queries.head_dim + 2 * _columns(keys))
     params = BackwardParams(
         forward=forward,

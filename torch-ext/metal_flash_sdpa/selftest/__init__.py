@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import json
 import pathlib
 import sys
@@ -18,10 +19,16 @@ from typing import Any, Callable, ContextManager, Dict, Iterator, List, Optional
 import torch
 
 from .. import launching as launchers
-from . import cases, machine, pipelines, timing, workloads
+from . import cases, machine, pipelines, reference, timing, workloads
 
 CPU = "CPU implementation"
 Report = Dict[str, Any]  # of JSON: dicts, lists, strings and numbers
+_DROPOUT = 0.3
+_MORE = {  # tests of a launcher beside the random problems
+    "threads": "called from four threads",
+    "ranges": "launches of one tile of rows, the same bits",
+    "dropout": "dropout, beside the CPU implementation's",
+}
 _ERRORS = ("output_error", "lse_error", "gradient_error")  # of an outcome
 
 
@@ -71,21 +78,29 @@ def test_launcher(
     """The part of the report on one launcher; target None is the CPU implementation."""
     planned_for = "" if target is None else f", planned for family {target.device.family}, {target.device.cores} cores"
     print_line(f"\n{name}{planned_for}: {count} random problems against float64 on the CPU")
+    dropped = [cases.with_gradients(case, torch.device("cpu"), _DROPOUT) for case in cases.random_cases(9, seed)]
     use_target: ContextManager[None] = contextlib.nullcontext()
     if target is not None:
         described = pipelines.Described(target.launcher)
         use_target = launchers.use_launcher(described, target.device)
     with use_target:
         result = _numbers(cases.random_cases(count, seed), device, print_line)
-        result["threads"] = _outcome_of(_same_in_threads, cases.random_cases(9, seed), target, device)
-        print_line(f"  {'called from four threads':28} {result['threads']}")
+        few = cases.random_cases(9, seed)
+        for name, test in (
+            ("threads", functools.partial(_same_in_threads, few, target, device)),
+            ("ranges", functools.partial(_same_in_ranges, few, target, device)),
+            ("dropout", functools.partial(_same_dropout, few, dropped, device)),
+        ):
+            result[name] = _outcome_of(test)
+            print_line(f"  {_MORE[name]:44} {result[name]}")
         result["timings"] = _timings(device, print_line) if timed else {}
     if target is not None:
         result["pipelines"] = described.entries()
         for line in pipelines.summary(result["pipelines"], target.device.family):
             print_line(f"  {line}")
     wrong = [timings for timings in result["timings"].values() if "failed" in timings or not timings["error"] <= 1]
-    result["passed"] = not result["failures"] and result["threads"] == "right" and not wrong
+    right = all(result[name] == "right" for name in _MORE)
+    result["passed"] = not result["failures"] and right and not wrong
     return result
 
 
@@ -137,6 +152,29 @@ def _same_in_threads(problems: List[cases.Case], target, device: torch.device) -
 
     with ThreadPoolExecutor(4) as pool:
         return "right" if all(pool.map(solve_all, range(4))) else "WRONG"
+
+
+def _same_in_ranges(problems: List[cases.Case], target, device: torch.device) -> str:
+    """Launches that do as little as possible give the same bits."""
+    if target is None:
+        return "right"
+    whole = [cases.with_gradients(case, device) for case in problems]
+    with launchers.use_launcher(target.launcher, target.device._replace(launch_work=1)):
+        divided = [cases.with_gradients(case, device) for case in problems]
+    return "right" if all(map(cases.are_equal, whole, divided)) else "WRONG"
+
+
+def _same_dropout(problems: List[cases.Case], expected: List[tuple], device: torch.device) -> str:
+    """The same weights are dropped as on the CPU: a single other one would show."""
+    return "right" if max(map(functools.partial(_dropout_error, device), problems, expected)) <= 1 else "WRONG"
+
+
+def _dropout_error(device: torch.device, case: cases.Case, expected: tuple) -> float:
+    """As a part of what is allowed: twice the gradients' bound, as both have errors, and more where more are kept."""
+    output, lse, *grads = (result.cpu() for result in cases.with_gradients(case, device, _DROPOUT))
+    right, right_lse, *right_grads = (result.double() for result in expected)
+    errors = [reference.gradient_error(*pair) for pair in ((output, right), *zip(grads, right_grads))]
+    return reference.largest([*errors, reference.lse_error(lse, right_lse)]) / (2 / (1 - _DROPOUT))
 
 
 def _own_stream(device: torch.device):

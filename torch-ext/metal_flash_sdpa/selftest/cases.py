@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from typing import Any, Dict, List, NamedTuple, Tuple
+from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
 
 import torch
 
@@ -82,20 +82,16 @@ def solve(case: Case, device: torch.device) -> Outcome:
     reference."""
     tensors = _tensors(case)
     function, arguments = call(case, device)
-    output, lse, _ = function(**arguments)
-    leaves = {name: arguments[name].requires_grad_() for name in differentiable(case)}
-    attempts = []
-    for _ in range(2):
-        again, lse_again, _ = function(**arguments)
-        grad_output, grad_lse = _flowing_back(case, again, lse_again)
-        grads = torch.autograd.grad([again, lse_again], list(leaves.values()), [grad_output, grad_lse])
-        attempts.append((again, lse_again, *grads))
-    same_as_without = zip((output, lse), attempts[0])
-    is_repeatable = all(torch.equal(one, other) for one, other in (*same_as_without, *zip(*attempts)))
-    sources = {name: tensors[name].double().requires_grad_() for name in leaves}
+    forward = function(**arguments)[:2]
+    results = output, lse, *grads = with_gradients(case, device)
+    is_repeatable = are_equal(forward, results) and are_equal(results, with_gradients(case, device))
+    sources = {name: tensors[name].double().requires_grad_() for name in differentiable(case)}
     expected, expected_lse = _expected(case, {**tensors, **sources})
-    flowing_back = grad_output.cpu().double().view(expected.shape), grad_lse.cpu().double()
-    expected_grads = torch.autograd.grad([expected, expected_lse], list(sources.values()), flowing_back)
+    grad_output, grad_lse = (
+        grad.cpu().double().view(result.shape)
+        for grad, result in zip(_flowing_back(case, output, lse), (expected, expected_lse))
+    )
+    expected_grads = torch.autograd.grad([expected, expected_lse], list(sources.values()), [grad_output, grad_lse])
     return Outcome(
         reference.output_error(output.cpu(), expected.detach().view(output.shape), tensors["v"]),
         reference.lse_error(lse.cpu(), expected_lse.detach()),
@@ -105,6 +101,22 @@ def solve(case: Case, device: torch.device) -> Outcome:
         ),
         is_repeatable,
     )
+
+
+def with_gradients(case: Case, device: torch.device, dropout_p: float = 0.0) -> Tuple[torch.Tensor, ...]:
+    """What the public function returns on `device`, and the gradients of what `differentiable` names. Dropout is that
+    of the case's seed."""
+    function, arguments = call(case, device)
+    leaves = [arguments[name].requires_grad_() for name in differentiable(case)]
+    torch.manual_seed(case.seed)
+    output, lse, _ = function(**arguments, dropout_p=dropout_p)
+    grads = torch.autograd.grad([output, lse], leaves, _flowing_back(case, output, lse))
+    return output.detach(), lse.detach(), *grads
+
+
+def are_equal(results: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) -> bool:
+    """To the bit, as far as both go."""
+    return all(torch.equal(result, other) for result, other in zip(results, others))
 
 
 def differentiable(case: Case) -> Tuple[str, ...]:
