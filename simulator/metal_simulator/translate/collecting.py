@@ -59,8 +59,9 @@ class Collecting:
 
     def _is_class(self, cursor: Cursor) -> bool:
         """Whether the expression's type may be a class to clang, as vectors are not, but for those of bool."""
-        of, kind = meaning(cursor.type), cursor.type.get_canonical().kind
-        return of.scalar == "bool" if of.components > 1 else kind == TypeKind.RECORD or is_dependent(cursor.type)
+        kind = written_type(cursor)
+        of, canonical = meaning(kind), kind.get_canonical().kind
+        return of.scalar == "bool" if of.components > 1 else canonical == TypeKind.RECORD or is_dependent(kind)
 
     def _lasting(self, cursor: Cursor) -> None:
         self._wrap(cursor, "::metal::__lasting(", ").get()")

@@ -30,6 +30,7 @@ _ARITHMETIC = {"+", "-", "*", "/", "+=", "-=", "*=", "/=", "<", ">", "<=", ">=",
 _MADE = {CursorKind.CALL_EXPR, CursorKind.CSTYLE_CAST_EXPR, CursorKind.CXX_STATIC_CAST_EXPR}
 _CONVERTED = {"half", "bfloat"}  # which clang does not convert to each other
 _FLOATS = {"float", *_CONVERTED}
+_NULL = {CursorKind.INTEGER_LITERAL, CursorKind.CXX_NULL_PTR_LITERAL_EXPR}  # beside what may be a pointer
 
 
 class Operations(Collecting):
@@ -93,9 +94,12 @@ class Operations(Collecting):
         Nor to libclang, if they are of a class, as bfloat is there; that is left to clang."""
         if len(kids) == 3:
             self.reading.settled.add(self.text.index("?", span(kids[0])[1]))
-            a, b = written(kids[1]), written(kids[2])
-            values = any(is_value(kid, self.text) and not self._is_class(kid) for kid in kids[1:])
-            if space(a) != space(b) and not is_pointer(a.type) and not is_pointer(b.type) and not values:
+            ends = [written(kid) for kid in kids[1:]]
+            if any(is_pointer(end.type) or end.kind in _NULL for end in ends):
+                return
+            values = [is_value(end, self.text) for end in ends]
+            differ = space(ends[0]) != space(ends[1])
+            if any(map(self._is_class, ends)) and (differ or values[0] != values[1]) or differ and not any(values):
                 for kid in kids[1:]:
                     self._wrap(kid, "::metal::__copy(", ")")
 
