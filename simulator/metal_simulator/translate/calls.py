@@ -61,11 +61,12 @@ class Calls(Operations):
             return
         if len(given) == 1 and span(given[0]) == (begin, end):
             self._implicit(cursor, given[0])
+        elif parent is not None and parent.kind == CursorKind.CSTYLE_CAST_EXPR and span(parent) == (begin, end):
+            return
         elif self.text[end - 1] == "}":
             self._braces(cursor, begin, end, made, given, parent)
         elif first is not None and first.kind in _TYPES and span(first)[0] >= begin and self.text[end - 1] == ")":
-            if parent is None or parent.kind != CursorKind.CSTYLE_CAST_EXPR or span(parent) != (begin, end):
-                self._construct(cursor)
+            self._construct(cursor)
 
     def _implicit(self, cursor: Cursor, given: Cursor) -> None:
         """A number that becomes a vector."""
@@ -88,7 +89,7 @@ class Calls(Operations):
         passed = parent is not None and parent.kind in (CursorKind.CALL_EXPR, CursorKind.UNEXPOSED_EXPR)
         if made.scalar == "bool" or (number == made.components == len(given) and not passed):
             return
-        opening = self._opening(end)
+        opening = self._opening(begin, end)
         if opening is None:
             return
         before = f"::metal::__filled<{made.name}>("

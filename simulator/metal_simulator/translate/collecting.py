@@ -43,10 +43,15 @@ class Collecting:
         begin, end = span(cursor)
         return self.text[begin:end]
 
-    def _opening(self, end: int) -> Optional[int]:
-        """Offset of the bracket that the one before `end` closes."""
+    def _opening(self, begin: int, end: int) -> Optional[int]:
+        """Offset of the bracket that the last one of an expression closes.
+
+        libclang ends `T(x)` in `T(T(x))` behind the bracket that is not its own."""
         closing = self.reading.at(end - 1)
         opening = self.reading.brackets.get(closing)
+        while opening is not None and opening < self.reading.at(begin):
+            closing -= 1
+            opening = self.reading.brackets.get(closing)
         return None if opening is None or opening > closing else self.reading.tokens[opening].start
 
     def _tokens_of(self, cursor: Cursor):

@@ -97,6 +97,9 @@ class Operations(Collecting):
             ends = [written(kid) for kid in kids[1:]]
             if any(is_pointer(end.type) or end.kind in _NULL for end in ends):
                 return
+            for kid, end, other in zip(kids[1:], ends, ends[::-1]):
+                if is_dependent(other.type) and not is_dependent(end.type):
+                    self._beside(kid, other)
             values = [is_value(end, self.text) for end in ends]
             differ = space(ends[0]) != space(ends[1])
             if any(map(self._is_class, ends)) and (differ or values[0] != values[1]) or differ and not any(values):
@@ -135,7 +138,7 @@ class Operations(Collecting):
     def _construct(self, cursor: Cursor) -> None:
         """T(...) as ::metal::__construct<T>(...)."""
         begin, end = span(cursor)
-        opening = self._opening(end)
+        opening = self._opening(begin, end)
         if opening is not None:
             self.wraps.append(Wrap(begin, opening, "::metal::__construct<", ">"))
 
