@@ -69,6 +69,8 @@ def is_dependent(kind: Type) -> bool:
     """Whether the type depends on a template parameter, or is not known."""
     if kind.kind in _REFERENCES:
         kind = kind.get_pointee()
+    if kind.spelling == _PSEUDO:
+        return False
     return kind.kind == TypeKind.DEPENDENT or kind.get_canonical().kind in (
         TypeKind.UNEXPOSED,
         TypeKind.DEPENDENT,

@@ -28,7 +28,7 @@ from ..toolchain import cache
 from ..toolchain.paths import INCLUDE
 from .threadgroup_variables import threadgroup_variable_at
 
-_FILE = "read.cpp"
+FILE = "read.cpp"
 _FLAGS = [
     *("-x", "c++", "-std=c++17", "-Xclang", "-fsycl-is-device", "-fdeclspec", "-nostdinc", "-nostdinc++"),
     *(f"-I{INCLUDE}/reading", f"-I{INCLUDE}", "-DMETAL_SIMULATOR_READING", "-D__METAL__=1", "-D__METAL_VERSION__=400"),
@@ -55,7 +55,7 @@ class Reading(NamedTuple):
 
     def cursors(self) -> Iterator[object]:
         """The user's own declarations."""
-        return (c for c in self.unit.cursor.get_children() if c.location.file and c.location.file.name == _FILE)
+        return (c for c in self.unit.cursor.get_children() if c.location.file and c.location.file.name == FILE)
 
     def at(self, offset: int) -> int:
         """Index of the token that begins at an offset, or else before it."""
@@ -66,7 +66,7 @@ class Reading(NamedTuple):
         lines, found = by_line(self.tokens), []
         for problem in self.unit.diagnostics:
             if problem.severity >= _ERROR and self.tokens and problem.location.offset not in self.settled:
-                in_text = problem.location.file and problem.location.file.name == _FILE
+                in_text = problem.location.file and problem.location.file.name == FILE
                 token = self.tokens[max(self.at(problem.location.offset), 0) if in_text else 0]
                 found.append(Diagnostic(token.file, token.line, token_column(token, lines), "error", problem.spelling))
         return found
@@ -75,7 +75,7 @@ class Reading(NamedTuple):
 def read(text: str, declarations: Declarations, taken: List[Tuple[int, int]]) -> Reading:
     """taken: places of the text that say nothing to a C++ parser."""
     source = _readable(text, declarations, taken)
-    unit = Index.create().parse(_FILE, [*_FLAGS, "-include-pch", _headers()], [(_FILE, source)])
+    unit = Index.create().parse(FILE, [*_FLAGS, "-include-pch", _headers()], [(FILE, source)])
     tokens = declarations.tokens
     return Reading(unit, set(), tokens, [t.start for t in tokens], _brackets(tokens))
 
