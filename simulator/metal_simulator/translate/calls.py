@@ -86,7 +86,8 @@ class Calls(Operations):
     def _braces(self, cursor, begin: int, end: int, made, given: List[Cursor], parent: Optional[Cursor]) -> None:
         """A vector from braces: clang wants all components, and no braces among arguments."""
         number = sum(meaning(g.type).components for g in given)
-        passed = parent is not None and parent.kind in (CursorKind.CALL_EXPR, CursorKind.UNEXPOSED_EXPR)
+        passed = self.text[begin] == "{" and parent is not None
+        passed = passed and parent.kind in (CursorKind.CALL_EXPR, CursorKind.UNEXPOSED_EXPR)
         if made.scalar == "bool" or (number == made.components == len(given) and not passed):
             return
         opening = self._opening(begin, end)

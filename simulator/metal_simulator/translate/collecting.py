@@ -88,7 +88,10 @@ class Collecting:
         kind = parameter.type
         if kind.kind != TypeKind.LVALUEREFERENCE or not kind.get_pointee().is_const_qualified() or space(parameter):
             return False
-        return not self._is_own(parameter) or "__private" in self._slice(parameter)
+        if not self._is_own(parameter):
+            return True
+        first, end = self.reading.at(span(parameter)[0]), span(parameter)[1]  # to libclang `thread` in front is nothing
+        return any(t.text == "__private" for t in self.reading.tokens[first - 1 : self.reading.at(end - 1) + 1])
 
     def _bound(self, argument: Cursor, to) -> None:
         """An argument that makes a temporary for a reference to thread memory."""
@@ -97,7 +100,8 @@ class Collecting:
             return  # a default argument
         of, inner = meaning(to), written_type(argument)
         if self.text[begin] == "{":
-            self.wraps.append(Wrap(begin, end, f"::metal::__lasting<{of.name}>({of.name}", ").get()"))
+            filled = of.components > 1 and of.scalar != "bool"  # what is in the braces is called already
+            self._wrap(argument, f"::metal::__lasting<{of.name}>({'' if filled else of.name}", ").get()")
         elif meaning(inner).name == of.name or is_dependent(to) or is_dependent(inner):
             if is_value(argument, self.text):
                 self._lasting(argument)

@@ -83,6 +83,11 @@ class Declarators(Collecting):
     def _specialisation(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
         self._deduced(cursor, cursor)
 
+    def _alias(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
+        """An alias template, through which arguments may be deduced."""
+        for kid in kids:
+            self._deduced(kid, cursor)
+
     def _function_pointer(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
         """To clang a function pointer spelled out points into the generic address space, where no function is."""
         kind = cursor.underlying_typedef_type if cursor.kind != CursorKind.TEMPLATE_NON_TYPE_PARAMETER else cursor.type

@@ -68,8 +68,9 @@ class Operations(Collecting):
 
     def _beside(self, number: Cursor, other: Cursor) -> None:
         """A number beside what may be a vector of smaller numbers; a cast, for clang sees multiply-adds through it."""
-        name = meaning(written_type(number)).name
-        if name in _FLOATS:
+        name, kind = meaning(written_type(number)).name, written_type(number).get_canonical().kind
+        vectors = any("vec<" in leaf.type.spelling for leaf in self._leaves(other))
+        if name in _FLOATS or vectors and TypeKind.BOOL.value < kind.value <= TypeKind.LONGLONG.value:
             parts: List[Union[str, Tuple[int, int]]] = [f"(::metal::__beside_t<{name}"]
             for leaf in self._leaves(other):
                 made = leaf.kind in _MADE and leaf.type.kind != TypeKind.DEPENDENT

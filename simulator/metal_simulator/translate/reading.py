@@ -23,7 +23,7 @@ from ..source.columns import by_line, token_column
 from ..source.declarations import Declarations
 from ..source.files import MARKER
 from ..source.statements import CALLS, is_attribute
-from ..source.tokens import CLOSE, OPEN, Token, matching_angle
+from ..source.tokens import CLOSE, OPEN, Token, matching_angle, spell
 from ..toolchain import cache
 from ..toolchain.paths import INCLUDE
 from .threadgroup_variables import threadgroup_variable_at
@@ -38,10 +38,11 @@ _FLAGS = [
 _ERROR = 3
 _FOR_SERIALIZATION = 0x10  # CXTranslationUnit_ForSerialization, for which the bindings have no name
 _SPACES = ("__private", "__global", "__local", "__constant")
-# Of a member function's address space: one that keeps overloads apart; see include/reading/metal_simulator/dialect.h.
-_OF_METHODS = {"__private": "__Private", "__global": "__Global", "__local": "__locaL", "__constant": "__Constant"}
 _OF_CONSTRUCTORS = {"__global": "_G", "__local": "_L", "__constant": "_C"}
 _UNSIGNED = ("uint", "unsigned", "ushort", "size_t", "uint32_t")
+
+
+Place = Tuple[int, int, str]  # start and end in the text, and what stands there for libclang
 
 
 class Reading(NamedTuple):
@@ -112,11 +113,11 @@ def _readable(text: str, declarations: Declarations, taken: List[Tuple[int, int]
     return readable if readable.isascii() else re.sub(r"[^\x00-\x7f]", "_", readable)
 
 
-def _put_differently(tokens: List[Token]) -> Iterator[Tuple[int, int, str]]:
+def _put_differently(tokens: List[Token]) -> Iterator[Place]:
     """What C++ takes only in other words, which are no longer: start, end, words."""
     brackets = _brackets(tokens)
     classes = {tokens[i + 1].text for i, t in enumerate(tokens[:-1]) if t.text in ("struct", "class", "union")}
-    counts, overloaded = _counts(tokens), set(_methods_elsewhere(tokens, brackets))
+    counts, methods = _counts(tokens), _Methods(tokens, brackets)
     for i, token in enumerate(tokens[:-2]):
         if is_attribute(tokens, i) and i in brackets:
             end = brackets[i]  # in front of ';' it may be of a constant, which wants a value
@@ -126,15 +127,13 @@ def _put_differently(tokens: List[Token]) -> Iterator[Tuple[int, int, str]]:
         elif token.text in counts and tokens[i - 1].text in _UNSIGNED and tokens[i - 2].text in ("<", ","):
             yield tokens[i - 1].start, tokens[i - 1].end, "int"
         elif token.text in _SPACES:
-            yield from _space(tokens, i, brackets, classes, overloaded)
+            yield from _space(tokens, i, brackets, classes, methods.renamed)
 
 
-def _space(
-    tokens: List[Token], i: int, brackets: Dict[int, int], classes: Set[str], overloaded: Set[str]
-) -> Iterator[Tuple[int, int, str]]:
+def _space(tokens: List[Token], i: int, brackets: Dict[int, int], classes: Set[str], renamed) -> Iterator[Place]:
     """An address space that is not that of a pointer or reference.
 
-    overloaded: names, or last tokens of names, of member functions that are in another one than `thread`
+    renamed: whether a member function is to have another name, as there is one of its own for `thread` objects
     """
     word, close = tokens[i].text, i - 1
     while tokens[close].text in ("const", "volatile"):
@@ -142,11 +141,14 @@ def _space(
     opening = brackets.get(close, 0) if tokens[close].text == ")" else 0
     if opening and tokens[opening - 1].text not in CALLS:  # of a member function
         if tokens[opening - 1].text not in classes:
-            words = [t.text for t in tokens[close + 1 : close + 5]]
-            count = next((k for k, w in enumerate(words) if w not in (*_SPACES, "const", "volatile")), 4)
-            qualifier = "" if word == "__private" and tokens[opening - 1].text not in overloaded else _OF_METHODS[word]
-            put = f"{'const ' if 'const' in words[:count] else ''}{qualifier}"
-            yield tokens[close + 1].start, tokens[close + count].end, put
+            end = close + 1
+            while tokens[end].text in (*_SPACES, "const", "volatile"):
+                end += 1
+            is_const = any(t.text == "const" for t in tokens[close + 1 : end])
+            yield tokens[close + 1].start, tokens[end - 1].end, "const" if is_const else ""
+            name = _method_name(tokens, opening)
+            if word != "__private" and renamed(name, tokens[name:opening], is_const):
+                yield tokens[name].start, tokens[opening - 1].end, _other_name(tokens[name:opening])
         elif word == "__private":
             yield tokens[i].start, tokens[i].end, ""
         else:
@@ -166,14 +168,51 @@ def _space(
             yield tokens[k - 1].start, tokens[close].end, f"*{name}" if close == last else f"(*{name})"
 
 
-def _methods_elsewhere(tokens: List[Token], brackets: Dict[int, int]) -> Iterator[str]:
-    for i, token in enumerate(tokens):
-        if token.text in _SPACES[1:]:
-            close = i - 1
-            while tokens[close].text in ("const", "volatile"):
-                close -= 1
-            if tokens[close].text == ")" and close in brackets:
-                yield tokens[brackets[close] - 1].text
+def _method_name(tokens: List[Token], opening: int) -> int:
+    """Where the name of a member function begins, whose parameters open at a bracket."""
+    for i in range(opening - 1, max(opening - 12, 0), -1):
+        if tokens[i].text == "operator":
+            return i
+        if tokens[i].text in (";", "{", "}"):
+            break
+    return opening - 1
+
+
+def _other_name(name: List[Token]) -> str:
+    """As long as the name, or shorter; of a conversion a function's that gives the same."""
+    conversion = name[0].text == "operator" and name[-1].kind == "identifier" or name[-1].text in (">", "*", "&")
+    text = name[-1].text if len(name) == 1 else "operator"
+    return "auto _o" if conversion and len(name) > 1 else f"{text[:-1]}_"
+
+
+class _Methods:
+    """Member functions by class, name and whether they are const: of several the first one keeps its name."""
+
+    def __init__(self, tokens: List[Token], brackets: Dict[int, int]):
+        self.taken: Set[Tuple[int, str, bool]] = set()
+        self.around: List[int] = []  # by token: the innermost brace around it
+        stack = [-1]
+        for i, token in enumerate(tokens):
+            self.around.append(stack[-1])
+            if token.text == "{":
+                stack.append(i)
+            elif token.text == "}" and len(stack) > 1:
+                stack.pop()
+        for i, token in enumerate(tokens):
+            close = brackets.get(i, -1) if token.text == "(" else -1
+            if close > i:
+                after = [t.text for t in tokens[close + 1 : close + 4]]
+                is_const = after[:1] == ["const"]
+                rest = after[is_const:]
+                if rest and rest[0] in ("{", ";", "__private"):
+                    name = _method_name(tokens, i)
+                    self.taken.add((self.around[i], spell(tokens[name:i]), is_const))
+
+    def renamed(self, place: int, name: List[Token], is_const: bool) -> bool:
+        key = (self.around[place], spell(name), is_const)
+        found = key in self.taken
+        self.taken.add(key)
+        return found
 
 
 def _counts(tokens: List[Token]) -> Set[str]:

@@ -55,6 +55,7 @@ class _Edits(Calls, Declarators):
             CursorKind.TEMPLATE_NON_TYPE_PARAMETER: self._function_pointer,
             CursorKind.TYPE_ALIAS_DECL: self._function_pointer,
             CursorKind.TYPEDEF_DECL: self._function_pointer,
+            CursorKind.TYPE_ALIAS_TEMPLATE_DECL: self._alias,
             CursorKind.CLASS_TEMPLATE_PARTIAL_SPECIALIZATION: self._specialisation,
         }
 

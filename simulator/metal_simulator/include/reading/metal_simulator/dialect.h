@@ -5,12 +5,7 @@
 #define __constant __attribute__((opencl_global_device))
 #define __local __attribute__((opencl_local))
 #define __private
-// Written for __local before a threadgroup variable, and for the address space of a member function.
-#define __Local static __local
-#define __Private &
-#define __Global volatile &
-#define __locaL &&
-#define __Constant volatile &&
+#define __Local static __local  // written for __local before a threadgroup variable
 #define addrspace_cast reinterpret_cast
 typedef _Float16 half;
 
