@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import sys
 from pathlib import Path
@@ -23,8 +24,11 @@ def every_table(tiles):
     return [table for family in tiles.TABLES.values() for tables in family.values() for table in tables]
 
 
-def test_the_kernels_are_instantiated_from_the_table(tiles):
-    assert instantiate.INSTANCES.read_text() == instantiate.text(tiles), "make build writes it"
+@pytest.mark.parametrize("file", instantiate.FILES, ids=lambda file: file.name)
+def test_the_kernels_are_instantiated_from_the_tables(kernel, file):
+    planning = f"{kernel.__name__}.planning"
+    text = file.text(lambda name: importlib.import_module(f"{planning}.{name}"))
+    assert (instantiate.FOLDER / file.name).read_text() == text, "make build writes it"
 
 
 def test_the_loaders_are_the_kernels(tiles):
