@@ -1,9 +1,9 @@
 """The budget of the backward kernels, and the counters behind their table: python benchmarks/backward_tiles.py
 
 For each row of planning/backward_tiles.py, both kernels in fp16, bf16 and fp32: threadgroup memory, estimated live
-registers on Apple7 with nothing moved out of loops and with what LLVM moves out of them, instructions, and, for 512
-rows and keys without a mask, clocks on Apple7 and Apple9, the share of matrix products in them and the SIMD groups that
-a core holds. With --head-dim and --dtype fewer of them.
+registers on Apple7 with nothing moved out of loops and with what LLVM moves out of them, instructions of the optimised
+code, and, for 512 rows and keys without a mask on Apple7 and Apple9, clocks, the share of matrix products in them and
+the SIMD groups that a core holds. With --head-dim and --dtype fewer of them.
 
 Level: counters of the simulator and its cost model; nothing here was measured on a GPU.
 """
@@ -16,9 +16,7 @@ import pathlib
 
 import kernels
 import torch
-from metal_simulator import Library
-from metal_simulator.profiler import cost_model, registers
-from tiles import CHIPS, ROOT
+from tiles import CHIPS, ROOT, Library, cost_model, registers
 
 FOLDER = ROOT / "flash_sdpa"
 LENGTH = 512

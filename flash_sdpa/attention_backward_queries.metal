@@ -112,14 +112,12 @@ template <typename T, typename Element, int kHeadDim, int kValueDim, int kBlockN
   const long sums_index = (position.x * params.stored_tiles + tile_index) * kSimdgroups + simdgroup;
   if (carries_sums && !turn.is_first) load_sums(accumulator, query_sums, sums_index, lane_index);
   else zero(accumulator);
-  device float* target = nullptr;  // where the next block's weights go
+  device float* target;  // where the next block's weights go
   if (stores_weights)
     target = stored_rows<kBlockM>(weights, params, position.x, tile_index, simdgroup / kSlices) + lane_index * 4;
-  device const float* own_sinks = nullptr;
-  if (has_sinks) own_sinks = sinks + tile.head(0);
 
   // In a first pass rows with large scores find their maximum and sum anew, over all keys that they see.
-  bool recounts = any_simdgroup<kSimdgroups>((threadgroup bool*)memory, softmax.any_large(), simdgroup, lane_index);
+  bool recounts = any_simdgroup<kSimdgroups>((threadgroup uint*)memory, softmax.any_large(), simdgroup, lane_index);
   threadgroup float2* kept_softmax = saved + simdgroup * kRows + lane.row;
   if (recounts) softmax.save(kept_softmax, lane);
   const bool sees_more = carries_sums && recounts;  // than the keys of the chunk
@@ -178,7 +176,7 @@ template <typename T, typename Element, int kHeadDim, int kValueDim, int kBlockN
       multiply(accumulator, grads, key_tile, lane);  // dQ += dS K
     }
     if (!recounts) break;
-    softmax.finish(kept_softmax, score.scale, own_sinks, row0, tile.heads_per_kv, lane);
+    softmax.finish(kept_softmax, score.scale, sinks, tile, row0, lane);
     keys.rows.advance(begin - key0);
     target -= (key0 - first_key) * (2 * kFragment);
     recounts = false;

@@ -71,10 +71,10 @@ inline void merge_key_groups(threadgroup float2* memory, thread RegisterTile<flo
 
 // Whether any of kSimdgroups SIMD groups says so. Another barrier must come before the memory is used again.
 template <int kSimdgroups>
-inline bool any_simdgroup(threadgroup bool* memory, bool says, uint simdgroup, uint lane_index) {
+inline bool any_simdgroup(threadgroup uint* memory, bool says, uint simdgroup, uint lane_index) {
   if (lane_index == 0) memory[simdgroup] = says;
   threadgroup_barrier(mem_flags::mem_threadgroup);
   bool any = false;
-  UNROLL for (short other = 0; other < kSimdgroups; other++) any = any || memory[other];
+  UNROLL for (short other = 0; other < kSimdgroups; other++) any = any || memory[other] != 0;
   return any;
 }

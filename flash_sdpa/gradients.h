@@ -55,12 +55,12 @@ struct RowSoftmax {
     online.start();
   }
 
-  // Then: rows that are not large have again what was kept, so that no row depends on its neighbours. sinks: of the heads
-  // that share the key/value head.
-  void finish(threadgroup const float2* memory, float scale, device const float* sinks, int row0, int heads_per_kv,
+  // Then: rows that are not large have again what was kept, so that no row depends on its neighbours. sinks: [num_heads],
+  // if has_sinks.
+  void finish(threadgroup const float2* memory, float scale, device const float* sinks, QueryTile tile, int row0,
               Lane lane) {
     RowExponentials<kRows> rows = online.finish(scale);
-    if (has_sinks) rows.add_sinks(sinks, row0, heads_per_kv, lane);
+    if (has_sinks) rows.add_sinks(sinks + tile.head(0), row0, tile.heads_per_kv, lane);
     UNROLL for (short i = 0; i < kRows / kFragment; i++) {
       const float2 anew = rows.at[i].row_softmax(online.row_max.at[i], true), kept = memory[i * kFragment];
       online.row_max.at[i] = is_large(kept[0]) ? anew[0] : kept[0];

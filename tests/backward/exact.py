@@ -120,12 +120,13 @@ def largest(tensor) -> float:
 
 def assert_gradients(problem, grads, expected, more: float = 1.0) -> None:
     """NaN and infinities fail it; None are gradients that nobody wants. more: times what may be cancelled."""
-    products = torch.nan_to_num(problem.value.double()).abs().flatten(0, -2)
-    products = (
-        (torch.nan_to_num(problem.grad_output.double()).abs() @ products.T).amax().item() if len(products) else 0.0
+    value, grad_output = (
+        torch.nan_to_num(t.double()).abs().flatten(0, -2) for t in (problem.value, problem.grad_output)
     )
+    products = largest(grad_output @ value.T)
     score = more * abs(problem.fields["softmax_scale"]) * products
-    sizes = score * largest(problem.key), score * largest(problem.query), 0.0
+    rows = problem.query.shape[-3] * problem.query.shape[-2] // problem.key.shape[-2]  # whose roundings a key adds up
+    sizes = score * largest(problem.key), score * largest(problem.query) * math.sqrt(rows), 0.0
     for name, grad, right, size in zip(("query", "key", "value"), grads, expected, sizes):
         if grad is not None and grad.numel():
             error = (grad.double() - right).abs().max().item()

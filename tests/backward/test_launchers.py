@@ -1,4 +1,4 @@
-"""The texts that the run-time launcher gives to Apple's compiler for the backward kernels: strict, the same bits."""
+"""The texts of the backward kernels that the run-time launcher gives to Apple's compiler: strict, and the same bits."""
 
 from __future__ import annotations
 

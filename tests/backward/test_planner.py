@@ -9,7 +9,6 @@ import pathlib
 import re
 import time
 
-import instantiate
 import pytest
 import torch
 from cases import call_of
@@ -72,13 +71,6 @@ def test_planned_kernels_are_the_kernels_that_exist(kernel, tiles):
             planned[plan.source.removesuffix(".metal")].add(plan.kernel)
     for source, names in planned.items():
         assert names == set(Library(KERNELS / f"{source}.metal", include=[KERNELS]).kernels)
-
-
-def test_instances_are_those_of_the_tables(kernel):
-    planning = f"{kernel.__name__}.planning"
-    for file in instantiate.FILES:
-        text = file.text(lambda name: importlib.import_module(f"{planning}.{name}"))
-        assert (KERNELS / file.name).read_text() == text, "make build writes it"
 
 
 def test_every_table_has_every_shape_and_fits(kernel, tiles):

@@ -21,7 +21,7 @@ def ptxas() -> None:
 
 
 @pytest.mark.parametrize("matrix", ["exact", "fast"])
-@pytest.mark.parametrize("source", ["attention_forward.metal", "attention_combine.metal"])
+@pytest.mark.parametrize("source", sorted(path.name for path in FOLDER.glob("*.metal")))
 def test_attention(source, matrix):
     """The first and the last kernel of the file, with constants set after loading: all features at once."""
     library = Library(FOLDER / source, [FOLDER])

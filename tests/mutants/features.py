@@ -56,9 +56,7 @@ MUTANTS = [
         "checker",
     ),
     Mutant("used length of the first", MAIN, "seqused_k[tile.sequence]", "seqused_k[0]", "numbers"),
-    Mutant(
-        "paged length not clamped", SEQUENCE, "int(min(max(length, long(0)), long(total_k)))", "int(length)", "checker"
-    ),
+    Mutant("paged length not clamped", SEQUENCE, "int(min(max(keys, long(0)), long(total_k)))", "int(keys)", "checker"),
     Mutant(
         "pages of the first sequence",
         PAGES,

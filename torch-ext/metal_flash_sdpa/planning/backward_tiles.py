@@ -114,24 +114,25 @@ def _row(shape: Tuple[int, int], queries: Tuple[int, int, int], keys: Tuple[int,
 # fmt: off
 
 F16: Table = (
-    #    head_dim, value_dim   block_n, row_groups, slices   columns, key_groups, block_m
+    # head_dim, value_dim; block_n, row_groups, slices; columns, key_groups, block_m
     _row((32, 32), (32, 8, 1), (32, 4, 32)),
     _row((64, 64), (32, 8, 1), (64, 4, 32)),
     _row((72, 72), (32, 8, 1), (24, 2, 32)),
     _row((80, 80), (32, 8, 1), (40, 2, 32)),
     _row((96, 96), (32, 8, 1), (48, 2, 32)),
     _row((128, 128), (16, 8, 1), (64, 2, 32)),
-    _row((192, 128), (16, 4, 2), (64, 2, 32)),
-    _row((256, 256), (16, 4, 2), (64, 2, 16)),
+    _row((192, 128), (16, 4, 2), (64, 1, 16)),
+    _row((256, 256), (8, 4, 2), (64, 2, 16)),
 )
 F32: Table = (
+    # head_dim, value_dim; block_n, row_groups, slices; columns, key_groups, block_m
     _row((32, 32), (32, 8, 1), (32, 4, 32)),
     _row((64, 64), (32, 8, 1), (64, 4, 32)),
     _row((72, 72), (16, 8, 1), (24, 2, 32)),
     _row((80, 80), (16, 8, 1), (40, 2, 32)),
-    _row((96, 96), (16, 8, 1), (48, 2, 32)),
+    _row((96, 96), (16, 4, 2), (48, 2, 16)),
     _row((128, 128), (16, 4, 2), (64, 2, 16)),
-    _row((192, 128), (16, 4, 2), (64, 2, 16)),
+    _row((192, 128), (16, 4, 2), (64, 1, 8)),
     _row((256, 256), (8, 2, 4), (64, 2, 8)),
 )
 
