@@ -203,13 +203,14 @@ class _Methods:
                 stack.pop()
         for i, token in enumerate(tokens):
             close = brackets.get(i, -1) if token.text == "(" else -1
-            if close > i:
-                after = [t.text for t in tokens[close + 1 : close + 4]]
-                is_const = after[:1] == ["const"]
-                rest = after[is_const:]
-                if rest and rest[0] in ("{", ";", "__private"):
+            if i < close < len(tokens) - 4:
+                end = close + 1
+                while tokens[end].text in (*_SPACES, "const", "volatile"):
+                    end += 1
+                words = {t.text for t in tokens[close + 1 : end]}
+                if tokens[end].text in ("{", ";") and not words & set(_SPACES[1:]):
                     name = _method_name(tokens, i)
-                    self.taken.add((self.around[i], spell(tokens[name:i]), is_const))
+                    self.taken.add((self.around[i], spell(tokens[name:i]), "const" in words))
 
     def renamed(self, place: int, name: List[Token], is_const: bool) -> int:
         key = (self.around[place], spell(name), is_const)
