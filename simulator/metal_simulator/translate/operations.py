@@ -104,8 +104,8 @@ class Operations(Collecting):
             values = [is_value(end, self.text) for end in ends]
             differ = space(ends[0]) != space(ends[1])
             if any(map(self._is_class, ends)) and (differ or values[0] != values[1]) or differ and not any(values):
-                for kid in kids[1:]:
-                    self._wrap(kid, "::metal::__copy(", ")")
+                for kid, value in zip(kids[1:], values):
+                    self._wrap(kid, "::metal::__value(" if value else "::metal::__copy(", ")")
 
     def _refused(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
         """`a ? b : c` that libclang refuses, with all in it."""

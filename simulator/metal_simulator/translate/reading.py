@@ -133,7 +133,7 @@ def _put_differently(tokens: List[Token]) -> Iterator[Place]:
 def _space(tokens: List[Token], i: int, brackets: Dict[int, int], classes: Set[str], renamed) -> Iterator[Place]:
     """An address space that is not that of a pointer or reference.
 
-    renamed: whether a member function is to have another name, as there is one of its own for `thread` objects
+    renamed: number of a member function that must have another name, for there is one for `thread` objects; else 0
     """
     word, close = tokens[i].text, i - 1
     while tokens[close].text in ("const", "volatile"):
@@ -147,8 +147,9 @@ def _space(tokens: List[Token], i: int, brackets: Dict[int, int], classes: Set[s
             is_const = any(t.text == "const" for t in tokens[close + 1 : end])
             yield tokens[close + 1].start, tokens[end - 1].end, "const" if is_const else ""
             name = _method_name(tokens, opening)
-            if word != "__private" and renamed(name, tokens[name:opening], is_const):
-                yield tokens[name].start, tokens[opening - 1].end, _other_name(tokens[name:opening])
+            number = 0 if word == "__private" else renamed(name, tokens[name:opening], is_const)
+            if number:
+                yield tokens[name].start, tokens[opening - 1].end, _other_name(tokens[name:opening], number)
         elif word == "__private":
             yield tokens[i].start, tokens[i].end, ""
         else:
@@ -178,11 +179,12 @@ def _method_name(tokens: List[Token], opening: int) -> int:
     return opening - 1
 
 
-def _other_name(name: List[Token]) -> str:
-    """As long as the name, or shorter; of a conversion a function's that gives the same."""
-    conversion = name[0].text == "operator" and name[-1].kind == "identifier" or name[-1].text in (">", "*", "&")
-    text = name[-1].text if len(name) == 1 else "operator"
-    return "auto _o" if conversion and len(name) > 1 else f"{text[:-1]}_"
+def _other_name(name: List[Token], number: int) -> str:
+    """One of its own, no longer than the name; of a conversion a function's that gives the same."""
+    digits = "0123456789abcdefghijklmnopqrstuvwxyz"
+    own = "_" + (digits[number // 36] if number >= 36 else "") + digits[number % 36]
+    conversion = len(name) > 1 and (name[-1].kind == "identifier" or name[-1].text in (">", "*", "&"))
+    return f"auto {own}" if conversion else own
 
 
 class _Methods:
@@ -190,6 +192,7 @@ class _Methods:
 
     def __init__(self, tokens: List[Token], brackets: Dict[int, int]):
         self.taken: Set[Tuple[int, str, bool]] = set()
+        self.count = 0  # of those with another name
         self.around: List[int] = []  # by token: the innermost brace around it
         stack = [-1]
         for i, token in enumerate(tokens):
@@ -200,19 +203,22 @@ class _Methods:
                 stack.pop()
         for i, token in enumerate(tokens):
             close = brackets.get(i, -1) if token.text == "(" else -1
-            if close > i:
-                after = [t.text for t in tokens[close + 1 : close + 4]]
-                is_const = after[:1] == ["const"]
-                rest = after[is_const:]
-                if rest and rest[0] in ("{", ";", "__private"):
+            if i < close < len(tokens) - 4:
+                end = close + 1
+                while tokens[end].text in (*_SPACES, "const", "volatile"):
+                    end += 1
+                words = {t.text for t in tokens[close + 1 : end]}
+                if tokens[end].text in ("{", ";") and not words & set(_SPACES[1:]):
                     name = _method_name(tokens, i)
-                    self.taken.add((self.around[i], spell(tokens[name:i]), is_const))
+                    self.taken.add((self.around[i], spell(tokens[name:i]), "const" in words))
 
-    def renamed(self, place: int, name: List[Token], is_const: bool) -> bool:
+    def renamed(self, place: int, name: List[Token], is_const: bool) -> int:
         key = (self.around[place], spell(name), is_const)
-        found = key in self.taken
-        self.taken.add(key)
-        return found
+        if key not in self.taken:
+            self.taken.add(key)
+            return 0
+        self.count += 1
+        return self.count
 
 
 def _counts(tokens: List[Token]) -> Set[str]:

@@ -104,6 +104,11 @@ METAL_FUNC constexpr __value_t<T> __copy(const T& object) {
   return object;
 }
 
+template <typename T>
+METAL_FUNC constexpr T __value(T value) {
+  return value;
+}
+
 // A value that a `thread T&` can name until the end of the expression.
 template <typename T>
 struct __temporary {
