@@ -157,7 +157,13 @@ MUTANTS = [
         "if (false) rows.add_sinks",
         "numbers",
     ),
-    Mutant("one SIMD group's vote", "exchange.h", "any = any || memory[other] != 0;", "any = memory[other] != 0;", "checker"),
+    Mutant(
+        "one SIMD group's vote",
+        "exchange.h",
+        "any = any || memory[other] != 0;",
+        "any = memory[other] != 0;",
+        "checker",
+    ),
     # what is stored, and where
     Mutant(
         "a block too few is stored",
