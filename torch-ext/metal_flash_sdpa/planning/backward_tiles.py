@@ -2,7 +2,7 @@
 instantiated for, as planning/tiles.py for the forward kernel.
 
 The figures beside a row are counters of the simulator (python benchmarks/backward_tiles.py): of the queries' and then
-of the keys' kernel, estimated live registers of a lane, and the share of matrix products in the clocks of 512 rows x 512
+of the keys' kernel, estimated live registers of a lane, and the share of matrix products in the clocks of 512 rows and
 keys on Apple7 and on Apple9. Up to 104 registers leave a core 16 SIMD groups.
 """
 
