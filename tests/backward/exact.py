@@ -103,10 +103,10 @@ def exact(
 def bound(expected: torch.Tensor, dtype: torch.dtype, cancelled: float = 0.0) -> float:
     """Largest allowed |gradient - expected|, to the largest gradient: backward.md's figures for an exact delta.
 
-    cancelled: size of the sums that a gradient is the difference of, of which fp32 rounds the last bit.
+    cancelled: size of the two sums that a gradient is the difference of: three roundings, of each and of what is left.
     """
     largest = expected.abs().max().item() if expected.numel() else 0.0
-    cancelled = 2.0**-24 * cancelled + 2.0**-126  # which the hardware flushes
+    cancelled = 3 * 2.0**-24 * cancelled + 2.0**-126  # which the hardware flushes
     if dtype == torch.float32:
         return 1.2e-6 * largest + cancelled
     rounding = (expected.to(dtype).double() - expected).abs().max().item() if expected.numel() else 0.0

@@ -93,8 +93,8 @@ def run(
     """(gradients of query, key and value, Exact, plans): the chain, launch by launch, in NaN everywhere.
 
     factors, dropout: of exact(), and (probability, seed) of the kernels; keys: whether key and value want gradients;
-    scratch, chunk_keys: other budgets than the planner's; rounding: of the forward pass, relative to each row's
-    maximum; row_max: in the place of all of them.
+    scratch, chunk_keys: other budgets than the planner's; rounding: of the forward pass, relative to each
+    row's maximum if that is large; row_max: in the place of all of them.
     """
     launcher = launcher or SimulatedLauncher(check=True)
     backward = planner(kernel)
@@ -103,7 +103,8 @@ def run(
     )
     tensors = problem.query, problem.key, problem.value
     expected = exact(*tensors, problem.grad_output, problem.grad_lse, problem.fields, score.scale, factors)
-    row_softmax = expected.row_softmax * torch.tensor([1 + rounding, 1])
+    row_softmax = expected.row_softmax.clone()
+    row_softmax[..., 0][row_softmax[..., 0].abs() * score.scale > 88] *= 1 + rounding
     if row_max is not None:
         row_softmax[..., 0] = row_max
     call = call_of(kernel, *map(problem.inputs, tensors), **problem.fields)
