@@ -38,7 +38,7 @@ BEYOND_10 = {
     Tile("bf16", 64, 64, 8, 16, 1, 1, 4, "direct"): HALF_KEPT,
     Tile("bf16", 96, 96, 8, 16, 1, 1, 4, "direct"): HALF_KEPT,
 }
-CONSTANTS = ("packed", "paged", "padded", "split"), ("seqused_k", "softcap", "alibi", "sinks")
+CONSTANTS = ("packed", "paged", "padded", "split"), ("seqused_k", "softcap", "alibi", "sinks", "dropout")
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def counted(tmp_path_factory):
     source = folder / "attention_forward.metal"
     for file, old, new in (
         (source, r"(constexpr bool kMayOverflow = ).*;", r"\1false;"),
-        (folder / "blocks_staged.h", r"(using Element = )conditional_t.*;", r"\1T;"),
+        (folder / "blocks_staged.h", r"(using Widened = )conditional_t.*;", r"\1T;"),
     ):
         text, changes = re.subn(old, new, file.read_text())
         assert changes == 1

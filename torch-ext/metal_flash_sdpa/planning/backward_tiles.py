@@ -138,8 +138,8 @@ F32: Table = (
 
 # fmt: on
 
-# On Apple7 and 8, which have no bfloat operands: all but the loads is fp32. 86, 89 %; 102, 91 % at 64, and 87, 85 %; 103,
-# 87 % at 128, where products of bfloat, widened for each, have 82 and 79 % in the queries' kernel.
+# On Apple7 and 8, which have no bfloat operands: all but the loads is fp32. 86, 89 %; 102, 91 % at 64, and 87, 85 %;
+# 103, 87 % at 128. Products of bfloat, widened for each, have 82 and 79 % in the queries' kernel.
 WIDENED: Table = tuple(Tiles(row.queries._replace(is_widened=True), row.keys._replace(is_widened=True)) for row in F32)
 TABLES: Mapping[int, Mapping[torch.dtype, Table]] = {  # a family between has the older one's
     7: {torch.float16: F16, torch.bfloat16: WIDENED, torch.float32: F32},
