@@ -61,8 +61,7 @@ class Library:
 
     @property
     def kernels(self) -> Tuple[str, ...]:
-        """Host names of all kernels: first those of functions, in the order of the file, then those of explicit
-        instantiations, in theirs."""
+        """Host names of all kernels, in the order of the file."""
         name = "library-" + cache.key(self.clang.version, self.digest, self.fast_math)
         known = cache.read(name)
         if known is None:
@@ -77,10 +76,12 @@ class Library:
         Raises CompileError for another language, and for a file that does not even preprocess.
         """
         found = check.check(self.clang, self.source, self.digest, language)
+        if any(d.severity == "error" for d in found):
+            return found
         try:
             len(self.kernels)  # accounts for every word kernel
         except CompileError as error:
-            return [*found, *(d for d in error.diagnostics if d not in found)]
+            return [*found, *error.diagnostics]
         return found
 
     def kernel(self, host_name: str, constants: Optional[Mapping[str, object]] = None) -> "Kernel":

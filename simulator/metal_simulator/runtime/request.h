@@ -9,7 +9,6 @@
 enum { __METAL_COLLECTIVES(NUMBER) COLLECTIVES };  // those from QUAD_SUM are those from SUM, of quad-groups
 enum { __METAL_LANE_TYPES(NAME) LANE_TYPES };
 enum { __METAL_ATOMICS(NAME) ATOMICS };
-enum { __METAL_MEMORY_ORDERS(NUMBER) MEMORY_ORDERS };
 enum { LANES = 32, MAX_THREADS = 1024, MAX_BUFFERS = 31, ARENA_BYTES = 32768 };
 enum { SLOT_SHIFT = 37 };  // log2 of the address space of a threadgroup variable in a checking launch
 

@@ -38,10 +38,6 @@
 #define __METAL_ATOMICS(F) \
   F(LOAD) F(STORE) F(EXCHANGE) F(ADD) F(SUBTRACT) F(LEAST) F(MOST) F(BIT_AND) F(BIT_OR) F(BIT_XOR)
 
-// memory_order, O(name, its name in Metal), in the order of their numbers.
-#define __METAL_MEMORY_ORDERS(O) \
-  O(RELAXED, relaxed) O(ACQUIRE, acquire) O(RELEASE, release) O(ACQ_REL, acq_rel) O(SEQ_CST, seq_cst)
-
 // Bits of mem_flags.
 #define __METAL_MEM_DEVICE 1
 #define __METAL_MEM_THREADGROUP 2

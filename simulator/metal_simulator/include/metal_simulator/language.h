@@ -3,5 +3,4 @@
 #include <metal_simulator/types.h>
 #include <metal_simulator/traits.h>
 #include <metal_simulator/construct.h>
-#include <metal_simulator/boolean.h>
 #include <metal_simulator/synchronize.h>
