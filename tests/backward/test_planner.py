@@ -125,7 +125,6 @@ def test_scratch_is_bounded(kernel, packed, length, window, dtype, cores):
 @pytest.mark.parametrize("head_dim", [64, 256])
 def test_no_launch_takes_too_long(kernel, shape, head_dim, keys):
     """By the bound of the forward's launches: each threadgroup's pairs, as if no mask hid any."""
-    backward = planner(kernel)
     for plan, chunk in chunks_of(kernel, chain_of(kernel, *shape, (8, 2), head_dim, keys=keys)):
         if "queries" in plan.kernel:
             block_m = 8 * int(re.search(r"_g(\d+)x", plan.kernel).group(1))

@@ -45,7 +45,7 @@ def run(variant: Path, code: str) -> subprocess.CompletedProcess:
 
 def schemas() -> dict[str, str]:
     """The schemas of torch_binding.cpp, by name."""
-    text = (ROOT / "torch-ext" / "torch_binding.cpp").read_text()
+    text = re.sub(r'"\n\s*"', "", (ROOT / "torch-ext" / "torch_binding.cpp").read_text())
     return {schema.partition("(")[0]: schema for schema in re.findall(r'"(\w+\(.*\) -> .*)"', text)}
 
 

@@ -80,7 +80,8 @@ def test_everything_is_asked(metal_kernel, tools: Path, tmp_path: Path, capfd) -
         flags = sorted(line.split(" -c ")[0] for line in compiled if f"/{source} -o" in line)
         assert flags == ["-sdk macosx metal -std=metal3.1", "-sdk macosx metal -std=metal4.0 -O2"], source
     sample = specialisations.sample(metal_kernel)
-    assert len(compiled) == 2 * (3 + len(sample)) and len(sample) > 5
+    shaders = [*(mac.ROOT / "flash_sdpa").glob("*.metal"), "primitives.metal"]
+    assert len(compiled) == 2 * (len(shaders) + len(sample)) and len(sample) > 5
     assert f"Apple's compiler: {len(compiled)} of {len(compiled)} accepted" in printed
     for chosen in sample:
         assert f"[native code] {chosen.kernel} with" in printed
@@ -179,7 +180,7 @@ def test_the_sample_meets_every_loader_dtype_and_feature(metal_kernel, sample) -
     constants = set(re.findall(r"constant bool (\w+)", (mac.ROOT / "flash_sdpa" / "function_constants.h").read_text()))
     met = {constant for chosen in sample for constant in chosen.constants}
     assert met >= {(name, value) for name in constants for value in (True, False)}
-    assert len(sample) < 40 and len(set(sample)) == len(sample)
+    assert len(sample) < 60 and len(set(sample)) == len(sample)
 
 
 def test_every_text_of_the_sample_passes_the_strict_check(metal_kernel, sample, tmp_path: Path) -> None:

@@ -38,8 +38,8 @@ def planned(kernel, device, dtype, head_dim=64, value_dim=64):
     """The kernel that a prefill is planned with."""
     query = torch.empty(1, 100, 1, head_dim, dtype=dtype, device="meta")
     value = query.new_empty(1, 100, 1, value_dim)
-    [plan] = kernel.planner.plan_forward(device, value, None, call_of(kernel, query, query, value)).launches
-    return plan.kernel
+    launches = kernel.planner.plan_forward(device, value, None, call_of(kernel, query, query, value)).launches
+    return launches[0].kernel
 
 
 def last_wins(kernel, tiles, device):
