@@ -19,6 +19,11 @@ def planner(kernel):
     return importlib.import_module(f"{kernel.__name__}.planning.backward")
 
 
+def plans(kernel):
+    """The module planning.plan; a kernel that was loaded twice does not name its folders."""
+    return importlib.import_module(f"{kernel.__name__}.planning.plan")
+
+
 class Problem:
     """One call and the gradients of its results.
 
@@ -98,7 +103,7 @@ def run(
     """
     launcher = launcher or SimulatedLauncher(check=True)
     backward = planner(kernel)
-    score = kernel.planning.plan.ScoreParams.of(
+    score = plans(kernel).ScoreParams.of(
         problem.fields["softmax_scale"], problem.fields["softcap"], problem.fields.get("alibi_slopes") is not None
     )
     tensors = problem.query, problem.key, problem.value
@@ -121,7 +126,7 @@ def run(
     named |= {part.name: torch.full(part.shape, math.nan) for part in chain.scratch}
     if dropout is not None:
         seed = torch.tensor([dropout[1]])
-        params = kernel.planning.plan.DropoutParams.of(kernel.call.Dropout(dropout[0], seed))
+        params = plans(kernel).DropoutParams.of(kernel.call.Dropout(dropout[0], seed))
         named["dropout"] = params.pack().data
     for plan in plans:
         launcher(plan, named)

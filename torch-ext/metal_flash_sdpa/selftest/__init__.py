@@ -88,7 +88,7 @@ def test_launcher(
         few = cases.random_cases(9, seed)
         for name, test in (
             ("threads", functools.partial(_same_in_threads, few, target, device)),
-            ("ranges", functools.partial(_same_in_ranges, few, target, device)),
+            ("ranges", functools.partial(_same_in_ranges, few, launchers.current(), device)),
             ("dropout", functools.partial(_same_dropout, few, device)),
         ):
             result[name] = _outcome_of(test)
