@@ -19,7 +19,7 @@ def planner(kernel):
     return importlib.import_module(f"{kernel.__name__}.planning.backward")
 
 
-def plans(kernel):
+def plan_module(kernel):
     """The module planning.plan; a kernel that was loaded twice does not name its folders."""
     return importlib.import_module(f"{kernel.__name__}.planning.plan")
 
@@ -103,7 +103,7 @@ def run(
     """
     launcher = launcher or SimulatedLauncher(check=True)
     backward = planner(kernel)
-    score = plans(kernel).ScoreParams.of(
+    score = plan_module(kernel).ScoreParams.of(
         problem.fields["softmax_scale"], problem.fields["softcap"], problem.fields.get("alibi_slopes") is not None
     )
     tensors = problem.query, problem.key, problem.value
@@ -126,7 +126,7 @@ def run(
     named |= {part.name: torch.full(part.shape, math.nan) for part in chain.scratch}
     if dropout is not None:
         seed = torch.tensor([dropout[1]])
-        params = plans(kernel).DropoutParams.of(kernel.call.Dropout(dropout[0], seed))
+        params = plan_module(kernel).DropoutParams.of(kernel.call.Dropout(dropout[0], seed))
         named["dropout"] = params.pack().data
     for plan in plans:
         launcher(plan, named)

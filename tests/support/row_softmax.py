@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 
 import torch
@@ -12,7 +13,11 @@ NO_KEY = torch.tensor([-(2.0**127), 1e30])
 
 def assert_weights(kernel, call, row_softmax, query, key, slopes=None, tolerance=2e-6):
     """Of one sequence: row_softmax [heads, rows, 2], query [rows, heads, head_dim], key [keys, heads_kv, head_dim]."""
-    unit = kernel.planning.plan.ScoreParams.of(call.softmax_scale, call.softcap, slopes is not None).scale
+    unit = (
+        importlib.import_module(f"{kernel.__name__}.planning.plan")
+        .ScoreParams.of(call.softmax_scale, call.softcap, slopes is not None)
+        .scale
+    )
     window = call.window_left, call.window_right
     scores = scores_of(query.double(), key.double(), window, call.softmax_scale, call.softcap, slopes, call.sinks)
     row_max, log2_sum = row_softmax.double().split(1, dim=2)
