@@ -127,7 +127,7 @@ def run(
     if dropout is not None:
         seed = torch.tensor([dropout[1]])
         params = plan_module(kernel).DropoutParams.of(kernel.call.Dropout(dropout[0], seed))
-        named["dropout"] = params.pack().data
+        named["dropout"] = params.pack()
     for plan in plans:
         launcher(plan, named)
     if not plans:  # nothing to launch: the gradients are 0
