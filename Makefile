@@ -58,7 +58,7 @@ launchers: build ## compare the run-time launcher's sources with the function co
 	LAUNCHER_CASES=300 $(RUN) -m pytest tests/launchers/test_same_plan.py -k strict
 
 bench: build ## run the benchmarks
-	@for benchmark in planner overhead cpu_ragged memory simulator; do \
+	@for benchmark in planner overhead cpu_ragged cpu_dense memory simulator; do \
 	    echo "== benchmarks/$$benchmark.py"; $(RUN) benchmarks/$$benchmark.py || exit 1; \
 	done
 
@@ -67,13 +67,15 @@ bench-peers: build ## count our kernels beside PyTorch's own on the simulator, w
 
 bench-tiles: build ## static budget of every kernel, the counters behind the tile tables, and bf16 beside fp16
 	@$(RUN) benchmarks/tiles.py
+	@$(RUN) benchmarks/backward_tiles.py
 	@$(RUN) benchmarks/bf16.py
 
 test-simulator: $(READY) ## the simulator's own tests; METAL_SIMULATOR_CLANG=17 (to 22) is the clang to test with
 	$(RUN) -m pytest -n $(JOBS) simulator/tests
 
-fuzz: build ## 2,000 random problems on all features, on the CPU and, each launch checked, on the simulator
-	$(RUN) -m pytest -n $(JOBS) -p metal_simulator.pytest_plugin --metal-check tests/test_features.py --shards 10
+fuzz: build ## 2,000 random problems on all features and 1,500 of their gradients, on the CPU and, checked, on the simulator
+	$(RUN) -m pytest -n $(JOBS) -p metal_simulator.pytest_plugin --metal-check tests/test_features.py \
+	    tests/backward/test_random.py --shards 10
 
 fast-math: build ## the numeric tests, with every kernel compiled as in the compiled variant, simulated
 	$(RUN) -m pytest -n $(JOBS) --fast-math --shards 20 tests -k fast_math

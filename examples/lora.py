@@ -13,26 +13,8 @@ from pathlib import Path
 from typing import Iterator
 
 import torch
+from loading import load
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
-
-ATTENTION = "org/metal-flash-sdpa"
-DEVICE = "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def tiny_model() -> torch.nn.Module:
-    """A random model whose tokens are bytes."""
-    config = LlamaConfig(
-        vocab_size=256,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-    )
-    model = AutoModelForCausalLM.from_config(config)
-    model.set_attn_implementation(ATTENTION, allow_all_kernels=True)
-    return model
 
 
 def with_adapters(model: torch.nn.Module) -> torch.nn.Module:
@@ -64,16 +46,9 @@ def main() -> None:
     parser.add_argument("--text", type=Path, default=Path(__file__), help="what to train on; default: this file")
     parser.add_argument("--steps", type=int, default=20)
     options = parser.parse_args()
-    torch.manual_seed(0)
-    text = options.text.read_text(encoding="utf-8")
-    if options.model is None:
-        model, tokens = tiny_model(), torch.tensor(list(text.encode()))
-    else:
-        model = AutoModelForCausalLM.from_pretrained(
-            options.model, dtype=torch.bfloat16, attn_implementation=ATTENTION, allow_all_kernels=True
-        )
-        tokens = torch.tensor(AutoTokenizer.from_pretrained(options.model)(text)["input_ids"])
-    model = with_adapters(model).to(DEVICE)
+    model, encode = load(options.model)
+    tokens = torch.tensor(encode(options.text.read_text(encoding="utf-8")))
+    model = with_adapters(model)
     for step, loss in enumerate(train(model, tokens, options.steps)):
         print(f"step {step:3}  loss {loss:.4f}", flush=True)
 

@@ -13,26 +13,10 @@ import argparse
 from typing import Callable, Dict, Iterator, List
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorWithFlattening, LlamaConfig
+from loading import load
+from transformers import DataCollatorWithFlattening
 
-ATTENTION = "org/metal-flash-sdpa"
-DEVICE = "mps" if torch.backends.mps.is_available() else "cpu"
 IGNORED = -100  # label of a token that is not learned
-
-
-def tiny_model() -> torch.nn.Module:
-    """A random model whose tokens are bytes."""
-    config = LlamaConfig(
-        vocab_size=256,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-    )
-    model = AutoModelForCausalLM.from_config(config)
-    model.set_attn_implementation(ATTENTION, allow_all_kernels=True)
-    return model
 
 
 def conversations(encode: Callable[[str], List[int]], count: int) -> List[Dict[str, List[int]]]:
@@ -67,15 +51,8 @@ def main() -> None:
     parser.add_argument("--model", help="name of a model of the hub; default: a tiny random one")
     parser.add_argument("--steps", type=int, default=20)
     options = parser.parse_args()
-    torch.manual_seed(0)
-    if options.model is None:
-        model, encode = tiny_model(), lambda text: list(text.encode())
-    else:
-        model = AutoModelForCausalLM.from_pretrained(
-            options.model, dtype=torch.bfloat16, attn_implementation=ATTENTION, allow_all_kernels=True
-        )
-        encode = AutoTokenizer.from_pretrained(options.model).encode
-    for step, loss in enumerate(train(model.to(DEVICE), conversations(encode, 256), options.steps)):
+    model, encode = load(options.model)
+    for step, loss in enumerate(train(model, conversations(encode, 256), options.steps)):
         print(f"step {step:3}  loss {loss:.4f}", flush=True)
 
 

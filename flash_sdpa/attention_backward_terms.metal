@@ -8,10 +8,11 @@
 using namespace metal;
 
 constant constexpr int kTokens = 8;  // of a threadgroup, a SIMD group each; planning/backward.py: TERMS_TOKENS
+constant constexpr int kThreads = kTokens * kSimdWidth;
 
 // Grid: (tokens / kTokens, num_heads, batch, or 1 if packed). delta is 0 for a row that sees no key.
 template <typename T>
-[[kernel, max_total_threads_per_threadgroup(256)]] void attention_backward_terms(
+[[kernel, max_total_threads_per_threadgroup(kThreads)]] void attention_backward_terms(
     constant BackwardParams& params [[buffer(0)]],
     device const T* output [[buffer(1)]],            // [(batch,) tokens, num_heads, value_dim]
     device const T* grad_output [[buffer(2)]],       // the same

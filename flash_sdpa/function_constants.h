@@ -15,7 +15,6 @@ constant bool is_split [[function_constant(8)]];       // the keys of a tile are
 constant bool writes_lse [[function_constant(9)]];     // the log-sum-exp of every row is wanted
 constant bool writes_softmax [[function_constant(10)]];  // row_max and log2_sum of every row are wanted
 constant bool has_dropout [[function_constant(11)]];     // some weights are dropped after they were summed
-
-constant bool stores_weights [[function_constant(20)]];  // the gradients of keys and values are wanted, too
-constant bool carries_sums [[function_constant(21)]];    // sums go on from one launch to another
-constant bool has_grad_lse [[function_constant(22)]];    // the log-sum-exp has a gradient of its own
+constant bool stores_weights [[function_constant(12)]];  // the gradients of keys and values are wanted, too
+constant bool carries_sums [[function_constant(13)]];    // sums go on from one launch to another
+constant bool has_grad_lse [[function_constant(14)]];    // the log-sum-exp has a gradient of its own

@@ -101,7 +101,8 @@ def exact(
 
 
 def bound(expected: torch.Tensor, dtype: torch.dtype, cancelled: float = 0.0) -> float:
-    """Largest allowed |gradient - expected|, to the largest gradient: backward.md's figures for an exact delta.
+    """Largest allowed |gradient - expected|: 1.2e-6 of the largest gradient in fp32, else 1.1 times the rounding of the
+    expected one, as for the output. Less than CONTRIBUTING allows, as the expected one has the rounded output's delta.
 
     cancelled: size of the two sums that a gradient is the difference of: three roundings, of each and of what is left.
     """

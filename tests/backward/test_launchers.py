@@ -46,17 +46,8 @@ class RuntimeText:
             assert library.library.kernels.count(plan.kernel) == 1
             assert [found for found in library.library.check() if found.severity == "error"] == []
             self.kernels[key] = getattr(library, plan.kernel)
-        buffers = [
-            tensors[argument]
-            if isinstance(argument, str)
-            else list(argument.values())
-            if argument
-            else tensors["query"]
-            for argument in plan.arguments
-        ]
-        if "dropout" in plan.arguments:
-            number = plan.arguments.index("dropout")
-            buffers[number] = list(memoryview(buffers[number]).cast("q"))
+        buffers = [tensors["query"] if buffer is None else buffer for buffer in plan.buffers(tensors)]
+        buffers = [buffer if isinstance(buffer, torch.Tensor) else list(buffer.values()) for buffer in buffers]
         threads = [groups * threads for groups, threads in zip(plan.grid, plan.threads)]
         self.kernels[key](*buffers, threads=threads, group_size=list(plan.threads))
 

@@ -20,25 +20,25 @@ STEPS = 20
 
 @pytest.fixture
 def loaded(kernel: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The examples' repository name leads to the build."""
+    """The examples' repository name leads to the build; they are run beside their models, as commands are."""
     monkeypatch.setenv("LOCAL_KERNELS", f"org/metal-flash-sdpa={Path(kernel.__file__).parent.parent}")
     monkeypatch.setattr(flash_attention, "_loaded_implementation", None)
+    monkeypatch.syspath_prepend(ROOT / "examples")
     return kernel
 
 
 def lora() -> list[float]:
     example = runpy.run_path(str(ROOT / "examples" / "lora.py"))
-    torch.manual_seed(0)
-    model = example["with_adapters"](example["tiny_model"]())
+    model, _ = example["load"]()
+    model = example["with_adapters"](model)
     tokens = torch.tensor(list((ROOT / "examples" / "lora.py").read_bytes()))
     return list(example["train"](model, tokens, STEPS))
 
 
 def packed_sft() -> list[float]:
     example = runpy.run_path(str(ROOT / "examples" / "packed_sft.py"))
-    torch.manual_seed(0)
-    model = example["tiny_model"]()
-    conversations = example["conversations"](lambda text: list(text.encode()), 64)
+    model, encode = example["load"]()
+    conversations = example["conversations"](encode, 64)
     return list(example["train"](model, conversations, STEPS))
 
 

@@ -42,7 +42,8 @@ def test_the_cpu_implementation_passes_and_the_report_says_what_was_tested(selft
     assert len(result["groups"]) == 9 and all(group["problems"] == 2 for group in result["groups"].values())
     for error in ("output_error", "lse_error", "gradient_error"):
         assert 0 < result["groups"]["float16 packed"][error] <= 1
-    assert result["failures"] == [] and result["threads"] == result["ranges"] == result["dropout"] == "right"
+    assert result["failures"] == [] and result["threads"] == "right"
+    assert not {"ranges", "dropout"} & set(result)  # which compare kernels
     assert json.loads((tmp_path / "report.json").read_text()) == report
 
 
@@ -50,7 +51,7 @@ def test_the_kernels_pass_on_the_simulator(kernel, selftest) -> None:
     target = kernel.launchers.Target(SimulatedLauncher(), kernel.launchers.SMALLEST)
     lines = []
     result = selftest.test_launcher("simulated", target, torch.device("cpu"), 9, 3, False, lines.append)
-    assert result["passed"], "\n".join(lines)
+    assert result["passed"] and result["ranges"] == result["dropout"] == "right", "\n".join(lines)
 
 
 def test_a_wrong_result_fails(kernel, selftest, monkeypatch) -> None:

@@ -41,12 +41,13 @@ class Dropout(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """Of the loss, by the fields of a call; what attention_backward returns."""
+    """Of the loss, by the fields of a call; what attention_backward returns, [0] in the place of what is not wanted or
+    not there."""
 
     query: torch.Tensor
     key: torch.Tensor
     value: torch.Tensor
-    sinks: Optional[torch.Tensor]  # the operator returns [0] for a call without
+    sinks: Optional[torch.Tensor]
 
 
 _KINDS = {

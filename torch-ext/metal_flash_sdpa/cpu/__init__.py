@@ -5,8 +5,8 @@ chunks of query rows, so that no matrix of all scores is ever held; the keys of 
 at a time. A chunk that needs neither the log-sum-exp nor anything else that PyTorch's own fused attention lacks goes
 there; otherwise, and for the gradients, its weights are formed. The fused operator is called by its own name, as
 F.scaled_dot_product_attention obeys switches. All arithmetic is fp32: on fp16 and bf16 PyTorch's fused attention would
-round the weights, and be no faster. It is float64
-where fp32 does not hold the results (careful.py) and where PyTorch is allowed to multiply fp32 matrices in less.
+round the weights, and be no faster. It is float64 where fp32 does not hold the results (careful.py) and where PyTorch
+is allowed to multiply fp32 matrices in less.
 
 Inside, tensors are [batch, heads, seqlen, head_dim] (a paged cache [pages, heads, page_size, head_dim]) and lse is
 [batch, heads, seqlen_q].

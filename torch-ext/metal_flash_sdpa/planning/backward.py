@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 import struct
 from typing import Dict, Iterator, NamedTuple, Optional, Tuple, Union
 
@@ -24,7 +23,9 @@ from .problem import (
     UNBOUNDED,
     Layout,
     Problem,
+    are_aligned,
     forward_params,
+    optional,
     query_tiles,
     refuse_too_many_rows,
     score_params,
@@ -301,13 +302,19 @@ def _tiles_of_a_chunk(problem: _BackwardProblem, chunk_keys: int, tiles: Tiles, 
 
 
 def _terms_plan(problem: _BackwardProblem, params: BackwardParams) -> Plan:
-    query = problem.forward.query
+    query, constants = problem.forward.query, {"has_grad_lse": problem.has_grad_lse}
     return Plan(
         source="attention_backward_terms.metal",
         kernel=f"attention_backward_terms_{DTYPES[problem.forward.dtype]}",
-        constants=(("has_grad_lse", problem.has_grad_lse),),
-        arguments=(params.pack(), "output", "grad_output", "row_softmax")
-        + ("grad_lse" if problem.has_grad_lse else None, "row_terms"),
+        constants=tuple(constants.items()),
+        arguments=(
+            params.pack(),
+            "output",
+            "grad_output",
+            "row_softmax",
+            *optional(constants, "grad_lse"),
+            "row_terms",
+        ),
         grid=(-(-query.shape[-3] // TERMS_TOKENS), query.shape[-2], query.shape[:-3].numel()),
         threads=(TERMS_TOKENS * SIMD_WIDTH, 1, 1),
         reason="one SIMD group a row",
@@ -325,24 +332,14 @@ def _queries_plan(
     constants["has_dropout"] = problem.has_dropout
     constants["stores_weights"] = stores
     constants["carries_sums"] = divides_keys
-    optional = {
-        "weights": "stores_weights",
-        "query_sums": "carries_sums",
-        "cu_seqlens_q": "is_packed",
-        "cu_seqlens_k": "is_packed",
-        "seqused_k": "has_seqused_k",
-        "block_table": "is_paged",
-        "alibi_slopes": "has_alibi",
-        "sinks": "has_sinks",
-        "dropout": "has_dropout",
-    }
     return Plan(
         source="attention_backward_queries.metal",
         kernel=tile.kernel(problem.forward.dtype),
         constants=tuple(constants.items()),
         arguments=(params.pack(), score_params(problem.forward).pack(), _softmax_scale(problem))
         + ("query", "key", "value", "grad_output", "row_softmax", "row_terms", "grad_query")
-        + tuple(name if constants[constant] else None for name, constant in optional.items()),
+        + optional(constants, "weights", "query_sums", "cu_seqlens_q", "cu_seqlens_k", "seqused_k")
+        + optional(constants, "block_table", "alibi_slopes", "sinks", "dropout"),
         grid=(problem.forward.key.shape[-2], query_tiles(params.forward, constants["is_packed"], tile.block_m), 1),
         threads=(tile.simdgroups * SIMD_WIDTH, 1, 1),
         reason=f"{tile.block_m} rows a threadgroup, up to {params.stored_tiles} tiles and {params.stored_keys} keys of "
@@ -353,12 +350,6 @@ def _queries_plan(
 def _keys_plan(problem: _BackwardProblem, params: BackwardParams, tile: KeysTile, divides_rows: bool) -> Plan:
     constants = _constants(problem, params, tile)
     constants["carries_sums"] = divides_rows
-    optional = {
-        "key_sums": "carries_sums",
-        "cu_seqlens_q": "is_packed",
-        "cu_seqlens_k": "is_packed",
-        "seqused_k": "has_seqused_k",
-    }
     keys = params.forward.key_length
     key_tiles = keys // tile.block_n + params.forward.batch + 2  # as sequence.h hands them out
     if not constants["is_packed"]:
@@ -369,7 +360,7 @@ def _keys_plan(problem: _BackwardProblem, params: BackwardParams, tile: KeysTile
         constants=tuple(constants.items()),
         arguments=(params.pack(), _softmax_scale(problem))
         + ("query", "grad_output", "weights", "grad_key", "grad_value")
-        + tuple(name if constants[constant] else None for name, constant in optional.items()),
+        + optional(constants, "key_sums", "cu_seqlens_q", "cu_seqlens_k", "seqused_k"),
         grid=(problem.forward.key.shape[-2], key_tiles, 1),
         threads=(tile.simdgroups * SIMD_WIDTH, 1, 1),
         reason=f"{tile.block_n} keys a threadgroup",
@@ -381,9 +372,11 @@ def _constants(
 ) -> Dict[str, bool]:
     """Those that both kernels have."""
     sizes = params.forward.head_dim, params.forward.value_dim
+    call = problem.forward
+    layouts = call.query, call.key, call.value, problem.grad_output, problem.grad_query
     return {
         "is_packed": problem.forward.batch is not None,
-        "is_aligned": _is_aligned(problem),
+        "is_aligned": are_aligned(problem.forward.dtype, layouts),
         "is_padded": sizes != (tile.head_dim, tile.value_dim),
         "has_seqused_k": problem.forward.has_seqused_k,
     }
@@ -391,12 +384,3 @@ def _constants(
 
 def _softmax_scale(problem: _BackwardProblem) -> Parameters:
     return Parameters("f", struct.pack("<f", problem.forward.softmax_scale))
-
-
-def _is_aligned(problem: _BackwardProblem) -> bool:
-    """Whether every row of every tensor starts on a 16-byte boundary and is whole chunks of 16 bytes."""
-    call, steps = problem.forward, []  # type: ignore[var-annotated]
-    for layout in (call.query, call.key, call.value, problem.grad_output, problem.grad_query):
-        steps += int(layout.offset), layout.shape[-1]
-        steps += [stride for size, stride in zip(layout.shape, layout.strides[:-1]) if size > 1]
-    return math.gcd(*steps) * call.dtype.itemsize % 16 == 0

@@ -14,10 +14,9 @@ import torch
 
 from ..call import DTYPES
 from .device import SMALLEST, Device
-from .tiles import ROWS, SHAPES
+from .tiles import METAL_TYPES, ROWS, SHAPES
 
 STORED_KEYS = 32  # stored_weights.h: kStoredKeys
-_METAL_TYPES = {torch.float32: "float", torch.float16: "half", torch.bfloat16: "bfloat"}
 
 
 class QueriesTile(NamedTuple):
@@ -90,9 +89,9 @@ def _name(dtype: torch.dtype, tile: Union[QueriesTile, KeysTile]) -> str:
 
 
 def _instance(dtype: torch.dtype, tile: Union[QueriesTile, KeysTile]) -> str:
-    element = _METAL_TYPES[torch.float32 if tile.is_widened else dtype]
+    element = METAL_TYPES[torch.float32 if tile.is_widened else dtype]
     numbers = ", ".join(map(str, tile[:-1]))
-    return f"INSTANTIATE({_name(dtype, tile)}, {_METAL_TYPES[dtype]}, {element}, {numbers})\n"
+    return f"INSTANTIATE({_name(dtype, tile)}, {METAL_TYPES[dtype]}, {element}, {numbers})\n"
 
 
 class Tiles(NamedTuple):

@@ -7,15 +7,24 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
-from typing import Any, Iterable, Iterator, List, Optional
+from typing import Any, Iterable, Iterator, Optional
 
 import torch
 
 from ..call import DTYPES, Call
 from .device import Device
 from .plan import Chain, CombineParams, ForwardParams, Plan, Scratch
-from .problem import SIMD_WIDTH, Layout, Problem, forward_params, query_tiles, refuse_too_many_rows, score_params
+from .problem import (
+    SIMD_WIDTH,
+    Layout,
+    Problem,
+    are_aligned,
+    forward_params,
+    optional,
+    query_tiles,
+    refuse_too_many_rows,
+    score_params,
+)
 from .tiles import DECODE_ROWS, Tile, choose
 
 SIMDGROUPS_PER_CORE = 16  # at full rate, by published measurements of M1 and M2
@@ -119,7 +128,7 @@ def _forward_plan(problem: Problem, params: ForwardParams, tile: Tile) -> Plan:
     constants = {
         "is_packed": packed,
         "is_paged": problem.max_pages is not None,
-        "is_aligned": _is_aligned(problem),
+        "is_aligned": are_aligned(problem.dtype, (problem.query, problem.key, problem.value, problem.output)),
         "is_padded": (params.head_dim, params.value_dim) != (tile.head_dim, tile.value_dim),
         "has_seqused_k": problem.has_seqused_k,
         "has_softcap": problem.softcap > 0,
@@ -129,17 +138,6 @@ def _forward_plan(problem: Problem, params: ForwardParams, tile: Tile) -> Plan:
         "writes_lse": problem.has_lse or is_split,
         "writes_softmax": problem.has_softmax and not is_split,
         "has_dropout": problem.has_dropout,
-    }
-    optional = {
-        "partial_softmax" if is_split else "lse": "writes_lse",
-        "cu_seqlens_q": "is_packed",
-        "cu_seqlens_k": "is_packed",
-        "seqused_k": "has_seqused_k",
-        "block_table": "is_paged",
-        "alibi_slopes": "has_alibi",
-        "sinks": "has_sinks",
-        "row_softmax": "writes_softmax",
-        "dropout": "has_dropout",
     }
     return Plan(
         source="attention_forward.metal",
@@ -152,7 +150,8 @@ def _forward_plan(problem: Problem, params: ForwardParams, tile: Tile) -> Plan:
             "key",
             "value",
             "partial_output" if is_split else "output",
-            *[name if constants[constant] else None for name, constant in optional.items()],
+            *optional(constants, "partial_softmax" if is_split else "lse", "cu_seqlens_q", "cu_seqlens_k", "seqused_k"),
+            *optional(constants, "block_table", "alibi_slopes", "sinks", "row_softmax", "dropout"),
         ),
         grid=(problem.key.shape[-2], query_tiles(params, packed, tile.block_m), params.num_splits),
         threads=(tile.simdgroups * SIMD_WIDTH, 1, 1),
@@ -177,19 +176,19 @@ def _split_chain(problem: Problem, params: ForwardParams, tile: Tile, num_splits
         value_dim=params.value_dim,
         num_splits=num_splits,
     )
+    constants = {
+        "has_sinks": problem.has_sinks,
+        "writes_lse": problem.has_lse,
+        "writes_softmax": problem.has_softmax,
+        "has_dropout": problem.has_dropout,
+    }
     combine = Plan(
         source="attention_combine.metal",
         kernel=f"attention_combine_{DTYPES[problem.dtype]}",
-        constants=(
-            ("has_sinks", problem.has_sinks),
-            ("writes_lse", problem.has_lse),
-            ("writes_softmax", problem.has_softmax),
-            ("has_dropout", problem.has_dropout),
-        ),
+        constants=tuple(constants.items()),
         arguments=(combine_params.pack(), score_params(problem).pack())
         + ("partial_output", "partial_softmax", "output")
-        + ("lse" if problem.has_lse else None, "sinks" if problem.has_sinks else None)
-        + ("row_softmax" if problem.has_softmax else None, "dropout" if problem.has_dropout else None),
+        + optional(constants, "lse", "sinks", "row_softmax", "dropout"),
         grid=(rows, 1, 1),
         threads=(-(-params.value_dim // SIMD_WIDTH) * SIMD_WIDTH, 1, 1),
         reason="one thread a column, one threadgroup a row",
@@ -229,12 +228,3 @@ def _tiles_of_a_launch(problem: Problem, params: ForwardParams, tile: Tile) -> i
     work = tile.block_m * keys * (tile.head_dim + tile.value_dim)  # of a threadgroup, at most
     threadgroups = max(1, problem.device.launch_work // max(1, work)) * problem.device.cores
     return max(1, threadgroups // (problem.key.shape[-2] * params.num_splits))
-
-
-def _is_aligned(problem: Problem) -> bool:
-    """Whether every row of every tensor starts on a 16-byte boundary (storage does) and is whole chunks of 16 bytes."""
-    steps: List[int] = []
-    for layout in (problem.query, problem.key, problem.value, problem.output):
-        steps += int(layout.offset), layout.shape[-1]
-        steps += [stride for size, stride in zip(layout.shape, layout.strides[:-1]) if size > 1]
-    return math.gcd(*steps) * problem.dtype.itemsize % 16 == 0

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Optional, Tuple, Union
+import math
+from typing import Iterable, List, Mapping, NamedTuple, Optional, Tuple, Union
 
 import torch
 
@@ -11,6 +12,22 @@ from .plan import ForwardParams, ScoreParams
 
 UNBOUNDED = 2**30  # the kernels' widest window: lengths stay below it, so that row arithmetic fits 32 bits
 SIMD_WIDTH = 32  # threads of a SIMD group; tile.h: kSimdWidth
+_CONSTANTS = {  # optional arguments of kernels, by name: the function constant that says whether one is there
+    "lse": "writes_lse",
+    "partial_softmax": "writes_lse",
+    "row_softmax": "writes_softmax",
+    "cu_seqlens_q": "is_packed",
+    "cu_seqlens_k": "is_packed",
+    "seqused_k": "has_seqused_k",
+    "block_table": "is_paged",
+    "alibi_slopes": "has_alibi",
+    "sinks": "has_sinks",
+    "dropout": "has_dropout",
+    "grad_lse": "has_grad_lse",
+    "weights": "stores_weights",
+    "query_sums": "carries_sums",
+    "key_sums": "carries_sums",
+}
 
 
 class Layout(NamedTuple):
@@ -103,3 +120,17 @@ def query_tiles(params: ForwardParams, packed: bool, block_m: int) -> int:
     """Tiles of query rows, as sequence.h hands them out: packed ones without knowing where a sequence ends."""
     rows = params.query_length * params.heads_per_kv
     return rows // block_m + params.batch + 2 if packed else -(-rows // block_m) * params.batch
+
+
+def optional(constants: Mapping[str, bool], *names: str) -> Tuple[Optional[str], ...]:
+    """Arguments of a plan: each is None unless its function constant says that it is there."""
+    return tuple(name if constants[_CONSTANTS[name]] else None for name in names)
+
+
+def are_aligned(dtype: torch.dtype, layouts: Iterable[Layout]) -> bool:
+    """Whether every row of every tensor starts on a 16-byte boundary (storage does) and is whole chunks of 16 bytes."""
+    steps: List[int] = []
+    for layout in layouts:
+        steps += int(layout.offset), layout.shape[-1]
+        steps += [stride for size, stride in zip(layout.shape, layout.strides[:-1]) if size > 1]
+    return math.gcd(*steps) * dtype.itemsize % 16 == 0

@@ -22,7 +22,7 @@ from .device import SMALLEST, Device
 
 ROWS = 8  # of a SIMD group: one 8x8 fragment
 DECODE_ROWS = ROWS  # of a decode tile, whose SIMD groups work on the same ones
-_METAL_TYPES = {torch.float32: "float", torch.float16: "half", torch.bfloat16: "bfloat"}
+METAL_TYPES = {torch.float32: "float", torch.float16: "half", torch.bfloat16: "bfloat"}
 
 
 class Loader(str, enum.Enum):
@@ -69,7 +69,7 @@ class Tile(NamedTuple):
     def instance(self, dtype: torch.dtype) -> str:
         """The line of the kernels' text that instantiates it."""
         numbers = ", ".join(map(str, self[:-1]))
-        return f"INSTANTIATE({DTYPES[dtype]}, {_METAL_TYPES[dtype]}, {numbers}, {self.loader.value})\n"
+        return f"INSTANTIATE({DTYPES[dtype]}, {METAL_TYPES[dtype]}, {numbers}, {self.loader.value})\n"
 
 
 Table = Tuple[Tile, ...]  # the first tile that holds a head_dim and value_dim serves them; each table has all SHAPES
