@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import pathlib
 import struct
 import tempfile
@@ -228,7 +229,8 @@ def _operator(how, gpu, call):
     kernel = _kernel()
     try:
         with kernel.launchers.use_launcher(launcher, kernel.device.Device(*gpu)):
-            return kernel.operators.attention_forward(*call, True, True, 0.4, torch.tensor([SEED]))
+            operators = importlib.import_module(f"{kernel.__name__}.operators")
+            return operators.attention_forward(*call, True, True, 0.4, torch.tensor([SEED]))
     except AssertionError as error:
         if how.check:
             raise Found(str(error)) from None

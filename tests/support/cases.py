@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from itertools import accumulate
 
@@ -49,10 +50,11 @@ def dense(batch, length_q, length_k, num_heads, num_heads_kv, head_dim, dtype, s
 def call_of(kernel, query, key, value, **fields):
     """What the operators and the planner take, by name; a field that is not given is absent, unbounded or as the shapes
     have it."""
-    usual = {**dict.fromkeys(kernel.call.TENSORS), "query": query, "key": key, "value": value}
+    call = importlib.import_module(f"{kernel.__name__}.call")  # of a package loaded twice, no attribute of the second
+    usual = {**dict.fromkeys(call.TENSORS), "query": query, "key": key, "value": value}
     usual |= {"max_seqlen_q": query.shape[-3], "max_seqlen_k": key.shape[-3], "softmax_scale": query.shape[-1] ** -0.5}
     usual |= {"window_left": -1, "window_right": -1, "softcap": 0.0, "num_splits": 0}
-    return kernel.call.Call(**{**usual, **fields})
+    return call.Call(**{**usual, **fields})
 
 
 def max_lengths(cu_q, cu_k):

@@ -55,5 +55,5 @@ def factors(params: DropoutParams, sequences: slice, num_heads: int, rows: slice
         numbers = torch.stack([word.view(-1, last - first, 4).to(torch.int32) for word in words], dim=2)
         numbers = numbers.bitwise_xor_(-0x7FFF8000).view(torch.int16).view(-1, _KEYS * (last - first))
         kept = numbers[:, keys.start - _KEYS * first :][:, : counts[-1]] <= params.threshold - 1 - 2**15
-        torch.mul(kept, params.factor(), out=by_row[rows_of_piece])
+        by_row[rows_of_piece].copy_(kept).mul_(params.factor())  # bool times float would be of the default dtype
     return found
