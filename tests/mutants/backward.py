@@ -15,9 +15,9 @@ MUTANTS = [
         TERMS,
         "row_softmax[index][0] > kRowMaxFloor ? delta : 0",
         "delta",
-        "numbers",
+        "checker",
     ),
-    Mutant("columns of a SIMD group's width", TERMS, "column < forward.value_dim", "column < kSimdWidth", "checker"),
+    Mutant("columns of a SIMD group's width", TERMS, "column < forward.value_dim", "column < kSimdWidth", "numbers"),
     # queries: synchronisation
     Mutant(
         "queries: no barrier before the next block",
@@ -141,7 +141,7 @@ MUTANTS = [
         QUERIES,
         "target -= (key0 - first_key) * (2 * kFragment);",
         "",
-        "checker",
+        "numbers",
     ),
     Mutant(
         "large scores of the chunk's keys alone",
@@ -170,9 +170,9 @@ MUTANTS = [
         STORED,
         "max(seen.begin, block) < min(seen.end, block + kStoredKeys)",
         "max(seen.begin, block) + 1 < min(seen.end, block + kStoredKeys)",
-        "checker",
+        "numbers",
     ),
-    Mutant("half of a stored block", QUERIES, "(blocks.end + kStoredKeys - 1) & -kStoredKeys", "blocks.end", "checker"),
+    Mutant("half of a stored block", QUERIES, "(blocks.end + kStoredKeys - 1) & -kStoredKeys", "blocks.end", "numbers"),
     Mutant(
         "a row's last block is not read",
         KEYS,

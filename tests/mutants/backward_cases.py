@@ -51,10 +51,10 @@ def chunks(*how) -> None:
 
 
 def features(*how) -> None:
-    """Those of a row, unaligned and padded; some keys are not used."""
+    """Those of a row, unaligned and padded; some rows see nothing, some keys are not used."""
     slopes, sinks = torch.tensor([0.1, 0.02, 0.03, 0.2]), torch.tensor([-1.0, 0.0, 2.0, 5.0])
     usual = {"softcap": 3.0, "alibi_slopes": slopes, "sinks": sinks, "scale": 0.3}
-    attend(*how, Problem(torch.float32, 37, (70, 90), (4, 2), window=(-1, 0), **usual))
+    attend(*how, Problem(torch.float32, 37, (90, 70), (4, 2), window=(-1, 0), **usual))
     used = torch.tensor([20, 60], dtype=torch.int32)
     attend(*how, Problem(torch.float16, 40, [(33, 64), (40, 80)], (4, 2), seqused_k=used, window=(20, 0)))
 
