@@ -1,9 +1,9 @@
 """The budget of the backward kernels, and the counters behind their table: python benchmarks/backward_tiles.py
 
-For each row of planning/backward_tiles.py, both kernels in fp16, bf16 and fp32: threadgroup memory, estimated live
-registers on Apple7 with nothing moved out of loops and with what LLVM moves out of them, instructions of the optimised
-code, and, for 512 rows and keys without a mask on Apple7 and Apple9, clocks, the share of matrix products in them and
-the SIMD groups that a core holds. With --head-dim and --dtype fewer of them.
+For each row of planning/backward_tiles.py, both kernels in fp16, bf16 and fp32: threadgroup memory, instructions of the
+optimised code, and, on Apple7 and Apple9, estimated live registers with nothing moved out of loops and with what LLVM
+moves out of them, and, for 512 rows and keys without a mask, clocks, the share of matrix products in them and the SIMD
+groups that a core holds. With --head-dim and --dtype fewer of them.
 
 Level: counters of the simulator and its cost model; nothing here was measured on a GPU.
 """
@@ -20,9 +20,7 @@ from tiles import CHIPS, ROOT, Library, cost_model, registers
 
 FOLDER = ROOT / "flash_sdpa"
 LENGTH = 512
-COLUMNS = f"{'bytes':>6} {'regs':>6} {'moved':>6} {'instr':>6}" + "".join(
-    f" | {chip.name:>8} share held  rate" for chip in CHIPS
-)
+COLUMNS = f"{'bytes':>6} {'instr':>6}" + "".join(f" |   regs  moved {chip.name:>8} share held  rate" for chip in CHIPS)
 
 
 def launches(build, family: int, dtype: torch.dtype, head_dim: int, value_dim: int):
@@ -47,18 +45,24 @@ def launches(build, family: int, dtype: torch.dtype, head_dim: int, value_dim: i
     return [(queries, tensors), (keys, tensors)]
 
 
+def compiled(plan):
+    """The simulator's kernel of a plan."""
+    return Library(FOLDER / plan.source, include=[FOLDER]).kernel(plan.kernel, dict(plan.constants))
+
+
 def describe(plan, tensors) -> str:
     """One line on a kernel."""
-    kernel = Library(FOLDER / plan.source, include=[FOLDER]).kernel(plan.kernel, dict(plan.constants))
+    kernel = compiled(plan)
     buffers = [tensors[a] if isinstance(a, str) else a and a.data for a in plan.arguments]
     profile, budget = kernel.profile(buffers, plan.grid, plan.threads), kernel.budget()
-    live, hoisted = registers.of_family(budget.registers_by_family, CHIPS[0].family)
-    line = f"{plan.kernel[19:]:38} {budget.threadgroup_bytes:6} {live:6.1f} {hoisted:6.1f} {budget.instructions:6}"
+    line = f"{plan.kernel[19:]:39} {budget.threadgroup_bytes:6} {budget.instructions:6}"
     for chip in CHIPS:
+        live, hoisted = registers.of_family(budget.registers_by_family, chip.family)
         prediction = cost_model.predict(profile, chip)
         clocks = sum(cost_model.clocks(profile.rows[index].classes, chip.family) for index in profile.order)
         held = prediction.occupancy
-        line += f" | {clocks / 1e6:8.3f} {100 * prediction.matrix_share:5.1f}% {held.simdgroups:3} {held.rate:5.2f}"
+        line += f" | {live:6.1f} {hoisted:6.1f}"
+        line += f" {clocks / 1e6:8.3f} {100 * prediction.matrix_share:5.1f}% {held.simdgroups:3} {held.rate:5.2f}"
     return line
 
 
@@ -73,7 +77,7 @@ def main() -> None:
     seen: set = set()
     for family, by_dtype in table.TABLES.items():
         for dtype, name in build.call.DTYPES.items():
-            print(f"{f'Apple{family} {name}':38} {COLUMNS}    Mclocks, products, SIMD groups, rate")
+            print(f"{f'Apple{family} {name}':39} {COLUMNS}    registers, Mclocks, products, SIMD groups, rate")
             for row in by_dtype[dtype]:
                 wanted = options.head_dim in (None, row.queries.head_dim) and options.dtype in (None, name)
                 for plan, tensors in launches(build, family, dtype, *row.queries[:2]) if wanted else ():
