@@ -64,6 +64,7 @@ bench: build ## run the benchmarks
 
 bench-peers: build ## count our kernels beside PyTorch's own on the simulator, with predicted times
 	@$(RUN) benchmarks/peers.py
+	@$(RUN) benchmarks/peers_backward.py
 
 bench-tiles: build ## static budget of every kernel, the counters behind the tile tables, and bf16 beside fp16
 	@$(RUN) benchmarks/tiles.py
