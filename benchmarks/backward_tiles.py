@@ -13,10 +13,11 @@ from __future__ import annotations
 import argparse
 import importlib
 import pathlib
+import statistics
 
 import kernels
 import torch
-from tiles import CHIPS, ROOT, Library, cost_model, registers
+from tiles import CHIPS, ROOT, Library, cost_model, library_bytes, registers
 
 FOLDER = ROOT / "flash_sdpa"
 LENGTH = 512
@@ -66,24 +67,43 @@ def describe(plan, tensors) -> str:
     return line
 
 
+def every_kernel(build):
+    """(title of its table, plan, tensors) of each kernel of the tables, in the first table that has it."""
+    tables = importlib.import_module(f"{build.__name__}.planning.backward_tiles").TABLES
+    seen: set = set()
+    for family, by_dtype in tables.items():
+        for dtype, name in build.call.DTYPES.items():
+            for row in by_dtype[dtype]:
+                for plan, tensors in launches(build, family, dtype, *row.queries[:2]):
+                    if plan.kernel not in seen:
+                        seen.add(plan.kernel)
+                        yield f"Apple{family} {name}", plan, tensors
+
+
+def gradients_bytes(build, step: int = 1) -> float:
+    """Of the native code of all kernels of the tables, estimated as by tiles.library_bytes()."""
+    plans = [plan for _, plan, _ in every_kernel(build)]
+    instructions = [compiled(plan).budget().instructions for plan in plans[::step]]
+    return cost_model.code_bytes(statistics.mean(instructions) * len(plans))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--head-dim", type=int, help="that of one row")
     parser.add_argument("--dtype", choices=["f16", "bf16", "f32"])
     options = parser.parse_args()
     build = kernels.get_local_kernel(pathlib.Path(ROOT / "build"))
-    table = importlib.import_module(f"{build.__name__}.planning.backward_tiles")
     print(__doc__.split("\n\n", 1)[1])
-    seen: set = set()
-    for family, by_dtype in table.TABLES.items():
-        for dtype, name in build.call.DTYPES.items():
-            print(f"{f'Apple{family} {name}':39} {COLUMNS}    registers, Mclocks, products, SIMD groups, rate")
-            for row in by_dtype[dtype]:
-                wanted = options.head_dim in (None, row.queries.head_dim) and options.dtype in (None, name)
-                for plan, tensors in launches(build, family, dtype, *row.queries[:2]) if wanted else ():
-                    if plan.kernel not in seen:
-                        seen.add(plan.kernel)
-                        print(describe(plan, tensors), flush=True)
+    last = None
+    for title, plan, tensors in every_kernel(build):
+        if options.head_dim in (None, tensors["query"].shape[-1]) and options.dtype in (None, title.split()[1]):
+            if title != last:
+                print(f"{title:39} {COLUMNS}    registers, Mclocks, products, SIMD groups, rate")
+            last = title
+            print(describe(plan, tensors), flush=True)
+    forward, gradients = library_bytes(build) / 2**20, gradients_bytes(build) / 2**20
+    count = len(list(every_kernel(build)))
+    print(f"\n{count} kernels, about {gradients:.2f} MiB of native code without features; {forward:.2f} the forward's")
 
 
 if __name__ == "__main__":
