@@ -6,7 +6,9 @@ Levels: CPU implementation; simulation.
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
+import importlib
 import pathlib
 import random
 import sys
@@ -48,6 +50,41 @@ def test_memory_stays_flat(kernel, launcher):
     before = resident_bytes()
     for _ in range(200):
         call_of(kernel, generator)
+    assert resident_bytes() - before < 2**20
+
+
+def gradients_of(kernel, generator: random.Random) -> None:
+    """Of a packed or dense call with lengths at random, now and then with dropout, sinks or frozen keys."""
+    lengths = [(generator.randint(0, 24), generator.randint(0, 24)) for _ in range(generator.randint(1, 3))]
+    *tensors, cu_q, cu_k = packed(lengths, 4, 2, 64, torch.float16)
+    wanted = tensors[: generator.choice([1, 3])]
+    arguments = {"causal": generator.random() < 0.5, "dropout_p": generator.choice([0.0, 0.2])}
+    if generator.random() < 0.5:
+        arguments["s_aux"] = random_tensor(0, 4)
+        wanted = [*wanted, arguments["s_aux"]]
+    for tensor in wanted:
+        tensor.requires_grad_()
+    if generator.random() < 0.5:
+        output = kernel.flash_attn_varlen_func(*tensors, cu_q, cu_k, 24, 24, **arguments)
+    else:
+        output = kernel.flash_attn_func(*(tensor[None] for tensor in tensors), **arguments)
+    output.sum().backward()
+    assert all(tensor.grad is not None and tensor.grad.isfinite().all() for tensor in wanted)
+
+
+@pytest.mark.skipif(not STATUS.exists(), reason="reads the process's memory from /proc")
+def test_memory_stays_flat_with_gradients(kernel, launcher, monkeypatch):
+    """As without, once the planners' caches are full: here of 32 plans, not of 1024, which are 10 MB."""
+    for name in ("forward", "backward"):
+        planner = importlib.import_module(f"{kernel.__name__}.planning.{name}")
+        plan = getattr(planner, f"_plan_{name}").__wrapped__
+        monkeypatch.setattr(planner, f"_plan_{name}", functools.lru_cache(maxsize=32)(plan))
+    generator = random.Random(0)
+    for _ in range(100):
+        gradients_of(kernel, generator)
+    before = resident_bytes()
+    for _ in range(200):
+        gradients_of(kernel, generator)
     assert resident_bytes() - before < 2**20
 
 
