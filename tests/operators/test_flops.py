@@ -80,6 +80,24 @@ def test_packed(kernel, launcher):
         assert count(lambda: packed(kernel, *tensors).sum().backward()) == PAIRS * PER_PAIR * 7 / 2
 
 
+@pytest.mark.parametrize("dropout_p", [0.0, 0.25])
+@pytest.mark.parametrize("wants_keys", [True, False])
+@pytest.mark.parametrize("layout", ["dense", "packed"])
+def test_dropout_multiplies_nothing_more(kernel, launcher, layout, wants_keys, dropout_p):
+    """With the backward seven halves of the forward alone, or five where keys and values are frozen."""
+    query, key, value = leaves((5, 4, 32), (9, 2, 32), (9, 2, 32))
+    key.requires_grad_(wants_keys), value.requires_grad_(wants_keys)
+
+    def call():
+        if layout == "packed":
+            return packed(kernel, query, key, value, dropout_p=dropout_p)
+        return kernel.flash_attn_func(query[None], key[None], value[None], dropout_p=dropout_p)
+
+    forward = (PAIRS if layout == "packed" else 5 * 9) * PER_PAIR
+    assert count(call) == forward
+    assert count(lambda: call().sum().backward()) == forward * (7 if wants_keys else 5) / 2
+
+
 def test_bounds_while_values_are_unknown(kernel):
     with FakeTensorMode() as mode:
         tensors = [mode.from_tensor(tensor.detach()) for tensor in leaves((5, 4, 32), (9, 2, 32), (9, 2, 32))]
