@@ -42,6 +42,7 @@ def test_a_window_costs_what_it_shows(kernel):
 
 
 def test_a_ragged_batch_costs_what_its_sequences_cost(kernel):
+    """In one chunk: more chunks add threadgroups that find nothing to do."""
     import peers_backward
 
     assert all(0.9 < ratio <= 1.05 for ratio in peers_backward.ragged_costs(kernel, CHIPS, 8))
