@@ -3,7 +3,8 @@
 with kernel.launchers.use_launcher(NvidiaLauncher(archive)):
     kernel.flash_attn_func(q, k, v)     # CPU tensors travel to the GPU and back
 
-On CUDA tensors it is called with plans of planner.plan_forward: operators send it CPU tensors only.
+On CUDA tensors it is called with plans of the planners: operators send it CPU tensors only. Launches follow one another
+on torch's current stream; it waits for none of them.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Calls of the forward operator on any device: the same code plans them on "meta" tensors for the build, and runs them
-on "cuda" tensors."""
+"""Calls of the forward operator, and their gradients, on any device: the same code plans them on "meta" tensors
+for the build, and runs them on "cuda" tensors."""
 
 from __future__ import annotations
 
 import math
-from typing import List, NamedTuple, Optional, Set, Tuple
+from typing import Dict, List, NamedTuple, Optional, Set, Tuple
 
 import package
 import torch
@@ -24,6 +24,8 @@ class Recorder:
 
     def __call__(self, plan, tensors) -> None:
         self.seen.add(specialisation(plan))
+        if "row_terms" in plan.arguments:
+            tensors["row_terms"].zero_()  # the tests look at it
 
 
 def make_call(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **fields) -> Call:
@@ -31,11 +33,54 @@ def make_call(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **fie
     return call_of(package.package(), query, key, value, **fields)
 
 
-def launch(launcher, device: Tuple[int, int], output: torch.Tensor, lse: Optional[torch.Tensor], call: Call) -> None:
-    """Plans for an Apple GPU (family, cores) and hands every launch to the launcher, as the operators do."""
+def launch(
+    launcher,
+    device: tuple,
+    output: torch.Tensor,
+    lse: Optional[torch.Tensor],
+    call: Call,
+    row_softmax: Optional[torch.Tensor] = None,
+    dropout: Optional[Tuple[float, int]] = None,
+) -> None:
+    """Plans for an Apple GPU, by the fields of a Device, and hands every launch to the launcher, as the operators do.
+    dropout: probability and seed."""
     module = package.package()
     target = module.launchers.Target(launcher, module.device.Device(*device))
-    module.operators.metal.attention_forward(target, output, lse, None, call, module.call.Dropout())
+    module.operators.metal.attention_forward(target, output, lse, row_softmax, call, dropout_of(dropout))
+
+
+def dropout_of(dropout: Optional[Tuple[float, int]]):
+    """As the operators take it."""
+    module = package.package()
+    return module.call.Dropout() if dropout is None else module.call.Dropout(dropout[0], torch.tensor([dropout[1]]))
+
+
+def chain_of(device: tuple, call: Call, tensors: Dict[str, torch.Tensor]):
+    """The chain of a call's gradients. tensors: what it reads and writes besides the call's, by name, with dropout its
+    parameters, too; without grad_key and grad_value, the query's alone."""
+    module = package.package()
+    grads = [tensors.get(f"grad_{name}") for name in ("query", "key", "value")]
+    return module.planning.backward.plan_backward(
+        module.device.Device(*device),
+        call,
+        tensors["grad_output"],
+        tensors["output"],
+        tensors.get("grad_lse"),
+        grads,
+        "dropout" in tensors,
+    )
+
+
+def launch_backward(launcher, device: tuple, call: Call, tensors: Dict[str, torch.Tensor]) -> int:
+    """Hands every launch of the chain to the launcher, in scratch of NaN; how many they were."""
+    chain, module = chain_of(device, call, tensors), package.package()
+    given, count = {**module.call.present(call), **tensors}, 0
+    for name, shape in chain.scratch:
+        given[name] = torch.full(shape, math.nan, device=call.query.device)
+    for plan in chain.launches:
+        launcher(plan, given)
+        count += 1
+    return count
 
 
 def surrounded(tensor: torch.Tensor, value: float, gap: int) -> Tuple[torch.Tensor, torch.Tensor]:

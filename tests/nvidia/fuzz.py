@@ -1,4 +1,5 @@
-"""Stage `fuzz`: features together at random, against attention in float64 on the GPU, among NaN and sentinels.
+"""Stage `fuzz`: features together at random, dropout too, against attention in float64 on the GPU, among NaN and
+sentinels.
 
 The programs are those whose constants are set after loading, one a kernel: features decide nothing about what must be
 built.
@@ -6,13 +7,14 @@ built.
 
 from __future__ import annotations
 
+import importlib
 import math
 import random
 from itertools import accumulate
 from typing import Iterator, NamedTuple, Optional, Set, Tuple
 
 import torch
-from calls import Call, Outputs, Recorder, launch, make_call, surrounded
+from calls import Call, Outputs, Recorder, dropout_of, launch, make_call, surrounded
 from package import Specialisation, package
 
 PROBLEMS = 2000
@@ -44,6 +46,10 @@ class Problem(NamedTuple):
     softcap: float
     num_splits: int
     seed: int
+    dropout_p: float
+
+    def dropout(self) -> Optional[Tuple[float, int]]:
+        return (self.dropout_p, self.seed * 2**32 + 12345) if self.dropout_p else None
 
 
 def problems() -> Iterator[Problem]:
@@ -79,6 +85,7 @@ def _problem(name: str, choice: random.Random) -> Problem:
         softcap=choice.choice((0.0, 0.0, 0.0, 1.0, 5.0, 30.0, 50.0)),
         num_splits=choice.choice((0, 0, 0, 1, 2, 5, 13)),
         seed=choice.randint(0, 2**31),
+        dropout_p=choice.choice((0.0, 0.0, 0.0, 0.1, 0.5, 0.9)),
     )
 
 
@@ -154,24 +161,67 @@ def _paged(tensor: torch.Tensor, bounds: list, table: list, page_size: int) -> t
     return cache
 
 
-def check(problem: Problem, launcher) -> None:
-    """On the GPU. Raises AssertionError."""
+def check(problem: Problem, launcher, place: str = "cuda") -> None:
+    """Raises AssertionError."""
     from reference import assert_lse, assert_output, attention
 
-    call, features = make(problem, "cuda")
+    call, features = make(problem, place)
     bounds = (call.cu_seqlens_q, call.cu_seqlens_k)
-    with torch.device("cuda"):
+    with torch.device(place):
         expected, expected_lse = attention(*call[:3], *bounds, call.softmax_scale, problem.window, **features)
+        if problem.dropout_p:
+            expected = with_dropout(problem, call, features)
+    largest = call.value.nan_to_num().double() * factor(problem)
     first: Optional[Outputs] = None
     for _ in range(2):
         results = Outputs.of(call, problem.has_lse, problem.gap)
-        launch(launcher, problem.device, results.output, results.lse, call)
+        launch(launcher, problem.device, results.output, results.lse, call, dropout=problem.dropout())
         results.check_around()
-        assert_output(results.output, expected, call.value.nan_to_num())
+        assert_output(results.output, expected, largest)
         if results.lse is not None:
             assert_lse(results.lse, expected_lse)
         assert first is None or torch.equal(first.output, results.output), "another run, other bits"
         first = results
+
+
+def factor(problem: Problem) -> float:
+    """Of the weights that dropout keeps."""
+    return dropout_params(problem.dropout()).factor() if problem.dropout_p else 1.0
+
+
+def dropout_params(dropout: Tuple[float, int]):
+    return package().planning.plan.DropoutParams.of(dropout_of(dropout))
+
+
+def with_dropout(problem: Problem, call: Call, features: dict) -> torch.Tensor:
+    """The output in float64: each sequence's weights, from values that are an identity, times the factors that the
+    CPU implementation has for them."""
+    from reference import _keys_of, attention
+
+    output = torch.zeros(*call.query.shape[:-1], call.value.shape[-1], dtype=torch.float64)
+    bounds, heads = call.cu_seqlens_q, call.query.shape[-2]
+    features = {name: features[name] for name in ("softcap", "alibi_slopes", "sinks")}
+    slopes = features.pop("alibi_slopes")
+    for b in range(len(problem.lengths)):
+        rows = b if bounds is None else slice(int(bounds[b]), int(bounds[b + 1]))
+        query = call.query[rows]
+        key, value = _keys_of(b, call.key, call.value, call.cu_seqlens_k, call.seqused_k, call.block_table)
+        if len(key) == 0:
+            continue
+        identity = torch.eye(len(key))[:, None].expand(-1, key.shape[1], -1)
+        own = None if slopes is None else slopes.expand(len(problem.lengths), heads)[b]
+        tensors = query[None], key[None], identity[None]
+        weights, _ = attention(*tensors, None, None, call.softmax_scale, problem.window, alibi_slopes=own, **features)
+        ranges = slice(0, len(query)), slice(0, len(key))
+        kept = factors_of(dropout_params(problem.dropout()), slice(b, b + 1), heads, *ranges)
+        weights = weights[0] * kept[0].transpose(0, 1).to(weights)
+        output[rows] = torch.einsum("qhk,khd->qhd", weights, value.double().repeat_interleave(problem.heads_per_kv, 1))
+    return output
+
+
+def factors_of(*arguments) -> torch.Tensor:
+    """cpu.dropout.factors"""
+    return importlib.import_module(f"{package().__name__}.cpu.dropout").factors(*arguments)
 
 
 def specialisations() -> Set[Specialisation]:
@@ -180,7 +230,7 @@ def specialisations() -> Set[Specialisation]:
     for problem in problems():
         call, _ = make(problem, "meta")
         results = Outputs.of(call, problem.has_lse, problem.gap)
-        launch(recorder, problem.device, results.output, results.lse, call)
+        launch(recorder, problem.device, results.output, results.lse, call, dropout=problem.dropout())
     return {seen._replace(constants=()) for seen in recorder.seen}
 
 
@@ -188,9 +238,9 @@ def run(archive) -> dict:
     """On the GPU."""
     from nvidia_launcher import NvidiaLauncher
 
-    launcher, failures, count = NvidiaLauncher(archive), [], 0
+    launcher, failures, counts = NvidiaLauncher(archive), [], [0, 0]
     for problem in problems():
-        count += 1
+        counts[problem.dropout_p > 0] += 1
         try:
             check(problem, launcher)
         except AssertionError as error:
@@ -198,7 +248,8 @@ def run(archive) -> dict:
     return {
         "failed": bool(failures),
         "rows": [
-            ("problems", count),
+            ("problems", sum(counts)),
+            ("of them with dropout", counts[True]),
             ("failures", len(failures)),
             ("launches", launcher.launches),
             ("of them with constants set after loading", launcher.unspecialised),
