@@ -1,7 +1,7 @@
 """Runs the same .metal kernels on an NVIDIA GPU: python tests/nvidia/stages.py [--json FILE] [STAGE...]
 
-Stages: small, fuzz, long, huge, races, timing; all by default. Needs torch with CUDA, and build/nvidia by build.py.
-Prints a table last; exit status 1 when a stage failed, 2 when it could not start.
+Stages: small, fuzz, gradients, long, long_gradients, huge, races, timing; all by default. Needs torch with CUDA, and
+build/nvidia by build.py. Prints a table last; exit status 1 when a stage failed, 2 when it could not start.
 
 A truth about correctness at scale. About speed it is only a hint: another machine runs these kernels.
 """
@@ -22,7 +22,16 @@ from package import ARCHIVE, source_digests  # and makes the others known
 # isort: split
 from metal_simulator.nvidia.archive import Archive
 
-STAGES = ("small", "fuzz", "long", "huge", "races", "timing")
+STAGES = (
+    "small",
+    "fuzz",
+    "gradients",
+    "long",
+    "long_gradients",
+    "huge",
+    "races",
+    "timing",
+)
 
 
 def machine() -> dict:
@@ -51,7 +60,7 @@ def run(stage: str, archive: Archive) -> dict:
 def print_table(results: dict) -> None:
     for stage, result in results.items():
         state = "FAILED" if result["failed"] else "passed"
-        print(f"\n{stage:10} {state}, {result['seconds']} s")
+        print(f"\n{stage:16} {state}, {result['seconds']} s")
         for name, *values in result["rows"]:
             print(
                 f"  {name:60} " + " ".join(f"{value:>12}" if not isinstance(value, str) else value for value in values)
