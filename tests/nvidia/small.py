@@ -1,4 +1,5 @@
-"""Stage `small`: the tests of the public interface, on the GPU, within the bounds that they have everywhere."""
+"""Stage `small`: the tests of the public interface, of dropout, of ranges and of the gradients, on the GPU, within the
+bounds that they have everywhere."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from typing import NamedTuple, Set
 from package import ROOT, Specialisation
 
 TESTS = ("attention", "features", "named_cases", "isolation", "kv_cache", "flash_attn_2", "merging", "padding")
-TESTS += ("qkv_packed",)
+TESTS += ("qkv_packed", "dropout", "ranges", "row_softmax")
+BACKWARD = ("gradients", "dropout", "chunks", "large")
 PROCESSES = 8
 
 
@@ -43,6 +45,7 @@ def run_tests(mode: str) -> TestRun:
         command = [sys.executable, "-m", "pytest", "-q", "-p", "pytest_nvidia", "-k", "not cpu", f"--junitxml={report}"]
         command += ["-p", "no:cacheprovider", *(["-n", str(PROCESSES)] if several else [])]
         command += [str(ROOT / "tests" / f"test_{name}.py") for name in TESTS]
+        command += [str(ROOT / "tests" / "backward" / f"test_{name}.py") for name in BACKWARD]
         done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
         log = done.stdout[-6000:] + done.stderr[-3000:]
         if not report.exists():
