@@ -64,7 +64,7 @@ def library(source: str, variant: str = "") -> Library:
 
 
 def of_mutants(pattern: str) -> Iterator[Job]:
-    chosen = [mutant for mutant in races.mutants() if re.search(pattern, mutant.name)]
+    chosen = [mutant for mutant in races.mutants() if re.search(pattern, f"{mutant.file}: {mutant.name}")]
     files = {mutant.file for mutant in chosen}
     targets = {file: sorted(race_target.target_specialisations(file)) for file in files}
     return (Job("mutants", s, "exact", m.name) for m in chosen for s in targets[m.file])
@@ -132,7 +132,9 @@ def complaints(job: Job, resources: Dict[str, int]) -> List[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--mutants", default="", metavar="PATTERN", help="for races, only those with names like this")
+    parser.add_argument(
+        "--mutants", default="", metavar="PATTERN", help="for races, only those whose FILE: NAME is like this"
+    )
     parser.add_argument("stages", nargs="*", metavar="STAGE", default=STAGES, help="only for these stages")
     options = parser.parse_args()
     start = time.time()

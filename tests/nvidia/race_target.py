@@ -1,18 +1,20 @@
-"""What NVIDIA's checkers watch: python race_target.py every | mutant NAME. races.py runs it under them.
+"""What NVIDIA's checkers watch: python race_target.py forward | backward | mutant NAME. races.py runs it under them.
 
-every: each kernel of the archive that plans can reach, on small inputs. mutant: what the harness runs its mutant on.
+forward, backward: each kernel of the archive that plans can reach, on small inputs. mutant: what the harness runs its
+mutant on.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import sys
 import types
-from typing import Iterator, NamedTuple, Set, Tuple
+from typing import Dict, Iterator, NamedTuple, Set, Tuple
 
 import torch
-from calls import Recorder, launch, make_call
+from calls import Call, Recorder, dropout_of, launch, launch_backward, make_call
 from package import ARCHIVE, Specialisation, load_variant, package
 
 # isort: split
@@ -23,6 +25,7 @@ from nvidia_launcher import NvidiaLauncher
 LENGTHS = ((33, 40), (40, 33), (75, 75), (1, 130), (5, 0))
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 DEVICES = ((7, 1), (7, 64), (9, 40))  # Apple GPU family, cores
+CHUNKS = (2**18, 128)  # bytes of stored weights, and keys
 
 
 class Case(NamedTuple):
@@ -31,6 +34,7 @@ class Case(NamedTuple):
     device: Tuple[int, int]
     gap: int  # elements between rows
     num_splits: int
+    features: bool = False
 
 
 def cases() -> Iterator[Case]:
@@ -40,8 +44,17 @@ def cases() -> Iterator[Case]:
         yield Case(dims, dtype, device, 1, 2)
 
 
-def run_case(case: Case, launcher, place: str) -> None:
-    """Tensors end where their last element does, so that nothing outside goes unseen."""
+def backward_cases() -> Iterator[Case]:
+    """Aligned, in one chunk; and unaligned, in several, with every feature."""
+    for dims, dtype in itertools.product(package().planning.tiles.SHAPES, DTYPES):
+        for device in ((7, 1), (9, 1))[: 2 if dtype == torch.bfloat16 else 1]:  # only its tiles differ
+            yield Case(dims, dtype, device, 0, 0)
+            yield Case(dims, dtype, device, 1, 0, features=True)
+
+
+def make(case: Case, place: str) -> Tuple[Call, Dict[str, torch.Tensor]]:
+    """(a call; its output, lse and row_softmax, and that output's gradient). Tensors end where their last element does,
+    so that nothing outside goes unseen."""
     totals = [sum(pair[side] for pair in LENGTHS) for side in (0, 1)]
     bounds = [[0, *itertools.accumulate(pair[side] for pair in LENGTHS)] for side in (0, 1)]
     cu_q, cu_k = (torch.tensor(b, dtype=torch.int32, device=place) for b in bounds)
@@ -51,28 +64,55 @@ def run_case(case: Case, launcher, place: str) -> None:
         return storage.as_strided((total, heads, dim), (heads * (dim + case.gap), dim + case.gap, 1))
 
     head_dim, value_dim = case.head_dims
-    query, output = rows(totals[0], 4, head_dim), rows(totals[0], 4, value_dim)
-    lse = torch.zeros(4, totals[0], device=place)
+    results = {name: rows(totals[0], 4, value_dim) for name in ("output", "grad_output")}
+    results["lse"] = torch.zeros(4, totals[0], device=place)
+    # Of rows with large scores, for which the backward counts anew; the last sequence has no keys.
+    results["row_softmax"] = torch.full((4, totals[0], 2), 1e3 if case.features else 0.0, device=place)
+    results["row_softmax"][:, -LENGTHS[-1][0] :] = torch.tensor(package().planner.SOFTMAX_OF_NO_KEY, device=place)
+    slopes = {"alibi_slopes": torch.ones(4, device=place), "sinks": torch.zeros(4, device=place), "softcap": 1.0}
     call = make_call(
-        query,
+        rows(totals[0], 4, head_dim),
         rows(totals[1], 2, head_dim),
         rows(totals[1], 2, value_dim),
         cu_seqlens_q=cu_q,
         cu_seqlens_k=cu_k,
         max_seqlen_q=max(length for length, _ in LENGTHS),
         max_seqlen_k=max(length for _, length in LENGTHS),
-        window_left=20,
+        window_left=-1 if case.features else 20,
         window_right=0,
         num_splits=case.num_splits,
+        **(slopes if case.features else {}),
     )
-    launch(launcher, case.device, output, lse, call)
+    return call, results
+
+
+def run_forward(case: Case, launcher, place: str) -> None:
+    call, results = make(case, place)
+    launch(launcher, case.device, results["output"], results["lse"], call)
+
+
+def run_backward(case: Case, launcher, place: str) -> None:
+    from backward.problem import budgets
+
+    call, tensors = make(case, place)
+    for name in ("query", "key", "value"):
+        tensors[f"grad_{name}"] = torch.zeros(getattr(call, name).shape, dtype=case.dtype, device=place)
+    tensors["grad_lse"] = tensors.pop("lse")
+    if case.features:
+        tensors["dropout"] = package().planning.plan.DropoutParams.of(dropout_of((0.5, 1))).pack()
+    with budgets(package().planning.backward, *(CHUNKS if case.features else (None, None))):
+        launch_backward(launcher, case.device, call, tensors)
+
+
+TARGETS = {"forward": (cases, run_forward), "backward": (backward_cases, run_backward)}
 
 
 def specialisations() -> Set[Specialisation]:
     """What the cases will launch, with constants set after loading."""
     recorder = Recorder()
-    for case in cases():
-        run_case(case, recorder, "meta")
+    for every, run_case in TARGETS.values():
+        for case in every():
+            run_case(case, recorder, "meta")
     return {seen._replace(constants=()) for seen in recorder.seen}
 
 
@@ -117,9 +157,9 @@ def run_target(file: str, launcher, library) -> None:
     sys.modules.setdefault("kernels", kernels)
     from mutants import targets
 
-    targets.SimulatedLauncher = lambda **_settings: launcher
+    targets.SimulatedLauncher = targets.backward_cases.SimulatedLauncher = lambda *_how, **_settings: launcher
     targets.Library = lambda path: library(path.name)
-    targets.run(file, targets.folder_of(file), check=True)
+    targets.run(file, targets.Run(targets.folder_of(file), check=True))
 
 
 def target_specialisations(file: str) -> Set[Specialisation]:
@@ -131,9 +171,11 @@ def target_specialisations(file: str) -> Set[Specialisation]:
 
 def run_mutant(name: str, archive: Archive) -> None:
     from mutants import MUTANTS
+    from mutants.backward_cases import Found
 
     file = next(mutant.file for mutant in MUTANTS if mutant.name == name)
-    run_target(file, NvidiaLauncher(archive, variant=name), lambda source: NvidiaLibrary(archive, source, name))
+    with contextlib.suppress(Found):  # wrong numbers, which are not the tool's to find
+        run_target(file, NvidiaLauncher(archive, variant=name), lambda source: NvidiaLibrary(archive, source, name))
 
 
 def main() -> None:
@@ -142,8 +184,8 @@ def main() -> None:
     if sys.argv[1] == "mutant":
         run_mutant(sys.argv[2], archive)
     else:
-        launcher = NvidiaLauncher(archive)
-        for case in cases():
+        launcher, (every, run_case) = NvidiaLauncher(archive), TARGETS[sys.argv[1]]
+        for case in every():
             run_case(case, launcher, "cuda")
     torch.cuda.synchronize()
 

@@ -6,6 +6,7 @@ one), synccheck barriers that not all threads reach. None sees races between thr
 
 from __future__ import annotations
 
+import itertools
 import os
 import pathlib
 import re
@@ -23,7 +24,8 @@ TOOLS = {"racecheck": (), "memcheck": ("--padding", "256"), "synccheck": ()}
 FAULT = "GPU fault"  # beside the tools: the GPU itself stopped a mutant
 FOUND = 99  # exit status that we ask for
 PROCESSES = 12
-SECONDS = {"every": 420, "mutant": 120}
+EVERY = ("forward", "backward")
+SECONDS = {**dict.fromkeys(EVERY, 420), "mutant": 120}
 HERE = pathlib.Path(__file__).parent
 PLACES = ("compute-sanitizer", "/usr/local/cuda/bin/compute-sanitizer")
 
@@ -93,15 +95,15 @@ def run(archive) -> dict:
     """On the GPU."""
     path, built = sanitizer(), {key.variant for key in archive.keys}
     chosen = [mutant for mutant in mutants() if mutant.name in built]
-    tasks = [(tool, ("every",)) for tool in TOOLS]
+    tasks = [(tool, (kernels,)) for kernels in EVERY for tool in TOOLS]
     tasks += [(tool, ("mutant", mutant.name)) for mutant in chosen for tool in TOOLS]
     with ThreadPoolExecutor(PROCESSES) as pool:
         outcomes = dict(zip(tasks, pool.map(lambda task: watch(path, task[0], *task[1]), tasks)))
     failures, found = [], {}
-    for tool in TOOLS:
-        clean = outcomes[tool, ("every",)]
+    for kernels, tool in itertools.product(EVERY, TOOLS):
+        clean = outcomes[tool, (kernels,)]
         if clean.found or clean.broken:
-            failures.append((f"{tool}, every kernel", clean.found or clean.broken))
+            failures.append((f"{tool}, every {kernels} kernel", clean.found or clean.broken))
     for mutant in chosen:
         by_tool = {tool: outcomes[tool, ("mutant", mutant.name)] for tool in TOOLS}
         found[mutant.name] = {outcome.by: outcome.found for outcome in by_tool.values() if outcome.found}
@@ -111,8 +113,8 @@ def run(archive) -> dict:
 
 
 def _rows(failures: list, found: Dict[str, Dict[str, str]]) -> List[tuple]:
-    unclean = {name.split(",")[0] for name, _ in failures if name.endswith("every kernel")}
-    rows = [(f"{tool}, every kernel", "see failures" if tool in unclean else "clean") for tool in TOOLS]
+    every = [f"{tool}, every {kernels} kernel" for kernels in EVERY for tool in TOOLS]
+    rows = [(name, "see failures" if name in dict(failures) else "clean") for name in every]
     rows += [(f"mutants found by {tool}", sum(tool in by for by in found.values())) for tool in (*TOOLS, FAULT)]
     rows += [("mutants found by any", sum(map(bool, found.values()))), ("mutants tried", len(found))]
     return rows + [(f"mutant: {name}", " + ".join(by) or "- not found here") for name, by in found.items()]
