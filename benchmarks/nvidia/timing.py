@@ -177,15 +177,15 @@ class Peer:
             program.launch(addresses, grid, threads, stream)
 
 
-def milliseconds(call) -> float:
+def milliseconds(call, repeats: int = REPEATS, warm_ups: int = WARM_UPS) -> float:
     """Median time of a call's launches on the GPU, without what the host does for them."""
-    for _ in range(WARM_UPS):
+    for _ in range(warm_ups):
         call()
     torch.cuda.synchronize()
     graph, times = torch.cuda.CUDAGraph(), []
     with torch.cuda.graph(graph):
         call()
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
         graph.replay()

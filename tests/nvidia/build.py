@@ -34,6 +34,7 @@ from metal_simulator.nvidia import archive
 from metal_simulator.nvidia.compile import build, max_threads
 
 KERNELS = ROOT / "flash_sdpa"
+FOLDERS = (KERNELS, ROOT / "benchmarks" / "nvidia", ROOT / "simulator" / "tests" / "kernels")
 ALL_REGISTERS = 256  # most threads that can have 255 registers each, of 65,536
 
 
@@ -50,9 +51,9 @@ def library(source: str, variant: str = "") -> Library:
         import pytorch_attention
 
         return Library(pytorch_attention.SOURCE, [pytorch_attention.INCLUDE])
-    folder = KERNELS if (KERNELS / source).exists() else ROOT / "simulator" / "tests" / "kernels"
+    folder = next(folder for folder in FOLDERS if (folder / source).exists())
     if not variant:
-        return Library(folder / source, [folder])
+        return Library(folder / source, [folder, KERNELS])
     mutant = next(mutant for mutant in races.mutants() if mutant.name == variant)
     with tempfile.TemporaryDirectory() as scratch:
         copy = pathlib.Path(scratch) / "kernels"

@@ -21,7 +21,8 @@ def source_digests() -> Dict[str, str]:
     from metal_simulator.source.files import read_source
 
     folder = ROOT / "flash_sdpa"
-    return {path.name: read_source(path, [folder]).digest() for path in sorted(folder.glob("*.metal"))}
+    paths = sorted([*folder.glob("*.metal"), *(ROOT / "benchmarks" / "nvidia").glob("*.metal")])
+    return {path.name: read_source(path, [folder]).digest() for path in paths}
 
 
 class Specialisation(NamedTuple):
