@@ -37,7 +37,9 @@ def run_tests(mode: str) -> TestRun:
         folders = ("simulator", "tools", "tests", "tests/support", "tests/nvidia")
         environment = {
             **os.environ,
-            "PYTHONPATH": os.pathsep.join(str(ROOT / folder) for folder in folders),
+            "PYTHONPATH": os.pathsep.join(
+                [*(str(ROOT / folder) for folder in folders), os.environ.get("PYTHONPATH", "")]
+            ),
             "NVIDIA_TESTS": mode,
             "NVIDIA_TESTS_FOLDER": scratch,
         }
