@@ -14,10 +14,10 @@ using namespace metal;
 
 constant constexpr short kMaxSplits = 64;  // planning/forward.py: MAX_SPLITS
 
-// Grid: (rows, 1, 1); up to 256 threads, the most columns of value_dim. Parts of no key have row_sum 0; a row of such
+// Grid: (rows, 1, 1); up to 512 threads, the most columns of value_dim. Parts of no key have row_sum 0; a row of such
 // parts only gets 0, and lse -inf.
 template <typename T>
-[[kernel, max_total_threads_per_threadgroup(256)]] void attention_combine(
+[[kernel, max_total_threads_per_threadgroup(512)]] void attention_combine(
     constant CombineParams& params [[buffer(0)]], constant ScoreParams& score [[buffer(1)]],
     device const float* partial_output [[buffer(2)]],    // [num_splits, (batch,) tokens, num_heads, value_dim]
     device const float2* partial_softmax [[buffer(3)]],  // [num_splits, (batch,) num_heads, tokens]: row_max, row_sum

@@ -62,8 +62,12 @@ template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int k
   using KeyTile = Block<kLoader, T, kBlockN, kHeadDim, kSlices>;
   using ValueTile = Block<kLoader, T, kBlockN, kValueDim, kSlices>;
   using Element = typename KeyTile::Element;  // of the products: T, or what it widens to
-  constexpr int kBlockBytes = KeyTile::kBytes + ValueTile::kBytes;
   constexpr int kSliceBytes = slice_bytes<kRows, kBlockN, kSlices, kSimdgroups>();
+  // Where keys and values do not fit together, values take the keys' place once all have multiplied with those.
+  constexpr bool kTakeTurns = KeyTile::kBytes + ValueTile::kBytes + kSliceBytes > kThreadgroupBytes;
+  static_assert(!kTakeTurns || kSlices > 1, "no barrier between keys and values");
+  constexpr int kValueOffset = kTakeTurns ? 0 : KeyTile::kBytes;
+  constexpr int kBlockBytes = larger(KeyTile::kBytes, kValueOffset + ValueTile::kBytes);
   constexpr int kMemory = larger(kBlockBytes + kSliceBytes, merge_bytes<kRows, kValueDim, kKeyGroups>());
   constexpr bool kMayOverflow = !is_same_v<T, half>;                    // no sum of 2^30 half values leaves fp32
   constexpr bool kIsShared = kStaged || kSlices > 1 || kKeyGroups > 1;  // SIMD groups go through the keys together
@@ -95,7 +99,7 @@ template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int k
   threadgroup float2* shared = (threadgroup float2*)memory;
   threadgroup float2* slices = shared + kBlockBytes / sizeof(float2);
   KeyTile key_tile = {(threadgroup Element*)memory, slice};
-  ValueTile value_tile = {(threadgroup Element*)memory + KeyTile::kBytes / sizeof(Element), slice};
+  ValueTile value_tile = {(threadgroup Element*)memory + kValueOffset / sizeof(Element), slice};
   RegisterTile<Element, kRows, kHeadDim / kSlices> query_tile;
   RegisterTile<float, kRows, kBlockN> scores;                   // then weights
   RegisterTile<float, kRows, kValueDim / kSlices> accumulator;  // the output, before it is divided by row_sum
@@ -123,13 +127,14 @@ template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int k
       keys.first = values.first = key0;
       if (kStaged || kSlices > 1) threadgroup_barrier(mem_flags::mem_threadgroup);  // all are done with the last block
       load_block<kThreads>(key_tile, keys, thread_index);
-      load_block<kThreads>(value_tile, values, thread_index);
+      if (!kTakeTurns) load_block<kThreads>(value_tile, values, thread_index);
       if (kStaged) threadgroup_barrier(mem_flags::mem_threadgroup);  // keys and values are there
       if (kSlices == 1 && !own.meets(key0, kBlockN)) continue;       // loaded for the others; nothing to compute
 
       zero(scores);
       multiply_transposed(scores, query_tile, key_tile, lane);  // S = Q K^T
       if (kSlices > 1) add_slices<kSlices>(slices, scores, simdgroup, lane_index);
+      if (kTakeTurns) load_block<kThreads>(value_tile, values, thread_index);
       if (has_softcap) apply_softcap(scores, score.tanh_scale);
       if (has_alibi) add_bias(scores, alibi, score.bias_factor, key0, lane);
       if (!blocks.is_full(key0, kBlockN)) hide_invisible(scores, visible, key0, lane);
@@ -139,7 +144,8 @@ template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int k
         const Kept<kRows> kept = kept_weights<kBlockN>(dropout, key0, lane);
         drop(scores, kept);
       }
-      multiply(accumulator, scores, value_tile, lane);  // O += P V
+      if (kTakeTurns) threadgroup_barrier(mem_flags::mem_threadgroup);  // values are there
+      multiply(accumulator, scores, value_tile, lane);                  // O += P V
     }
     if (kKeyGroups > 1) merge_key_groups<kKeyGroups>(shared, accumulator, softmax, key_group, lane_index);
     if (!kMayOverflow || shrinks) break;

@@ -54,6 +54,7 @@ inline void load_block(thread StagedTile<T, kRows, kColumns, kSlices, Element>& 
   using Tile = StagedTile<T, kRows, kColumns, kSlices, Element>;
   constexpr uint kChunksPerRow = kColumns / Tile::kChunk;
   constexpr int kRowStep = kThreads / kChunksPerRow;
+  static_assert(kRowStep > 0, "a thread for each chunk of a row");
   const int row = thread_index / kChunksPerRow, column = thread_index % kChunksPerRow * Tile::kChunk;
   if (row >= kRowStep) return;  // left over where rows do not divide the threads
   threadgroup Element* target = tile.data + row * Tile::kStride + column;

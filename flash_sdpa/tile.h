@@ -8,8 +8,9 @@ using namespace metal;
 
 #define UNROLL _Pragma("clang loop unroll(full)")  // fragments stay in registers only if every index is a constant
 
-constant constexpr int kFragment = 8;    // edge of a simdgroup_matrix; MSL has 8x8 only
-constant constexpr int kSimdWidth = 32;  // lanes of a SIMD group
+constant constexpr int kFragment = 8;                  // edge of a simdgroup_matrix; MSL has 8x8 only
+constant constexpr int kSimdWidth = 32;                // lanes of a SIMD group
+constant constexpr int kThreadgroupBytes = 32 * 1024;  // the most memory of a threadgroup
 
 // Where a lane sits in an 8x8 fragment: it owns (row, column) and (row, column + 1). Not documented by Apple;
 // MLX (steel/attn/mma.h) and tinygrad (runtime/ops_python.py) agree on it.

@@ -19,7 +19,7 @@ from .scalars import as_flag, as_float, as_integer, as_pair, kind_of
 
 CHECK_VALUES = os.environ.get("METAL_FLASH_SDPA_CHECK_VALUES") == "1"
 PAGE_SIZE_UNIT = 16  # so that a kernel's blocks of keys end where pages do
-MAX_HEAD_DIM = 256
+MAX_HEAD_DIM, MAX_VALUE_DIM = 576, 512  # of queries and keys; of values
 MAX_SCALE = 1e8  # ordinary scores stay finite in fp32 after scaling
 MAX_LENGTH = 2**31 - 1  # tokens
 
@@ -88,8 +88,8 @@ def check_key_value(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
             f"{names.value} must have the shape of {names.key} up to head_dim, {tuple(key_axes)}, "
             f"got shape {tuple(value.shape)}"
         )
-    if not 1 <= value_dim <= MAX_HEAD_DIM:
-        raise ValueError(f"{names.value} must have a head_dim of 1 to {MAX_HEAD_DIM}, got {value_dim}")
+    if not 1 <= value_dim <= MAX_VALUE_DIM:
+        raise ValueError(f"{names.value} must have a head_dim of 1 to {MAX_VALUE_DIM}, got {value_dim}")
     num_heads_kv = key_axes[-1]
     if num_heads_kv < 1 or num_heads % num_heads_kv:
         raise ValueError(

@@ -9,6 +9,7 @@ from torch.autograd import forward_ad
 
 from .. import launching as launchers
 from ..call import SETTINGS, TENSORS, Call, Gradients, differentiable_of, settings_of, taken, tensors_of
+from ..planning.backward_tiles import MAX_HEAD_DIM
 from .schemas import attention_backward, attention_forward, refuse_backward
 
 _NO_GRADIENTS = Call._make((None,) * len(Call._fields))
@@ -43,6 +44,20 @@ def _below_autograd(operator, inputs):
             return operator(*inputs)
 
 
+def _refuse_without_kernels(call: Call) -> None:
+    """Gradients that are wanted and that no Metal kernel computes, before the forward runs."""
+    if call.block_table is not None and (call.key.requires_grad or call.value.requires_grad):
+        raise NotImplementedError(
+            "gradients of key and value in pages are not implemented on Metal: detach them, or compute on the CPU"
+        )
+    head_dim, value_dim = call.query.shape[-1], call.value.shape[-1]
+    if head_dim > MAX_HEAD_DIM or value_dim > MAX_HEAD_DIM:
+        raise NotImplementedError(
+            f"gradients on Metal need a head_dim of 1 to {MAX_HEAD_DIM}, got {head_dim}, and {value_dim} of the values: "
+            "run under torch.no_grad(), or compute on the CPU"
+        )
+
+
 class _Attention(torch.autograd.Function):
     """Gradients of attention_forward. The CPU implementation computes the weights again from the inputs; on a GPU the
     output and row_softmax are kept, too."""
@@ -54,10 +69,8 @@ class _Attention(torch.autograd.Function):
         ctx.launcher = launchers.current()
         ctx.set_materialize_grads(False)
         is_launched = launchers.takes(call.query)
-        if is_launched and call.block_table is not None and (call.key.requires_grad or call.value.requires_grad):
-            raise NotImplementedError(
-                "gradients of key and value in pages are not implemented on Metal: detach them, or compute on the CPU"
-            )
+        if is_launched:
+            _refuse_without_kernels(call)
         results = _below_autograd(attention_forward, (*call, return_lse, is_launched, *ctx.dropout))
         output, lse, row_softmax = results
         ctx.save_for_backward(*tensors_of(arguments), *((output, row_softmax) if is_launched else (None, None)))

@@ -14,7 +14,7 @@ import torch
 
 from ..call import DTYPES
 from .device import SMALLEST, Device
-from .tiles import METAL_TYPES, ROWS, SHAPES
+from .tiles import METAL_TYPES, ROWS
 
 STORED_KEYS = 32  # stored_weights.h: kStoredKeys
 
@@ -145,6 +145,9 @@ TABLES: Mapping[int, Mapping[torch.dtype, Table]] = {  # a family between has th
     9: {torch.float16: F16, torch.bfloat16: F16, torch.float32: F32},
 }
 
+SHAPES = tuple((row.queries.head_dim, row.queries.value_dim) for row in F16)  # that there are kernels for
+MAX_HEAD_DIM = SHAPES[-1][0]  # the values', too
+
 Kernels = Dict[str, Tuple[Union[QueriesTile, KeysTile], torch.dtype]]
 
 
@@ -170,5 +173,5 @@ def choose(device: Device, dtype: torch.dtype, head_dim: int, value_dim: int) ->
             return row
     raise NotImplementedError(
         f"no Metal kernel for gradients with head_dim {head_dim} and value head_dim {value_dim} in {dtype}; there are "
-        f"kernels for up to {SHAPES[-1][0]}, in {', '.join(map(str, DTYPES))}"
+        f"kernels for up to {MAX_HEAD_DIM}, in {', '.join(map(str, DTYPES))}"
     )

@@ -5,8 +5,13 @@ launcher takes single rows, and the head dims that there are kernels for are tho
 
 The figures beside each row are counters of the simulator (python benchmarks/tiles.py prints them, for the rows and for
 others): estimated live registers of a lane, and the share of matrix products in the clocks of a 512 x 512 prefill, on
-Apple7 unless said otherwise. Up to 104 registers leave a core 16 SIMD groups, and so its full rate; head_dim 256, and
-from 128 on in fp32, gets there by dividing the columns of a row among SIMD groups. Within that the fewest clocks win.
+Apple7 unless said otherwise. Up to 104 registers leave a core 16 SIMD groups, and so its full rate; head_dim 256 and
+more, and from 128 on in fp32, gets there by dividing the columns of a row among SIMD groups. Within that the fewest
+clocks win.
+
+From 512 on staged keys and values take turns in threadgroup memory, which does not hold both. With 8 SIMD groups to a
+threadgroup another one fits the core beside it, to work while it waits; fp32 takes 16, as what 8 of them load for 8
+rows would be more than the L2 cache gives.
 """
 
 from __future__ import annotations
@@ -96,6 +101,8 @@ LARGE_F16 = (
     Tile(     128,       128,      32,          8,      1,          1, STAGED),  # 85.5, 92 %; two slices: 59.5, 84 %
     Tile(     192,       128,      32,          8,      1,          1, STAGED),  # 93.5, 93 %
     Tile(     256,       256,      16,          4,      2,          1, STAGED),  # 83, 88 %; undivided: 134, rate 0.78
+    Tile(     512,       512,      16,          2,      4,          1, STAGED),  # 87.5, 84 %; 4 row groups: 85.5, 86 %
+    Tile(     576,       512,      16,          2,      4,          1, STAGED),  # 89.5, 85 %
 )
 LARGE_F32 = (
     #    head_dim, value_dim, block_n, row_groups, slices, key_groups, loader
@@ -107,6 +114,8 @@ LARGE_F32 = (
     Tile(     128,       128,      16,          4,      2,          1, STAGED),  # 71.5, 80 %; undivided: 106, rate 0.78
     Tile(     192,       128,      16,          4,      2,          1, STAGED),  # 80.5, 82 %
     Tile(     256,       256,       8,          2,      4,          1, STAGED),  # 71.5, 71 %; two slices: 104, 84 %
+    Tile(     512,       512,       8,          2,      8,          1, STAGED),  # 72.5, 67 %; four slices: 104.5
+    Tile(     576,       512,       8,          2,      8,          1, STAGED),  # 76, 68 %
 )
 
 # bf16 on Apple7 and 8, which have no bfloat operands: the query and what is staged are fp32. 8 row groups of two slices
@@ -121,6 +130,8 @@ LARGE_BF16 = (
     Tile(     128,       128,      16,          8,      1,          1, STAGED),  # 103.5, 88 %; 24: 105, rate 0.52
     Tile(     192,       128,      16,          4,      2,          1, STAGED),  # 80.5, 80 %; undivided: 120.5
     Tile(     256,       256,       8,          4,      2,          1, STAGED),  # 102.5, 82 %; blocks of 16: 37 KB
+    Tile(     512,       512,       8,          2,      8,          1, STAGED),  # 72.5, 64 %; four slices: 104.5
+    Tile(     576,       512,       8,          2,      8,          1, STAGED),  # 75.5, 65 %
 )
 
 # Half the rows, for work that would leave cores idle in tiles of 64. 4 SIMD groups must find room for their blocks four
@@ -134,7 +145,7 @@ SMALL_F16 = (
     Tile(      96,        96,      32,          4,      1,          1, STAGED),  # 74.5, 89 %
     Tile(     128,       128,      16,          4,      1,          1, STAGED),  # 85, 89 %
     Tile(     192,       128,      16,          4,      1,          1, STAGED),  # 93, 90 %
-    LARGE_F16[-1],
+    *LARGE_F16[7:],  # from 256 on
 )
 SMALL_F32 = (
     #    head_dim, value_dim, block_n, row_groups, slices, key_groups, loader
@@ -168,6 +179,8 @@ DIRECT_F16 = (
     Tile(     128,       128,      16,          4,      1,          1, DIRECT),  # 95, 96 %
     Tile(     192,       128,       8,          4,      1,          1, DIRECT),  # 97.5, 95 %
     Tile(     256,       256,      16,          4,      2,          1, DIRECT),  # 95, 95 %
+    Tile(     512,       512,      16,          2,      4,          1, DIRECT),  # 95, 94 %
+    Tile(     576,       512,      16,          2,      4,          1, DIRECT),  # 99, 94 %
 )
 DIRECT_F32 = (
     #    head_dim, value_dim, block_n, row_groups, slices, key_groups, loader
@@ -179,6 +192,8 @@ DIRECT_F32 = (
     Tile(     128,       128,      32,          4,      2,          1, DIRECT),  # 87, 92 %
     Tile(     192,       128,      16,          4,      2,          1, DIRECT),  # 93.5, 92 %
     Tile(     256,       256,      16,          4,      4,          1, DIRECT),  # 83.5, 90 %
+    Tile(     512,       512,      16,          2,      8,          1, DIRECT),  # 83.5, 86 %; four slices: 109
+    Tile(     576,       512,      16,          2,      8,          1, DIRECT),  # 93.5, 87 %
 )
 
 # Up to 8 rows: all SIMD groups work on the same ones, on keys of their own, so that each is loaded once, directly.
@@ -192,6 +207,8 @@ DECODE_F16 = (
     Tile(     128,       128,      16,          1,      1,          4, DIRECT),  # 99
     Tile(     192,       128,       8,          1,      1,          4, DIRECT),  # 101.5
     Tile(     256,       256,      16,          1,      4,          1, DIRECT),  # 66.5; undivided: 149
+    Tile(     512,       512,      16,          1,      4,          1, DIRECT),  # 95
+    Tile(     576,       512,      16,          1,      4,          1, DIRECT),  # 99
 )
 DECODE_F32 = (
     #    head_dim, value_dim, block_n, row_groups, slices, key_groups, loader
@@ -203,6 +220,8 @@ DECODE_F32 = (
     Tile(     128,       128,      16,          1,      2,          1, DIRECT),  # 83.5; undivided: 119.5
     Tile(     192,       128,      16,          1,      2,          1, DIRECT),  # 93.5
     Tile(     256,       256,      16,          1,      4,          1, DIRECT),  # 83.5
+    Tile(     512,       512,      16,          1,      8,          1, DIRECT),  # 83.5; four slices: 109
+    Tile(     576,       512,      16,          1,      8,          1, DIRECT),  # 93.5
 )
 # Apple7 and 8: each of the query's values takes 32 bits, and 32 more once it is widened, unless a block of 8 keys needs
 # it once only. From 128 on the columns are divided, in four: threadgroups of two SIMD groups would make more parts of
@@ -214,7 +233,9 @@ DECODE_BF16 = (
     Tile(      96,        96,       8,          1,      1,          4, DIRECT),  # 97; blocks of 16: 120.5
     Tile(     128,       128,      32,          1,      4,          1, DIRECT),  # 73; undivided: 116
     Tile(     192,       128,      32,          1,      4,          1, DIRECT),  # 86; undivided: 128
-    DECODE_F16[-1],  # 95
+    DECODE_F16[7],  # 95
+    Tile(     512,       512,      16,          1,      8,          1, DIRECT),  # 95; four slices: 128
+    Tile(     576,       512,       8,          1,      8,          1, DIRECT),  # 81; blocks of 16: 106
 )
 
 # fmt: on
@@ -321,5 +342,5 @@ def _first(table: Table, dtype: torch.dtype, head_dim: int, value_dim: int) -> T
             return tile
     raise NotImplementedError(
         f"no Metal kernel for head_dim {head_dim} and value head_dim {value_dim} in {dtype}; there are kernels for up "
-        f"to {SHAPES[-1][0]}"
+        "to {} and {}".format(*SHAPES[-1])
     )
