@@ -104,9 +104,10 @@ def flash_attn_varlen_func(
     """Attention over a packed batch of sequences.
 
     Args:
-        q: `[total_q, num_heads, head_dim]`, fp32, fp16 or bf16, head_dim 1 to 256.
+        q: `[total_q, num_heads, head_dim]`, fp32, fp16 or bf16, head_dim 1 to 576; gradients on Metal
+            up to 256, also of v.
         k, v: `[total_k, num_heads_kv, head_dim]`, dtype and device of `q`; num_heads is a multiple of num_heads_kv, and
-            the head_dim of v may be another one, which is then the output's. With a block_table, k and v are
+            the head_dim of v may be another one, 1 to 512, which is then the output's. With a block_table, k and v are
             `[num_pages, page_size, num_heads_kv, head_dim]`, page_size a multiple of 16. Any strides; q, k or v is
             copied only if its last dimension is strided.
         cu_seqlens_q, cu_seqlens_k: `[batch + 1]`, int32 (int64 is converted), same device. Sequence b has the tokens

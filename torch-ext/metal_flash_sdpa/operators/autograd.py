@@ -53,8 +53,8 @@ def _refuse_without_kernels(call: Call) -> None:
     head_dim, value_dim = call.query.shape[-1], call.value.shape[-1]
     if head_dim > MAX_HEAD_DIM or value_dim > MAX_HEAD_DIM:
         raise NotImplementedError(
-            f"gradients on Metal need a head_dim of 1 to {MAX_HEAD_DIM}, got {head_dim}, and {value_dim} of the values: "
-            "run under torch.no_grad(), or compute on the CPU"
+            f"gradients on Metal need a head_dim of 1 to {MAX_HEAD_DIM}, got {head_dim}, and {value_dim} of the "
+            "values: run under torch.no_grad(), or compute on the CPU"
         )
 
 
