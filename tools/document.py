@@ -154,6 +154,7 @@ def features(kernel) -> dict:
         "`merge_attention_states`": merged,
         "float16, bfloat16": lambda: dense(dtype=torch.float16) + dense(dtype=torch.bfloat16),
         "value head_dim of its own": lambda: dense(value_dim=40),
+        "head_dim above 256, also of the values alone": lambda: dense(value_dim=512),
         "causal": lambda: dense(causal=True),
         "`window_size`": lambda: dense(window_size=(3, 2)),
         "`softcap`": lambda: dense(softcap=5.0),

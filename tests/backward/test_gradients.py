@@ -9,7 +9,8 @@ import math
 
 import pytest
 import torch
-from cases import DTYPES, HEAD_DIMS, random_tensor
+from cases import DTYPES, random_tensor
+from instantiate import planning
 
 from .exact import assert_gradients
 from .problem import Problem, run
@@ -61,9 +62,7 @@ def test_features(kernel, feature, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(
-    "head_dims", [*((d, d) for d in HEAD_DIMS), (192, 128), (128, 192), (1, 1), (40, 33), (57, 256)]
-)
+@pytest.mark.parametrize("head_dims", [*planning("backward_tiles").SHAPES, (128, 192), (1, 1), (40, 33), (57, 256)])
 def test_head_dims(kernel, head_dims, dtype):
     head_dim, value_dim = head_dims
     problem = Problem(dtype, head_dim, (45, 70), (4, 2), value_dim=value_dim, window=(-1, 0))

@@ -65,7 +65,7 @@ def chunks_of(kernel, chain):
 
 def test_planned_kernels_are_the_kernels_that_exist(kernel, tiles):
     planned = {"attention_backward_terms": set(), "attention_backward_queries": set(), "attention_backward_keys": set()}
-    sizes = [*kernel.planning.tiles.SHAPES, (8, 8), (256, 8), (8, 256), (160, 160)]
+    sizes = [*tiles.SHAPES, (8, 8), (256, 8), (8, 256), (160, 160)]
     for dtype, (head_dim, value_dim), family in itertools.product(kernel.call.DTYPES, sizes, kernel.device.FAMILIES):
         for plan in chain_of(kernel, 64, None, (1, 1), head_dim, value_dim, dtype=dtype, family=family).launches:
             planned[plan.source.removesuffix(".metal")].add(plan.kernel)
@@ -77,7 +77,7 @@ def test_every_table_has_every_shape_and_fits(kernel, tiles):
     for family in tiles.TABLES.values():
         assert set(family) == set(kernel.call.DTYPES)
         for table in family.values():
-            assert tuple(row.queries[:2] for row in table) == kernel.planning.tiles.SHAPES
+            assert tuple(row.queries[:2] for row in table) == tiles.SHAPES
             for queries, keys in table:
                 assert queries[:2] == keys[:2] and queries.block_m == keys.tile_rows
                 assert max(queries.simdgroups, keys.simdgroups) * 32 <= 1024

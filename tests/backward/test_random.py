@@ -21,7 +21,7 @@ def search(shard, examples, check):
 
     @seed(shard)
     @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-    @given(problem=problems(), budget=BUDGETS, lse=st.booleans())
+    @given(problem=problems(widest=256), budget=BUDGETS, lse=st.booleans())
     def each(problem, budget, lse):
         check(problem, budget, lse)
 

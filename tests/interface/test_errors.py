@@ -48,8 +48,8 @@ ERRORS = [
     (DENSE, {"q": torch.zeros(8, 4, 8)}, ValueError, f"q {RANK_4} (8, 4, 8)"),
     (VARLEN, {"q": torch.zeros(8, 4, 8, dtype=torch.float64)}, TypeError, f"q {ALL_DTYPES} torch.float64"),
     (VARLEN, {"q": torch.zeros(8, 0, 8)}, ValueError, "q must have at least one head, got shape (8, 0, 8)"),
-    (VARLEN, {"q": torch.zeros(8, 4, 0)}, ValueError, "q must have a head_dim of 1 to 256, got 0"),
-    (DENSE, {"q": torch.zeros(1, 8, 4, 257)}, ValueError, "q must have a head_dim of 1 to 256, got 257"),
+    (VARLEN, {"q": torch.zeros(8, 4, 0)}, ValueError, "q must have a head_dim of 1 to 576, got 0"),
+    (DENSE, {"q": torch.zeros(1, 8, 4, 577)}, ValueError, "q must have a head_dim of 1 to 576, got 577"),
     (OUT, {"query": None}, TypeError, "query must be a tensor, got NoneType"),
     # key, value
     (VARLEN, {"k": None}, TypeError, "k must be a tensor, got NoneType"),
@@ -62,8 +62,8 @@ ERRORS = [
     (VARLEN, {"k": torch.zeros(8, 2, 16)}, ValueError, "k must have the head_dim of q, 8, got shape (8, 2, 16)"),
     (VARLEN, {"v": torch.zeros(7, 2, 8)}, ValueError, "v must have the shape of k up to head_dim, (8, 2), got shape"),
     (VARLEN, {"v": torch.zeros(8, 4, 8)}, ValueError, "v must have the shape of k up to head_dim, (8, 2), got shape"),
-    (VARLEN, {"v": torch.zeros(8, 2, 0)}, ValueError, "v must have a head_dim of 1 to 256, got 0"),
-    (DENSE, {"v": torch.zeros(1, 8, 2, 257)}, ValueError, "v must have a head_dim of 1 to 256, got 257"),
+    (VARLEN, {"v": torch.zeros(8, 2, 0)}, ValueError, "v must have a head_dim of 1 to 512, got 0"),
+    (DENSE, {"v": torch.zeros(1, 8, 2, 513)}, ValueError, "v must have a head_dim of 1 to 512, got 513"),
     (
         VARLEN,
         {"k": torch.zeros(8, 3, 8), "v": torch.zeros(8, 3, 8)},

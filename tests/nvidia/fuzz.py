@@ -67,7 +67,7 @@ def _problem(name: str, choice: random.Random) -> Problem:
         name=name,
         dtype=choice.choice(DTYPES),
         head_dim=head_dim,
-        value_dim=choice.choice((head_dim, head_dim, min(head_dim, 128), choice.randint(1, 256))),
+        value_dim=min(512, choice.choice((head_dim, head_dim, min(head_dim, 128), choice.randint(1, 256)))),
         layout=layout,
         alibi=choice.random() < 0.4,
         sinks=choice.random() < 0.4,

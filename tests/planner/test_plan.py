@@ -47,7 +47,7 @@ def test_planned_kernels_are_the_kernels_that_exist(kernel):
     tiles, planned = kernel.planning.tiles, set()
     devices = [kernel.device.Device(family, cores) for family in kernel.device.FAMILIES for cores in (1, 64)]
     lengths = [(4, 4), (64, 2000)]  # for a decode tile; for large tiles on few cores, small ones on many
-    sizes = [*tiles.SHAPES, (8, 8), (256, 8), (8, 256), (160, 160)]
+    sizes = [*tiles.SHAPES, (8, 8), (256, 8), (8, 256), (160, 160), (320, 320), (8, 512)]
     for dtype, (head_dim, value_dim), device in itertools.product(kernel.call.DTYPES, sizes, devices):
         for seqlen_q, seqlen_k in lengths:
             query = torch.empty(1, seqlen_q, 1, head_dim, dtype=dtype, device="meta")
@@ -324,8 +324,8 @@ def test_cache_is_bounded(kernel):
 
 
 def test_refusals_give_the_reason(kernel):
-    large = torch.empty(1, 4, 1, 257, device="meta")
-    with pytest.raises(NotImplementedError, match="no Metal kernel for head_dim 257 .* up to 256"):
+    large = torch.empty(1, 4, 1, 513, device="meta")
+    with pytest.raises(NotImplementedError, match="no Metal kernel for head_dim 513 .* 513 .* up to 576 and 512"):
         plan_of(kernel, large, large)
     query, key = (torch.empty(1, tokens, heads, 64, device="meta") for tokens, heads in [(2**28, 4), (8, 1)])
     with pytest.raises(NotImplementedError, match="got 1073741824 query rows"):
