@@ -192,14 +192,14 @@ MUTANTS = [
     Mutant(
         "values over keys",
         MAIN,
-        "(threadgroup Element*)memory + KeyTile::kBytes / sizeof(Element), slice",
+        "(threadgroup Element*)memory + kValueOffset / sizeof(Element), slice",
         "(threadgroup Element*)memory, slice",
         "checker",
     ),
     Mutant(
         "no memory for values",
         MAIN,
-        "kBlockBytes = KeyTile::kBytes + ValueTile::kBytes",
+        "kBlockBytes = larger(KeyTile::kBytes, kValueOffset + ValueTile::kBytes)",
         "kBlockBytes = KeyTile::kBytes",
         "checker",
     ),

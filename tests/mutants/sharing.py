@@ -58,6 +58,23 @@ MUTANTS = [
     Mutant(
         "no barrier before the next staged block", MAIN, "if (kStaged || kSlices > 1) ", "if (kSlices > 1) ", "checker"
     ),
+    Mutant(
+        "values take the keys' place at once",
+        MAIN,
+        "      if (!kTakeTurns) load_block",
+        "      load_block",
+        "numbers",
+    ),
+    Mutant(
+        "no barrier after the values took their turn",
+        MAIN,
+        f"      if (kTakeTurns) {BARRIER}  // values are there\n",
+        "",
+        "checker",
+    ),
+    Mutant(
+        "values miss their turn", MAIN, "      if (kTakeTurns) load_block", "      if (false) load_block", "numbers"
+    ),
     Mutant("SIMD groups leave their slices", MAIN, "if (kSlices == 1 && !own", "if (!own", "checker"),
     Mutant(
         "query of the first slice",

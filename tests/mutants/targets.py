@@ -257,6 +257,7 @@ BACKWARD = GRADIENTS, STORED_WEIGHTS, _ = "gradients.h", "stored_weights.h", "st
 
 DECODE = {"num_heads_kv": 1, "lengths": ((2, 150), (1, 3), (2, 21))}
 WIDE = {"tokens": 20, "head_dim": 132, "value_dim": 40, "length": 50, "dtype": torch.float32}
+TURNS = {"tokens": 5, "head_dim": 320, "value_dim": 300, "length": 40, "dtype": torch.float16}
 WIDE_DECODE = {"tokens": 2, "head_dim": 200, "value_dim": 200, "length": 50, "dtype": torch.float16}
 WHOLE = {"tokens": 70, "num_heads_kv": 2, "length": 90}
 ONE_ROW_OF_TILES = {"tokens": 2, "num_heads_kv": 1, "length": 600}
@@ -283,6 +284,7 @@ CASES = [
     (_narrow, {TILE, DIRECT_TILE}),
     (_widened, {STAGED_TILE}),
     (functools.partial(_slices, gpu=STAGED, **WIDE), {MAIN, TILE, STAGED_TILE, EXCHANGE}),
+    (functools.partial(_slices, gpu=STAGED, **TURNS), {MAIN}),
     (functools.partial(_slices, gpu=DIRECT, **WIDE), {MAIN, TILE, DIRECT_TILE, EXCHANGE}),
     (functools.partial(_slices, gpu=DIRECT, **WIDE_DECODE), {DIRECT_TILE, EXCHANGE}),
     (functools.partial(_features, gpu=DIRECT, **FEW), {MAIN, SCORE, SOFTMAX, EXCHANGE, COMBINE}),
