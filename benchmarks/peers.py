@@ -165,6 +165,20 @@ def decode_cases(build, chips, seqlen: int):
         yield Case(name, dense(build, chips, tensors, False), other.repeated(heads_kv), read)
 
 
+def wide_decode(build, chips, seqlen: int):
+    """A line for each chip on 16 heads of 512 with 2 of keys and values, as Gemma 4's; PyTorch has no kernel for it."""
+    tensors = inputs(16, 2, 1, seqlen, 512)
+    read = sum(tensor.nbytes for tensor in tensors)
+    for chip, side in dense(build, chips, tensors, False).items():
+        seconds, bound = side.seconds(chip), side.longest(chip).bound
+        yield f"{chip.name}: {seconds * 1e6:.1f} us, {bound}, {seconds / floor(read, chip):.2f} of the floor"
+
+
+def floor(read: int, chip: cost_model.Chip) -> float:
+    """Seconds in which a launch may read so many bytes from memory."""
+    return read / (cost_model.BANDWIDTH_REACHED * chip.bandwidth * 1e9) + cost_model.LAUNCH_SECONDS
+
+
 def window_cost(build, chip: cost_model.Chip, seqlen: int, window: int) -> str:
     """One head with a window: keys that each SIMD group multiplies and each threadgroup loads, beside what they see."""
     head_dim, (query, key, value) = 64, inputs(1, 1, seqlen, seqlen, 64)
@@ -213,8 +227,7 @@ def print_times(case: Case) -> None:
             longest = each.longest(chip)
             line += f" {each.seconds(chip) * 1e6:9.1f} {100 * longest.matrix_share:3.0f}% {longest.bound:17}"
         if case.floor_bytes:
-            floor = case.floor_bytes / (cost_model.BANDWIDTH_REACHED * chip.bandwidth * 1e9) + cost_model.LAUNCH_SECONDS
-            line += f" {side.seconds(chip) / floor:5.2f}"
+            line += f" {side.seconds(chip) / floor(case.floor_bytes, chip):5.2f}"
         print(line, flush=True)
 
 
@@ -262,6 +275,9 @@ def main() -> None:
         for case in group:
             print_times(case)
             cases.append(case)
+    print("\ndecode 32768 keys 16/2 heads d512, ours alone")
+    for line in wide_decode(build, decode_chips, 32768):
+        print(line, flush=True)
     print("\nwindow of 256 in 8192 keys, head_dim 64")
     for chip in chips:
         print(window_cost(build, chip, 8192, 256), flush=True)
