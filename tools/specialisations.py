@@ -64,8 +64,8 @@ def _planned(package) -> list[Specialisation]:
             device = device._replace(launch_work=1)
         with package.launchers.use_launcher(launcher, device):
             function(**arguments)
-            leaves = [arguments[name].requires_grad_() for name in cases.differentiable(case)]
-            results = function(**arguments)
-            results = results[:2] if arguments["return_attn_probs"] else (results,)
-            torch.autograd.grad(results, leaves, [torch.ones_like(result) for result in results])
+            if leaves := [arguments[name].requires_grad_() for name in cases.differentiable(case)]:
+                results = function(**arguments)
+                results = results[:2] if arguments["return_attn_probs"] else (results,)
+                torch.autograd.grad(results, leaves, [torch.ones_like(result) for result in results])
     return planned
