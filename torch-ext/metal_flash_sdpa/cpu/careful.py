@@ -50,7 +50,8 @@ def careful_forward(
         part = chunk.part(begin, end)
         visible = chunk.visible(begin, end).double()
         dropped_here = None if dropped is None else dropped[here]
-        exact, exact_lse, _ = chunk_forward(q[here], k, v, part, in_order, dropped_here)
+        of_part = in_order.part(slice(None), slice(begin, end))
+        exact, exact_lse, _ = chunk_forward(q[here], k, v, part, of_part, dropped_here)
         sees_odd = _any_seen(visible, odd, num_heads)
         no_weights = bad_rows[here] | _any_seen(visible, bad_keys, num_heads)
         for result, second, third, mark in (
@@ -74,7 +75,8 @@ def careful_backward(grad_output, grad_lse, q, k, v, chunk, scoring, dropped):
             parts = [None if grad is None else grad[one] for grad in grads]
             if not is_good(lse[one], *parts):
                 *alone, dropped_alone = (None if tensor is None else tensor[one] for tensor in (*inputs, dropped))
-                for part, exact in zip(parts, _exact_backward(alone, chunk, scoring.of(one), dropped_alone)):
+                of_one = scoring.part(one, slice(None))
+                for part, exact in zip(parts, _exact_backward(alone, chunk, of_one, dropped_alone)):
                     if part is not None:
                         part.copy_(exact)
     return grads
@@ -98,6 +100,7 @@ def _exact_backward(inputs, chunk: Chunk, scoring: Scoring, dropped: Optional[to
         key=_any_seeing(visible, bad_scores, num_heads_kv),
         value=_any_seeing(visible, bad_weights | bad_grad, num_heads_kv),
         sinks=bad_scores.any(dim=2).squeeze(-1),
+        attn_bias=bad_scores,
     )
     marked = (None if grad is None else grad.masked_fill(mark, torch.nan) for grad, mark in zip(grads, marks))
     return Gradients._make(marked)
