@@ -5,15 +5,9 @@ Levels: CPU implementation; simulation; checker.
 
 from __future__ import annotations
 
-import math
-
-import pytest
-import torch
 from biases import Bias
-from cases import DTYPES, call_of, dense, poisoned
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
-from reference import assert_lse, assert_output, attention
 from simulated_launcher import SimulatedLauncher
 from test_features import compare, problems
 
@@ -31,6 +25,10 @@ def biases(draw):
     )
 
 
+def with_bias(problem, bias, aligns_first):
+    return {**problem, "bias": bias, "aligns_first": aligns_first}
+
+
 def search(shard, examples, check):
     """`check` on random problems, each with a bias; the shard is the seed."""
 
@@ -38,7 +36,7 @@ def search(shard, examples, check):
     @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(problem=problems(widest=256), bias=biases(), aligns_first=st.booleans())
     def each(problem, bias, aligns_first):
-        check({**problem, "bias": bias, "aligns_first": aligns_first})
+        check(with_bias(problem, bias, aligns_first))
 
     each()
 

@@ -64,17 +64,15 @@ def check_attn_bias(
     if attn_bias is None:
         return None
     _check_tensor(attn_bias, "attn_bias", BIAS_DTYPES, query)
-    if is_packed:
-        names, axes = ("heads", "total_q", "max_seqlen_k"), (query.shape[1], query.shape[0], keys)
-    else:
-        names, axes = ("batch", "heads", "seqlen_q", "seqlen_k"), (query.shape[0], *query.shape[2:0:-1], keys)
+    *batch, tokens, heads, _ = query.shape
+    axes = (*batch, heads, tokens, keys)
     shape = (1,) * (len(axes) - attn_bias.dim()) + tuple(attn_bias.shape)
     fits = len(shape) == len(axes) and all(size in (1, axis) for size, axis in zip(shape[:-1], axes))
     if not fits or shape[-1] != 1 and shape[-1] < keys:
-        expected = ", ".join(f"{name} or 1" for name in names[:-1])
+        names = "[heads, total_q, max_seqlen_k]" if is_packed else "[batch, heads, seqlen_q, seqlen_k]"
         raise ValueError(
-            f"attn_bias must have the shape [{expected}, {names[-1]} or more or 1] with {names} = {axes}, or its last "
-            f"axes, got shape {tuple(attn_bias.shape)}"
+            f"attn_bias must have the shape {names} = {list(axes)}, or its last axes, each as given or 1, and the last "
+            f"one that or more, got shape {tuple(attn_bias.shape)}"
         )
     if attn_bias.dtype not in (torch.bool, torch.float32, query.dtype):
         if attn_bias.dtype == torch.float64:  # its finite numbers stay finite

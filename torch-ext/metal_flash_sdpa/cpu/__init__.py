@@ -91,7 +91,7 @@ def attention_backward(
         for name, tensor in (("query", call.query), ("key", call.key), ("value", call.value))
     }
     grad_sinks = grads["query"].new_zeros(0 if call.sinks is None else call.sinks.shape[0])
-    attn_bias = query if call.attn_bias is None else call.attn_bias
+    attn_bias = call.query if call.attn_bias is None else call.attn_bias
     grad_bias = attn_bias.new_zeros(attn_bias.shape if wants_attn_bias else 0, dtype=torch.float32)
     grad_output, query, key, value = map(_heads_first, (grad_output, call.query, call.key, call.value))
     grad_query, grad_key, grad_value = map(_heads_first, (grads["query"], grads["key"], grads["value"]))

@@ -193,8 +193,9 @@ def chunk_backward(grad_output, grad_lse, q, k, v, chunk, scoring, dropped):
 
 
 def is_good(lse: torch.Tensor, *results: Optional[torch.Tensor]) -> bool:
-    """Whether fp32 is good enough for a chunk. No lse, but those of rows that see no key, is NaN or stands for scores whose rounding to fp32 shows, even
-    where all keys are equal, and the results are finite. False also where only the sum of finite numbers is not."""
+    """Whether fp32 is good enough for a chunk. No lse, but of rows that see no key, is NaN or stands for scores whose
+    rounding to fp32 shows, even where all keys are equal, and the results are finite. False also where only the sum of
+    finite numbers is not."""
     if not torch.linalg.vector_norm(lse, torch.inf) <= MAX_LSE:
         seen = lse[lse != -torch.inf]
         if seen.numel() == lse.numel() or not (seen.abs() <= MAX_LSE).all():

@@ -146,8 +146,8 @@ def flash_attn_varlen_func(
 
         Values of cu_seqlens, seqused_k and block_table beyond the tensors they index are clamped. Numbers and flags may
         be Python's, NumPy's, or 0-dim tensors on the CPU, which are read; a bool is no number. Gradients flow to q, k,
-        v, the sinks and, on the CPU, attn_bias; second derivatives, torch.func.jvp, torch.vmap and what uses them (jacrev, jacfwd, hessian)
-        are not implemented.
+        v, the sinks and, on the CPU, attn_bias; second derivatives, torch.func.jvp, torch.vmap and what uses them
+        (jacrev, jacfwd, hessian) are not implemented.
 
     Returns:
         The output `[total_q, num_heads, value head_dim]` in the dtype of q, or, with return_attn_probs, the triple
