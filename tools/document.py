@@ -101,7 +101,7 @@ def features(kernel) -> dict:
     lengths = torch.tensor([0, 5, 16], dtype=torch.int32)
     table = torch.tensor([[0, 1], [2, 1]], dtype=torch.int32)
     used = torch.tensor([3, 7], dtype=torch.int32)
-    ones = torch.ones(4)
+    ones, bias = torch.ones(4), torch.zeros(2, 1, 5, 16)
 
     def leaf(*shape):
         return torch.zeros(shape, requires_grad=True)
@@ -160,6 +160,8 @@ def features(kernel) -> dict:
         "`softcap`": lambda: dense(softcap=5.0),
         "`alibi_slopes` (no gradient of their own)": lambda: dense(alibi_slopes=ones),
         "`s_aux`, `learnable_sink`": lambda: dense(s_aux=leaf(4)),
+        "`attn_bias`, bool or floating": lambda: dense(attn_bias=bias > 0) + dense(attn_bias=bias),
+        "- its own gradient": lambda: dense(attn_bias=bias.clone().requires_grad_()),
         "`seqused_k`": lambda: packed(seqused_k=used),
         "`block_table`": lambda: packed((3, 16, 2, 64), block_table=table),
         "- the gradient of the query alone": lambda: packed((3, 16, 2, 64), frozen=True, block_table=table),

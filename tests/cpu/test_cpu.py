@@ -72,7 +72,7 @@ def test_memory_of_the_backward_is_bounded(kernel, monkeypatch):
     query, key, value = dense(1, 1024, 4096, 2, 2, 16, torch.float32)
     operator = kernel.operators.attention_backward
     with LargestTensor() as largest:
-        operator(query, None, *call_of(kernel, query, key, value, window_right=0), None, None, True)
+        operator(query, None, *call_of(kernel, query, key, value, window_right=0), None, None, True, False)
     assert largest.elements <= max(2**17, key.numel())
 
 

@@ -152,7 +152,7 @@ def test_memory_is_bounded(kernel, monkeypatch):
     with LargestTensor() as largest:
         kernel.flash_attn_func(query, key, value, 0.5)
         call = call_of(kernel, query, key, value, window_right=0)
-        kernel.operators.attention_backward(query, None, *call, None, None, True, 0.5, torch.tensor([3]))
+        kernel.operators.attention_backward(query, None, *call, None, None, True, False, 0.5, torch.tensor([3]))
     assert largest.elements <= max(2**17, key.numel())
 
 
@@ -164,7 +164,7 @@ def test_opcheck(kernel, requires_grad):
     torch.library.opcheck(kernel.operators.attention_forward, (*call, True, False, 0.3, seed))
     grad = torch.ones(2, 5, 4, 16)
     call = call_of(kernel, *(tensor.detach() for tensor in tensors), window_right=0)
-    torch.library.opcheck(kernel.operators.attention_backward, (grad, None, *call, None, None, True, 0.3, seed))
+    torch.library.opcheck(kernel.operators.attention_backward, (grad, None, *call, None, None, True, False, 0.3, seed))
 
 
 def test_compile(kernel):

@@ -41,7 +41,7 @@ def test_numbers(kernel, together, features, window):
     assert_output(output, expected, tensors[2])
     assert_lse(lse, expected_lse)
     grad_output, grad_lse = random_tensor(7, *output.shape), random_tensor(8, *lse.shape)
-    grads = kernel.operators.attention_backward(grad_output, grad_lse, *call, None, None, True)
+    grads = kernel.operators.attention_backward(grad_output, grad_lse, *call, None, None, True, False)
     differentiable = [*tensors, *([SINKS] if "sinks" in features else [])]
     rest = {name: feature for name, feature in features.items() if name != "sinks"}
     exact = gradients(differentiable, grad_output, grad_lse, window=window, **rest)
@@ -90,7 +90,7 @@ def test_what_is_odd_stays_in_its_sequence(kernel, place, odd):
             tensors[["query", "key", "value", "grad_output"].index(place)][2] = odd
         call = call_of(kernel, *tensors[:3], softcap=0.0, window_right=0)
         output, lse, _ = kernel.operators.attention_forward(*call, True, False)
-        grads = kernel.operators.attention_backward(tensors[3], None, *call, None, None, True)
+        grads = kernel.operators.attention_backward(tensors[3], None, *call, None, None, True, False)
         results.append([output, lse, *grads[:3]])
     others = [0, 1, 3, 4, 5, 6]
     for clean, beside in zip(*results):

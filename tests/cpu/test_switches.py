@@ -208,5 +208,5 @@ def test_no_matrices_of_fp32_in_less(kernel, monkeypatch, precision):
         kernel.flash_attn_func(*inputs)
         operator = kernel.operators.attention_backward
         query, key, value = (tensor.detach() for tensor in inputs)
-        operator(query, None, *call_of(kernel, query, key, value, window_right=0), None, None, True)
+        operator(query, None, *call_of(kernel, query, key, value, window_right=0), None, None, True, False)
     assert seen == {torch.float64}

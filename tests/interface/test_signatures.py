@@ -16,17 +16,18 @@ SCORING = (
 SIGNATURES = {
     "flash_attention_varlen": (
         "out, query, key, value, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, do_causal=False, scale=None, "
-        "softcapping=1.0, *, window_size=(-1, -1), alibi_slopes=None, s_aux=None, block_table=None, seqused_k=None"
+        "softcapping=1.0, *, window_size=(-1, -1), alibi_slopes=None, s_aux=None, block_table=None, seqused_k=None, "
+        "attn_bias=None"
     ),
     "flash_attn_varlen_func": (
         "q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, dropout_p=0.0, softmax_scale=None, "
         "causal=False, window_size=(-1, -1), alibi_slopes=None, deterministic=False, return_attn_probs=False, *, "
-        "softcap=0.0, block_table=None, s_aux=None, learnable_sink=None, seqused_k=None"
+        "softcap=0.0, block_table=None, s_aux=None, learnable_sink=None, seqused_k=None, attn_bias=None"
     ),
     "flash_attn_func": (
         "q, k, v, dropout_p=0.0, softmax_scale=None, causal=False, window_size=(-1, -1), softcap=0.0, "
         "alibi_slopes=None, deterministic=False, return_attn_probs=False, *, s_aux=None, learnable_sink=None, "
-        "block_table=None"
+        "block_table=None, attn_bias=None"
     ),
     "flash_attn_qkvpacked_func": f"qkv, {SCORING}",
     "flash_attn_kvpacked_func": f"q, kv, {SCORING}",
@@ -36,7 +37,7 @@ SIGNATURES = {
         "q, k_cache, v_cache, k=None, v=None, rotary_cos=None, rotary_sin=None, cache_seqlens=None, "
         "cache_batch_idx=None, cache_leftpad=None, block_table=None, softmax_scale=None, causal=False, "
         "window_size=(-1, -1), softcap=0.0, rotary_interleaved=True, alibi_slopes=None, num_splits=0, "
-        "return_softmax_lse=False, *, s_aux=None, learnable_sink=None"
+        "return_softmax_lse=False, *, s_aux=None, learnable_sink=None, attn_bias=None"
     ),
     "merge_attention_states": "outputs, softmax_lses",
     "unpad_input": "hidden_states, attention_mask, unused_mask=None",

@@ -46,7 +46,14 @@ def paged_call(kernel, requires_grad=False):
     return call_of(kernel, query, key, value, **named, window_left=3, window_right=0)
 
 
-@pytest.fixture(params=[packed_call, dense_call, feature_call, paged_call], ids=lambda make: make.__name__)
+def bias_call(kernel, requires_grad=False):
+    """Dense, aligned at the first key, with a bias that all heads share."""
+    tensors = [*dense(2, 5, 9, 4, 2, 16, torch.float32), random_tensor(5, 2, 1, 5, 9)]
+    *tensors, bias = (tensor.requires_grad_(requires_grad) for tensor in tensors)
+    return call_of(kernel, *tensors, attn_bias=bias, window_right=0, aligns_first=True)
+
+
+@pytest.fixture(params=[packed_call, dense_call, feature_call, paged_call, bias_call], ids=lambda make: make.__name__)
 def make_call(request, kernel):
     return functools.partial(request.param, kernel)
 
@@ -68,7 +75,8 @@ def test_opcheck_forward_out(kernel, make_call):
 def test_opcheck_backward(kernel, make_call, with_lse, wants_key_value):
     call = make_call()
     output, lse, _ = kernel.operators.attention_forward(*call, True, False)
-    arguments = output, lse if with_lse else None, *call, None, None, wants_key_value
+    wants = wants_key_value, with_lse and call.attn_bias is not None
+    arguments = output, lse if with_lse else None, *call, None, None, *wants
     torch.library.opcheck(kernel.operators.attention_backward, arguments)
 
 
@@ -87,7 +95,7 @@ def test_schemas_are_the_call(kernel):
         "attention_forward_out": (["output"], []),
         "attention_backward": (
             ["grad_output", "grad_lse"],
-            ["output", "row_softmax", "wants_key_value", "dropout_p", "dropout_seed"],
+            ["output", "row_softmax", "wants_key_value", "wants_attn_bias", "dropout_p", "dropout_seed"],
         ),
         "attention_over_rows": ([], ["cache_batch_idx", "cache_leftpad", "return_lse"]),
     }
@@ -97,8 +105,9 @@ def test_schemas_are_the_call(kernel):
         assert names == [*before, *kernel.call.Call._fields, *after]
         assert (
             "Tensor query, Tensor key, Tensor value, Tensor? cu_seqlens_q, Tensor? cu_seqlens_k, Tensor? seqused_k, "
-            "Tensor? block_table, Tensor? alibi_slopes, Tensor? sinks, SymInt max_seqlen_q, SymInt max_seqlen_k, "
-            "float softmax_scale, SymInt window_left, SymInt window_right, float softcap, int num_splits"
+            "Tensor? block_table, Tensor? alibi_slopes, Tensor? sinks, Tensor? attn_bias, SymInt max_seqlen_q, "
+            "SymInt max_seqlen_k, float softmax_scale, SymInt window_left, SymInt window_right, float softcap, "
+            "int num_splits, bool aligns_first"
         ) in str(schema)
     returned = kernel.operators.attention_backward._schema.returns
     assert [value.name for value in returned] == [f"grad_{name}" for name in kernel.call.Gradients._fields]
@@ -112,11 +121,12 @@ def test_fake_shapes(kernel, make_call, return_lse):
     fake = kernel.operators.attention_forward(*meta, return_lse, True)
     for ours, expected in zip(fake, real):
         assert (ours.shape, ours.dtype, ours.stride()) == (expected.shape, expected.dtype, expected.stride())
-    kept = None, None, True
+    kept = None, None, True, call.attn_bias is not None
     grads = kernel.operators.attention_backward(real[0], None, *call, *kept)
     fake_grads = kernel.operators.attention_backward(torch.empty_like(fake[0]), None, *meta, *kept)
     sinks = torch.empty(0) if call.sinks is None else call.sinks
-    for fake_grad, grad, tensor in zip(fake_grads, grads, (call.query, call.key, call.value, sinks)):
+    bias = torch.empty(0) if call.attn_bias is None else call.attn_bias
+    for fake_grad, grad, tensor in zip(fake_grads, grads, (call.query, call.key, call.value, sinks, bias)):
         assert (fake_grad.shape, fake_grad.dtype) == (grad.shape, grad.dtype) == (tensor.shape, tensor.dtype)
 
 
@@ -319,7 +329,7 @@ def test_a_backward_elsewhere_is_refused(kernel, launched_forward):
         output, _, row_softmax = kernel.operators.attention_forward(*call, False, True)
     kept = (output, row_softmax) if launched_forward else (None, None)
     with second, pytest.raises(RuntimeError, match="must run where its forward ran"):
-        kernel.operators.attention_backward(output, None, *call, *kept, True)
+        kernel.operators.attention_backward(output, None, *call, *kept, True, False)
 
 
 def test_operators_on_mps(kernel):

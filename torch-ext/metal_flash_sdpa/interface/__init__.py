@@ -6,9 +6,10 @@ Everywhere, query token i of a sequence with seqlen_q queries and seqlen_k keys 
     s_j = softmax_scale * <query_i, key_j>
     s_j = softcap * tanh(s_j / softcap)     with a softcap
     s_j = s_j - alibi_slope * |p - j|       with ALiBi slopes
+    s_j = s_j + attn_bias[i, j]             with a floating attn_bias
 
 and the output is sum_j exp(s_j) value_j / sum_j exp(s_j), where a sink adds exp(sink) to the divisor; lse is the
-natural logarithm of the divisor. A query that sees no key gives 0, and -inf. Query head h uses key/value head
+natural logarithm of the divisor. A key is hidden, too, where attn_bias is False or -inf. A query that sees no key gives 0, and -inf. Query head h uses key/value head
 h // (num_heads // num_heads_kv).
 """
 
