@@ -9,8 +9,8 @@ Everywhere, query token i of a sequence with seqlen_q queries and seqlen_k keys 
     s_j = s_j + attn_bias[i, j]             with a floating attn_bias
 
 and the output is sum_j exp(s_j) value_j / sum_j exp(s_j), where a sink adds exp(sink) to the divisor; lse is the
-natural logarithm of the divisor. A key is hidden, too, where attn_bias is False or -inf. A query that sees no key gives 0, and -inf. Query head h uses key/value head
-h // (num_heads // num_heads_kv).
+natural logarithm of the divisor. A key is hidden, too, where attn_bias is False or -inf. A query that sees no key gives
+0, and -inf. Query head h uses key/value head h // (num_heads // num_heads_kv).
 """
 
 from .dense_and_packed import flash_attention_varlen as flash_attention_varlen
