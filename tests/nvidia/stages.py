@@ -1,8 +1,8 @@
 """Runs the same .metal kernels on an NVIDIA GPU: python tests/nvidia/stages.py [--json FILE] [STAGE...]
 
-Stages: small, fuzz, gradients, long, long_gradients, huge, races, timing, backward_timing; all by default. Needs torch
-with CUDA, and build/nvidia by build.py. Prints a table last; exit status 1 when a stage failed, 2 when it could not
-start.
+Stages: small, fuzz, gradients, long, long_gradients, huge, huge_bias, races, timing, backward_timing; all by default.
+Needs torch with CUDA, and build/nvidia by build.py. Prints a table last; exit status 1 when a stage failed, 2 when it
+could not start.
 
 A truth about correctness at scale. About speed it is only a hint: another machine runs these kernels.
 """
@@ -30,6 +30,7 @@ STAGES = (
     "long",
     "long_gradients",
     "huge",
+    "huge_bias",
     "races",
     "timing",
     "backward_timing",
