@@ -141,8 +141,8 @@ def flash_attn_varlen_func(
             of a token and the keys of its sequence, after softcap and ALiBi; or bool, True for keys that it sees.
             fp32, fp16, bf16 or fp64, whatever the dtype of q; other dtypes than fp32 and that of q are copied to fp32.
             -inf hides a key as False does, +inf and NaN have no meaning. A last axis of 1 is for all keys; keys
-            beyond it are not seen. Any strides; it is copied only if its last dimension is strided. Values of
-            keys that it hides must be finite.
+            beyond it are not seen. Any strides; it is copied only if its last dimension is strided. On Metal values
+            of keys that it hides must be finite, and so must be such keys for the gradient of q.
 
         Values of cu_seqlens, seqused_k and block_table beyond the tensors they index are clamped. Numbers and flags may
         be Python's, NumPy's, or 0-dim tensors on the CPU, which are read; a bool is no number. Gradients flow to q, k,

@@ -96,7 +96,7 @@ def flash_attn_with_kvcache(
         num_splits: parts in which a GPU divides the keys, 0 to 128; 0 = as many as fill it.
         return_softmax_lse: whether to return the log-sum-exp as well.
         attn_bias: as for `flash_attn_func`; column j is that of slot j of the sequence's row of the cache, whatever
-            cache_leftpad says, or of its pages in order. With cache_leftpad it is copied.
+            cache_leftpad says, or of its pages in order. It may be copied if cache_leftpad or cache_batch_idx is given.
         softmax_scale, causal, window_size, softcap, alibi_slopes, s_aux, learnable_sink: as for `flash_attn_func`.
 
     Returns:
