@@ -19,6 +19,7 @@ from ..planning.backward_tiles import MAX_HEAD_DIM as MAX_GRADIENT_DIM
 OPERATOR = torch.ops.aten.scaled_dot_product_attention.default
 _NAMES = Names(query="query", key="key", value="value", softmax_scale="scale", causal="is_causal")
 _WITHOUT_DISPATCH = torch._C._disabled_torch_dispatch_impl
+_NUMBERS = (float, int, torch.SymFloat, torch.SymInt)
 _TRACED = (FakeTensor, FunctionalTensor)
 
 
@@ -72,7 +73,14 @@ def scaled_dot_product_attention(
         given = _autocast(given, torch.get_autocast_dtype(query.device.type))
     if refusal(given) is not None:
         return F.scaled_dot_product_attention(
-            query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+            query,
+            key,
+            value,
+            attn_mask=attn_mask,
+            dropout_p=dropout_p,
+            is_causal=is_causal,
+            scale=scale,
+            enable_gqa=enable_gqa,
         )
     return attention(given)
 
@@ -115,6 +123,10 @@ def refusal(given: Arguments) -> Optional[str]:
             return "a tensor is nested or sparse"
         if tensor.device != query.device:
             return "the tensors are on different devices"
+    if not (isinstance(dropout_p, _NUMBERS) and isinstance(is_causal, bool) and isinstance(enable_gqa, bool)):
+        return "an argument has another type"
+    if scale is not None and not isinstance(scale, _NUMBERS):
+        return "an argument has another type"
     if query.dtype not in DTYPES:
         return f"the dtype is {query.dtype}"
     if not query.dtype == key.dtype == value.dtype:
