@@ -48,8 +48,7 @@ def _forward_rules(*arguments: Any) -> List[_Rule]:
     for division in _divisions(call, dropout):
         rows = division.rows
         results = [division.call["query"], rows if return_lse else _WHOLE, rows if has_softmax else _WHOLE]
-        settings = [None] * (len(arguments) - len(Call._fields))
-        rules.append((_placements(results), [*_of_call(call, division), *settings]))
+        rules.append((_placements(results), [*_of_call(call, division), None, None, *_of_dropout(dropout)]))
     return rules
 
 
@@ -63,7 +62,7 @@ def _backward_rules(grad_output: Any, grad_lse: Any, *arguments: Any) -> List[_R
         if division.sums_sinks:
             results[-1] = _tensor_module().Partial()
         before = [_given(grad_output, axes["query"]), _given(grad_lse, rows)]
-        behind = [_given(output, axes["query"]), _given(row_softmax, rows), None, *(None for _ in dropout)]
+        behind = [_given(output, axes["query"]), _given(row_softmax, rows), None, *_of_dropout(dropout)]
         rules.append((results, [*before, *_of_call(call, division), *behind]))
     return rules
 
@@ -101,6 +100,10 @@ def _shards(query: Any, axis: int) -> int:
 def _of_call(call: Call, division: _Division) -> List[Any]:
     axes = division.call
     return [_given(tensor, axes[name]) if name in axes else None for name, tensor in call._asdict().items()]
+
+
+def _of_dropout(dropout: List[Any]) -> List[Any]:
+    return [_given(value, _WHOLE) if hasattr(value, "placements") else None for value in dropout]
 
 
 def _given(tensor: Any, axis: Any) -> Any:
