@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from diffusers.models import attention_dispatch
 from transformers import modeling_flash_attention_utils as flash_attention
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -20,6 +21,8 @@ def local(build, monkeypatch):
     """The examples' repository name leads to the build."""
     monkeypatch.setenv("LOCAL_KERNELS", f"org/metal-flash-sdpa={build}")
     monkeypatch.setattr(flash_attention, "_loaded_implementation", None)
+    backends = attention_dispatch._AttentionBackendRegistry  # set_attention_backend also sets that of all other models
+    monkeypatch.setattr(backends, "_active_backend", backends._active_backend)
 
 
 def lines_of(name: str, monkeypatch, capsys) -> list[str]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ..interface import flash_attn_func
 from . import flash_attn_interface as functions
-from .undoing import Undo
+from .door import Undo
 
 
 def register_diffusers() -> Undo:

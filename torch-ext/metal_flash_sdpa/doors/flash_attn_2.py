@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Dict, List
 
 from . import flash_attn_interface, flash_attn_padding, flash_attn_rotary
-from .undoing import Undo
+from .door import Undo
 
 VERSION = "2.8.3"
 _NAME = "flash_attn"
@@ -103,7 +103,7 @@ def _refuse_another() -> None:
 
 
 def _modules() -> Dict[str, ModuleType]:
-    modules = {}
+    modules: Dict[str, ModuleType] = {}
     for name, (source, names) in _CONTENTS.items():
         is_package = any(other.startswith(f"{name}.") for other in _CONTENTS)
         module = ModuleType(name, f"{name} of flash-attn {VERSION}, by {__package__}.")
@@ -118,7 +118,7 @@ def _modules() -> Dict[str, ModuleType]:
         if parent:
             setattr(modules[parent], child, module)
         modules[name] = module
-    modules[_NAME].__version__ = VERSION
+    vars(modules[_NAME])["__version__"] = VERSION
     return modules
 
 
@@ -127,7 +127,8 @@ class _Finder:
 
     @staticmethod
     def find_spec(name, path=None, target=None):
-        if name.startswith(f"{_NAME}.") and sys._getframe(1).f_back.f_code.co_name == "_find_and_load_unlocked":
+        caller = sys._getframe(1).f_back  # behind the loop over the finders
+        if name.startswith(f"{_NAME}.") and caller is not None and caller.f_code.co_name == "_find_and_load_unlocked":
             raise ModuleNotFoundError(
                 f"No module named {name!r}: this is metal-flash-sdpa in the place of flash-attn {VERSION}, which has "
                 f"{', '.join(_CONTENTS)}",

@@ -16,10 +16,9 @@ import torch
 
 from .._ops import add_op_namespace_prefix
 from . import sdpa
-from .undoing import Undo
+from .door import Undo, check_devices
 
 OURS = "metal_flash_sdpa"
-_DEVICES = ("mps", "cpu")
 _MAX_EXPLAINED = 1000  # lines
 _lock = threading.RLock()
 _libraries: Dict[str, torch.library.Library] = {}  # by device
@@ -72,9 +71,7 @@ def replace_sdpa(devices: Iterable[str] = ("mps",), explain: bool = False) -> Re
     Raises:
         TypeError, ValueError: an argument of a wrong type; of a wrong value.
     """
-    chosen = (devices,) if isinstance(devices, str) else tuple(devices)
-    if not chosen or not set(chosen) <= set(_DEVICES):
-        raise ValueError(f'devices must be "mps", "cpu" or both, got {devices!r}')
+    chosen = check_devices(devices)
     if not isinstance(explain, bool):
         raise TypeError(f"explain must be a bool, got {type(explain).__name__}")
     replacement = Replacement(chosen, explain)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Optional
+from typing import Any, NamedTuple, Optional
 
 import torch
 import torch.nn.functional as F
@@ -107,7 +107,8 @@ def attention(given: Arguments) -> torch.Tensor:
         softcap=0.0,
         alibi_slopes=None,
     )
-    output = calls.attend(call, given.dropout_p, deterministic=False, return_attn_probs=False).transpose(1, 2)
+    output: Any = calls.attend(call, given.dropout_p, deterministic=False, return_attn_probs=False)
+    output = output.transpose(1, 2)
     return _with_strides_of_torch(output.reshape(*query.shape[:-1], value.shape[-1]), given)
 
 
@@ -209,8 +210,9 @@ def _with_strides_of_torch(output: torch.Tensor, given: Arguments) -> torch.Tens
 def _autocast(given: Arguments, dtype: torch.dtype) -> Arguments:
     """As torch casts the arguments of its own function."""
 
-    def cast(tensor: Optional[torch.Tensor]) -> Optional[torch.Tensor]:
+    def cast(tensor: Any) -> Any:
         is_cast = isinstance(tensor, torch.Tensor) and tensor.is_floating_point() and tensor.dtype != torch.float64
         return tensor.to(dtype) if is_cast else tensor
 
-    return given._replace(**{name: cast(getattr(given, name)) for name in ("query", "key", "value", "attn_mask")})
+    query, key, value, attn_mask = map(cast, given[:4])
+    return given._replace(query=query, key=key, value=value, attn_mask=attn_mask)

@@ -7,7 +7,7 @@ implements for CUDA alone.
 from __future__ import annotations
 
 import importlib
-from typing import Iterable, Optional, Tuple
+from typing import Any, Dict, Iterable, Optional, Tuple
 
 import torch
 
@@ -16,10 +16,9 @@ from ..call import Call
 from ..checks.tensors import Names
 from ..interface import calls
 from . import parts
-from .undoing import Undo
+from .door import Undo, check_devices
 
 NAME = "metal_flash_sdpa"
-_DEVICES = ("mps", "cpu")
 _NAMES = Names("query", "key", "value", "scale", "is_causal", "cum_seq_q", "cum_seq_k", "max_q", "max_k")
 
 
@@ -52,9 +51,7 @@ def activate_varlen_attn(devices: Iterable[str] = ("mps",)) -> Undo:
         ValueError: other devices.
         RuntimeError: this torch has no such registry.
     """
-    chosen = (devices,) if isinstance(devices, str) else tuple(devices)
-    if not chosen or not set(chosen) <= set(_DEVICES):
-        raise ValueError(f'devices must be "mps", "cpu" or both, got {devices!r}')
+    chosen = check_devices(devices)
     try:
         registry = importlib.import_module("torch.nn.attention._registry")
     except ModuleNotFoundError:
@@ -85,9 +82,9 @@ def _call(
     window_size_left: Optional[int],
     window_size_right: Optional[int],
     alibi_slopes: Optional[torch.Tensor] = None,
-    **keys: Optional[torch.Tensor],
+    **keys: Any,
 ) -> Call:
-    scoring = {
+    scoring: Dict[str, Any] = {
         "softmax_scale": scale,
         "causal": is_causal,
         "window_size": tuple(-1 if side is None else side for side in (window_size_left, window_size_right)),
@@ -96,7 +93,12 @@ def _call(
     }
     if cum_seq_q is None:
         return calls.dense(_NAMES, query, key, value, **scoring)
-    lengths = {"cu_seqlens_q": cum_seq_q, "cu_seqlens_k": cum_seq_k, "max_seqlen_q": max_q, "max_seqlen_k": max_k}
+    lengths: Dict[str, Any] = {
+        "cu_seqlens_q": cum_seq_q,
+        "cu_seqlens_k": cum_seq_k,
+        "max_seqlen_q": max_q,
+        "max_seqlen_k": max_k,
+    }
     return calls.packed(_NAMES, query, key, value, **lengths, **keys, **scoring)
 
 

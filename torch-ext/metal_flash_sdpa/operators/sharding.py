@@ -43,7 +43,8 @@ def _register() -> None:
 
 def _forward_rules(*arguments: Any) -> List[_Rule]:
     call, (return_lse, return_softmax, *dropout) = taken(arguments)
-    has_softmax = return_softmax and (call.query.mesh.device_type == "mps" or launchers.current() is not None)
+    query: Any = call.query  # what stands for a DTensor
+    has_softmax = return_softmax and (query.mesh.device_type == "mps" or launchers.current() is not None)
     rules = []
     for division in _divisions(call, dropout):
         rows = division.rows

@@ -1,9 +1,18 @@
-"""What every door returns: the way back."""
+"""What the doors share: the devices that they are opened for, and the way back."""
 
 from __future__ import annotations
 
 import threading
-from typing import Callable, List
+from typing import Callable, Iterable, List, Tuple
+
+_DEVICES = ("mps", "cpu")
+
+
+def check_devices(devices: Iterable[str]) -> Tuple[str, ...]:
+    chosen = (devices,) if isinstance(devices, str) else tuple(devices)
+    if not chosen or not set(chosen) <= set(_DEVICES):
+        raise ValueError(f'devices must be "mps", "cpu" or both, got {devices!r}')
+    return chosen
 
 
 class Undo:
