@@ -59,6 +59,15 @@ def test_pages_used_keys_and_a_given_output(launcher):
     reference.assert_output(out, expected, pages[1])
 
 
+def test_splits_are_as_asked(kernel):
+    q, k, v, cu_q, cu_k = packed([(1, 3000)], 2, 2, 32, torch.float32)
+    for splits, launches in ((1, 1), (3, 2)):
+        plans = []
+        with kernel.launchers.use_launcher(lambda plan, given, plans=plans: plans.append(plan)):
+            varlen.varlen_attn(q, k, v, cu_q, cu_k, 1, 3000, num_splits=splits)
+        assert len(plans) == launches
+
+
 @pytest.mark.parametrize("make", [poisoned, lambda t: t.transpose(0, 1).contiguous().transpose(0, 1)])
 def test_compiled_with_strides(make):
     q, k, v, cu_q, cu_k = packed(LENGTHS, 2, 2, 16, torch.float32)
