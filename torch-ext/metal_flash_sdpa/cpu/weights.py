@@ -70,10 +70,13 @@ class Scoring(NamedTuple):
         if bias is None:
             return
         bias = bias.unsqueeze(2) if bias.shape[1] == 1 else bias.unflatten(1, scores.shape[1:3])
-        hidden = ~bias if bias.dtype == torch.bool else bias == -torch.inf
         if bias.dtype != torch.bool:
             scores.add_(bias)
-        scores.clamp_(min=torch.finfo(scores.dtype).min).masked_fill_(hidden, -torch.inf)
+        scores.clamp_(min=torch.finfo(scores.dtype).min).masked_fill_(hidden_by(bias), -torch.inf)
+
+
+def hidden_by(attn_bias: torch.Tensor) -> torch.Tensor:
+    return ~attn_bias if attn_bias.dtype == torch.bool else attn_bias == -torch.inf
 
 
 class _Softmax(NamedTuple):
