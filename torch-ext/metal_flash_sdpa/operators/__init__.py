@@ -108,8 +108,8 @@ def _compute(
 def _with_rows_of(call: Call) -> Call:
     """The kernels, and much of torch, read contiguous rows."""
     query, key, value, bias = call.query, call.key, call.value, call.attn_bias
-    if bias is not None and bias.shape[-1] > 1:
-        call = call._replace(attn_bias=_with_rows(bias) if bias.stride(-1) else bias[..., :1])
+    if bias is not None and bias.shape[-1] > 1 and bias.stride(-1) != 0:  # one bias for all columns may stay one
+        call = call._replace(attn_bias=_with_rows(bias))
     if query.stride(-1) == key.stride(-1) == value.stride(-1) == 1:
         return call
     return call._replace(query=_with_rows(query), key=_with_rows(key), value=_with_rows(value))
