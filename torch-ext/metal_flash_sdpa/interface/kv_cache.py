@@ -139,7 +139,7 @@ def flash_attn_with_kvcache(
         s_aux=s_aux,
         learnable_sink=learnable_sink,
     )
-    fewest = longest if isinstance(cache_seqlens, int) else 1
+    fewest = 1 if isinstance(cache_seqlens, torch.Tensor) else longest
     attn_bias = features.check_attn_bias(attn_bias, q, fewest, is_packed=False)
     num_splits = tensors.check_index(num_splits, "num_splits", LARGEST_NUM_SPLITS)
     return_softmax_lse = as_flag(return_softmax_lse, "return_softmax_lse")
