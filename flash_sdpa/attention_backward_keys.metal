@@ -119,8 +119,8 @@ template <typename T, typename Element, int kHeadDim, int kValueDim, int kColumn
   // The rows that see them, and those of the chunk's tiles among them.
   const int heads_per_kv = sequence.heads_per_kv, rows = sequence.rows();
   const Mask mask = sequence.mask(forward), seers = mask.transposed(sequence.query_length);
-  const int last_key = min(keys.key0 + kKeys, sequence.key_length) - 1;
-  const bool is_used = last_key >= keys.key0;  // whether seqused_k leaves any of them
+  const int last_key = min(keys.key0 + kKeys, mask.key_length) - 1;
+  const bool is_used = last_key >= keys.key0;  // whether any of them is there to see
   const int first_seer = is_used ? seers.visible(keys.key0).begin * heads_per_kv : 0;
   const int end_seer = is_used ? seers.visible(last_key).end * heads_per_kv : 0;
   const int first_tile = is_packed ? sequence.query_start * heads_per_kv / kTileRows + sequence.sequence + 1
@@ -137,7 +137,7 @@ template <typename T, typename Element, int kHeadDim, int kValueDim, int kColumn
   const int part = simdgroup % kParts, key0 = keys.key0 + simdgroup / kParts * kStoredKeys;
   const bool makes_value = part < kValueParts;
   const int first_column = (makes_value ? part : part - kValueParts) * kColumns;
-  const int own_last = min(key0 + kStoredKeys, sequence.key_length) - 1;
+  const int own_last = min(key0 + kStoredKeys, mask.key_length) - 1;
   const int own_begin = seers.visible(key0).begin * heads_per_kv;
   const int own_end = own_last < key0 ? 0 : seers.visible(own_last).end * heads_per_kv;
 

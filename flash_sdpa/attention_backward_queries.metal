@@ -4,6 +4,7 @@
 //                                    dS = P (dP - delta);  dQ += dS K;  P and dS to memory
 // With dropout, dP is of the weights that were kept, and so is the P that is stored.
 #include <metal_stdlib>
+#include "bias.h"
 #include "blocks_staged.h"
 #include "dropout.h"
 #include "exchange.h"
@@ -42,6 +43,8 @@ template <typename T, typename Element, int kHeadDim, int kValueDim, int kBlockN
     device const float* alibi_slopes [[buffer(17), function_constant(has_alibi)]],  // [num_heads] or [batch, num_heads]
     device const float* sinks [[buffer(18), function_constant(has_sinks)]],         // [num_heads]
     constant DropoutParams& dropout_params [[buffer(19), function_constant(has_dropout)]],
+    device const uchar* attn_bias
+    [[buffer(20), function_constant(has_bias)]],  // [batch, num_heads, query_length, keys]
     uint3 position [[threadgroup_position_in_grid]], uint3 grid [[threadgroups_per_grid]],
     uint simdgroup [[simdgroup_index_in_threadgroup]], uint lane_index [[thread_index_in_simdgroup]]) {
   constexpr int kRows = kFragment, kBlockM = kRowGroups * kRows;
@@ -103,6 +106,8 @@ template <typename T, typename Element, int kHeadDim, int kValueDim, int kBlockN
   if (has_alibi && tile.key_length > 0)
     alibi.place(alibi_slopes + tile.sequence * forward.alibi_batch_stride + tile.head(0), score.scale, row0, rows,
                 tile.heads_per_kv, mask.diagonal, lane);
+  Bias<T, kRows> bias;
+  if (has_bias) bias.place(attn_bias, forward, tile, row0, lane);
   Dropout<kRows> dropout;
   if (has_dropout) dropout.place(dropout_params, tile.sequence, tile.head(0), row0, rows, tile.heads_per_kv, lane);
   using KeyStager = Stager<Element, kBlockN, kHeadDim, KeyTile::kStride, kThreads>;
@@ -159,7 +164,8 @@ template <typename T, typename Element, int kHeadDim, int kValueDim, int kBlockN
         apply_softcap(scores, score.tanh_scale);
         if (!recounts) multiply_by_derivative(grads, scores);
       }
-      if (has_alibi) add_bias(scores, alibi, score.bias_factor, key0, lane);
+      if (has_alibi) add_alibi(scores, alibi, score.bias_factor, key0, lane);
+      if (has_bias) add_bias(scores, bias, has_alibi ? 1 : score.bias_factor, score.scale, key0, lane);
       if (!is_full) hide_invisible(scores, visible, key0, lane);
       if (recounts) {
         RowVector<kRows> rescale;

@@ -6,6 +6,7 @@
 //   for each block of kBlockN keys:  S = Q K^T;  P = exp2(scale_log2 (S - row_max));  O = rescale O + P V
 //   O = O / row_sum
 #include <metal_stdlib>
+#include "bias.h"
 #include "blocks_direct.h"
 #include "blocks_staged.h"
 #include "dropout.h"
@@ -53,6 +54,8 @@ template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int k
     device const float* sinks [[buffer(12), function_constant(has_sinks)]],         // [num_heads]
     device float2* row_softmax [[buffer(13), function_constant(writes_softmax)]],   // as lse: row_max, log2_sum
     constant DropoutParams& dropout_params [[buffer(14), function_constant(has_dropout)]],
+    device const uchar* attn_bias
+    [[buffer(15), function_constant(has_bias)]],  // [batch, num_heads, query_length, keys]
     uint3 position [[threadgroup_position_in_grid]], uint3 grid [[threadgroups_per_grid]],
     uint simdgroup [[simdgroup_index_in_threadgroup]], uint lane_index [[thread_index_in_simdgroup]]) {
   constexpr int kSimdgroups = kRowGroups * kSlices * kKeyGroups, kThreads = kSimdgroups * kSimdWidth;
@@ -115,6 +118,8 @@ template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int k
   if (has_alibi && tile.key_length > 0)
     alibi.place(alibi_slopes + tile.sequence * params.alibi_batch_stride + tile.head(0), score.scale, row0, rows,
                 tile.heads_per_kv, mask.diagonal, lane);
+  Bias<T, kRows> bias;
+  if (has_bias) bias.place(attn_bias, params, tile, row0, lane);
   Dropout<kRows> dropout;
   if (has_dropout) dropout.place(dropout_params, tile.sequence, tile.head(0), row0, rows, tile.heads_per_kv, lane);
 
@@ -136,7 +141,8 @@ template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int k
       if (kSlices > 1) add_slices<kSlices>(slices, scores, simdgroup, lane_index);
       if (kTakeTurns) load_block<kThreads>(value_tile, values, thread_index);
       if (has_softcap) apply_softcap(scores, score.tanh_scale);
-      if (has_alibi) add_bias(scores, alibi, score.bias_factor, key0, lane);
+      if (has_alibi) add_alibi(scores, alibi, score.bias_factor, key0, lane);
+      if (has_bias) add_bias(scores, bias, has_alibi ? 1 : score.bias_factor, score.scale, key0, lane);
       if (!blocks.is_full(key0, kBlockN)) hide_invisible(scores, visible, key0, lane);
       RowVector<kRows> rescale;
       if (softmax.update(scores, rescale)) scale_rows(accumulator, rescale);  // S -> P
@@ -173,7 +179,7 @@ template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int k
     const int row = row0 + i * kFragment + lane.row;
     if ((writes_lse || writes_softmax) && lane.column == 0 && slice == 0 && row < rows) {
       const long index = tile.lse_index(params, row);
-      const bool sees_keys = visible.at[i].begin < visible.at[i].end;
+      const bool sees_keys = softmax.row_sum.at[i] != 0;
       if (is_split) {
         device float2* part = (device float2*)lse + position.z * params.lse_split_stride;
         part[index] = float2{softmax.row_max.at[i], exponentials.at[i].sum};

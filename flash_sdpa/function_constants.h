@@ -18,3 +18,6 @@ constant bool has_dropout [[function_constant(11)]];     // some weights are dro
 constant bool stores_weights [[function_constant(12)]];  // the gradients of keys and values are wanted, too
 constant bool carries_sums [[function_constant(13)]];    // sums go on from one launch to another
 constant bool has_grad_lse [[function_constant(14)]];    // the log-sum-exp has a gradient of its own
+constant bool has_bias [[function_constant(15)]];        // every score has a bias of its own
+constant bool bias_is_mask [[function_constant(16)]];    // which says, instead, whether the key is seen
+constant bool bias_is_float [[function_constant(17)]];   // which is fp32, whatever the queries are

@@ -16,8 +16,8 @@ struct KeyRange {
 };
 
 struct Mask {
-  int key_length;                 // keys of this sequence
-  int diagonal;                   // key_length - query_length: the last query token lines up with the last key
+  int key_length;                 // keys of this sequence that there are to see
+  int diagonal;                   // the key at the position of the first query token; may be negative
   int window_left, window_right;  // keys before and after the diagonal; at most 2^30, as lengths are below 2^30
 
   KeyRange visible(int token) const {

@@ -2,7 +2,7 @@
 // Every struct has a single field type, so that a launcher that can only pass arrays of numbers can pass it too.
 #pragma once
 
-struct Strides {  // elements; head_dim is contiguous
+struct Strides {  // elements; head_dim, or the keys of a bias, are contiguous
   long batch;     // of paged keys and values: page; 0 for packed tensors
   long token;
   long head;
@@ -28,15 +28,19 @@ struct ForwardParams {
   long output_split_stride;  // elements of one part's output
   long lse_split_stride;     // elements of one part's lse
   long first_tile;           // of this launch; those before it are another launch's
+  long aligns_last;          // 1: the last query token lines up with the last key; 0: the first one with the first
+  Strides bias;
+  long bias_keys;        // that have a bias, whatever the sequence has: those beyond are not seen; 2^30 = all
+  long bias_key_stride;  // 1, or 0 where one bias is that of all keys
 };
-static_assert(sizeof(ForwardParams) == 30 * 8, "plan.ForwardParams packs 30 int64");
+static_assert(sizeof(ForwardParams) == 36 * 8, "plan.ForwardParams packs 36 int64");
 
 // A score is <query_factor * query, key>, then capped or biased, in a unit that keeps it below 2^127: scale times a
 // score is what the softmax takes the exponential of.
 struct ScoreParams {
   float query_factor;  // the sign of softmax_scale, exact in every dtype; with a tiny scale a power of two beside it
   float tanh_scale;    // with softcap: the score is tanh(tanh_scale * score)
-  float bias_factor;   // with ALiBi: multiplies the score before the bias is added; at most 1
+  float bias_factor;   // with ALiBi or a bias: multiplies the score before these are added; at most 1
   float scale;         // at least 2^-119
   float scale_log2;    // scale * log2(e)
 };
@@ -68,7 +72,7 @@ struct BackwardParams {
   long stored_tiles;  // of a key/value head in a chunk, at most
   long sum_tiles;     // tiles of keys of a sequence, at most, that sums are carried for
 };
-static_assert(sizeof(BackwardParams) == 45 * 8, "plan.BackwardParams packs 45 int64");
+static_assert(sizeof(BackwardParams) == 51 * 8, "plan.BackwardParams packs 51 int64");
 
 // What one launch of a backward kernel does: each key/value head from first_head on, with the tiles of query rows
 // [first_tile, end_tile), of all sequences, and the keys [first_key, end_key) of each sequence.

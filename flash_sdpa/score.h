@@ -34,7 +34,7 @@ struct Alibi {
 
 // scores[row, key] = factor * scores[row, key] - slope[row] * |position[row] - key|; the tile's first column is key0.
 template <int kRows, int kKeys>
-inline void add_bias(thread RegisterTile<float, kRows, kKeys>& scores, thread const Alibi<kRows>& alibi, float factor,
+inline void add_alibi(thread RegisterTile<float, kRows, kKeys>& scores, thread const Alibi<kRows>& alibi, float factor,
                      int key0, Lane lane) {
   UNROLL for (short i = 0; i < kRows / kFragment; i++)
     UNROLL for (short j = 0; j < kKeys / kFragment; j++)

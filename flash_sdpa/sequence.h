@@ -24,7 +24,9 @@ struct QueryTile {
   int head(int row) const { return head_kv * heads_per_kv + row % heads_per_kv; }
 
   Mask mask(constant ForwardParams& params) const {
-    return {key_length, key_length - query_length, int(params.window_left), int(params.window_right)};
+    const int keys = has_bias ? min(key_length, int(params.bias_keys)) : key_length;
+    const int diagonal = int(params.aligns_last) * (key_length - query_length);
+    return {keys, diagonal, int(params.window_left), int(params.window_right)};
   }
 
   // The sequence's rows of a query or output tensor, without the columns before first_column.

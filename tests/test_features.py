@@ -88,9 +88,14 @@ def arguments(problem):
         shape = (heads[0],) if problem["alibi"] == "heads" else (batch, heads[0])
         slopes = random_tensor(seed + 3, *shape).abs() / 4
     sinks = random_tensor(seed + 4, heads[0]) * 3 if problem["sinks"] else None
+    bias = None
+    if problem.get("bias"):
+        bias_lengths = lengths if seqused_k is None else [(q, int(k)) for (q, _), k in zip(lengths, used)]
+        bias = problem["bias"].tensor(bias_lengths, heads[0], dtype, cu_q is not None, seed + 5)
     scale = problem["scale"] * problem["head_dim"] ** -0.5
     features = {"softcap": problem["softcap"], "alibi_slopes": slopes, "sinks": sinks}
     features |= {"cu_seqlens_q": cu_q, "cu_seqlens_k": cu_k, "seqused_k": seqused_k, "block_table": table}
+    features |= {"attn_bias": bias, "aligns_first": problem.get("aligns_first", False)}
     fields = {**features, "softmax_scale": scale, "num_splits": problem["num_splits"]}
     for side, name in enumerate("qk"):
         fields[f"max_seqlen_{name}"] = max(pair[side] for pair in lengths)

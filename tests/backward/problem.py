@@ -103,8 +103,12 @@ def run(
     """
     launcher = launcher or SimulatedLauncher(check=True)
     backward = planner(kernel)
+    bias = problem.fields.get("attn_bias")
     score = plan_module(kernel).ScoreParams.of(
-        problem.fields["softmax_scale"], problem.fields["softcap"], problem.fields.get("alibi_slopes") is not None
+        problem.fields["softmax_scale"],
+        problem.fields["softcap"],
+        problem.fields.get("alibi_slopes") is not None,
+        bias is not None and bias.dtype != torch.bool,
     )
     tensors = problem.query, problem.key, problem.value
     expected = exact(*tensors, problem.grad_output, problem.grad_lse, problem.fields, score.scale, factors)

@@ -42,7 +42,7 @@ def problems() -> List[Problem]:
         database=None,
         suppress_health_check=list(HealthCheck),
     )
-    @given(features(), BUDGETS, st.booleans(), st.sampled_from([0.0, 0.0, 0.0, 0.1, 0.5, 0.9]))
+    @given(features(widest=256), BUDGETS, st.booleans(), st.sampled_from([0.0, 0.0, 0.0, 0.1, 0.5, 0.9]))
     def each(fields, budget, has_grad_lse, dropout_p):
         found.append(Problem(fields, budget, has_grad_lse, dropout_p))
 

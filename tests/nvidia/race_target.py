@@ -46,7 +46,7 @@ def cases() -> Iterator[Case]:
 
 def backward_cases() -> Iterator[Case]:
     """Aligned, in one chunk; and unaligned, in several, with every feature."""
-    for dims, dtype in itertools.product(package().planning.tiles.SHAPES, DTYPES):
+    for dims, dtype in itertools.product(package().planning.backward_tiles.SHAPES, DTYPES):
         for device in ((7, 1), (9, 1))[: 2 if dtype == torch.bfloat16 else 1]:  # only its tiles differ
             yield Case(dims, dtype, device, 0, 0)
             yield Case(dims, dtype, device, 1, 0, features=True)

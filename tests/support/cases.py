@@ -53,7 +53,7 @@ def call_of(kernel, query, key, value, **fields):
     call = importlib.import_module(f"{kernel.__name__}.call")  # of a package loaded twice, no attribute of the second
     usual = {**dict.fromkeys(call.TENSORS), "query": query, "key": key, "value": value}
     usual |= {"max_seqlen_q": query.shape[-3], "max_seqlen_k": key.shape[-3], "softmax_scale": query.shape[-1] ** -0.5}
-    usual |= {"window_left": -1, "window_right": -1, "softcap": 0.0, "num_splits": 0}
+    usual |= {"window_left": -1, "window_right": -1, "softcap": 0.0, "num_splits": 0, "aligns_first": False}
     return call.Call(**{**usual, **fields})
 
 

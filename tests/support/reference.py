@@ -24,6 +24,8 @@ def attention(
     sinks=None,
     seqused_k=None,
     block_table=None,
+    attn_bias=None,
+    aligns_first=False,
 ):
     """(output, lse) in float64, differentiable.
 
@@ -33,7 +35,9 @@ def attention(
 
     softcap 0.0 = none; alibi_slopes [heads] or [batch, heads]; sinks [heads]; seqused_k [batch], keys of each sequence
     that count; block_table [batch, max_pages], with key and value [num_pages, page_size, heads_kv, head_dim], where
-    the number of keys comes from seqused_k, else from cu_seqlens_k.
+    the number of keys comes from seqused_k, else from cu_seqlens_k. attn_bias: bool or floating, [heads or 1, total_q
+    or 1, keys or 1] packed, else [batch or 1, heads or 1, seqlen_q or 1, keys or 1]; its last axis may be longer than
+    the keys, and hides those that it is too short for. aligns_first: token i stands at key i.
     """
     is_packed = query.dim() == 3
     bounds_q = [int(x) for x in cu_seqlens_q] if is_packed else None
@@ -47,7 +51,13 @@ def attention(
         row_lse = (slice(None), rows) if is_packed else b
         k, v = _keys_of(b, key, value, cu_seqlens_k, seqused_k, block_table)
         slopes = None if alibi_slopes is None else alibi_slopes.expand(batch, num_heads)[b]
-        output[rows], lse[row_lse] = _sequence(query[rows], k, v, scale, window, softcap, slopes, sinks)
+        bias = None
+        if attn_bias is not None:
+            bias = attn_bias if is_packed else attn_bias.expand(batch, -1, -1, -1)[b]
+            bias = bias.expand(num_heads, query.shape[-3], -1)[:, rows if is_packed else slice(None)]
+            bias = bias[..., : k.shape[0]] if bias.shape[-1] > 1 else bias.expand(-1, -1, k.shape[0])
+        score = scale, window, softcap, slopes, sinks, bias, aligns_first
+        output[rows], lse[row_lse] = _sequence(query[rows], k, v, *score)
     return output, lse
 
 
@@ -85,26 +95,37 @@ def _keys_of(b, key, value, cu_seqlens_k, seqused_k, block_table):
     return k[:used], v[:used]
 
 
-def _sequence(query, key, value, scale, window, softcap, slopes, sinks):
+def _sequence(query, key, value, scale, window, softcap, slopes, sinks, bias, aligns_first):
     length_q, num_heads, length_k = query.shape[0], query.shape[1], key.shape[0]
     output = torch.zeros(length_q, num_heads, value.shape[-1], dtype=torch.float64)
     lse = torch.full((num_heads, length_q), -math.inf, dtype=torch.float64)
-    position = torch.arange(length_q)[:, None] + length_k - length_q
+    position = torch.arange(length_q)[:, None] + (0 if aligns_first else length_k - length_q)
     distance = torch.arange(length_k)[None, :] - position
     visible = torch.ones(length_q, length_k, dtype=torch.bool)
     if window[0] >= 0:
         visible &= distance >= -window[0]
     if window[1] >= 0:
         visible &= distance <= window[1]
-    rows = visible.any(dim=1)
-    for head in range(num_heads if rows.any() else 0):
+    visible = visible.expand(num_heads, -1, -1)
+    if bias is not None:
+        missing = length_k - bias.shape[-1]
+        is_mask = bias.dtype == torch.bool
+        seen = bias if is_mask else bias != -math.inf
+        visible = visible & torch.nn.functional.pad(seen, (0, missing))
+        bias = None if is_mask else torch.nn.functional.pad(bias.double(), (0, missing)).masked_fill(~visible, 0.0)
+    for head in range(num_heads):
+        rows = visible[head].any(dim=1)
+        if not rows.any():
+            continue
         head_kv = head // (num_heads // key.shape[1])
         scores = scale * (query[:, head].double() @ key[:, head_kv].double().T)
         if softcap > 0:
             scores = softcap * torch.tanh(scores / softcap)
         if slopes is not None:
             scores = scores - slopes[head].double() * distance.abs()
-        scores = scores.masked_fill(~visible, -math.inf)[rows]
+        if bias is not None:
+            scores = scores + bias[head]
+        scores = scores.masked_fill(~visible[head], -math.inf)[rows]
         if sinks is not None:  # a key that every row sees, with this score and a value of 0
             scores = torch.cat([scores, sinks[head].double().expand(scores.shape[0], 1)], dim=1)
         lse[head, rows] = torch.logsumexp(scores, dim=1)

@@ -12,7 +12,7 @@ Length = Annotated[int, "SymInt"]  # so in the schemas: a new one compiles nothi
 
 class Call(NamedTuple):
     """Queries are packed, with both cu_seqlens, or dense, with neither. Keys and values are like the queries, or paged,
-    with a block_table. Tensors other than query, key and value are contiguous; lengths are in tokens.
+    with a block_table. Tensors other than query, key, value and attn_bias are contiguous; lengths are in tokens.
     """
 
     query: torch.Tensor  # [total_q, num_heads, head_dim] or [batch, seqlen_q, num_heads, head_dim]
@@ -24,6 +24,8 @@ class Call(NamedTuple):
     block_table: Optional[torch.Tensor]  # int32 [batch, max_pages]
     alibi_slopes: Optional[torch.Tensor]  # fp32 [num_heads] or [batch, num_heads]
     sinks: Optional[torch.Tensor]  # fp32 [num_heads]
+    # Any axis of it may be 1. bool (True = seen), fp32 or the query's dtype. Of paged keys, key j has column j.
+    attn_bias: Optional[torch.Tensor]  # [num_heads, total_q, keys] or [batch, num_heads, seqlen_q, keys]
     max_seqlen_q: Length  # bounds of the lengths; they only help to choose a kernel
     max_seqlen_k: Length
     softmax_scale: float
@@ -31,6 +33,7 @@ class Call(NamedTuple):
     window_right: Length
     softcap: float  # 0.0 = none
     num_splits: int  # parts in which a GPU divides the keys; 0 = as many as fill it
+    aligns_first: bool  # the first query stands at the first key, instead of the last query at the last key
 
 
 class Dropout(NamedTuple):
@@ -48,6 +51,7 @@ class Gradients(NamedTuple):
     key: torch.Tensor
     value: torch.Tensor
     sinks: Optional[torch.Tensor]
+    attn_bias: Optional[torch.Tensor]
 
 
 _KINDS = {
@@ -56,6 +60,7 @@ _KINDS = {
     Length: "SymInt",
     float: "float",
     int: "int",
+    bool: "bool",
 }
 _TYPES = get_type_hints(Call, include_extras=True)
 TENSORS = tuple(name for name, kind in _TYPES.items() if _KINDS[kind].startswith("Tensor"))

@@ -11,6 +11,7 @@ from .scalars import as_float, refuse_gradient
 from .tensors import check_kind, list_of
 
 SINK_DTYPES = (*DTYPES, torch.float64)
+BIAS_DTYPES = (torch.bool, *SINK_DTYPES)
 # Keeps the scores finite in fp32, before and after the cap.
 MIN_SOFTCAP, MAX_SOFTCAP = 1e-8, 1e8
 
@@ -53,6 +54,32 @@ def check_alibi_slopes(alibi_slopes: Optional[torch.Tensor], query: torch.Tensor
         )
     refuse_gradient(alibi_slopes, "alibi_slopes")
     return alibi_slopes.contiguous()
+
+
+def check_attn_bias(
+    attn_bias: Optional[torch.Tensor], query: torch.Tensor, keys: int, is_packed: bool
+) -> Optional[torch.Tensor]:
+    """With all its axes, [heads, total_q, keys] packed and [batch, heads, seqlen_q, keys] dense, each of which may be
+    1; bool, fp32 or the query's dtype. keys: the fewest that it must have, unless 1."""
+    if attn_bias is None:
+        return None
+    _check_tensor(attn_bias, "attn_bias", BIAS_DTYPES, query)
+    *batch, tokens, heads, _ = query.shape
+    axes = (*batch, heads, tokens, keys)
+    shape = (1,) * (len(axes) - attn_bias.dim()) + tuple(attn_bias.shape)
+    fits = len(shape) == len(axes) and all(size in (1, axis) for size, axis in zip(shape[:-1], axes))
+    if not fits or shape[-1] != 1 and shape[-1] < keys:
+        names = "[heads, total_q, max_seqlen_k]" if is_packed else "[batch, heads, seqlen_q, seqlen_k]"
+        raise ValueError(
+            f"attn_bias must have the shape {names} = {list(axes)}, or its last axes, each as given or 1, and the last "
+            f"one that or more, got shape {tuple(attn_bias.shape)}"
+        )
+    if attn_bias.dtype not in (torch.bool, torch.float32, query.dtype):
+        if attn_bias.dtype == torch.float64:  # its finite numbers stay finite
+            largest = torch.finfo(torch.float32).max
+            attn_bias = torch.where(attn_bias.isinf(), attn_bias, attn_bias.clamp(-largest, largest))
+        attn_bias = attn_bias.float()
+    return attn_bias.view(shape)
 
 
 def check_sinks(

@@ -53,60 +53,72 @@ def attention_forward(output: torch.Tensor, lse: Optional[torch.Tensor], call: C
     """Fills every row of `output`, and of `lse` unless it is None."""
     output, query, key, value = map(_heads_first, (output, call.query, call.key, call.value))
     lse = lse[None] if lse is not None and lse.dim() == 2 else lse
-    scoring = Scoring(call.softmax_scale, call.softcap, call.alibi_slopes, call.sinks)
+    scoring = _scoring(call)
     dropout_params = DropoutParams.of(dropout) if dropout.dropout_p > 0 else None
     dtype = _dtype_of_products()
-    plain = call.alibi_slopes is None and call.sinks is None and call.softcap == 0 and dropout_params is None
+    plain = call.alibi_slopes is call.sinks is call.attn_bias is dropout_params is None and call.softcap == 0
     fused = lse is None and plain and query.shape[3] == value.shape[3] and dtype == torch.float32
     attend = _fused_forward if fused else chunk_forward
     for sequences in _groups(call, fused):
-        blind = _blind_rows(*sequences.lengths(), call.window_right)
-        if blind > 0:
-            rows = sequences.rows(slice(0, blind))
-            output[rows] = 0
-            if lse is not None:
-                lse[rows] = -torch.inf
-        for chunk in _chunks(sequences, call, blind, fused):
+        seeing = _seeing_rows(sequences, call)
+        for blind in (slice(0, seeing.start), slice(seeing.stop, sequences.lengths()[0])):
+            if blind.start < blind.stop:
+                rows = sequences.rows(blind)
+                output[rows] = 0
+                if lse is not None:
+                    lse[rows] = -torch.inf
+        for chunk in _chunks(sequences, call, seeing, fused):
             rows = sequences.rows(chunk.rows)
             q = query[rows].to(dtype)
             k, v = _read(key, sequences, chunk.keys).to(dtype), _read(value, sequences, chunk.keys).to(dtype)
             dropped = _dropped(dropout_params, sequences, q.shape[1], chunk)
-            output[rows], chunk_lse = careful_forward(attend, q, k, v, chunk, scoring.of(sequences.numbers), dropped)
+            of_chunk = scoring.of(sequences.numbers, _bias_index(call, sequences, chunk))
+            output[rows], chunk_lse = careful_forward(attend, q, k, v, chunk, of_chunk, dropped)
             if lse is not None:
                 lse[rows] = chunk_lse
 
 
 def attention_backward(
-    grad_output: torch.Tensor, grad_lse: Optional[torch.Tensor], call: Call, dropout: Dropout
+    grad_output: torch.Tensor,
+    grad_lse: Optional[torch.Tensor],
+    call: Call,
+    dropout: Dropout,
+    wants_attn_bias: bool,
 ) -> Gradients:
-    """From the gradients of the output and (unless None) of lse."""
+    """From the gradients of the output and (unless None) of lse; without wants_attn_bias that of attn_bias is [0]."""
     grads = {
         name: tensor.new_zeros(tensor.shape, dtype=torch.float32)
         for name, tensor in (("query", call.query), ("key", call.key), ("value", call.value))
     }
     grad_sinks = grads["query"].new_zeros(0 if call.sinks is None else call.sinks.shape[0])
+    attn_bias = call.query if call.attn_bias is None else call.attn_bias
+    grad_bias = attn_bias.new_zeros(attn_bias.shape if wants_attn_bias else 0, dtype=torch.float32)
     grad_output, query, key, value = map(_heads_first, (grad_output, call.query, call.key, call.value))
     grad_query, grad_key, grad_value = map(_heads_first, (grads["query"], grads["key"], grads["value"]))
     grad_lse = grad_lse[None] if grad_lse is not None and grad_lse.dim() == 2 else grad_lse
-    scoring = Scoring(call.softmax_scale, call.softcap, call.alibi_slopes, call.sinks)
+    scoring = _scoring(call)
     dropout_params = DropoutParams.of(dropout) if dropout.dropout_p > 0 else None
     dtype = _dtype_of_products()
     for sequences in _groups(call, fused=False):
-        blind = _blind_rows(*sequences.lengths(), call.window_right)
-        for chunk in _chunks(sequences, call, blind, fused=False):
+        for chunk in _chunks(sequences, call, _seeing_rows(sequences, call), fused=False):
             rows = sequences.rows(chunk.rows)
             q = query[rows].to(dtype)
             k, v = _read(key, sequences, chunk.keys).to(dtype), _read(value, sequences, chunk.keys).to(dtype)
             dropped = _dropped(dropout_params, sequences, q.shape[1], chunk)
             grad_out, grad_sums = grad_output[rows].to(dtype), None if grad_lse is None else grad_lse[rows].to(dtype)
-            of_sequences = scoring.of(sequences.numbers)
-            chunk_grads = careful_backward(grad_out, grad_sums, q, k, v, chunk, of_sequences, dropped)
+            bias_index = _bias_index(call, sequences, chunk)
+            of_chunk = scoring.of(sequences.numbers, bias_index)
+            chunk_grads = careful_backward(grad_out, grad_sums, q, k, v, chunk, of_chunk, dropped)
             grad_query[rows] += chunk_grads.query
             _accumulate(grad_key, sequences, chunk.keys, chunk_grads.key)
             _accumulate(grad_value, sequences, chunk.keys, chunk_grads.value)
             if call.sinks is not None:
                 grad_sinks += chunk_grads.sinks.sum(dim=0)
-    return Gradients(**{name: grad.to(query.dtype) for name, grad in grads.items()}, sinks=grad_sinks)
+            if wants_attn_bias:
+                part = _with_batch(grad_bias)[bias_index]
+                part += chunk_grads.attn_bias.sum_to_size(part.shape)
+    by_input = {name: grad.to(query.dtype) for name, grad in grads.items()}
+    return Gradients(**by_input, sinks=grad_sinks, attn_bias=grad_bias.to(attn_bias.dtype))
 
 
 def _dtype_of_products() -> torch.dtype:
@@ -144,7 +156,25 @@ def _dropped(
 
 
 def _heads_first(tensor: torch.Tensor) -> torch.Tensor:
-    return (tensor[None] if tensor.dim() == 3 else tensor).transpose(1, 2)
+    return _with_batch(tensor).transpose(1, 2)
+
+
+def _with_batch(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor[None] if tensor.dim() == 3 else tensor
+
+
+def _scoring(call: Call) -> Scoring:
+    bias = None if call.attn_bias is None else _with_batch(call.attn_bias)
+    return Scoring(call.softmax_scale, call.softcap, call.alibi_slopes, call.sinks, bias)
+
+
+def _bias_index(call: Call, sequences: _Sequences, chunk: Chunk) -> Tuple[slice, ...]:
+    """Of the chunk's part of attn_bias, with a batch axis; an axis of one element is kept whole."""
+    if call.attn_bias is None:
+        return ()
+    batch, heads, rows = sequences.rows(chunk.rows)
+    index = batch, heads, rows, chunk.keys
+    return tuple(_EVERYTHING if size == 1 else of for size, of in zip(_with_batch(call.attn_bias).shape, index))
 
 
 def _groups(call: Call, fused: bool) -> Iterator[_Sequences]:
@@ -242,42 +272,65 @@ def _accumulate(grad: torch.Tensor, sequences: _Sequences, keys: slice, chunk_gr
     tokens.index_add_(0, pages * page_size + position % page_size, chunk_grad[0].transpose(0, 1))
 
 
-def _blind_rows(seqlen_q: int, seqlen_k: int, window_right: int) -> int:
-    """How many rows see no key. They are always the first ones: the last query lines up with the last key."""
-    if seqlen_k == 0:
-        return seqlen_q
-    return max(0, seqlen_q - seqlen_k - window_right) if window_right >= 0 else 0
+class _Reach(NamedTuple):
+    """Which keys the rows of a sequence see: as mask.h."""
+
+    keys: int  # that there are to see
+    diagonal: int
+    left: int
+    right: int
+
+    @classmethod
+    def of(cls, sequences: _Sequences, call: Call) -> _Reach:
+        seqlen_q, seqlen_k = sequences.lengths()
+        columns = 1 if call.attn_bias is None else call.attn_bias.shape[-1]
+        everything = seqlen_q + seqlen_k  # a window this wide hides nothing
+        return cls(
+            keys=seqlen_k if columns == 1 else min(seqlen_k, columns),
+            diagonal=0 if call.aligns_first else seqlen_k - seqlen_q,
+            left=everything if call.window_left < 0 else call.window_left,
+            right=everything if call.window_right < 0 else call.window_right,
+        )
+
+    def visible(self, row: int) -> Tuple[int, int]:
+        """Neither end decreases with the row."""
+        position = row + self.diagonal
+        return max(0, position - self.left), min(self.keys, position + self.right + 1)
 
 
-def _chunks(sequences: _Sequences, call: Call, first_row: int, fused: bool) -> Iterator[Chunk]:
-    """The rows of the sequences from first_row on, in chunks of bounded size."""
-    seqlen_q, seqlen_k = sequences.lengths()
-    if first_row == seqlen_q:
+def _seeing_rows(sequences: _Sequences, call: Call) -> slice:
+    """The rows that see a key, whatever attn_bias hides; some before and behind them may see none."""
+    seqlen_q, _ = sequences.lengths()
+    reach = _Reach.of(sequences, call)
+    begin = min(seqlen_q, max(0, -reach.diagonal - reach.right))
+    end = max(begin, min(seqlen_q, reach.keys + reach.left - reach.diagonal))
+    return slice(begin, end if reach.keys else begin)
+
+
+def _chunks(sequences: _Sequences, call: Call, seeing: slice, fused: bool) -> Iterator[Chunk]:
+    """The rows of the sequences that see a key, in chunks of bounded size."""
+    if seeing.start == seeing.stop:
         return
-    diagonal = seqlen_k - seqlen_q
-    everything = seqlen_q + seqlen_k  # a window this wide hides nothing
-    left = everything if call.window_left < 0 else call.window_left
-    right = everything if call.window_right < 0 else call.window_right
-
-    def visible(row: int) -> Tuple[int, int]:  # both ends never decrease with the row
-        return max(0, row + diagonal - left), min(seqlen_k, row + diagonal + right + 1)
-
-    first, last = visible(first_row), visible(seqlen_q - 1)
+    reach = _Reach.of(sequences, call)
+    diagonal, seqlen_k, seqlen_q = reach.diagonal, reach.keys, seeing.stop - seeing.start
+    first, last = reach.visible(seeing.start), reach.visible(seeing.stop - 1)
     # PyTorch's operator masks the causal scores before it scales them: right for positive scales only.
-    is_causal = last[0] == 0 and right == 0 and seqlen_q - first_row == seqlen_k > 1 and call.softmax_scale > 0
+    is_causal = (
+        last[0] == 0 and reach.right == 0 and seqlen_q == seqlen_k > 1 and call.softmax_scale > 0
+    ) and seeing.start + diagonal == 0
     if fused and (first == last or is_causal):
-        yield Chunk(slice(first_row, seqlen_q), slice(first[0], last[1]), diagonal, None, is_causal)
+        yield Chunk(seeing, slice(first[0], last[1]), diagonal, None, is_causal)
         return
     num_sequences = sequences.numbers.stop - sequences.numbers.start
     rows, _ = _rows_and_scores(seqlen_k, call, 1 if fused else num_sequences * call.query.shape[-2])
-    for begin in range(first_row, seqlen_q, rows):
-        end = min(begin + rows, seqlen_q)
-        first, last = visible(begin), visible(end - 1)
+    for begin in range(seeing.start, seeing.stop, rows):
+        end = min(begin + rows, seeing.stop)
+        first, last = reach.visible(begin), reach.visible(end - 1)
         mask = None
         if first != last:
             position = integers(slice(begin + diagonal, end + diagonal)).unsqueeze(1)
             keys = integers(slice(first[0], last[1]))
-            mask = (keys >= position - left) & (keys <= position + right)
+            mask = (keys >= position - reach.left) & (keys <= position + reach.right)
         yield Chunk(slice(begin, end), slice(first[0], last[1]), diagonal, mask, False)
 
 

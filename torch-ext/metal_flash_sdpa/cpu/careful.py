@@ -13,7 +13,7 @@ from typing import Callable, Optional, Tuple
 import torch
 
 from ..call import Gradients
-from .weights import MAX_LSE, Chunk, Scoring, chunk_backward, chunk_forward, is_good
+from .weights import MAX_LSE, Chunk, Scoring, chunk_backward, chunk_forward, hidden_by, is_good
 
 PIECE_SCORES = 2**20  # scores that are formed at once
 SAFE_SCORE = 2.0**126  # sums of products up to here are finite in fp32
@@ -48,9 +48,10 @@ def careful_forward(
         end = min(begin + step, rows)
         here = (slice(None), slice(None), slice(begin, end))
         part = chunk.part(begin, end)
-        visible = chunk.visible(begin, end).double()
         dropped_here = None if dropped is None else dropped[here]
-        exact, exact_lse, _ = chunk_forward(q[here], k, v, part, in_order, dropped_here)
+        of_part = in_order.part(slice(None), slice(begin, end))
+        visible = _visible(chunk, begin, end, of_part)
+        exact, exact_lse, _ = chunk_forward(q[here], k, v, part, of_part, dropped_here)
         sees_odd = _any_seen(visible, odd, num_heads)
         no_weights = bad_rows[here] | _any_seen(visible, bad_keys, num_heads)
         for result, second, third, mark in (
@@ -74,7 +75,8 @@ def careful_backward(grad_output, grad_lse, q, k, v, chunk, scoring, dropped):
             parts = [None if grad is None else grad[one] for grad in grads]
             if not is_good(lse[one], *parts):
                 *alone, dropped_alone = (None if tensor is None else tensor[one] for tensor in (*inputs, dropped))
-                for part, exact in zip(parts, _exact_backward(alone, chunk, scoring.of(one), dropped_alone)):
+                of_one = scoring.part(one, slice(None))
+                for part, exact in zip(parts, _exact_backward(alone, chunk, of_one, dropped_alone)):
                     if part is not None:
                         part.copy_(exact)
     return grads
@@ -86,7 +88,7 @@ def _exact_backward(inputs, chunk: Chunk, scoring: Scoring, dropped: Optional[to
     arguments: tuple = (*map(_finite_double, inputs), chunk, in_order, dropped)
     grads, _ = chunk_backward(*arguments)
     num_heads, num_heads_kv = q.shape[1], k.shape[1]
-    visible = chunk.visible(0, q.shape[2]).double()
+    visible = _visible(chunk, 0, q.shape[2], scoring)
     bad_grad = ~grad_output.isfinite()
     bad_q, bad_k, bad_v = (~tensor.isfinite().all(dim=-1, keepdim=True) for tensor in (q, k, v))
     bad_weights = bad_q | _any_seen(visible, bad_k, num_heads)
@@ -98,6 +100,7 @@ def _exact_backward(inputs, chunk: Chunk, scoring: Scoring, dropped: Optional[to
         key=_any_seeing(visible, bad_scores, num_heads_kv),
         value=_any_seeing(visible, bad_weights | bad_grad, num_heads_kv),
         sinks=bad_scores.any(dim=2).squeeze(-1),
+        attn_bias=bad_scores,
     )
     marked = (None if grad is None else grad.masked_fill(mark, torch.nan) for grad, mark in zip(grads, marks))
     return Gradients._make(marked)
@@ -112,13 +115,23 @@ def _good_rows(output: torch.Tensor, lse: torch.Tensor) -> torch.Tensor:
     return output.isfinite().all(dim=-1, keepdim=True) & (lse.abs() <= MAX_LSE).unsqueeze(-1)
 
 
+def _visible(chunk: Chunk, begin: int, end: int, scoring: Scoring) -> torch.Tensor:
+    """1.0 where a row sees a key, else 0.0: [rows, keys], with an attn_bias [batch or 1, heads or 1, rows, keys]."""
+    visible = chunk.visible(begin, end)
+    if scoring.attn_bias is not None:
+        visible = visible & ~hidden_by(scoring.attn_bias)
+    return visible.double()
+
+
 def _any_seen(visible: torch.Tensor, keys: torch.Tensor, num_heads: int) -> torch.Tensor:
-    """Whether a row sees any such key: [rows, keys], bool [batch, heads_kv, keys, n] -> [batch, heads, rows, n]."""
-    seen = torch.matmul(visible, keys.double()) > 0
-    return seen.repeat_interleave(num_heads // keys.shape[1], dim=1)
+    """Whether a row sees any such key: bool [batch, heads_kv, keys, n] -> [batch, heads, rows, n]."""
+    group = num_heads // keys.shape[1]
+    if visible.dim() == 2:  # the same for all heads
+        return (torch.matmul(visible, keys.double()) > 0).repeat_interleave(group, dim=1)
+    return torch.matmul(visible, keys.double().repeat_interleave(group, dim=1)) > 0
 
 
 def _any_seeing(visible: torch.Tensor, rows: torch.Tensor, num_heads_kv: int) -> torch.Tensor:
-    """Whether any such row sees a key: [rows, keys], bool [batch, heads, rows, n] -> [batch, heads_kv, keys, n]."""
-    by_head_kv = rows.unflatten(1, (num_heads_kv, -1)).any(dim=2)
-    return torch.matmul(visible.T, by_head_kv.double()) > 0
+    """Whether any such row sees a key: bool [batch, heads, rows, n] -> [batch, heads_kv, keys, n]."""
+    seeing = torch.matmul(visible.mT, rows.double()) > 0
+    return seeing.unflatten(1, (num_heads_kv, -1)).any(dim=2)

@@ -44,12 +44,39 @@ class Scoring(NamedTuple):
     softcap: float  # 0.0 = none
     alibi_slopes: Optional[torch.Tensor]  # [heads] or [batch, heads]
     sinks: Optional[torch.Tensor]  # [heads]
+    attn_bias: Optional[torch.Tensor] = None  # bool (True = seen) or floating, broadcast to [batch, heads, rows, keys]
     in_order: bool = False  # every product of a query and a key added up in the same order: equal keys, equal scores
 
-    def of(self, sequences: slice) -> Scoring:
-        """For some sequences of the batch."""
-        slopes = self.alibi_slopes
-        return self if slopes is None or slopes.dim() == 1 else self._replace(alibi_slopes=slopes[sequences])
+    def of(self, sequences: slice, bias_index: Tuple[slice, ...]) -> Scoring:
+        """For some sequences of the batch, and a part of attn_bias."""
+        slopes, bias = self.alibi_slopes, self.attn_bias
+        if slopes is not None and slopes.dim() == 2:
+            slopes = slopes[sequences]
+        return self._replace(alibi_slopes=slopes, attn_bias=None if bias is None else bias[bias_index])
+
+    def part(self, sequence: slice, rows: slice) -> Scoring:
+        """For some sequences and rows of those that it is for."""
+        bias = self.attn_bias
+        if bias is None:
+            return self.of(sequence, ())
+        everything = slice(None)
+        batch, which = everything if bias.shape[0] == 1 else sequence, everything if bias.shape[2] == 1 else rows
+        return self.of(sequence, (batch, everything, which))
+
+    def add_bias(self, scores: torch.Tensor) -> None:
+        """Adds attn_bias to the scores [batch, heads_kv, group, rows, keys]. Those that it hides become -inf, and no
+        others: sums beyond fp32 stay in it, to be found by their size."""
+        bias = self.attn_bias
+        if bias is None:
+            return
+        bias = bias.unsqueeze(2) if bias.shape[1] == 1 else bias.unflatten(1, scores.shape[1:3])
+        if bias.dtype != torch.bool:
+            scores.add_(bias)
+        scores.clamp_(min=torch.finfo(scores.dtype).min).masked_fill_(hidden_by(bias), -torch.inf)
+
+
+def hidden_by(attn_bias: torch.Tensor) -> torch.Tensor:
+    return ~attn_bias if attn_bias.dtype == torch.bool else attn_bias == -torch.inf
 
 
 class _Softmax(NamedTuple):
@@ -77,9 +104,14 @@ def _softmax(q: torch.Tensor, k: torch.Tensor, chunk: Chunk, scoring: Scoring) -
         distance = (position - integers(chunk.keys)).abs_().to(scores.dtype)
         slopes = scoring.alibi_slopes.to(scores.dtype).view(-1, *by_head.shape[1:3], 1, 1)
         by_head.addcmul_(slopes, distance, value=-1)
+    scoring.add_bias(by_head)
     if chunk.mask is not None:
         by_head.masked_fill_(~chunk.mask, -torch.inf)
     row_max = scores.amax(dim=-1, keepdim=True)
+    blind = None  # rows that attn_bias shows no key
+    if scoring.attn_bias is not None:
+        blind = row_max == -torch.inf
+        row_max.masked_fill_(blind, 0.0)
     if scoring.sinks is None:
         weights = scores.sub_(row_max).exp_()
         row_sum = weights.sum(dim=-1, keepdim=True)
@@ -92,9 +124,17 @@ def _softmax(q: torch.Tensor, k: torch.Tensor, chunk: Chunk, scoring: Scoring) -
         weights = scores.sub_(row_max).exp_()
         sink_weights = torch.exp(sinks - row_max)
         row_sum = weights.sum(dim=-1, keepdim=True).add_(sink_weights)
-        sink_weights = sink_weights.div_(row_sum).view(batch, num_heads, rows)
+        sink_weights = sink_weights.div_(row_sum)
+        if blind is not None:
+            sink_weights.masked_fill_(blind, 0.0)
+        sink_weights = sink_weights.view(batch, num_heads, rows)
+    if blind is not None:
+        row_sum.masked_fill_(blind, 1.0)
     weights.div_(row_sum)
-    return _Softmax(weights, row_sum.log_().add_(row_max).view(batch, num_heads, rows), tanh, sink_weights)
+    lse = row_sum.log_().add_(row_max)
+    if blind is not None:
+        lse.masked_fill_(blind, -torch.inf)
+    return _Softmax(weights, lse.view(batch, num_heads, rows), tanh, sink_weights)
 
 
 def _products_in_order(q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
@@ -123,7 +163,8 @@ def chunk_forward(
 
 
 def chunk_backward(grad_output, grad_lse, q, k, v, chunk, scoring, dropped):
-    """Gradients of a chunk's q, k, v and of the sinks ([batch, heads], None without), and the lse.
+    """Gradients of a chunk's q, k, v, of the sinks ([batch, heads], None without) and of a floating attn_bias ([batch,
+    heads, rows, keys], None without), and the lse.
 
     With P the weights: dS = P * (dP - rowsum(P * dP) + dlse); a sink is a score whose dP is 0. With dropout, the
     output is made of dropped * P, and dP takes the same factors.
@@ -141,20 +182,27 @@ def chunk_backward(grad_output, grad_lse, q, k, v, chunk, scoring, dropped):
     offset = torch.linalg.vecdot(weights, grad_weights).unsqueeze(-1)
     if grad_lse is not None:
         offset = offset - grad_lse.reshape(*stacked, 1)
-    grad_scores = grad_weights.sub_(offset).mul_(weights).mul_(scoring.softmax_scale)
+    grad_scores = grad_weights.sub_(offset).mul_(weights)
+    grad_bias = None
+    if scoring.attn_bias is not None and scoring.attn_bias.is_floating_point():
+        grad_bias = grad_scores.view(*q.shape[:3], -1).clone()
+    grad_scores.mul_(scoring.softmax_scale)
     if tanh is not None:  # the derivative of softcap * tanh(x / softcap)
         grad_scores.mul_(tanh.square_().neg_().add_(1))
     grad_q = torch.matmul(grad_scores, k).view(q.shape)
     grad_k = torch.matmul(grad_scores.transpose(2, 3), q.reshape(*stacked, q.shape[-1]))
     grad_sinks = None if sink_weights is None else -(sink_weights * offset.view(lse.shape)).sum(dim=2)
-    return Gradients(grad_q, grad_k, grad_v, grad_sinks), lse
+    return Gradients(grad_q, grad_k, grad_v, grad_sinks, grad_bias), lse
 
 
 def is_good(lse: torch.Tensor, *results: Optional[torch.Tensor]) -> bool:
-    """Whether fp32 is good enough for a chunk. No lse is NaN or stands for scores whose rounding to fp32 shows, even
-    where all keys are equal, and the results are finite. False also where only the sum of finite numbers is not."""
+    """Whether fp32 is good enough for a chunk. No lse, but of rows that see no key, is NaN or stands for scores whose
+    rounding to fp32 shows, even where all keys are equal, and the results are finite. False also where only the sum of
+    finite numbers is not."""
     if not torch.linalg.vector_norm(lse, torch.inf) <= MAX_LSE:
-        return False
+        seen = lse[lse != -torch.inf]
+        if seen.numel() == lse.numel() or not (seen.abs() <= MAX_LSE).all():
+            return False
     return all(result is None or math.isfinite(result.sum()) for result in results)
 
 

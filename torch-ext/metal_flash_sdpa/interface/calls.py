@@ -28,6 +28,8 @@ def dense(
     alibi_slopes: Optional[torch.Tensor],
     s_aux: Optional[torch.Tensor] = None,
     learnable_sink: Optional[torch.Tensor] = None,
+    attn_bias: Optional[torch.Tensor] = None,
+    aligns_first: bool = False,
 ) -> Call:
     """A checked call on a dense batch."""
     tensors.check_query(query, Layout.DENSE, names.query)
@@ -52,9 +54,11 @@ def dense(
         cu_seqlens_k=None,
         seqused_k=None,
         block_table=None,
+        attn_bias=features.check_attn_bias(attn_bias, query, key.shape[1], is_packed=False),
         max_seqlen_q=query.shape[1],
         max_seqlen_k=key.shape[1],
         num_splits=0,
+        aligns_first=aligns_first,
         **fields,
     )
 
@@ -78,6 +82,7 @@ def packed(
     alibi_slopes: Optional[torch.Tensor],
     s_aux: Optional[torch.Tensor] = None,
     learnable_sink: Optional[torch.Tensor] = None,
+    attn_bias: Optional[torch.Tensor] = None,
 ) -> Call:
     """A checked call on a packed batch, of packed or paged keys."""
     tensors.check_query(query, Layout.PACKED, names.query)
@@ -91,6 +96,7 @@ def packed(
     total_k = key.shape[0] if block_table is None else block_table.shape[1] * key.shape[1]
     longest_q = tensors.check_max_seqlen(max_seqlen_q, query.shape[0], names.max_seqlen_q)
     longest_k = tensors.check_max_seqlen(max_seqlen_k, total_k, names.max_seqlen_k)
+    bias_keys = 1 if isinstance(max_seqlen_k, torch.Tensor) else longest_k
     fields = scored(
         names,
         query,
@@ -114,9 +120,11 @@ def packed(
         cu_seqlens_k=cu_seqlens_k,
         seqused_k=seqused_k,
         block_table=block_table,
+        attn_bias=features.check_attn_bias(attn_bias, query, bias_keys, is_packed=True),
         max_seqlen_q=longest_q,
         max_seqlen_k=longest_k,
         num_splits=0,
+        aligns_first=False,
         **fields,
     )
 

@@ -33,6 +33,7 @@ def flash_attention_varlen(
     s_aux: Optional[torch.Tensor] = None,
     block_table: Optional[torch.Tensor] = None,
     seqused_k: Optional[torch.Tensor] = None,
+    attn_bias: Optional[torch.Tensor] = None,
 ) -> None:
     """Attention over a packed batch of sequences, written into `out`.
 
@@ -65,13 +66,15 @@ def flash_attention_varlen(
         softcap=features.softcap_of(softcapping),
         alibi_slopes=alibi_slopes,
         s_aux=s_aux,
+        attn_bias=attn_bias,
     )
     tensors.check_out(out, query, value)
     if torch.is_grad_enabled() and any(
-        tensor is not None and tensor.requires_grad for tensor in (out, query, key, value, s_aux)
+        tensor is not None and tensor.requires_grad for tensor in (out, query, key, value, s_aux, attn_bias)
     ):
         if not torch.compiler.is_compiling():
-            memory.check([("out", out)], [("query", query), ("key", key), ("value", value), ("s_aux", s_aux)])
+            read = [("query", query), ("key", key), ("value", value), ("s_aux", s_aux), ("attn_bias", attn_bias)]
+            memory.check([("out", out)], read)
         out.copy_(operators.attention_forward(*call, False, False)[0])  # autograd sees a copy, not a foreign write
     else:
         if not torch.compiler.is_compiling():
@@ -100,6 +103,7 @@ def flash_attn_varlen_func(
     s_aux: Optional[torch.Tensor] = None,
     learnable_sink: Optional[torch.Tensor] = None,
     seqused_k: Optional[torch.Tensor] = None,
+    attn_bias: Optional[torch.Tensor] = None,
 ) -> Union[torch.Tensor, Tuple[torch.Tensor, torch.Tensor, None]]:
     """Attention over a packed batch of sequences.
 
@@ -133,11 +137,17 @@ def flash_attn_varlen_func(
         s_aux, learnable_sink: `[num_heads]`, floating point: attention sinks under two names, one more score for every
             query of the head, with a value of 0. A query that sees no key ignores it.
         seqused_k: `[batch]`, int32: how many of each sequence's keys, from its first, are used.
+        attn_bias: `[num_heads or 1, total_q or 1, max_seqlen_k or more]`, or its last axes: what is added to the scores
+            of a token and the keys of its sequence, after softcap and ALiBi; or bool, True for keys that it sees.
+            fp32, fp16, bf16 or fp64, whatever the dtype of q; other dtypes than fp32 and that of q are copied to fp32.
+            -inf hides a key as False does, +inf and NaN have no meaning. A last axis of 1 is for all keys; keys
+            beyond it are not seen. Any strides; it is copied only if its last dimension is strided. Values of
+            keys that it hides must be finite.
 
         Values of cu_seqlens, seqused_k and block_table beyond the tensors they index are clamped. Numbers and flags may
         be Python's, NumPy's, or 0-dim tensors on the CPU, which are read; a bool is no number. Gradients flow to q, k,
-        v and the sinks; second derivatives, torch.func.jvp, torch.vmap and what uses them (jacrev, jacfwd, hessian)
-        are not implemented.
+        v, the sinks and, on the CPU, attn_bias; second derivatives, torch.func.jvp, torch.vmap and what uses them
+        (jacrev, jacfwd, hessian) are not implemented.
 
     Returns:
         The output `[total_q, num_heads, value head_dim]` in the dtype of q, or, with return_attn_probs, the triple
@@ -167,6 +177,7 @@ def flash_attn_varlen_func(
         alibi_slopes=alibi_slopes,
         s_aux=s_aux,
         learnable_sink=learnable_sink,
+        attn_bias=attn_bias,
     )
     return calls.attend(call, dropout_p, deterministic, return_attn_probs)
 
@@ -187,6 +198,7 @@ def flash_attn_func(
     s_aux: Optional[torch.Tensor] = None,
     learnable_sink: Optional[torch.Tensor] = None,
     block_table: Optional[torch.Tensor] = None,
+    attn_bias: Optional[torch.Tensor] = None,
 ) -> Union[torch.Tensor, Tuple[torch.Tensor, torch.Tensor, None]]:
     """Attention over a dense batch.
 
@@ -194,6 +206,8 @@ def flash_attn_func(
         q: `[batch, seqlen_q, num_heads, head_dim]`.
         k, v: `[batch, seqlen_k, num_heads_kv, head_dim]`.
         block_table: None; paged keys and values are for `flash_attn_varlen_func`.
+        attn_bias: `[batch or 1, num_heads or 1, seqlen_q or 1, seqlen_k or 1]`, or its last axes; the last one may be
+            longer than the keys.
         Everything else as for `flash_attn_varlen_func`.
 
     Returns:
@@ -219,5 +233,6 @@ def flash_attn_func(
         alibi_slopes=alibi_slopes,
         s_aux=s_aux,
         learnable_sink=learnable_sink,
+        attn_bias=attn_bias,
     )
     return calls.attend(call, dropout_p, deterministic, return_attn_probs)

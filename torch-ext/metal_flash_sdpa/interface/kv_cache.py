@@ -65,6 +65,7 @@ def flash_attn_with_kvcache(
     *,
     s_aux: Optional[torch.Tensor] = None,
     learnable_sink: Optional[torch.Tensor] = None,
+    attn_bias: Optional[torch.Tensor] = None,
 ) -> Union[torch.Tensor, Tuple[torch.Tensor, torch.Tensor]]:
     """Attention over a cache, to which k and v, if given, are appended first, in place.
 
@@ -94,6 +95,8 @@ def flash_attn_with_kvcache(
             1 and rotary_dim / 2 + 1, ...
         num_splits: parts in which a GPU divides the keys, 0 to 128; 0 = as many as fill it.
         return_softmax_lse: whether to return the log-sum-exp as well.
+        attn_bias: as for `flash_attn_func`; column j is that of slot j of the sequence's row of the cache, whatever
+            cache_leftpad says, or of its pages in order. With cache_leftpad it is copied.
         softmax_scale, causal, window_size, softcap, alibi_slopes, s_aux, learnable_sink: as for `flash_attn_func`.
 
     Returns:
@@ -136,6 +139,8 @@ def flash_attn_with_kvcache(
         s_aux=s_aux,
         learnable_sink=learnable_sink,
     )
+    fewest = 1 if isinstance(cache_seqlens, torch.Tensor) else longest
+    attn_bias = features.check_attn_bias(attn_bias, q, fewest, is_packed=False)
     num_splits = tensors.check_index(num_splits, "num_splits", LARGEST_NUM_SPLITS)
     return_softmax_lse = as_flag(return_softmax_lse, "return_softmax_lse")
     if tensors.CHECK_VALUES:
@@ -147,6 +152,7 @@ def flash_attn_with_kvcache(
         read = [("q", q), ("k", k), ("v", v), ("rotary_cos", rotary_cos), ("rotary_sin", rotary_sin)]
         read += [("cache_batch_idx", cache_batch_idx), ("cache_leftpad", cache_leftpad), ("block_table", block_table)]
         read += [("alibi_slopes", alibi_slopes), ("s_aux", s_aux), ("learnable_sink", learnable_sink)]
+        read += [("attn_bias", attn_bias)]
         if isinstance(cache_seqlens, torch.Tensor):
             read.append(("cache_seqlens", cache_seqlens))
         if block_table is None:
@@ -181,9 +187,11 @@ def flash_attn_with_kvcache(
         cu_seqlens_k=None,
         seqused_k=lengths,
         block_table=block_table,
+        attn_bias=attn_bias,
         max_seqlen_q=seqlen_q,
         max_seqlen_k=longest,
         num_splits=num_splits,
+        aligns_first=False,
         **fields,
     )
     with torch.no_grad():
@@ -191,7 +199,8 @@ def flash_attn_with_kvcache(
             output, lse = operators.attention_over_rows(*call, cache.rows, leftpad, return_softmax_lse)
         else:
             output, lse, _ = operators.attention_forward(*call, return_softmax_lse, False)
-    sources = [t for t in (q, k_cache, v_cache, k, v, fields["sinks"]) if t is not None and t.requires_grad]
+    inputs = q, k_cache, v_cache, k, v, fields["sinks"], attn_bias
+    sources = [t for t in inputs if t is not None and t.requires_grad]
     if sources and torch.is_grad_enabled():
         output, lse = operators.without_backward(output, lse, *sources)
     return (output, lse) if return_softmax_lse else output

@@ -107,7 +107,9 @@ def _compute(
 
 def _with_rows_of(call: Call) -> Call:
     """The kernels, and much of torch, read contiguous rows."""
-    query, key, value = call.query, call.key, call.value
+    query, key, value, bias = call.query, call.key, call.value, call.attn_bias
+    if bias is not None and bias.shape[-1] > 1 and bias.stride(-1) != 0:  # one bias for all columns may stay one
+        call = call._replace(attn_bias=_with_rows(bias))
     if query.stride(-1) == key.stride(-1) == value.stride(-1) == 1:
         return call
     return call._replace(query=_with_rows(query), key=_with_rows(key), value=_with_rows(value))
@@ -118,7 +120,7 @@ def _with_rows(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _backward(grad_output: torch.Tensor, grad_lse: Optional[torch.Tensor], *arguments) -> Gradients:
-    call, (output, row_softmax, wants_key_value, *rest) = taken(arguments)
+    call, (output, row_softmax, wants_key_value, wants_attn_bias, *rest) = taken(arguments)
     dropout = Dropout(*rest)
     target = launchers.target_for(grad_output)
     if (target is None) != (row_softmax is None):
@@ -128,7 +130,7 @@ def _backward(grad_output: torch.Tensor, grad_lse: Optional[torch.Tensor], *argu
         )
     if target is None:
         with torch._C._DisableAutocast():
-            grads = cpu.attention_backward(grad_output, grad_lse, call, dropout)
+            grads = cpu.attention_backward(grad_output, grad_lse, call, dropout, wants_attn_bias)
         if wants_key_value:
             return grads
         return grads._replace(key=grads.key.new_empty(0), value=grads.value.new_empty(0))
@@ -159,8 +161,8 @@ def _forward_out_fake(output, *_arguments):
 
 
 def _backward_fake(_grad_output, _grad_lse, *arguments):
-    call, (_output, _row_softmax, wants_key_value, *_dropout) = taken(arguments)
-    return metal.new_gradients(call, wants_key_value)
+    call, (_output, _row_softmax, wants_key_value, wants_attn_bias, *_dropout) = taken(arguments)
+    return metal.new_gradients(call, wants_key_value, wants_attn_bias)
 
 
 def _over_rows_fake(*arguments):

@@ -51,6 +51,10 @@ def _refuse_without_kernels(call: Call) -> None:
         raise NotImplementedError(
             "gradients of key and value in pages are not implemented on Metal: detach them, or compute on the CPU"
         )
+    if call.attn_bias is not None and call.attn_bias.requires_grad:
+        raise NotImplementedError(
+            "the gradient of attn_bias is not implemented on Metal: detach it, or compute on the CPU"
+        )
     head_dim, value_dim = call.query.shape[-1], call.value.shape[-1]
     if head_dim > MAX_HEAD_DIM or value_dim > MAX_HEAD_DIM:
         raise NotImplementedError(
@@ -85,17 +89,23 @@ class _Attention(torch.autograd.Function):
         call = Call(**dict(zip(TENSORS, tensors)), **dict(zip(SETTINGS, ctx.settings)))
         if grad_output is None:
             grad_output = call.query.new_zeros((*call.query.shape[:-1], call.value.shape[-1]))
-        wants_key, wants_value = (ctx.needs_input_grad[Call._fields.index(name)] for name in ("key", "value"))
+        wants_key, wants_value, wants_attn_bias = (
+            ctx.needs_input_grad[Call._fields.index(name)] for name in ("key", "value", "attn_bias")
+        )
         wants_key_value = wants_key or wants_value
         with contextlib.nullcontext() if ctx.launcher is None else launchers.use_launcher(*ctx.launcher):
             grads = Gradients(
-                *attention_backward(grad_output, grad_lse, *call, output, row_softmax, wants_key_value, *ctx.dropout)
+                *attention_backward(
+                    grad_output, grad_lse, *call, output, row_softmax, wants_key_value, wants_attn_bias, *ctx.dropout
+                )
             )
         wanted = grads._asdict()
         if not wants_key_value:
             wanted.update(key=None, value=None)
         if call.sinks is None:
             wanted.update(sinks=None)
+        if not wants_attn_bias:
+            wanted.update(attn_bias=None)
         return (*_NO_GRADIENTS._replace(**wanted), None, None, *(None for _ in ctx.dropout))
 
 
@@ -140,6 +150,10 @@ class _WithoutBackward(torch.autograd.Function):
 without_backward = _WithoutBackward.apply
 
 
+def _any_requires_grad(tensors) -> bool:
+    return any(tensor is not None and tensor.requires_grad for tensor in tensors)
+
+
 def forward(*inputs):
     # By hand, as torch.library.register_autograd costs three times as much per call.
     if type(inputs[0]) is not torch.Tensor:
@@ -147,8 +161,8 @@ def forward(*inputs):
     if forward_ad._current_level >= 0:
         _refuse_tangents(inputs)
     if torch.is_grad_enabled():
-        query, key, value, sinks = differentiable_of(inputs)
-        if query.requires_grad or key.requires_grad or value.requires_grad or sinks is not None and sinks.requires_grad:
+        query, key, value, *optional = differentiable_of(inputs)
+        if query.requires_grad or key.requires_grad or value.requires_grad or _any_requires_grad(optional):
             return _apply(_Attention, inputs)
     with torch._C._AutoDispatchBelowAutograd():
         return attention_forward(*inputs)

@@ -31,6 +31,9 @@ def packed(call: Call, cache_batch_idx: Optional[torch.Tensor], cache_leftpad: O
     bounds = torch.stack((starts, ends.maximum(starts)), dim=1) + (rows * step).unsqueeze(1)
     cu_seqlens_k = torch.cat((bounds.flatten(), rows.new_zeros(1)))
     cu_seqlens_q = (torch.arange(2 * batch + 1, device=query.device) + 1) // 2 * seqlen_q
+    attn_bias = call.attn_bias
+    if attn_bias is not None:
+        attn_bias = _by_token(attn_bias, cache_leftpad, batch, seqlen_q)
     alibi_slopes = call.alibi_slopes
     if alibi_slopes is not None and alibi_slopes.dim() == 2:
         alibi_slopes = alibi_slopes.repeat_interleave(2, dim=0)
@@ -42,7 +45,22 @@ def packed(call: Call, cache_batch_idx: Optional[torch.Tensor], cache_leftpad: O
         cu_seqlens_k=cu_seqlens_k.int(),
         seqused_k=None,
         alibi_slopes=alibi_slopes,
+        attn_bias=attn_bias,
     )
+
+
+def _by_token(
+    attn_bias: torch.Tensor, cache_leftpad: Optional[torch.Tensor], batch: int, seqlen_q: int
+) -> torch.Tensor:
+    """[batch, heads, seqlen_q, slots] -> [heads, tokens, keys]: the first key lies in the slot cache_leftpad."""
+    slots = attn_bias.shape[3]
+    if cache_leftpad is not None and slots > 1:
+        slot = torch.arange(slots, device=attn_bias.device) + cache_leftpad.long().clamp(0, slots).view(batch, 1, 1, 1)
+        attn_bias = attn_bias.expand(batch, -1, -1, -1)
+        attn_bias = attn_bias.gather(3, slot.clamp(max=slots - 1).expand(attn_bias.shape))
+        hidden = 0.0 if attn_bias.dtype == torch.bool else -torch.inf
+        attn_bias = attn_bias.masked_fill(slot >= slots, hidden)
+    return attn_bias.expand(batch, -1, seqlen_q, -1).transpose(0, 1).flatten(1, 2)
 
 
 def _row_step(cache: torch.Tensor) -> Optional[int]:

@@ -7,7 +7,7 @@ from typing import Any, Dict, Optional, Union
 
 import torch
 
-from ..call import Call, Dropout, Gradients, present
+from ..call import Call, Dropout, Gradients, differentiable_of, present
 from ..launching import Target
 from ..planning import backward as backward_planner
 from ..planning import forward as planner
@@ -51,7 +51,7 @@ def attention_backward(
     dropout: Dropout,
 ) -> Gradients:
     """The gradients; without wants_key_value, those of key and value are [0]. Rows of all tensors are contiguous."""
-    grads = new_gradients(call, wants_key_value)
+    grads = new_gradients(call, wants_key_value, wants_attn_bias=False)
     tensors = present(call)
     if not _have_elements(tensors):
         for grad in (grads.query, grads.key, grads.value):
@@ -70,14 +70,15 @@ def attention_backward(
     return grads
 
 
-def new_gradients(call: Call, wants_key_value: bool) -> Gradients:
+def new_gradients(call: Call, wants_key_value: bool, wants_attn_bias: bool) -> Gradients:
     """Contiguous, of the inputs' shapes and dtypes; [0] of what is not wanted or not there."""
-    query, key, value, sinks = call.query, call.key, call.value, call.sinks
+    query, key, value, sinks, attn_bias = differentiable_of(call)
     return Gradients(
         query=query.new_empty(query.shape),
         key=key.new_empty(key.shape if wants_key_value else 0),
         value=value.new_empty(value.shape if wants_key_value else 0),
         sinks=query.new_zeros(0 if sinks is None else sinks.shape, dtype=torch.float32),
+        attn_bias=(query if attn_bias is None else attn_bias).new_empty(attn_bias.shape if wants_attn_bias else 0),
     )
 
 
@@ -85,7 +86,8 @@ def _gradient_of_sinks(
     sinks: torch.Tensor, call: Call, row_softmax: torch.Tensor, row_terms: torch.Tensor
 ) -> torch.Tensor:
     """A sink is one more score of each row, whose value is 0: minus its weight times the row's term."""
-    score = ScoreParams.of(call.softmax_scale, call.softcap, call.alibi_slopes is not None)
+    has_bias = call.attn_bias is not None and call.attn_bias.dtype != torch.bool
+    score = ScoreParams.of(call.softmax_scale, call.softcap, call.alibi_slopes is not None, has_bias)
     row_max, log2_sum = row_softmax.unbind(-1)
     distance = sinks.unsqueeze(-1) - score.scale * row_max
     weights = distance.sub_(log2_sum, alpha=math.log(2)).clamp_(max=0).exp_()

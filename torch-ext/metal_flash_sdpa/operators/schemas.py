@@ -9,7 +9,8 @@ from ..call import Call, Dropout, schema
 
 library = torch.library.Library(add_op_namespace_prefix("").rstrip(":"), "FRAGMENT")
 # attention_backward takes what the forward returned where a launcher ran it; None where the CPU implementation did,
-# which computes the weights again. Without wants_key_value, the gradients of key and value are [0].
+# which computes the weights again. Without wants_key_value, the gradients of key and value are [0], and
+# without wants_attn_bias that of attn_bias.
 # attention_over_rows takes a call on a cache: key and value [batch_cache, seqlen_cache, heads, head_dim], and seqused_k
 # where each sequence ends in its row, int32 or int64, None for seqlen_cache. Beside it, [batch], int32 or int64: the
 # rows of the sequences, None for those in order, and where each begins in its row, None for 0.
@@ -18,8 +19,8 @@ for _schema in (
     "-> (Tensor output, Tensor lse, Tensor row_softmax)",
     f"attention_forward_out(Tensor(a!) output, {schema(Call)}) -> ()",
     f"attention_backward(Tensor grad_output, Tensor? grad_lse, {schema(Call)}, Tensor? output, Tensor? row_softmax, "
-    f"bool wants_key_value, {schema(Dropout)}) "
-    "-> (Tensor grad_query, Tensor grad_key, Tensor grad_value, Tensor grad_sinks)",
+    f"bool wants_key_value, bool wants_attn_bias, {schema(Dropout)}) "
+    "-> (Tensor grad_query, Tensor grad_key, Tensor grad_value, Tensor grad_sinks, Tensor grad_attn_bias)",
     f"attention_over_rows({schema(Call)}, Tensor? cache_batch_idx, Tensor? cache_leftpad, bool return_lse) "
     "-> (Tensor, Tensor)",
     "refuse_backward(Tensor grad, SymInt[] shape) -> Tensor",

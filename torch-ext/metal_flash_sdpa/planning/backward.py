@@ -21,9 +21,12 @@ from .plan import BackwardParams, Chain, ChunkParams, ForwardParams, Parameters,
 from .problem import (
     SIMD_WIDTH,
     UNBOUNDED,
+    BiasLayout,
     Layout,
     Problem,
     are_aligned,
+    bias_constants,
+    bias_of,
     forward_params,
     optional,
     query_tiles,
@@ -86,9 +89,11 @@ def plan_backward(
         0 if call.alibi_slopes is None else call.alibi_slopes.dim(),
         call.seqused_k is not None,
         call.sinks is not None,
+        bias_of(call.attn_bias),
         call.softmax_scale,
         call.window_left,
         call.window_right,
+        call.aligns_first,
         call.softcap,
         call.max_seqlen_k,
         grad_lse is not None,
@@ -117,9 +122,11 @@ def _plan_backward(
     alibi_dims: int,
     has_seqused_k: bool,
     has_sinks: bool,
+    bias: Optional[BiasLayout],
     softmax_scale: float,
     window_left: int,
     window_right: int,
+    aligns_first: bool,
     softcap: float,
     max_seqlen_k: int,
     has_grad_lse: bool,
@@ -137,12 +144,14 @@ def _plan_backward(
         alibi_dims=alibi_dims,
         has_seqused_k=has_seqused_k,
         has_sinks=has_sinks,
+        bias=bias,
         has_lse=False,
         has_softmax=False,
         has_dropout=False,
         softmax_scale=softmax_scale,
         window_left=window_left,
         window_right=window_right,
+        aligns_first=aligns_first,
         softcap=softcap,
         is_decode=False,
         longest_key=max_seqlen_k,
@@ -330,6 +339,7 @@ def _queries_plan(
     constants["has_alibi"] = problem.forward.alibi_dims > 0
     constants["has_sinks"] = problem.forward.has_sinks
     constants["has_dropout"] = problem.has_dropout
+    constants.update(bias_constants(problem.forward))
     constants["stores_weights"] = stores
     constants["carries_sums"] = divides_keys
     return Plan(
@@ -339,7 +349,7 @@ def _queries_plan(
         arguments=(params.pack(), score_params(problem.forward).pack(), _softmax_scale(problem))
         + ("query", "key", "value", "grad_output", "row_softmax", "row_terms", "grad_query")
         + optional(constants, "weights", "query_sums", "cu_seqlens_q", "cu_seqlens_k", "seqused_k")
-        + optional(constants, "block_table", "alibi_slopes", "sinks", "dropout"),
+        + optional(constants, "block_table", "alibi_slopes", "sinks", "dropout", "attn_bias"),
         grid=(problem.forward.key.shape[-2], query_tiles(params.forward, constants["is_packed"], tile.block_m), 1),
         threads=(tile.simdgroups * SIMD_WIDTH, 1, 1),
         reason=f"{tile.block_m} rows a threadgroup, up to {params.stored_tiles} tiles and {params.stored_keys} keys of "
@@ -379,6 +389,7 @@ def _constants(
         "is_aligned": are_aligned(problem.forward.dtype, layouts),
         "is_padded": sizes != (tile.head_dim, tile.value_dim),
         "has_seqused_k": problem.forward.has_seqused_k,
+        "has_bias": problem.forward.bias is not None,
     }
 
 

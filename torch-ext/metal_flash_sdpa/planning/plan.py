@@ -92,9 +92,14 @@ class ForwardParams(NamedTuple):
     output_split_stride: int
     lse_split_stride: int
     first_tile: int
+    aligns_last: int
+    bias: Tuple[int, int, int]  # (batch, token, head)
+    bias_keys: int
+    bias_key_stride: int
 
     def fields(self) -> Tuple[int, ...]:
-        return self.query + self.key + self.value + self.output + self[4:]
+        strides = self.query + self.key + self.value + self.output
+        return strides + self[4:-3] + self.bias + self[-2:]
 
     def pack(self) -> Parameters:
         return _packed(self.fields())
@@ -180,7 +185,7 @@ class ScoreParams(NamedTuple):
     scale_log2: float
 
     @classmethod
-    def of(cls, softmax_scale: float, softcap: float, has_alibi: bool) -> ScoreParams:
+    def of(cls, softmax_scale: float, softcap: float, has_alibi: bool, has_bias: bool) -> ScoreParams:
         sign, scale = math.copysign(1.0, softmax_scale), abs(softmax_scale)
         first = scale / softcap if softcap > 0 else scale  # what the product of query and key is multiplied by
         if first < 2.0**-110:
@@ -192,6 +197,9 @@ class ScoreParams(NamedTuple):
         tanh_scale = first if softcap > 0 else 0.0
         # With ALiBi scores are in units of at least 1, in which no slope is larger than it is given.
         bias_factor, unit = (min(unit, 1.0), max(unit, 1.0)) if has_alibi else (1.0, unit)
+        if has_bias:  # of any size: at most half of a score is of the product, and an eighth of the bias
+            unit, before = max(2 * unit, 8.0), unit
+            bias_factor *= before / unit
         return cls(sign, tanh_scale, bias_factor, unit, unit * math.log2(math.e))
 
     def pack(self) -> Parameters:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Iterable, List, Mapping, NamedTuple, Optional, Tuple, Union
+from typing import Dict, Iterable, List, Mapping, NamedTuple, Optional, Tuple, Union
 
 import torch
 
@@ -21,6 +21,7 @@ _CONSTANTS = {  # optional arguments of kernels, by name: the function constant 
     "seqused_k": "has_seqused_k",
     "block_table": "is_paged",
     "alibi_slopes": "has_alibi",
+    "attn_bias": "has_bias",
     "sinks": "has_sinks",
     "dropout": "has_dropout",
     "grad_lse": "has_grad_lse",
@@ -34,6 +35,12 @@ class Layout(NamedTuple):
     shape: torch.Size
     strides: Tuple[int, ...]
     offset: Union[int, torch.SymInt]  # elements, modulo 16: all that alignment needs
+
+
+class BiasLayout(NamedTuple):
+    shape: torch.Size
+    strides: Tuple[int, ...]
+    dtype: torch.dtype
 
 
 class Problem(NamedTuple):
@@ -50,12 +57,14 @@ class Problem(NamedTuple):
     alibi_dims: int  # of the slopes; 0 without
     has_seqused_k: bool
     has_sinks: bool
+    bias: Optional[BiasLayout]
     has_lse: bool
     has_softmax: bool
     has_dropout: bool
     softmax_scale: float
     window_left: int
     window_right: int
+    aligns_first: bool
     softcap: float
     is_decode: bool  # no sequence has more rows than a decode tile
     longest_key: int  # bound of max_seqlen_k, rounded up to a power of two
@@ -67,6 +76,7 @@ def forward_params(problem: Problem) -> ForwardParams:
     num_heads, num_heads_kv = problem.query.shape[-2], problem.key.shape[-2]
     query_length = problem.query.shape[-3]
     page_size = problem.key.shape[1] if paged else 0
+    bias, bias_keys, bias_key_stride = _bias_strides(problem.bias)
     return ForwardParams(
         query=strides_of(problem.query),
         key=strides_of(problem.key),
@@ -90,11 +100,37 @@ def forward_params(problem: Problem) -> ForwardParams:
         output_split_stride=0,
         lse_split_stride=0,
         first_tile=0,
+        aligns_last=int(not problem.aligns_first),
+        bias=bias,
+        bias_keys=bias_keys,
+        bias_key_stride=bias_key_stride,
     )
 
 
+def _bias_strides(bias: Optional[BiasLayout]) -> Tuple[Tuple[int, int, int], int, int]:
+    """((batch, token, head) in elements, the keys that have a bias, the stride of keys)."""
+    if bias is None:
+        return (0, 0, 0), UNBOUNDED, 0
+    *batch, head, token, key = (0 if size == 1 else stride for size, stride in zip(bias.shape, bias.strides))
+    return (batch[0] if batch else 0, token, head), bias.shape[-1] if bias.shape[-1] != 1 else UNBOUNDED, key
+
+
+def bias_constants(problem: Problem) -> Dict[str, bool]:
+    dtype = None if problem.bias is None else problem.bias.dtype
+    return {
+        "has_bias": dtype is not None,
+        "bias_is_mask": dtype == torch.bool,
+        "bias_is_float": dtype == torch.float32,
+    }
+
+
 def score_params(problem: Problem) -> ScoreParams:
-    return ScoreParams.of(problem.softmax_scale, problem.softcap, problem.alibi_dims > 0)
+    has_bias = problem.bias is not None and problem.bias.dtype != torch.bool
+    return ScoreParams.of(problem.softmax_scale, problem.softcap, problem.alibi_dims > 0, has_bias)
+
+
+def bias_of(attn_bias: Optional[torch.Tensor]) -> Optional[BiasLayout]:
+    return None if attn_bias is None else BiasLayout(attn_bias.shape, attn_bias.stride(), attn_bias.dtype)
 
 
 def _window(size: int) -> int:
