@@ -9,18 +9,6 @@ import reference
 import torch
 from cases import DTYPES, random_tensor
 
-MASKED = "torch: there is an attn_mask"
-MORE_QUERIES = "torch: is_causal with more queries than keys"
-
-
-def decision(tensors, arguments: dict) -> str:
-    """Who computes a call that nothing else is against."""
-    if arguments.get("attn_mask") is not None:
-        return MASKED
-    if arguments.get("is_causal") and tensors[0].shape[-2] > tensors[1].shape[-2]:
-        return MORE_QUERIES
-    return "metal_flash_sdpa"
-
 
 class Problem(NamedTuple):
     tensors: tuple[torch.Tensor, torch.Tensor, torch.Tensor]

@@ -88,6 +88,25 @@ def test_features_and_packed(kernel, mesh):
     assert_parts(found, expected, (1, 0, 1, 1, 1))
 
 
+@pytest.mark.parametrize("axis", [0, 2])
+@pytest.mark.parametrize("shape", [(2, 4, 5, 7), (1, 4, 5, 7), (2, 1, 1, 7), (1, 1, 5, 7)])
+def test_biases(kernel, mesh, axis, shape):
+    """Divided with what is; one for all of what is divided has a gradient that is a sum."""
+    query, key = random_tensor(0, 2, 5, 4, 16), random_tensor(1, 2, 7, 2, 16)
+    bias = random_tensor(2, *shape)
+    of_bias = {0: 0, 2: 1}[axis]
+    of_bias = of_bias if shape[of_bias] > 1 else None
+
+    def results_of(query, key, value, bias):
+        leaf = bias.detach().requires_grad_()
+        return [*results(kernel, query, key, value, None, attn_bias=leaf, aligns_first=True, window_right=0), leaf.grad]
+
+    expected = results_of(query, key, key, bias)
+    found = results_of(*divided(mesh, (query, key, key, bias), (axis, axis, axis, of_bias)))
+    rows = 1 if axis == 2 else 0
+    assert_parts(found, expected, (axis, rows, axis, axis, axis, SUM if of_bias is None else of_bias))
+
+
 def test_groups_are_never_torn(kernel, mesh):
     """Heads come together where groups cannot be divided; so do tokens of a sequence, and everything with dropout."""
     for heads, heads_kv in ((4, 1), (6, 3)):  # 3 heads on two devices would have 2 and 1 of them, and 3 queries each

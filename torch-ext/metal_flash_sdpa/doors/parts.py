@@ -56,6 +56,6 @@ def backward(
         kept = (part, row_softmax) if is_launched else (None, None)
         return Gradients(
             *operators.attention_backward(
-                shared.to(grad_output.dtype), grad_lse.contiguous(), *call, *kept, True, *dropout
+                shared.to(grad_output.dtype), grad_lse.contiguous(), *call, *kept, True, False, *dropout
             )
         )

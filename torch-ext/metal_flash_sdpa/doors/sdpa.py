@@ -94,8 +94,6 @@ def torchs_own(given: Arguments) -> torch.Tensor:
 def attention(given: Arguments) -> torch.Tensor:
     """On this kernel, what `refusal` finds nothing against."""
     query, key, value = given.query, given.key, given.value
-    if given.is_causal and query.shape[-2] < key.shape[-2]:  # nobody sees the others
-        key, value = key[..., : query.shape[-2], :], value[..., : query.shape[-2], :]
     call = calls.dense(
         _NAMES,
         _tokens_first(query),
@@ -106,6 +104,8 @@ def attention(given: Arguments) -> torch.Tensor:
         window_size=(-1, -1),
         softcap=0.0,
         alibi_slopes=None,
+        attn_bias=_bias(given),
+        aligns_first=given.is_causal,
     )
     output: Any = calls.attend(call, given.dropout_p, deterministic=False, return_attn_probs=False)
     output = output.transpose(1, 2)
@@ -132,9 +132,11 @@ def refusal(given: Arguments) -> Optional[str]:
         return f"the dtype is {query.dtype}"
     if not query.dtype == key.dtype == value.dtype:
         return "the dtypes differ"
-    reason = _refusal_of_shapes(query, key, value, enable_gqa) or _refusal_of_mask(given)
+    reason = _refusal_of_shapes(query, key, value, enable_gqa) or _refusal_of_mask(query, key, attn_mask)
     if reason is not None:
         return reason
+    if is_causal and attn_mask is not None:
+        return "is_causal comes with an attn_mask"
     if not 0 <= dropout_p < 1:
         return "dropout_p is not 0 or more and less than 1"
     if scale is not None and not -MAX_SCALE <= scale <= MAX_SCALE:
@@ -145,9 +147,13 @@ def refusal(given: Arguments) -> Optional[str]:
         levels = torch._C._functorch.get_interpreter_stack() or ()
         if len(levels) > 1 or any(level.key() != torch._C._functorch.TransformType.Grad for level in levels):
             return "torch.func transforms it by more than one grad or vjp"
-    wants_gradient = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
-    if wants_gradient and launchers.takes(query) and max(query.shape[-1], value.shape[-1]) > MAX_GRADIENT_DIM:
-        return f"gradients on Metal need a head_dim of at most {MAX_GRADIENT_DIM}"
+    # Dynamo cannot ask for the launcher of a test.
+    if torch.is_grad_enabled() and (query.is_mps or not torch.compiler.is_compiling() and launchers.takes(query)):
+        if attn_mask is not None and attn_mask.requires_grad:
+            return "the gradient of attn_mask is not implemented on Metal"
+        wants_gradient = query.requires_grad or key.requires_grad or value.requires_grad
+        if wants_gradient and max(query.shape[-1], value.shape[-1]) > MAX_GRADIENT_DIM:
+            return f"gradients on Metal need a head_dim of at most {MAX_GRADIENT_DIM}"
     return None
 
 
@@ -170,12 +176,24 @@ def _refusal_of_shapes(query: torch.Tensor, key: torch.Tensor, value: torch.Tens
     return None
 
 
-def _refusal_of_mask(given: Arguments) -> Optional[str]:
-    if given.attn_mask is not None:
-        return "there is an attn_mask"
-    if given.is_causal and given.query.shape[-2] > given.key.shape[-2]:
-        return "is_causal with more queries than keys"
+def _refusal_of_mask(query: torch.Tensor, key: torch.Tensor, mask: Optional[torch.Tensor]) -> Optional[str]:
+    if mask is None:
+        return None
+    if mask.dtype not in (torch.bool, torch.float32, query.dtype):
+        return f"the dtype of attn_mask is {mask.dtype}"
+    scores = (*query.shape[:-1], key.shape[-2])
+    sizes = zip(reversed(mask.shape), reversed(scores))
+    if not 2 <= mask.dim() <= len(scores) or not all(size == 1 or size == axis for size, axis in sizes):
+        return "attn_mask does not broadcast to the scores"
     return None
+
+
+def _bias(given: Arguments) -> Optional[torch.Tensor]:
+    """The mask with at most four axes, of which the batch dimensions are one."""
+    mask, query = given.attn_mask, given.query
+    if mask is None or mask.dim() < 4 or query.dim() == 4:
+        return mask
+    return mask.expand(*query.shape[:-3], *mask.shape[-3:]).flatten(0, -4)
 
 
 def _tokens_first(tensor: torch.Tensor) -> torch.Tensor:

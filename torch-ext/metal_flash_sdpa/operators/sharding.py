@@ -8,12 +8,12 @@ from __future__ import annotations
 import functools
 import importlib
 import math
-from typing import Any, Dict, List, NamedTuple, Tuple
+from typing import Any, Dict, FrozenSet, List, NamedTuple, Tuple
 
 import torch
 
 from .. import launching as launchers
-from ..call import Call, present, taken
+from ..call import Call, Gradients, present, taken
 from .schemas import attention_backward, attention_forward
 
 _Rule = Tuple[List[Any], List[Any]]  # placements of the results, and of the arguments
@@ -25,7 +25,7 @@ class _Division(NamedTuple):
 
     call: Dict[str, Any]  # of the tensors that a call has, by name
     rows: Any  # of lse and row_softmax
-    sums_sinks: bool  # the gradient of the sinks is a sum over devices
+    summed: FrozenSet[str] = frozenset()  # whose gradients are sums over the devices
 
 
 def register_for(tensor: torch.Tensor) -> None:
@@ -54,41 +54,48 @@ def _forward_rules(*arguments: Any) -> List[_Rule]:
 
 
 def _backward_rules(grad_output: Any, grad_lse: Any, *arguments: Any) -> List[_Rule]:
-    call, (output, row_softmax, wants_key_value, *dropout) = taken(arguments)
+    call, (output, row_softmax, wants_key_value, wants_attn_bias, *dropout) = taken(arguments)
+    wanted = {"query": True, "key": wants_key_value, "value": wants_key_value}
+    wanted.update(sinks=call.sinks is not None, attn_bias=wants_attn_bias)
     rules = []
     for division in _divisions(call, dropout):
         axes, rows = division.call, division.rows
-        key_value = [axes[name] if wants_key_value else _WHOLE for name in ("key", "value")]
-        results = _placements([axes["query"], *key_value, axes.get("sinks")])
-        if division.sums_sinks:
-            results[-1] = _tensor_module().Partial()
+        results = _placements([axes[name] if wanted[name] else _WHOLE for name in Gradients._fields])
+        for position, name in enumerate(Gradients._fields):
+            if wanted[name] and name in division.summed:
+                results[position] = _tensor_module().Partial()
         before = [_given(grad_output, axes["query"]), _given(grad_lse, rows)]
-        behind = [_given(output, axes["query"]), _given(row_softmax, rows), None, *_of_dropout(dropout)]
+        behind = [_given(output, axes["query"]), _given(row_softmax, rows), None, None, *_of_dropout(dropout)]
         rules.append((results, [*before, *_of_call(call, division), *behind]))
     return rules
 
 
 def _divisions(call: Call, dropout: List[Any]) -> List[_Division]:
     tensors = present(call)
-    divisions = [_Division(dict.fromkeys(tensors, _WHOLE), _WHOLE, False)]
+    whole = dict.fromkeys(tensors, _WHOLE)
+    divisions = [_Division(whole, _WHOLE)]
     if dropout and dropout[0] > 0:  # what is dropped depends on the numbers of sequence and head
         return divisions
-    query, is_dense = call.query, call.cu_seqlens_q is None
+    query, bias, is_dense = call.query, call.attn_bias, call.cu_seqlens_q is None
+    of_heads, of_batch = 1 if is_dense else 0, 0  # of what has heads before tokens
     if call.key.shape[-2] % _shards(query, query.ndim - 2) == 0:
-        heads = {name: tensor.ndim - 2 for name, tensor in tensors.items() if name in ("query", "key", "value")}
+        heads: Dict[str, Any] = {name: tensors[name].ndim - 2 for name in ("query", "key", "value")}
         if call.alibi_slopes is not None:
             heads["alibi_slopes"] = call.alibi_slopes.ndim - 1
         if call.sinks is not None:
             heads["sinks"] = 0
-        divisions.append(_Division({**divisions[0].call, **heads}, 1 if is_dense else 0, False))
+        if bias is not None and bias.shape[of_heads] > 1:
+            heads["attn_bias"] = of_heads
+        divisions.append(_Division({**whole, **heads}, of_heads, frozenset({"attn_bias"} - set(heads))))
     if is_dense:
-        batch = {"query": 0}
+        batch: Dict[str, Any] = {name: 0 for name in ("query", "seqused_k", "block_table") if name in tensors}
         if call.block_table is None:
             batch.update(key=0, value=0)
-        batch.update({name: 0 for name in ("seqused_k", "block_table") if name in tensors})
         if call.alibi_slopes is not None and call.alibi_slopes.ndim == 2:
             batch["alibi_slopes"] = 0
-        divisions.append(_Division({**divisions[0].call, **batch}, 0, call.sinks is not None))
+        if bias is not None and bias.shape[of_batch] > 1:
+            batch["attn_bias"] = of_batch
+        divisions.append(_Division({**whole, **batch}, of_batch, frozenset({"sinks", "attn_bias"} - set(batch))))
     return divisions
 
 
