@@ -49,7 +49,7 @@ def docstring(of) -> str:
 def function_text(function) -> str:
     """Signature and docstring as Markdown."""
     parameters = inspect.signature(function).parameters.values()
-    texts = [str(parameter.replace(annotation=inspect.Parameter.empty)) for parameter in parameters]
+    texts = [str(parameter.replace(annotation=inspect.Parameter.empty)).replace("'", '"') for parameter in parameters]
     keyword_only = [parameter.kind is inspect.Parameter.KEYWORD_ONLY for parameter in parameters]
     if any(keyword_only):
         texts.insert(keyword_only.index(True), "*")

@@ -94,11 +94,13 @@ def test_torchs_documentation(kernel, launcher, replaced, name):
         arguments = {**arguments, "attn_mask": mask[: query_shape[0]]}
     tensors = tuple(random_tensor(i, *shape, **options) for i, shape in enumerate((query_shape, key_shape, key_shape)))
     output = F.scaled_dot_product_attention(*tensors, **arguments)
+    assert replaced.calls == {OURS: 1}
+    assert torch.equal(output, kernel.scaled_dot_product_attention(*tensors, **arguments))
+    if options:  # float64 takes its time
+        output, tensors = output[:4], tuple(tensor[:4] for tensor in tensors)
     assert_exact(output, Problem(tensors, arguments))
     expected = documented(*(tensor.double() for tensor in tensors), **arguments)
     torch.testing.assert_close(output.double(), expected, rtol=0, atol=1e-5 if not options else 2e-3)
-    assert replaced.calls == {OURS: 1}
-    assert torch.equal(output, kernel.scaled_dot_product_attention(*tensors, **arguments))
 
 
 def test_the_signature_is_torchs(kernel):
