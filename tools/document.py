@@ -53,8 +53,8 @@ def function_text(function) -> str:
     keyword_only = [parameter.kind is inspect.Parameter.KEYWORD_ONLY for parameter in parameters]
     if any(keyword_only):
         texts.insert(keyword_only.index(True), "*")
-    lines = "".join(f"\n    {text}," for text in texts)
-    return f"```python\n{function.__name__}({lines}\n)\n```\n\n{markdown(docstring(function))}"
+    lines = "".join(f"\n    {text}," for text in texts) + "\n" * bool(texts)
+    return f"```python\n{function.__name__}({lines})\n```\n\n{markdown(docstring(function))}"
 
 
 def markdown(docstring: str) -> str:
