@@ -186,8 +186,9 @@ def test_what_torch_refuses_raises_torchs_error(kernel, name):
             return type(error), re.sub(r"0x\w+", "", str(error)).partition("\n")[0]
 
     expected = outcome(F.scaled_dot_product_attention)
-    with kernel.replace_sdpa("cpu"):
+    with kernel.replace_sdpa("cpu") as replacement:
         found = [outcome(F.scaled_dot_product_attention)]
+    assert replacement.calls[OURS] == 0
     if name != "an unknown argument":
         found.append(outcome(kernel.scaled_dot_product_attention))
     for result in found:
