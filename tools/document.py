@@ -49,12 +49,12 @@ def docstring(of) -> str:
 def function_text(function) -> str:
     """Signature and docstring as Markdown."""
     parameters = inspect.signature(function).parameters.values()
-    texts = [str(parameter.replace(annotation=inspect.Parameter.empty)) for parameter in parameters]
+    texts = [str(parameter.replace(annotation=inspect.Parameter.empty)).replace("'", '"') for parameter in parameters]
     keyword_only = [parameter.kind is inspect.Parameter.KEYWORD_ONLY for parameter in parameters]
     if any(keyword_only):
         texts.insert(keyword_only.index(True), "*")
-    lines = "".join(f"\n    {text}," for text in texts)
-    return f"```python\n{function.__name__}({lines}\n)\n```\n\n{markdown(docstring(function))}"
+    lines = "".join(f"\n    {text}," for text in texts) + "\n" * bool(texts)
+    return f"```python\n{function.__name__}({lines})\n```\n\n{markdown(docstring(function))}"
 
 
 def markdown(docstring: str) -> str:
@@ -135,6 +135,9 @@ def features(kernel) -> dict:
             leaf(2, 1, 4, 64), cache, cache.clone(), new, new, cache_seqlens=used, block_table=table
         )
 
+    def replaced():
+        return kernel.scaled_dot_product_attention(leaf(2, 4, 5, 64), leaf(2, 4, 16, 64), leaf(2, 4, 16, 64))
+
     angles = torch.zeros(16, 8)
     rows = {"cache_batch_idx": torch.tensor([1, 0]), "cache_leftpad": torch.tensor([1, 0])}
     return {
@@ -152,6 +155,7 @@ def features(kernel) -> dict:
         "- `cache_batch_idx`, `cache_leftpad`": lambda: cached(**rows),
         "- pages": paged_cache,
         "`merge_attention_states`": merged,
+        "`scaled_dot_product_attention`": replaced,
         "float16, bfloat16": lambda: dense(dtype=torch.float16) + dense(dtype=torch.bfloat16),
         "value head_dim of its own": lambda: dense(value_dim=40),
         "head_dim above 256, also of the values alone": lambda: dense(value_dim=512),

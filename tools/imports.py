@@ -36,6 +36,7 @@ KERNEL = Package(
         ("cpu", "launching"),
         ("operators",),
         ("interface",),
+        ("doors",),
         ("selftest",),
     ),
     generated=("_ops",),

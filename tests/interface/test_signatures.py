@@ -43,6 +43,13 @@ SIGNATURES = {
     "unpad_input": "hidden_states, attention_mask, unused_mask=None",
     "pad_input": "hidden_states, indices, batch, seqlen",
     "index_first_axis": "input, indices",
+    "scaled_dot_product_attention": (
+        "query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False"
+    ),
+    "replace_sdpa": "devices=('mps',), explain=False",
+    "install_flash_attn": "",
+    "register_diffusers": "",
+    "activate_varlen_attn": "devices=('mps',)",
 }
 
 

@@ -6,6 +6,14 @@ tensors on the CPU on a composition of PyTorch operators, both with the same res
 
 from . import launching as launchers  # noqa: F401
 from . import selftest as selftest
+from .doors import (
+    activate_varlen_attn,
+    install_flash_attn,
+    register_diffusers,
+    replace_sdpa,
+    scaled_dot_product_attention,
+)
+from .doors import flash_attn_interface as flash_attn_interface
 from .interface import (
     flash_attention_varlen,
     flash_attn_func,
@@ -36,4 +44,9 @@ __all__ = [
     "unpad_input",
     "pad_input",
     "index_first_axis",
+    "scaled_dot_product_attention",
+    "replace_sdpa",
+    "install_flash_attn",
+    "register_diffusers",
+    "activate_varlen_attn",
 ]

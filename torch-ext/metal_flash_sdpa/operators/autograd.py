@@ -10,6 +10,7 @@ from torch.autograd import forward_ad
 from .. import launching as launchers
 from ..call import SETTINGS, TENSORS, Call, Gradients, differentiable_of, settings_of, taken, tensors_of
 from ..planning.backward_tiles import MAX_HEAD_DIM
+from . import sharding
 from .schemas import attention_backward, attention_forward, refuse_backward
 
 _NO_GRADIENTS = Call._make((None,) * len(Call._fields))
@@ -155,6 +156,8 @@ def _any_requires_grad(tensors) -> bool:
 
 def forward(*inputs):
     # By hand, as torch.library.register_autograd costs three times as much per call.
+    if type(inputs[0]) is not torch.Tensor:
+        sharding.register_for(inputs[0])
     if forward_ad._current_level >= 0:
         _refuse_tangents(inputs)
     if torch.is_grad_enabled():
