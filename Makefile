@@ -74,9 +74,9 @@ bench-tiles: build ## static budget of every kernel, the counters behind the til
 test-simulator: $(READY) ## the simulator's own tests; METAL_SIMULATOR_CLANG=17 (to 22) is the clang to test with
 	$(RUN) -m pytest -n $(JOBS) simulator/tests
 
-fuzz: build ## 2,000 random problems on all features and 1,500 of their gradients, on the CPU and, checked, on the simulator
-	$(RUN) -m pytest -n $(JOBS) -p metal_simulator.pytest_plugin --metal-check tests/test_features.py \
-	    tests/backward/test_random.py --shards 10
+fuzz: build ## thousands of random problems: features, gradients, biases, SDPA; on the CPU and, checked, on the simulator
+	$(RUN) -m pytest -n $(JOBS) -p metal_simulator.pytest_plugin --metal-check tests/test_features.py tests/test_bias.py \
+	    tests/backward/test_random.py tests/backward/test_bias.py tests/doors/test_sdpa.py --shards 10
 
 fast-math: build ## the numeric tests, with every kernel compiled as in the compiled variant, simulated
 	$(RUN) -m pytest -n $(JOBS) --fast-math --shards 20 tests -k fast_math
