@@ -15,10 +15,10 @@ struct KeyWalk {
     rows = first;
   }
 
-  // The next row; it is row r of the block.
+  // The next row; it is row r of the block. Beyond the last key there may be no page: then it is the last one.
   device const T* next(int r) {
     rows.advance(kStep);
-    return is_paged ? rows.paged_row(r) : rows.data;
+    return is_paged ? rows.paged_row(min(r, rows.count() - 1)) : rows.data;
   }
 };
 

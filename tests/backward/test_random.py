@@ -5,6 +5,7 @@ Levels: simulation; checker. 150 problems, or as many times more as --shards say
 
 from __future__ import annotations
 
+import torch
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from simulated_launcher import SimulatedLauncher
@@ -36,6 +37,30 @@ def compare(kernel, problem, budget, lse, **settings):
     keys = fields["block_table"] is None
     grads, expected, _ = run(kernel, call, launcher, keys=keys, family=family, cores=cores, **budget)
     assert_gradients(call, grads, expected.grads)
+
+
+def test_a_table_that_ends_with_the_last_page(kernel):
+    """Threads of a block beyond the last key ask for no page behind the table."""
+    problem = {
+        "dtype": torch.float16,
+        "lengths": [(2, 2)],
+        "layout": "packed paged",
+        "num_heads": 1,
+        "num_heads_kv": 1,
+        "head_dim": 32,
+        "value_dim": 32,
+        "page_size": 16,
+        "seqused_k": False,
+        "window": (-1, -1),
+        "softcap": 0.0,
+        "scale": 1.0,
+        "alibi": None,
+        "sinks": False,
+        "num_splits": 0,
+        "device": (7, 1),
+        "seed": 0,
+    }
+    compare(kernel, problem, {}, False, check=True)
 
 
 def test_simulated(kernel, shard):
