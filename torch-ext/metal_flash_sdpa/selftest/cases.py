@@ -34,6 +34,7 @@ class Case(NamedTuple):
     alibi_dims: int  # of the slopes, 0 = none
     sinks: bool
     strided: bool  # tensors lie in larger ones, amid NaN
+    bias: str  # "" = none, "mask", "float32", or "own": that of the query
 
 
 class Outcome(NamedTuple):
@@ -76,6 +77,7 @@ def _random_case(number: int, draw: random.Random) -> Case:
         alibi_dims=draw.choice((0, 0, 0, 1, 2)),
         sinks=draw.random() < 0.25,
         strided=draw.random() < 0.5,
+        bias=("", "", "mask", "", "float32", "", "own")[number % 7],
     )
     return case._replace(head_dim=512, value_dim=512) if number == WIDE else case
 
@@ -159,6 +161,14 @@ def _tensors(case: Case) -> Dict[str, torch.Tensor]:
         tensors["alibi_slopes"] = torch.rand(shape, generator=generator)
     if case.sinks:
         tensors["s_aux"] = normal(case.num_heads)
+    if case.bias:
+        shape = case.num_heads, total_q, max(length for _, length in case.lengths)
+        bias = torch.randn(shape, generator=generator)
+        hidden = bias > 1
+        bias = bias.masked_fill(hidden, -math.inf).to(
+            getattr(torch, case.dtype) if case.bias == "own" else torch.float32
+        )
+        tensors["attn_bias"] = ~hidden if case.bias == "mask" else bias
     return tensors
 
 
@@ -168,6 +178,7 @@ def _expected(case: Case, tensors: Dict[str, torch.Tensor]) -> Tuple[torch.Tenso
     slopes = tensors.get("alibi_slopes")
     lengths_q, lengths_k = (list(lengths) for lengths in zip(*case.lengths))
     rows, keys = tensors["q"].split(lengths_q), tensors["k"].split(lengths_k)
+    biases = tensors["attn_bias"].split(lengths_q, dim=1) if case.bias else [None] * len(rows)
     results = [
         reference.attention(
             *(rows[b], keys[b], values),
@@ -176,6 +187,7 @@ def _expected(case: Case, tensors: Dict[str, torch.Tensor]) -> Tuple[torch.Tenso
             softcap=case.softcap,
             alibi_slopes=slopes if slopes is None or slopes.dim() == 1 else slopes[b],
             sinks=tensors.get("s_aux"),
+            attn_bias=biases[b],
         )
         for b, values in enumerate(tensors["v"].split(lengths_k))
     ]
@@ -192,6 +204,8 @@ def call(case: Case, device: torch.device):
         for name in ("q", "k", "v"):
             tensor = tensors[name].unflatten(0, (len(case.lengths), case.lengths[0][name != "q"]))
             arguments[name] = _amid_nan(tensor) if case.strided else tensor
+        if case.bias:
+            arguments["attn_bias"] = tensors["attn_bias"].unflatten(1, (len(case.lengths), -1)).transpose(0, 1)
         return interface.flash_attn_func, arguments
     lengths_q, lengths_k = zip(*case.lengths)
     arguments["max_seqlen_q"], arguments["max_seqlen_k"] = max(lengths_q), max(lengths_k)

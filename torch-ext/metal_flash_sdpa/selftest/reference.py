@@ -17,10 +17,12 @@ def attention(
     softcap: float = 0.0,
     alibi_slopes: Optional[torch.Tensor] = None,
     sinks: Optional[torch.Tensor] = None,
+    attn_bias: Optional[torch.Tensor] = None,
 ) -> Tuple[torch.Tensor, torch.Tensor]:
     """(output, lse) in float64 of one sequence: `[seqlen, heads, head_dim]` on the CPU, lse `[heads, seqlen_q]`.
 
     window: (left, right), -1 = unbounded; causal is right = 0. alibi_slopes, sinks: `[heads]`. softcap 0.0 = none.
+    attn_bias: `[heads, seqlen_q, seqlen_k or more]`, bool or floating.
     """
     seqlen_q, num_heads = query.shape[:2]
     seqlen_k, num_heads_kv = key.shape[:2]
@@ -32,14 +34,20 @@ def attention(
         hidden |= distance > window[1]
     output = torch.zeros(seqlen_q, num_heads, value.shape[-1], dtype=torch.float64)
     lse = torch.full((num_heads, seqlen_q), -math.inf, dtype=torch.float64)
-    rows = ~hidden.all(dim=1)
+    beyond_window = hidden
     for head in range(num_heads if seqlen_k else 0):  # one matrix of scores at a time
+        if attn_bias is not None:
+            bias = attn_bias[head, :, :seqlen_k]
+            hidden = beyond_window | (~bias if bias.dtype == torch.bool else bias == -math.inf)
+        rows = ~hidden.all(dim=1)
         head_kv = head * num_heads_kv // num_heads
         scores = softmax_scale * (query[rows, head].double() @ key[:, head_kv].double().T)
         if softcap > 0:
             scores = softcap * torch.tanh(scores / softcap)
         if alibi_slopes is not None:
             scores = scores - alibi_slopes[head].double() * distance[rows].abs()
+        if attn_bias is not None and bias.dtype != torch.bool:
+            scores = scores + bias[rows].double()
         scores = scores.masked_fill(hidden[rows], -math.inf)
         divisor = torch.logsumexp(scores, dim=1)
         if sinks is not None:
