@@ -48,7 +48,7 @@ MUTANTS = [
         "checker",
     ),
     Mutant(
-        "bias: fp32 as the queries' dtype", BIAS, "bias_is_float ? sizeof(float) : sizeof(T)", "sizeof(T)", "numbers"
+        "bias: fp32 as the queries' dtype", BIAS, "bias_is_float ? sizeof(float) : sizeof(T)", "sizeof(T)", "checker"
     ),
     Mutant("mask: as halves", BIAS, "bias_is_mask ? 1 :", "bias_is_mask ? 2 :", "checker"),
     # sequences
@@ -58,10 +58,10 @@ MUTANTS = [
         SEQUENCE,
         "has_bias ? min(key_length, int(params.bias_keys)) : key_length",
         "key_length",
-        "checker",
+        "numbers",
     ),
     # the plan
-    Mutant("plan: axes of one element walk", PROBLEM, "0 if size == 1 else stride for", "stride for", "numbers"),
+    Mutant("plan: axes of one element walk", PROBLEM, "0 if size == 1 else stride for", "stride for", "checker"),
     Mutant(
         "plan: one bias is that of one key",
         PROBLEM,
@@ -74,7 +74,7 @@ MUTANTS = [
         PROBLEM,
         "batch[0] if batch else 0, token, head),",
         "batch[0] if batch else 0, head, token),",
-        "numbers",
+        "checker",
     ),
     Mutant(
         "plan: no room for a bias",
