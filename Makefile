@@ -70,6 +70,7 @@ bench-tiles: build ## static budget of every kernel, the counters behind the til
 	@$(RUN) benchmarks/tiles.py
 	@$(RUN) benchmarks/backward_tiles.py
 	@$(RUN) benchmarks/bf16.py
+	@$(RUN) benchmarks/bias.py
 
 test-simulator: $(READY) ## the simulator's own tests; METAL_SIMULATOR_CLANG=17 (to 22) is the clang to test with
 	$(RUN) -m pytest -n $(JOBS) simulator/tests

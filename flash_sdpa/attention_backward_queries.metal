@@ -165,7 +165,8 @@ template <typename T, typename Element, int kHeadDim, int kValueDim, int kBlockN
         if (!recounts) multiply_by_derivative(grads, scores);
       }
       if (has_alibi) add_alibi(scores, alibi, score.bias_factor, key0, lane);
-      if (has_bias) add_bias(scores, bias, has_alibi ? 1 : score.bias_factor, score.scale, key0, lane);
+      if (has_bias)
+        add_bias(scores, bias, visible, is_full, has_alibi ? 1 : score.bias_factor, score.scale, key0, lane);
       if (!is_full) hide_invisible(scores, visible, key0, lane);
       if (recounts) {
         RowVector<kRows> rescale;

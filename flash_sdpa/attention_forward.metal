@@ -142,8 +142,10 @@ template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int k
       if (kTakeTurns) load_block<kThreads>(value_tile, values, thread_index);
       if (has_softcap) apply_softcap(scores, score.tanh_scale);
       if (has_alibi) add_alibi(scores, alibi, score.bias_factor, key0, lane);
-      if (has_bias) add_bias(scores, bias, has_alibi ? 1 : score.bias_factor, score.scale, key0, lane);
-      if (!blocks.is_full(key0, kBlockN)) hide_invisible(scores, visible, key0, lane);
+      const bool is_full = blocks.is_full(key0, kBlockN);
+      if (has_bias)
+        add_bias(scores, bias, visible, is_full, has_alibi ? 1 : score.bias_factor, score.scale, key0, lane);
+      if (!is_full) hide_invisible(scores, visible, key0, lane);
       RowVector<kRows> rescale;
       if (softmax.update(scores, rescale)) scale_rows(accumulator, rescale);  // S -> P
       if (has_dropout) {

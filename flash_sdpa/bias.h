@@ -16,11 +16,11 @@ inline bool is_hiding(bfloat bias) { return as_type<ushort>(bias) == 0xff80u; }
 template <typename T, int kRows>
 struct Bias {
   device const uchar* row[kRows / kFragment];  // of key 0
-  int last;                                    // the last key that has a bias; 0 where it is that of all keys
+  int key_stride;                              // 1, or 0 where one bias is that of all keys
 
   void place(device const uchar* bias, constant ForwardParams& params, QueryTile tile, int row0, Lane lane) {
     const int bytes = bias_is_mask ? 1 : bias_is_float ? sizeof(float) : sizeof(T);
-    last = (tile.mask(params).key_length - 1) * int(params.bias_key_stride);
+    key_stride = params.bias_key_stride;
     UNROLL for (short i = 0; i < kRows / kFragment; i++) {
       const int r = min(row0 + i * kFragment + lane.row, tile.rows() - 1);
       row[i] = bias + bytes * (tile.batch * params.bias.batch + tile.head(r) * params.bias.head +
@@ -29,39 +29,47 @@ struct Bias {
   }
 };
 
-// scores[row, key] = kMaskedScore where the key is hidden; the tile's first column is key0.
-template <typename T, int kRows, int kKeys>
-inline void hide_masked(thread RegisterTile<float, kRows, kKeys>& scores, thread const Bias<T, kRows>& mask, int key0,
-                        Lane lane) {
-  UNROLL for (short i = 0; i < kRows / kFragment; i++)
-    UNROLL for (short j = 0; j < kKeys / kFragment; j++)
-      UNROLL for (short e = 0; e < 2; e++) {
-        const int key = min(key0 + j * kFragment + lane.column + e, mask.last);
-        if (mask.row[i][key] == 0) elements(scores.frag[i][j])[e] = kMaskedScore;
-      }
+// What the bias of a score makes of it, and a mask, whose elements are bytes.
+template <typename Element>
+inline float biased(float score, Element bias, float factor, float unit) {
+  return is_hiding(bias) ? kMaskedScore : fma(float(bias), unit, factor * score);
 }
+inline float biased(float score, uchar seen, float, float) { return seen == 0 ? kMaskedScore : score; }
 
-// scores[row, key] = factor * scores[row, key] + unit * bias[row, key], or kMaskedScore where the key is hidden.
-// Element: of the bias.
-template <typename Element, typename T, int kRows, int kKeys>
+// scores[row, key] = factor * scores[row, key] + unit * bias[row, key], or kMaskedScore where the key is hidden. Element:
+// of the bias. kWhole: every row sees every key, so that addresses differ by constants; else no key is read behind the
+// last that a row sees.
+template <bool kWhole, typename Element, typename T, int kRows, int kKeys>
 inline void add_elements(thread RegisterTile<float, kRows, kKeys>& scores, thread const Bias<T, kRows>& bias,
-                         float factor, float unit, int key0, Lane lane) {
+                         thread const RowRanges<kRows>& visible, float factor, float unit, int key0, Lane lane) {
+  const int first = key0 + lane.column;
   UNROLL for (short i = 0; i < kRows / kFragment; i++) {
-    device const Element* row = (device const Element*)bias.row[i];
+    device const Element* row = (device const Element*)bias.row[i] + first;
+    const int last = max(visible.at[i].end - 1, 0) * bias.key_stride - first;
     UNROLL for (short j = 0; j < kKeys / kFragment; j++)
       UNROLL for (short e = 0; e < 2; e++) {
-        const Element element = row[min(key0 + j * kFragment + lane.column + e, bias.last)];
-        const float score = fma(float(element), unit, factor * elements(scores.frag[i][j])[e]);
-        elements(scores.frag[i][j])[e] = is_hiding(element) ? kMaskedScore : score;
+        const int key = j * kFragment + e;
+        const Element element = row[kWhole ? key : min(key, last)];
+        elements(scores.frag[i][j])[e] = biased(elements(scores.frag[i][j])[e], element, factor, unit);
       }
   }
 }
+template <typename Element, typename T, int kRows, int kKeys>
+inline void add_elements(thread RegisterTile<float, kRows, kKeys>& scores, thread const Bias<T, kRows>& bias,
+                         thread const RowRanges<kRows>& visible, bool is_full, float factor, float unit, int key0,
+                         Lane lane) {
+  if (is_full && bias.key_stride == 1)
+    add_elements<true, Element>(scores, bias, visible, factor, unit, key0, lane);
+  else
+    add_elements<false, Element>(scores, bias, visible, factor, unit, key0, lane);
+}
 
-// What the caller's bias or mask does to scores. factor, scale: of ScoreParams.
+// What the caller's bias or mask does to scores. is_full: every row sees every key; factor, scale: of ScoreParams.
 template <typename T, int kRows, int kKeys>
-inline void add_bias(thread RegisterTile<float, kRows, kKeys>& scores, thread const Bias<T, kRows>& bias, float factor,
-                     float scale, int key0, Lane lane) {
-  if (bias_is_mask) hide_masked(scores, bias, key0, lane);
-  else if (bias_is_float) add_elements<float>(scores, bias, factor, 1 / scale, key0, lane);
-  else add_elements<T>(scores, bias, factor, 1 / scale, key0, lane);
+inline void add_bias(thread RegisterTile<float, kRows, kKeys>& scores, thread const Bias<T, kRows>& bias,
+                     thread const RowRanges<kRows>& visible, bool is_full, float factor, float scale, int key0,
+                     Lane lane) {
+  if (bias_is_mask) add_elements<uchar>(scores, bias, visible, is_full, factor, 1, key0, lane);
+  else if (bias_is_float) add_elements<float>(scores, bias, visible, is_full, factor, 1 / scale, key0, lane);
+  else add_elements<T>(scores, bias, visible, is_full, factor, 1 / scale, key0, lane);
 }

@@ -17,27 +17,28 @@ TOLERANCE = 1e-4  # of the largest magnitude of the result that eager attention 
 
 # "x" is a cell; a letter says why there is none, or, in capitals, what is different in it.
 TABLE = """
-                        Llama Qwen3 Mistral Gemma2 Gemma3 gpt-oss DeepSeek BERT ModernBERT Whisper
-prefill                 x     x     x       x      x      x       x        x    x          x
-mask of ones            x     x     x       x      x      x       x        x    x          x
-left padding            x     x     x       x      x      x       x        x    x          x
-right padding           x     x     x       x      x      x       x        x    x          x
-packed by position_ids  x     x     x       x      x      x       x        x    P          a
-packed by cu_seqlens    x     x     x       x      x      x       x        x    x          a
-dynamic cache           x     x     x       x      x      x       x        g    g          x
-static cache            x     x     x       x      x      x       x        g    g          x
-padded prompts          x     x     x       x      x      x       x        g    g          x
-chunked prefill         x     x     x       x      x      x       x        g    g          x
-continuous batching     x     x     x       x      x      x       h        g    g          b
-paged decode            x     x     w       w      w      w       h        g    g          b
-training step           x     x     x       x      x      x       x        x    x          x
-packed training step    x     x     x       x      x      x       x        x    x          a
+                        Llama Qwen3 Mistral Gemma2 Gemma3 Gemma4 gpt-oss DeepSeek BERT ModernBERT Whisper
+prefill                 x     x     x       x      x      x      x       x        x    x          x
+mask of ones            x     x     x       x      x      x      x       x        x    x          x
+left padding            x     x     x       x      x      x      x       x        x    x          x
+right padding           x     x     x       x      x      x      x       x        x    x          x
+packed by position_ids  x     x     x       x      x      x      x       x        x    P          a
+packed by cu_seqlens    x     x     x       x      x      x      x       x        x    x          a
+dynamic cache           x     x     x       x      x      x      x       x        g    g          x
+static cache            x     x     x       x      x      x      x       x        g    g          x
+padded prompts          x     x     x       x      x      x      x       x        g    g          x
+chunked prefill         x     x     x       x      x      x      x       x        g    g          x
+continuous batching     x     x     x       x      x      l      x       h        g    g          b
+paged decode            x     x     w       w      w      l      w       h        g    g          b
+training step           x     x     x       x      x      x      x       x        x    x          x
+packed training step    x     x     x       x      x      x      x       x        x    x          a
 """
 REASONS = {
     "a": "every packed sequence would need its own audio, and the encoder's output is not packed",
     "b": "transformers batches decoders only",
     "g": "an encoder does not generate",
     "h": "transformers' paged cache takes one head_dim for keys and values; the heads of latent attention differ",
+    "l": "transformers' paged cache takes one head_dim and number of heads for all layers; those of Gemma4 differ",
     "w": "transformers keeps the cache of a layer with a window without pages: as continuous batching",
     "P": "transformers gives position_ids to the rotary embedding only: to eager attention, too, it is one sequence",
 }

@@ -103,6 +103,14 @@ def test_gemma2_has_a_softcap_and_a_scale(calls) -> None:
         assert arguments["softcap"] == 2.0 and arguments["softmax_scale"] == 20**-0.5
 
 
+def test_gemma4_has_its_real_heads(calls) -> None:
+    """No mask comes along: prompts are dense and causal, and padded ones are gathered, as those of other models."""
+    shapes = [(arguments["q"].shape[2:], arguments["k"].shape[2:]) for _, arguments in calls("Gemma4", "prefill")]
+    assert shapes == [((8, 256), (4, 256)), ((8, 512), (1, 512))]
+    for _, arguments in calls("Gemma4", "left padding"):
+        assert arguments["softmax_scale"] == 1.0 and arguments["causal"] is True and "attn_bias" not in arguments
+
+
 def test_gpt_oss_has_sinks(calls) -> None:
     for _, arguments in calls("gpt-oss", "prefill"):
         assert arguments["s_aux"].shape == (4,) and arguments["s_aux"].dtype == torch.float32

@@ -31,7 +31,7 @@ def test_every_mark_has_a_reason() -> None:
 @pytest.mark.parametrize("model", MODELS.values(), ids=lambda model: model.name)
 def test_situations_of(model: Model) -> None:
     missing = {ENCODER: GENERATION, SEQ2SEQ: PACKING | BATCHING, DECODER: set()}[model.kind]
-    if model.name == "DeepSeek":
+    if model.name in ("DeepSeek", "Gemma4"):
         missing = BATCHING
     elif model.kind == DECODER and model.windows:
         missing = {"paged decode"}
@@ -48,6 +48,11 @@ def test_continuous_batching_fails_with_eager_attention_too(name: str) -> None:
     """No tokens, as the table's missing cells say: transformers reports errors in its log only."""
     result = batched_continuously(MODELS[name], eager(MODELS[name]))
     assert all(tokens.numel() == 0 for tokens in result.values())
+
+
+def test_continuous_batching_refuses_layers_that_differ() -> None:
+    with pytest.raises(RuntimeError, match="'num_key_value_heads' is a per-layer attribute"):
+        batched_continuously(MODELS["Gemma4"], eager(MODELS["Gemma4"]))
 
 
 @pytest.mark.parametrize("name", ["Mistral", "gpt-oss"])

@@ -18,6 +18,7 @@ from transformers import (
     DeepseekV3Config,
     Gemma2Config,
     Gemma3TextConfig,
+    Gemma4TextConfig,
     GptOssConfig,
     LlamaConfig,
     MistralConfig,
@@ -116,6 +117,15 @@ def gemma3() -> PreTrainedConfig:
     )
 
 
+def gemma4() -> PreTrainedConfig:
+    """Heads as wide as the real ones: 256 with a window, and 512, of which 8 share keys that are the values, too."""
+    return Gemma4TextConfig(
+        **{**SIZES, "num_attention_heads": 8}, **TOKENS, num_key_value_heads=4, num_global_key_value_heads=1,
+        attention_k_eq_v=True, sliding_window=WINDOW, layer_types=ALTERNATING, vocab_size_per_layer_input=VOCABULARY,
+        hidden_size_per_layer_input=16,
+    )  # fmt: skip
+
+
 def gpt_oss() -> PreTrainedConfig:
     return GptOssConfig(
         **GROUPS, **TOKENS, sliding_window=WINDOW, layer_types=ALTERNATING, num_local_experts=2, num_experts_per_tok=2
@@ -165,6 +175,7 @@ MODELS = {
         _model("Mistral", DECODER, mistral, "causal groups window", windows=2),
         _model("Gemma2", DECODER, gemma2, "causal groups window softcap scale", windows=1),
         _model("Gemma3", DECODER, gemma3, "causal groups window scale", windows=1),
+        _model("Gemma4", DECODER, gemma4, "causal groups window scale", windows=1),
         _model("gpt-oss", DECODER, gpt_oss, "causal groups window sinks", windows=1, repository=LISTED_REPOSITORY),
         _model("DeepSeek", DECODER, deepseek, "causal"),
         _model("BERT", ENCODER, bert, ""),

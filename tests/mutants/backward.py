@@ -69,7 +69,7 @@ MUTANTS = [
     Mutant(
         "no ALiBi in the backward",
         QUERIES,
-        "if (has_alibi) add_bias(scores, alibi, score.bias_factor, key0, lane);",
+        "if (has_alibi) add_alibi(scores, alibi, score.bias_factor, key0, lane);",
         "",
         "numbers",
     ),

@@ -20,7 +20,7 @@ from reference import assert_lse, assert_output, attention
 from row_softmax import assert_weights
 from simulated_launcher import SimulatedLauncher
 
-from . import backward_cases
+from . import backward_cases, bias_cases
 from .backward_cases import Found
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -31,6 +31,8 @@ BETWEEN_GROUPS = "race between threadgroups"  # what cu_seqlens that lie may lea
 
 def folder_of(file: str) -> pathlib.Path:
     """The folder of sources that a mutated file belongs to."""
+    if file.endswith(".py"):
+        return bias_cases.PACKAGE
     forward = ROOT / "flash_sdpa"
     return forward if (forward / file).exists() else ROOT / "simulator" / "tests" / "kernels"
 
@@ -49,7 +51,10 @@ class Run(NamedTuple):
 
 def run(file: str, how: Run) -> None:
     """Runs the kernel of `file`."""
-    if folder_of(file).name == "flash_sdpa":
+    if file.endswith(".py"):
+        kernel = _kernel() if how.folder == bias_cases.PACKAGE else bias_cases.load(how.folder)
+        bias_cases.of_python(kernel, ROOT / "flash_sdpa", how.check, how.fast_math)
+    elif folder_of(file).name == "flash_sdpa":
         for case, files in CASES:
             if file in files:
                 case(how)
@@ -251,6 +256,7 @@ MAIN, COMBINE, TILE, EXCHANGE = "attention_forward.metal", "attention_combine.me
 DROPOUT = "dropout.h"
 STAGED_TILE, DIRECT_TILE, OVERFLOW = "blocks_staged.h", "blocks_direct.h", "overflow.h"
 MASK, SOFTMAX, SCORE, PAGES, SEQUENCE = "mask.h", "softmax.h", "score.h", "pages.h", "sequence.h"
+BIAS = "bias.h"
 
 TERMS, QUERIES, KEYS = (f"attention_backward_{name}.metal" for name in ("terms", "queries", "keys"))
 BACKWARD = GRADIENTS, STORED_WEIGHTS, _ = "gradients.h", "stored_weights.h", "staging.h"
@@ -269,6 +275,10 @@ IN_PARTS = {"tokens": 3, "head_dim": 64, "length": 200, "num_splits": 3}
 
 def _backward(how, case):
     case(_kernel(), how.folder, how.check, how.fast_math)
+
+
+def _biases(how, case, gpu):
+    case(_kernel(), gpu, how.folder, how.check, how.fast_math)
 
 
 # The cases, each with the files whose mutants it is for: those of a file reach all of its lines, and no more are run.
@@ -297,6 +307,9 @@ CASES = [
         functools.partial(_training, gpu=STAGED, tokens=3, head_dim=64, length=200, num_splits=3),
         {SOFTMAX, DROPOUT, COMBINE},
     ),
+    (functools.partial(_biases, case=bias_cases.dense, gpu=STAGED), {BIAS, SEQUENCE}),
+    (functools.partial(_biases, case=bias_cases.dense, gpu=DIRECT), {BIAS}),
+    (functools.partial(_biases, case=bias_cases.packed, gpu=STAGED), {BIAS, SEQUENCE}),
     (functools.partial(_backward, case=backward_cases.packed), {TERMS, QUERIES, KEYS, *BACKWARD, MASK}),
     (functools.partial(_backward, case=backward_cases.chunks), {QUERIES, KEYS, STORED_WEIGHTS}),
     (functools.partial(_backward, case=backward_cases.features), {TERMS, QUERIES, KEYS, *BACKWARD}),
