@@ -69,7 +69,7 @@ MUTANTS = [
     Mutant(
         "no ALiBi in the backward",
         QUERIES,
-        "if (has_alibi) add_bias(scores, alibi, score.bias_factor, key0, lane);",
+        "if (has_alibi) add_alibi(scores, alibi, score.bias_factor, key0, lane);",
         "",
         "numbers",
     ),
@@ -202,7 +202,7 @@ MUTANTS = [
         STORED,
         "max(first_seen & -kStoredKeys, int(chunk.first_key))",
         "int(chunk.first_key)",
-        "checker",
+        "numbers",
     ),
     Mutant(
         "stores beyond the scratch",
@@ -213,7 +213,7 @@ MUTANTS = [
     ),
     Mutant("reads beyond the scratch", KEYS, "stored_key < params.stored_keys ? own_end : 0", "own_end", "checker"),
     # keys
-    Mutant("mask not transposed", KEYS, "mask.transposed(sequence.query_length)", "mask", "numbers"),
+    Mutant("mask not transposed", KEYS, "mask.transposed(sequence.query_length)", "mask", "checker"),
     Mutant(
         "diagonal's sign",
         "mask.h",
@@ -256,9 +256,8 @@ MUTANTS = [
         STAGING,
         "    if (head >= heads_per_kv) {\n      head -= heads_per_kv;\n      data += wrap;\n    }\n    return data;",
         "    return data;",
-        "checker",
+        "numbers",
     ),
-    Mutant("the step before the first row", STAGING, "if (head < 0)", "if (false)", "checker"),
     Mutant(
         "rows beyond the last are loaded",
         STAGING,
@@ -273,11 +272,11 @@ MUTANTS = [
         KEYS,
         "chunk.carried_to * sums_half",
         "chunk.carried_from * sums_half",
-        "checker",
+        "numbers",
     ),
     Mutant("sums of keys are not carried", QUERIES, "if (carries_sums && !turn.is_first)", "if (false)", "numbers"),
     Mutant("every chunk ends the query's sums", QUERIES, "if (carries_sums && !turn.is_last)", "if (false)", "numbers"),
-    Mutant("every chunk ends the key's sums", KEYS, "if (carries_sums && !turn.is_last)", "if (false)", "checker"),
+    Mutant("every chunk ends the key's sums", KEYS, "if (carries_sums && !turn.is_last)", "if (false)", "numbers"),
     Mutant("an empty range has no turn", STORED, "end = max(end, begin + 1);", "", "numbers"),
     Mutant(
         "a chunk begins a row of tiles late",

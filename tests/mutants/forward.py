@@ -254,7 +254,7 @@ MUTANTS = [
         "blocks may start at any key: the mask and the rows go by positions",
     ),
     Mutant("mask compares the wrong end", MASK, "key >= visible.at[i].end", "key > visible.at[i].end", "numbers"),
-    Mutant("diagonal", SEQUENCE, "key_length - query_length, int", "0, int", "numbers"),
+    Mutant("diagonal", SEQUENCE, "(key_length - query_length);", "0;", "numbers"),
     Mutant(
         "masked score is the floor", MASK, "kMaskedScore = -3.40282347e38f", "kMaskedScore = -1.70141183e38f", "numbers"
     ),
