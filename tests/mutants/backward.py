@@ -17,6 +17,9 @@ MUTANTS = [
         "delta",
         "checker",
     ),
+    Mutant("a row's term in the first lane", TERMS, "if (row == int(lane)) delta", "if (lane == 0) delta", "numbers"),
+    Mutant("output stays at the first row", TERMS, "output += forward.output.token;", "", "numbers"),
+    Mutant("terms of rows beyond the last", TERMS, "min(kRows, int(forward.query_length) - first)", "kRows", "checker"),
     Mutant("columns of a SIMD group's width", TERMS, "column < forward.value_dim", "column < kSimdWidth", "numbers"),
     # queries: synchronisation
     Mutant(
