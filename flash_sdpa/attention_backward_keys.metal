@@ -122,13 +122,13 @@ template <typename T, typename Element, int kHeadDim, int kValueDim, int kColumn
   const int last_key = min(keys.key0 + kKeys, mask.key_length) - 1;
   const bool is_used = last_key >= keys.key0;  // whether any of them is there to see
   const int first_seer = is_used ? seers.visible(keys.key0).begin * heads_per_kv : 0;
-  const int end_seer = is_used ? seers.visible(last_key).end * heads_per_kv : 0;
-  const int first_tile = is_packed ? sequence.query_start * heads_per_kv / kTileRows + sequence.sequence + 1
-                                   : sequence.sequence * ((rows + kTileRows - 1) / kTileRows);
-  const Turn turn(first_tile + first_seer / kTileRows, first_tile + (end_seer + kTileRows - 1) / kTileRows,
+  const int end_seer = is_used ? max(0, seers.visible(last_key).end * heads_per_kv) : 0;
+  const int first_tile = is_packed ? uint(sequence.query_start * heads_per_kv) / kTileRows + sequence.sequence + 1
+                                   : sequence.sequence * (uint(rows + kTileRows - 1) / kTileRows);
+  const Turn turn(first_tile + uint(first_seer) / kTileRows, first_tile + uint(end_seer + kTileRows - 1) / kTileRows,
                   int(chunk.first_tile), int(chunk.end_tile));
   if (!turn.is_mine) return;
-  const int begin = turn.is_first ? first_seer / kBlockM * kBlockM : (int(chunk.first_tile) - first_tile) * kTileRows;
+  const int begin = turn.is_first ? first_seer & -kBlockM : (int(chunk.first_tile) - first_tile) * kTileRows;
   const int end = turn.is_last ? end_seer : (int(chunk.end_tile) - first_tile) * kTileRows;
 
   // This SIMD group's keys and columns.

@@ -7,8 +7,10 @@
 #include "tile.h"
 using namespace metal;
 
-constant constexpr int kTokens = 8;  // of a threadgroup, a SIMD group each; planning/backward.py: TERMS_TOKENS
-constant constexpr int kThreads = kTokens * kSimdWidth;
+// Of a threadgroup; planning/backward.py: TERMS_TOKENS, TERMS_THREADS.
+constant constexpr int kTokens = 64;
+constant constexpr int kThreads = 256;
+constant constexpr int kRows = kTokens * kSimdWidth / kThreads;  // of a SIMD group, one by one: they share addresses
 
 // Grid: (tokens / kTokens, num_heads, batch, or 1 if packed). delta is 0 for a row that sees no key.
 template <typename T>
@@ -22,17 +24,23 @@ template <typename T>
     uint3 position [[threadgroup_position_in_grid]], uint simdgroup [[simdgroup_index_in_threadgroup]],
     uint lane [[thread_index_in_simdgroup]]) {
   constant ForwardParams& forward = params.forward;
-  const int token = position.x * kTokens + simdgroup, head = position.y;
+  const int first = position.x * kTokens + simdgroup * kRows, head = position.y;
+  const int rows = min(kRows, int(forward.query_length) - first);
   const long batch = position.z;
-  if (token >= forward.query_length) return;
-  output += batch * forward.output.batch + token * forward.output.token + head * forward.output.head;
-  grad_output += batch * params.grad_output.batch + token * params.grad_output.token + head * params.grad_output.head;
-  float delta = 0;
-  for (int column = lane; column < forward.value_dim; column += kSimdWidth)
-    delta += float(output[column]) * float(grad_output[column]);
-  delta = simd_sum(delta);
-  if (lane == 0) {
-    const long index = batch * forward.lse_batch_stride + head * forward.lse_head_stride + token;
+  output += batch * forward.output.batch + first * forward.output.token + head * forward.output.head;
+  grad_output += batch * params.grad_output.batch + first * params.grad_output.token + head * params.grad_output.head;
+  float delta = 0;  // of the lane's row
+  for (int row = 0; row < rows; row++) {
+    float sum = 0;
+    for (int column = lane; column < forward.value_dim; column += kSimdWidth)
+      sum += float(output[column]) * float(grad_output[column]);
+    sum = simd_sum(sum);
+    if (row == int(lane)) delta = sum;
+    output += forward.output.token;
+    grad_output += params.grad_output.token;
+  }
+  if (int(lane) < rows) {
+    const long index = batch * forward.lse_batch_stride + head * forward.lse_head_stride + first + lane;
     if (has_grad_lse) delta -= grad_lse[index];
     row_terms[index] = row_softmax[index][0] > kRowMaxFloor ? delta : 0;
   }

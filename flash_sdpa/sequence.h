@@ -73,19 +73,21 @@ struct Segment {
 // most one more, and grows with s.
 template <int kBlock>
 inline Segment find_segment(device const int* cu_seqlens, int batch, int total, int rows_per_token, int tile) {
-  int segment = 0, start = 0;  // the last segment whose first tile is not after ours, by binary search
+  int segment = 0, start = 0, first_tile = 0;  // the last segment whose first tile is not after ours, by binary search
   for (int beyond = batch + 2; beyond - segment > 1;) {
-    const int middle = (segment + beyond) / 2;
+    const int middle = uint(segment + beyond) / 2;  // unsigned divisions are shifts
     const int bound = clamped(cu_seqlens, middle - 1, total);
-    if (bound * rows_per_token / kBlock + middle <= tile) {
+    const int first = uint(bound * rows_per_token) / kBlock + middle;
+    if (first <= tile) {
       segment = middle;
       start = bound;
+      first_tile = first;
     } else {
       beyond = middle;
     }
   }
   const int end = segment <= batch ? clamped(cu_seqlens, segment, total) : total;
-  return {segment, start, end, (tile - segment - start * rows_per_token / kBlock) * kBlock};
+  return {segment, start, end, (tile - first_tile) * kBlock};
 }
 
 // Packed: rows of no sequence see no key, so that every row of the output is written.

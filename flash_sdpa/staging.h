@@ -28,7 +28,7 @@ struct QueryWalk {
   using Element = T;
   device const T* data;
   long step, wrap;  // elements: to the next row, and from the last head that shares a key/value head to the next token
-  int head, head_step, heads_per_kv;
+  int head, head_step, heads_per_kv;  // head: that of `data`, maybe below 0 before the first row
 
   QueryWalk(QueryRows<const T> rows, int row) {
     heads_per_kv = rows.heads_per_kv;
@@ -37,10 +37,6 @@ struct QueryWalk {
     wrap = rows.token_stride - heads_per_kv * rows.head_stride;
     data = rows.row(row) - step;
     head = row % heads_per_kv - head_step;
-    if (head < 0) {
-      head += heads_per_kv;
-      data -= wrap;
-    }
   }
 
   device const T* next(int) {

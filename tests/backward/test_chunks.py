@@ -19,19 +19,29 @@ PROBLEMS = {
     "packed window": {"lengths": [(150, 280), (15, 9), (90, 90)], "heads": (2, 1), "window": (15, 3)},
     "batch": {"lengths": (140, 130), "heads": (3, 3), "batch": 2},
 }
-SMALL = {"scratch": 1}, {"scratch": 300_000}, {"chunk_keys": 128}, {"scratch": 1, "chunk_keys": 128}
+
+
+def shorter(lengths, times):
+    if isinstance(lengths, list):
+        return [shorter(pair, times) for pair in lengths]
+    return tuple(length // times for length in lengths)
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
-@pytest.mark.parametrize(("dtype", "head_dim"), [(torch.float32, 64), (torch.float16, 128), (torch.bfloat16, 256)])
-def test_the_same_bits(kernel, name, dtype, head_dim):
-    """With other chunks of heads, of rows and of keys, in every order of threads."""
-    problem = Problem(dtype, head_dim, **PROBLEMS[name])
+@pytest.mark.parametrize(
+    ("dtype", "head_dim", "times"), [(torch.float32, 64, 1), (torch.float16, 128, 2), (torch.bfloat16, 256, 2)]
+)
+def test_the_same_bits(kernel, name, dtype, head_dim, times):
+    """With other chunks of heads, of rows and of keys, in every order of threads; times shorter for lower tiles."""
+    fields = {**PROBLEMS[name], "lengths": shorter(PROBLEMS[name]["lengths"], times)}
+    problem = Problem(dtype, head_dim, **fields)
     whole, expected, plans = run(kernel, problem, SimulatedLauncher())
     assert_gradients(problem, whole, expected.grads)
     assert len(plans) == 3
     counts = set()
-    for number, budget in enumerate(SMALL):
+    keys = 128 // times  # of a tile of the keys' kernel
+    small = {"scratch": 1}, {"scratch": 300_000 // times**2}, {"chunk_keys": keys}, {"scratch": 1, "chunk_keys": keys}
+    for number, budget in enumerate(small):
         launcher = SimulatedLauncher(check=number == 3, order=("forward", "reverse", 7, 8)[number])
         parts, _, plans = run(kernel, problem, launcher, cores=1, **budget)
         assert all(map(torch.equal, whole, parts)), budget

@@ -99,10 +99,11 @@ def test_parameters_are_the_kernels(kernel):
 
 def test_constants_of_the_metal_text(kernel, tiles):
     found = {}
-    for name in ("kStoredKeys", "kTokens"):
+    for name in ("kStoredKeys", "kTokens", "kThreads"):
         for file in ("stored_weights.h", "attention_backward_terms.metal"):
             found |= dict(re.findall(rf"constant constexpr int ({name}) = (\d+);", (KERNELS / file).read_text()))
-    assert found == {"kStoredKeys": str(tiles.STORED_KEYS), "kTokens": str(planner(kernel).TERMS_TOKENS)}
+    tokens, threads = planner(kernel).TERMS_TOKENS, planner(kernel).TERMS_THREADS
+    assert found == {"kStoredKeys": str(tiles.STORED_KEYS), "kTokens": str(tokens), "kThreads": str(threads)}
 
 
 @pytest.mark.parametrize("cores", [8, 40])

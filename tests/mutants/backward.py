@@ -17,6 +17,9 @@ MUTANTS = [
         "delta",
         "checker",
     ),
+    Mutant("a row's term in the first lane", TERMS, "if (row == int(lane)) delta", "if (lane == 0) delta", "numbers"),
+    Mutant("output stays at the first row", TERMS, "output += forward.output.token;", "", "numbers"),
+    Mutant("terms of rows beyond the last", TERMS, "min(kRows, int(forward.query_length) - first)", "kRows", "checker"),
     Mutant("columns of a SIMD group's width", TERMS, "column < forward.value_dim", "column < kSimdWidth", "numbers"),
     # queries: synchronisation
     Mutant(
@@ -202,7 +205,7 @@ MUTANTS = [
         STORED,
         "max(first_seen & -kStoredKeys, int(chunk.first_key))",
         "int(chunk.first_key)",
-        "checker",
+        "numbers",
     ),
     Mutant(
         "stores beyond the scratch",
@@ -213,7 +216,7 @@ MUTANTS = [
     ),
     Mutant("reads beyond the scratch", KEYS, "stored_key < params.stored_keys ? own_end : 0", "own_end", "checker"),
     # keys
-    Mutant("mask not transposed", KEYS, "mask.transposed(sequence.query_length)", "mask", "numbers"),
+    Mutant("mask not transposed", KEYS, "mask.transposed(sequence.query_length)", "mask", "checker"),
     Mutant(
         "diagonal's sign",
         "mask.h",
@@ -256,9 +259,8 @@ MUTANTS = [
         STAGING,
         "    if (head >= heads_per_kv) {\n      head -= heads_per_kv;\n      data += wrap;\n    }\n    return data;",
         "    return data;",
-        "checker",
+        "numbers",
     ),
-    Mutant("the step before the first row", STAGING, "if (head < 0)", "if (false)", "checker"),
     Mutant(
         "rows beyond the last are loaded",
         STAGING,
@@ -273,11 +275,11 @@ MUTANTS = [
         KEYS,
         "chunk.carried_to * sums_half",
         "chunk.carried_from * sums_half",
-        "checker",
+        "numbers",
     ),
     Mutant("sums of keys are not carried", QUERIES, "if (carries_sums && !turn.is_first)", "if (false)", "numbers"),
     Mutant("every chunk ends the query's sums", QUERIES, "if (carries_sums && !turn.is_last)", "if (false)", "numbers"),
-    Mutant("every chunk ends the key's sums", KEYS, "if (carries_sums && !turn.is_last)", "if (false)", "checker"),
+    Mutant("every chunk ends the key's sums", KEYS, "if (carries_sums && !turn.is_last)", "if (false)", "numbers"),
     Mutant("an empty range has no turn", STORED, "end = max(end, begin + 1);", "", "numbers"),
     Mutant(
         "a chunk begins a row of tiles late",

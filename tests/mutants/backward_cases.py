@@ -34,11 +34,11 @@ def attend(kernel, folder, check, fast_math, problem, lying=False, **settings) -
 
 
 def packed(*how) -> None:
-    """Every kind of window; tokens of no sequence."""
+    """Every kind of window; tokens of no sequence, three heads a key's, and rows that end with one of eight."""
     for window in ((-1, 0), (9, 3), (0, 0)):
         attend(*how, Problem(torch.float16, 64, LENGTHS, (4, 2), window=window, scale=-0.2))
-    bounds = torch.tensor([3, 40, 70], dtype=torch.int32)
-    attend(*how, Problem(torch.float32, 32, [(80, 90)], (2, 1), cu_seqlens_q=bounds, cu_seqlens_k=bounds))
+    bounds = torch.tensor([3, 38, 70], dtype=torch.int32)
+    attend(*how, Problem(torch.float32, 32, [(80, 90)], (6, 2), cu_seqlens_q=bounds, cu_seqlens_k=bounds))
 
 
 def chunks(*how) -> None:
@@ -47,7 +47,8 @@ def chunks(*how) -> None:
         problem = Problem(torch.float32, 64, lengths, (2, 1), window=window)
         attend(*how, problem, cores=1, scratch=1, chunk_keys=128)
     lying = {"max_seqlen_q": 3, "max_seqlen_k": 3}
-    attend(*how, Problem(torch.float16, 64, lengths, (2, 1), **lying), lying=True, cores=1)
+    for scratch in (None, 1):  # a tile's weights between others, and at the end of the scratch
+        attend(*how, Problem(torch.float16, 64, lengths, (2, 1), **lying), lying=True, cores=1, scratch=scratch)
 
 
 def features(*how) -> None:
@@ -79,3 +80,6 @@ def large(*how) -> None:
     problem.query[:, 5::20] = 4
     for chunk_keys in (None, 128):
         attend(*how, problem, rounding=1e-5, chunk_keys=chunk_keys)
+    problem = Problem(torch.float32, 64, (20, 40), (1, 1))  # one large row beside others, whose maxima may lag anew
+    problem.query[:, 7] *= 1000
+    attend(*how, problem)

@@ -124,7 +124,7 @@ MUTANTS = [
     ),
     Mutant("one tile too far", MAIN, "grid.y - 1 - position.y", "grid.y - position.y", "checker"),
     Mutant("heads and tiles by one index", MAIN, "grid.y - 1 - position.y", "position.x", "checker"),
-    Mutant("search is off by one", SEQUENCE, "/ kBlock + middle <= tile", "/ kBlock + middle < tile", "checker"),
+    Mutant("search is off by one", SEQUENCE, "first <= tile", "first < tile", "checker"),
     Mutant(
         "search reads one bound later",
         SEQUENCE,
@@ -135,8 +135,8 @@ MUTANTS = [
     Mutant(
         "search counts rows, not tiles",
         SEQUENCE,
-        "bound * rows_per_token / kBlock + middle <= tile",
-        "bound * rows_per_token + middle <= tile",
+        "uint(bound * rows_per_token) / kBlock + middle",
+        "bound * rows_per_token + middle",
         "checker",
     ),
     Mutant("dense tiles rounded down", SEQUENCE, "+ kBlockM - 1) / kBlockM,", ") / kBlockM,", "checker"),

@@ -12,7 +12,7 @@ from package import Specialisation, package
 
 PROBLEMS = 1000
 SEED = 0x1234567_89ABCDEF
-TERMS_THREADS = 256  # planning/backward.py: TERMS_TOKENS SIMD groups
+TERMS_THREADS = 256  # planning/backward.py
 
 
 class Problem(NamedTuple):

@@ -15,7 +15,7 @@ def assert_weights(kernel, call, row_softmax, query, key, slopes=None, tolerance
     """Of one sequence: row_softmax [heads, rows, 2], query [rows, heads, head_dim], key [keys, heads_kv, head_dim]."""
     unit = (
         importlib.import_module(f"{kernel.__name__}.planning.plan")
-        .ScoreParams.of(call.softmax_scale, call.softcap, slopes is not None)
+        .ScoreParams.of(call.softmax_scale, call.softcap, slopes is not None, False)
         .scale
     )
     window = call.window_left, call.window_right

@@ -19,7 +19,7 @@ def register(ops) -> None:
     """For the operators of this build."""
 
     @register_flop_formula(ops.attention_forward, get_raw=True)
-    def forward(*arguments, out_val=None, **_dropout) -> Count:
+    def forward(*arguments, out_val=None) -> Count:
         call, _ = taken(arguments)
         return _flops(call, of_head_dim=1, of_value_dim=1)
 
@@ -28,7 +28,7 @@ def register(ops) -> None:
         return _flops(Call(*arguments), of_head_dim=1, of_value_dim=1)
 
     @register_flop_formula(ops.attention_backward, get_raw=True)
-    def backward(_grad_output, _grad_lse, *arguments, out_val=None, **_dropout) -> Count:
+    def backward(_grad_output, _grad_lse, *arguments, out_val=None) -> Count:
         # Of head_dim: the scores again, the gradients of query and key. Of the value's: those of the weights and value.
         call, (_output, _row_softmax, wants_key_value, *_) = taken(arguments)
         return _flops(call, of_head_dim=3, of_value_dim=2) if wants_key_value else _flops(call, 2, 1)

@@ -35,7 +35,7 @@ from .problem import (
     strides_of,
 )
 
-TERMS_TOKENS = 8  # of a threadgroup; attention_backward_terms.metal: kTokens
+TERMS_TOKENS, TERMS_THREADS = 64, 256  # of a threadgroup; attention_backward_terms.metal: kTokens, kThreads
 # Stored weights of a chunk, for each core: with CHUNK_KEYS keys, 8 tiles of 64 rows, which leave few cores idle at the
 # end, also where a causal mask makes them uneven.
 SCRATCH_BYTES = 16 * 2**20
@@ -325,8 +325,8 @@ def _terms_plan(problem: _BackwardProblem, params: BackwardParams) -> Plan:
             "row_terms",
         ),
         grid=(-(-query.shape[-3] // TERMS_TOKENS), query.shape[-2], query.shape[:-3].numel()),
-        threads=(TERMS_TOKENS * SIMD_WIDTH, 1, 1),
-        reason="one SIMD group a row",
+        threads=(TERMS_THREADS, 1, 1),
+        reason="8 rows a SIMD group, one after another",
     )
 
 
