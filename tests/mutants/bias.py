@@ -65,8 +65,8 @@ MUTANTS = [
     Mutant(
         "plan: one bias is that of one key",
         PROBLEM,
-        "bias.shape[-1] if key else UNBOUNDED",
-        "bias.shape[-1]",
+        "UNBOUNDED if keys == 1 else keys",
+        "keys",
         "numbers",
     ),
     Mutant(

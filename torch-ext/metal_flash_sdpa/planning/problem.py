@@ -112,7 +112,8 @@ def _bias_strides(bias: Optional[BiasLayout]) -> Tuple[Tuple[int, int, int], int
     if bias is None:
         return (0, 0, 0), UNBOUNDED, 0
     *batch, head, token, key = (0 if size == 1 else stride for size, stride in zip(bias.shape, bias.strides))
-    return (batch[0] if batch else 0, token, head), bias.shape[-1] if bias.shape[-1] != 1 else UNBOUNDED, key
+    keys = bias.shape[-1]
+    return (batch[0] if batch else 0, token, head), UNBOUNDED if keys == 1 else keys, key
 
 
 def bias_constants(problem: Problem) -> Dict[str, bool]:
