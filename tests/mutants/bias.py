@@ -85,7 +85,7 @@ MUTANTS = [
     ),
     Mutant("plan: fp32 for the queries' dtype", PROBLEM, "dtype == torch.float32,", "False,", "numbers"),
     # the CPU implementation
-    Mutant("CPU: mask inverted", WEIGHTS, "hidden = ~bias if", "hidden = bias if", "numbers"),
+    Mutant("CPU: mask inverted", WEIGHTS, "return ~attn_bias if", "return attn_bias if", "numbers"),
     Mutant("CPU: blind rows are NaN", WEIGHTS, "        row_max.masked_fill_(blind, 0.0)\n", "", "numbers"),
     Mutant(
         "CPU: blind rows divided by 0",
