@@ -42,12 +42,12 @@ def search(shard, examples, check):
 
 
 def test_random_on_cpu(kernel, shard):
-    search(shard, 120, lambda problem: compare(kernel, problem, None))
+    search(shard, 60, lambda problem: compare(kernel, problem, None))
 
 
 def test_random_simulated(kernel, shard):
-    search(shard, 90, lambda problem: compare(kernel, problem, SimulatedLauncher()))
+    search(shard, 40, lambda problem: compare(kernel, problem, SimulatedLauncher()))
 
 
 def test_random_checked(kernel, shard):
-    search(shard, 30, lambda problem: compare(kernel, problem, SimulatedLauncher(check=True, order=problem["seed"])))
+    search(shard, 15, lambda problem: compare(kernel, problem, SimulatedLauncher(check=True, order=problem["seed"])))
