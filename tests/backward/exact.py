@@ -146,7 +146,7 @@ def assert_gradients(problem, grads, expected, more: float = 1.0) -> None:
     score = more * abs(problem.fields["softmax_scale"]) * products
     rows = problem.query.shape[-3] * problem.query.shape[-2] // problem.key.shape[-2]  # whose roundings a key adds up
     # Of each partial sum of a value's gradient one rounding, a random walk; 4 of 1,000 random problems met it.
-    steps = math.sqrt(rows) * largest(expected[2]) / 3
+    steps = math.sqrt(rows) * largest(expected[2]) / 3 if len(expected) > 2 else 0.0
     sizes = score * largest(problem.key), score * largest(problem.query) * math.sqrt(rows), steps
     for name, grad, right, size in zip(("query", "key", "value"), grads, expected, sizes):
         if grad is not None and grad.numel():

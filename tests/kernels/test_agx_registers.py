@@ -38,7 +38,6 @@ BEYOND_10 = {
     Tile("bf16", 64, 64, 8, 16, 1, 1, 4, "direct"): HALF_KEPT,
     Tile("bf16", 96, 96, 8, 16, 1, 1, 4, "direct"): HALF_KEPT,
 }
-CONSTANTS = ("packed", "paged", "padded", "split"), ("seqused_k", "softcap", "alibi", "sinks", "dropout")
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +58,8 @@ def counted(tmp_path_factory):
     kernels = {t: (tables.Tile(*t[1:3], *t[4:8], tables.Loader(t.loader)), dtypes[t.dtype]) for t in ROWS}
     (folder / "instances.h").write_text("".join(tile.instance(dtype) for tile, dtype in kernels.values()))
     library = Library(source, [folder])
-    values = {**{f"is_{n}": False for n in CONSTANTS[0]}, **{f"has_{n}": False for n in CONSTANTS[1]}}
-    values.update(is_aligned=True, writes_lse=False, writes_softmax=False)
+    constants = re.findall(r"constant bool (\w+)", (folder / "function_constants.h").read_text())
+    values = {**dict.fromkeys(constants, False), "is_aligned": True}
     # kernel().budget() would also compile what runs.
     return functools.lru_cache(None)(
         lambda row: library._build(kernels[row][0].kernel(kernels[row][1]), values, "count")[1]
