@@ -86,7 +86,7 @@ def test_default_chunks_are_bounded(kernel):
     for seqlen_k in (1000, 10_000, 100_000, 1_000_000):
         for fused in (False, True):
             call = call_of(kernel, *dense(1, 1, 1, 8, 8, 16, torch.float32), window_right=0)
-            chunk = next(cpu._chunks(one_sequence(cpu, seqlen_k // 2, seqlen_k), call, 0, fused))
+            chunk = next(cpu._chunks(one_sequence(cpu, seqlen_k // 2, seqlen_k), call, slice(0, seqlen_k // 2), fused))
             rows = chunk.rows.stop - chunk.rows.start
             scores = rows * (chunk.keys.stop - chunk.keys.start) * (1 if fused else 8)
             assert scores <= 2**20 or (rows <= 64 and scores <= 2**24) or rows == 1
@@ -98,7 +98,7 @@ def test_cost_of_a_window(kernel, window):
     tensors = dense(1, 1, 1, 8, 8, 16, torch.float32)
     call = call_of(kernel, *tensors, window_left=window[0], window_right=window[1])
     cpu = kernel.operators.cpu
-    chunks = list(cpu._chunks(one_sequence(cpu, 8192, 8192), call, 0, True))
+    chunks = list(cpu._chunks(one_sequence(cpu, 8192, 8192), call, slice(0, 8192), True))
     scores = sum((chunk.rows.stop - chunk.rows.start) * (chunk.keys.stop - chunk.keys.start) for chunk in chunks)
     assert scores <= 8192 * 3 * (1 + sum(window))
     assert len(chunks) <= 8192 // 64

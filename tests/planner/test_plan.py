@@ -37,7 +37,7 @@ def params_of(kernel, plan, kind="ForwardParams"):
     values = iter(params)
     found = {}
     for name in metal_struct(kind):
-        is_strides = name in ("query", "key", "value", "output")
+        is_strides = name in ("query", "key", "value", "output", "bias")
         found[name] = tuple(itertools.islice(values, 3)) if is_strides else next(values)
     assert list(values) == []
     return found, dict(zip(metal_struct("ScoreParams"), score))
@@ -138,7 +138,7 @@ def test_constants_mirror_function_constants_h(kernel):
     call = call_of(kernel, query, query, query)
     chain = kernel.planning.backward.plan_backward(kernel.device.SMALLEST, call, query, query, None, grads, False)
     forward, *others = (dict(plan.constants) for plan in (plan_of(kernel, query, query), *chain.launches))
-    assert list(forward) == declared[: len(forward)] and set().union(forward, *others) == set(declared)
+    assert list(forward) == [name for name in declared if name in forward] and set().union(forward, *others) == set(declared)
 
 
 def test_packed_plan(kernel):
@@ -169,6 +169,10 @@ def test_packed_plan(kernel):
         "output_split_stride": 0,
         "lse_split_stride": 0,
         "first_tile": 0,
+        "aligns_last": 1,
+        "bias": (0, 0, 0),
+        "bias_keys": 2**30,
+        "bias_key_stride": 0,
     }
     assert score == pytest.approx(
         {
@@ -181,7 +185,7 @@ def test_packed_plan(kernel):
     )
     assert plan.grid == (2, 100 * 4 // 32 + 3 + 2, 1) and plan.threads == (128, 1, 1)
     assert {name for name, value in plan.constants if value} == {"is_packed", "is_aligned"}
-    assert plan.arguments[2:] == ("query", "key", "value", "output", None, "cu_seqlens_q", "cu_seqlens_k", *[None] * 6)
+    assert plan.arguments[2:] == ("query", "key", "value", "output", None, "cu_seqlens_q", "cu_seqlens_k", *[None] * 7)
 
 
 def test_dense_plan(kernel):
@@ -192,7 +196,7 @@ def test_dense_plan(kernel):
     assert (params["batch"], params["query_length"], params["key_length"], params["heads_per_kv"]) == (3, 40, 50, 1)
     assert (params["window_left"], params["window_right"]) == (5, 7)
     assert plan.grid == (8, 3, 1)
-    assert plan.arguments[6:] == ("lse", *[None] * 8)
+    assert plan.arguments[6:] == ("lse", *[None] * 9)
 
 
 @pytest.mark.parametrize("window, expected", [(-1, 2**30), (0, 0), (2**30, 2**30), (2**31 - 1, 2**30), (2**62, 2**30)])
@@ -228,8 +232,9 @@ def test_paged_plan(kernel):
             "scale_log2": 30 * 1.4426950408889634,
         }
     )
-    assert plan.arguments[6:] == (None, None, None, *tensors, None, None)
+    assert plan.arguments[6:] == (None, None, None, *tensors, None, None, None)
     absent = {"is_packed", "is_padded", "is_split", "writes_lse", "writes_softmax", "has_dropout"}
+    absent |= {"has_bias", "bias_is_mask", "bias_is_float"}
     assert {name for name, value in plan.constants if not value} == absent
 
 
