@@ -183,8 +183,10 @@ def batched_continuously(model: Model, module: PreTrainedModel) -> Result:
     settings = GenerationConfig(max_new_tokens=NEW_TOKENS, do_sample=False, eos_token_id=-1, pad_token_id=0)
     batching = ContinuousBatchingConfig(page_size=16, num_blocks=16, max_batch_tokens=9, return_logprobs=True)
     gc.freeze()  # transformers collects garbage at its end, and most of the time would go into what is not its own
-    outputs = module.generate_batch(prompts, generation_config=settings, continuous_batching_config=batching)
-    gc.unfreeze()
+    try:
+        outputs = module.generate_batch(prompts, generation_config=settings, continuous_batching_config=batching)
+    finally:
+        gc.unfreeze()
     result = {}
     for index, output in enumerate(outputs.values()):
         result[f"tokens of {index}"] = torch.tensor(output.generated_tokens)

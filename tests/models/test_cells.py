@@ -9,7 +9,7 @@ import pytest
 from .instrument import Instrument
 from .situations import PACKED, SITUATIONS, batched_continuously, decoded_in_pages, one_by_one
 from .table import REASONS, TOLERANCE, cells, difference, expected, marks, with_kernel
-from .zoo import DECODER, ENCODER, MODELS, SEQ2SEQ, Model, eager
+from .zoo import DECODER, ENCODER, MODELS, SEQ2SEQ, Model, create, eager
 
 PACKING = {"packed by position_ids", "packed by cu_seqlens", "packed training step"}
 BATCHING = {"continuous batching", "paged decode"}
@@ -51,8 +51,9 @@ def test_continuous_batching_fails_with_eager_attention_too(name: str) -> None:
 
 
 def test_continuous_batching_refuses_layers_that_differ() -> None:
+    """On a model of its own, which transformers leaves with paged attention."""
     with pytest.raises(RuntimeError, match="'num_key_value_heads' is a per-layer attribute"):
-        batched_continuously(MODELS["Gemma4"], eager(MODELS["Gemma4"]))
+        batched_continuously(MODELS["Gemma4"], create(MODELS["Gemma4"], "eager"))
 
 
 @pytest.mark.parametrize("name", ["Mistral", "gpt-oss"])

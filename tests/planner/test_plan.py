@@ -138,7 +138,9 @@ def test_constants_mirror_function_constants_h(kernel):
     call = call_of(kernel, query, query, query)
     chain = kernel.planning.backward.plan_backward(kernel.device.SMALLEST, call, query, query, None, grads, False)
     forward, *others = (dict(plan.constants) for plan in (plan_of(kernel, query, query), *chain.launches))
-    assert list(forward) == [name for name in declared if name in forward] and set().union(forward, *others) == set(declared)
+    assert list(forward) == [name for name in declared if name in forward] and set().union(forward, *others) == set(
+        declared
+    )
 
 
 def test_packed_plan(kernel):
