@@ -18,7 +18,9 @@ def traces() -> dict:
         "function": torch.nn.functional.scaled_dot_product_attention,
         "tag of compiled code": torch.compiler.config.cache_key_tag,
         "modules": sorted(name for name in sys.modules if name.partition(".")[0] == "flash_attn"),
-        "finders": list(sys.meta_path),
+        "finders": [
+            finder for finder in sys.meta_path if "flash_sdpa" in type(finder).__module__
+        ],  # no other library's
     }
 
 

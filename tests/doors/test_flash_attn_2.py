@@ -280,6 +280,20 @@ def test_gradients_of_a_part_of_the_keys(flash_attn, launcher):
     reference.assert_gradients(found, wanted, (q, k, v), torch.float32)
 
 
+def test_no_weight_exceeds_that_of_its_own_keys(flash_attn, launcher):
+    """A log-sum-exp that is too small, as by rounding, makes no weight larger than without other keys."""
+    from flash_attn.flash_attn_interface import _flash_attn_backward, _flash_attn_forward
+
+    q, k, v = (random_tensor(seed, 1, 8, 2, 32) for seed in range(3))
+    grad, settings = random_tensor(4, 1, 8, 2, 32), (0.0, 2.0, True, -1, -1, 0.0, None)
+    output, lse, _, _ = _flash_attn_forward(q, k, v, *settings, False)
+    right, small = ([torch.empty_like(tensor) for tensor in (q, k, v)] for _ in range(2))
+    for grads, less in ((right, 0.0), (small, 1.0)):
+        _flash_attn_backward(grad, q, k, v, output, lse - less, *grads, *settings, False)
+    for found, wanted in zip(small, right):
+        assert torch.equal(found, wanted)
+
+
 def test_wrong_calls_of_the_private_functions(flash_attn):
     from flash_attn import flash_attn_interface as private
 

@@ -3,6 +3,7 @@ for the build, and runs them on "cuda" tensors."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Dict, List, NamedTuple, Optional, Set, Tuple
 
@@ -47,6 +48,23 @@ def launch(
     module = package.package()
     target = module.launchers.Target(launcher, module.device.Device(*device))
     module.operators.metal.attention_forward(target, output, lse, row_softmax, call, dropout_of(dropout))
+
+
+def run_each(cases, run_case, archive) -> dict:
+    """A stage's result: every case with either loader, on the GPU. run_case(case, device, launcher): a line for the
+    table; raises AssertionError."""
+    from nvidia_launcher import NvidiaLauncher
+
+    launcher, rows, failures = NvidiaLauncher(archive), [], []
+    for case, (loader, device) in itertools.product(cases, LOADERS.items()):
+        name = f"{case.name}, {loader}"
+        try:
+            rows.append((name, run_case(case, device, launcher)))
+        except AssertionError as error:
+            rows.append((name, "FAILED"))
+            failures.append((name, str(error)[:300]))
+        torch.cuda.empty_cache()
+    return {"failed": bool(failures), "rows": rows, "failures": failures}
 
 
 def dropout_of(dropout: Optional[Tuple[float, int]]):

@@ -3,12 +3,11 @@ stay as they are."""
 
 from __future__ import annotations
 
-import itertools
 import math
 from typing import List, NamedTuple, Optional, Set, Tuple
 
 import torch
-from calls import LOADERS, SENTINEL, Call, Recorder, launch, make_call
+from calls import LOADERS, SENTINEL, Call, Recorder, launch, make_call, run_each
 from package import Specialisation
 
 GUARD = 2**16  # elements before and after every tensor
@@ -147,15 +146,4 @@ def run_case(case: Case, device: Tuple[int, int], launcher) -> str:
 
 def run(archive) -> dict:
     """On the GPU."""
-    from nvidia_launcher import NvidiaLauncher
-
-    launcher, rows, failures = NvidiaLauncher(archive), [], []
-    for case, (loader, device) in itertools.product(CASES, LOADERS.items()):
-        name = f"{case.name}, {loader}"
-        try:
-            rows.append((name, run_case(case, device, launcher)))
-        except AssertionError as error:
-            rows.append((name, "FAILED"))
-            failures.append((name, str(error)[:300]))
-        torch.cuda.empty_cache()
-    return {"failed": bool(failures), "rows": rows, "failures": failures}
+    return run_each(CASES, run_case, archive)

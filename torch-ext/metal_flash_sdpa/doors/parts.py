@@ -41,7 +41,11 @@ def backward(
     dropout_p: float,
     rng_state: Optional[torch.Tensor],
 ) -> Gradients:
-    """Of query, key and value, from the output and log-sum-exp over these keys, or over more of them."""
+    """Of query, key and value, from the output and log-sum-exp over these keys, or over more of them.
+
+    The share of a part is at most 1, and wrong by up to |lse| x 1.2e-7, the rounding of the two fp32 log-sum-exps;
+    where they are the same bits, it is exactly 1. Raises ValueError without the rng_state that dropout needs.
+    """
     dropout = Dropout(features.check_dropout(dropout_p))
     if dropout.dropout_p > 0:
         if rng_state is None:
@@ -50,7 +54,7 @@ def backward(
     with torch.no_grad():
         is_launched = launchers.takes(call.query)
         part, part_lse, row_softmax = operators.attention_forward(*call, True, is_launched, *dropout)
-        share = (part_lse - lse).exp().where(part_lse != -torch.inf, 0)
+        share = (part_lse - lse).clamp(max=0).exp().where(part_lse != -torch.inf, 0)
         shared = grad_output.float() * share.transpose(-1, -2).unsqueeze(-1)
         grad_lse = (shared * (part.float() - output.float())).sum(dim=-1).transpose(-1, -2)
         kept = (part, row_softmax) if is_launched else (None, None)

@@ -185,7 +185,7 @@ class ScoreParams(NamedTuple):
     scale_log2: float
 
     @classmethod
-    def of(cls, softmax_scale: float, softcap: float, has_alibi: bool, has_bias: bool = False) -> ScoreParams:
+    def of(cls, softmax_scale: float, softcap: float, has_alibi: bool, has_bias: bool) -> ScoreParams:
         sign, scale = math.copysign(1.0, softmax_scale), abs(softmax_scale)
         first = scale / softcap if softcap > 0 else scale  # what the product of query and key is multiplied by
         if first < 2.0**-110:

@@ -38,6 +38,8 @@ class Layout(NamedTuple):
 
 
 class BiasLayout(NamedTuple):
+    """Of attn_bias; an axis of one element is shared."""
+
     shape: torch.Size
     strides: Tuple[int, ...]
     dtype: torch.dtype
@@ -117,6 +119,7 @@ def _bias_strides(bias: Optional[BiasLayout]) -> Tuple[Tuple[int, int, int], int
 
 
 def bias_constants(problem: Problem) -> Dict[str, bool]:
+    """The function constants that say whether there is a bias, and of what its elements are."""
     dtype = None if problem.bias is None else problem.bias.dtype
     return {
         "has_bias": dtype is not None,

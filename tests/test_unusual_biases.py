@@ -91,13 +91,12 @@ def test_blind_rows_and_the_gradient_of_sinks(kernel, launcher, dtype):
     output, lse, _ = kernel.flash_attn_func(*kept[:3], s_aux=kept[3], return_attn_probs=True)
     expected = torch.autograd.grad((output, lse), kept, (output + 1, torch.ones_like(lse)))
     assert (grads[0][:, ::2] == 0).all()
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2  # two roundings to bf16: other tiles add up in another order
     for ours, other in zip((grads[0][:, 1::2], *grads[1:]), expected):
-        torch.testing.assert_close(
-            ours, other, rtol=2e-2 if dtype != torch.float32 else 1e-5, atol=2e-2 if dtype != torch.float32 else 1e-5
-        )
+        torch.testing.assert_close(ours, other, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_the_lowest_number_on_every_key(kernel, launcher, dtype):
     """As transformers masks: a row of finfo.min alone stays finite; beside other keys these weigh nothing."""
     query, key, value = dense()
