@@ -50,12 +50,12 @@ def attend(build, launcher, tile, dtype: torch.dtype) -> None:
         build.flash_attn_with_kvcache(query, key, value, num_splits=1)
 
 
-def budget(build, library: Library, tile, dtype: torch.dtype):
-    """The simulator's Budget of a kernel, without features."""
+def budget(build, library: Library, tile, dtype: torch.dtype, **features: bool):
+    """The simulator's Budget of a kernel, without features but these function constants."""
     found = []
 
     def launcher(plan, tensors):
-        found.append(library.kernel(plan.kernel, dict(plan.constants)).budget())
+        found.append(library.kernel(plan.kernel, {**dict(plan.constants), **features}).budget())
 
     attend(build, launcher, tile, dtype)
     return found[0]

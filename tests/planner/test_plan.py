@@ -52,7 +52,8 @@ def test_planned_kernels_are_the_kernels_that_exist(kernel):
         for seqlen_q, seqlen_k in lengths:
             query = torch.empty(1, seqlen_q, 1, head_dim, dtype=dtype, device="meta")
             key, value = query.new_empty(1, seqlen_k, 1, head_dim), query.new_empty(1, seqlen_k, 1, value_dim)
-            planned.add(plan_of(kernel, query, key, value, device=device).kernel)
+            for lse in (False, True):  # a feature
+                planned.add(plan_of(kernel, query, key, value, lse, device).kernel)
     assert planned == set(Library(KERNELS / "attention_forward.metal", include=[KERNELS]).kernels)
 
 

@@ -94,12 +94,20 @@ def _plan_forward(
         params.head_dim,
         params.value_dim,
         problem.is_decode,
+        _has_features(problem),
         threadgroups=lambda block_m: query_tiles(params, packed, block_m) * problem.key.shape[-2],
     )
     num_splits = min(problem.num_splits or _num_splits(problem, params, tile), MAX_SPLITS)
     if num_splits == 1:
         return Chain((), _launches(problem, params, tile))
     return _split_chain(problem, params, tile, num_splits)
+
+
+def _has_features(problem: Problem) -> bool:
+    """Whether a call has any of those that take registers through the loop over the keys."""
+    takes_rows = problem.batch is not None or problem.max_pages is not None
+    writes_rows = problem.has_lse or problem.has_softmax
+    return takes_rows or writes_rows or problem.alibi_dims > 0 or problem.has_dropout or problem.bias is not None
 
 
 def _launches(problem: Problem, params: ForwardParams, tile: Tile) -> Iterable[Plan]:

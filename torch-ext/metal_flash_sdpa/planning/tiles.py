@@ -180,7 +180,7 @@ DIRECT_F16 = (
     Tile(     192,       128,       8,          4,      1,          1, DIRECT),  # 97.5, 95 %
     Tile(     256,       256,      16,          4,      2,          1, DIRECT),  # 95, 95 %
     Tile(     512,       512,      16,          2,      4,          1, DIRECT),  # 95, 94 %
-    Tile(     576,       512,      16,          2,      4,          1, DIRECT),  # 99, 95 %
+    Tile(     576,       512,       8,          2,      4,          1, DIRECT),  # 86.5, 94 %; 16: 103.5 in bf16
 )
 DIRECT_F32 = (
     #    head_dim, value_dim, block_n, row_groups, slices, key_groups, loader
@@ -238,6 +238,19 @@ DECODE_BF16 = (
     Tile(     576,       512,       8,          1,      8,          1, DIRECT),  # 81; blocks of 16: 106
 )
 
+# What some rows give place to when a call has features: packed or padded rows, pages, lse, ALiBi, dropout or a bias
+# take 1 to 8 registers more, and above 104 a core holds half its SIMD groups. By the cost model a bias then takes 1.95
+# times the clocks at head_dim 128 and 256, and 1.13 and 1.26 times in these.
+ROOMY: Mapping[Tuple[torch.dtype, Tile], Tile] = {
+    (torch.bfloat16, tile): roomy
+    for tile, roomy in (
+        #                        head_dim, value_dim, block_n, row_groups, slices, key_groups, loader
+        (LARGE_BF16[5], Tile(         128,       128,      32,          4,      2,          1, STAGED)),  # 80 registers
+        (SMALL_BF16[5], Tile(         128,       128,      32,          4,      2,          1, STAGED)),
+        (LARGE_BF16[7], Tile(         256,       256,       8,          2,      4,          1, STAGED)),  # 70.5
+    )
+}
+
 # fmt: on
 
 APPLE7 = {
@@ -260,7 +273,7 @@ KERNELS: Mapping[str, Tuple[Tile, torch.dtype]] = {  # by host name
     for dtype in DTYPES
     for family in TABLES.values()
     for table in family[dtype]
-    for tile in table
+    for tile in dict.fromkeys(roomy for row in table for roomy in (row, ROOMY.get((dtype, row), row)))
 }
 SHAPES = tuple(sorted({(tile.head_dim, tile.value_dim) for tile, _ in KERNELS.values()}))  # that there are kernels for
 HEAD_DIMS = tuple(head_dim for head_dim, value_dim in SHAPES if head_dim == value_dim)  # for values of the same one
@@ -283,10 +296,11 @@ def choose(
     head_dim: int,
     value_dim: int,
     is_decode: bool,
+    has_features: bool,
     threadgroups: Callable[[int], int],
 ) -> Tile:
-    """The tile for a call. is_decode: no sequence has more than DECODE_ROWS rows; threadgroups(block_m) tells how many
-    threadgroups there are.
+    """The tile for a call. is_decode: no sequence has more than DECODE_ROWS rows; has_features: those of ROOMY, apart
+    from padding; threadgroups(block_m) tells how many threadgroups there are.
 
     Raises NotImplementedError as `candidates`.
     """
@@ -302,7 +316,9 @@ def choose(
     if fastest is not None:
         return fastest
     small = _first(tables.small, dtype, head_dim, value_dim)
-    if small is large:
+    if has_features or (head_dim, value_dim) != (large.head_dim, large.value_dim):
+        large, small = (ROOMY.get((dtype, tile), tile) for tile in (large, small))
+    if small == large:
         return large
 
     def clocks(tile: Tile) -> int:  # until the last core has done its rows
