@@ -1,9 +1,12 @@
 """Pack the pure-Python wheel: `make wheel`.
 
-    dist/metal_flash_sdpa-<version>-py3-none-any.whl
+    dist/flash_sdpa_metal-<version>-py3-none-any.whl
 
 It holds the package, the text of the shaders and nothing else. Its operators have a namespace of their own,
 `metal_flash_sdpa`, so that a build from the hub can be loaded beside it. The same sources give the same bytes.
+
+The name metal-flash-sdpa belongs to another distribution on PyPI, whose package is imported by the name of ours. Beside
+it the import raises an error, as files of two packages in one folder are neither.
 """
 
 from __future__ import annotations
@@ -18,22 +21,37 @@ from pathlib import Path
 
 from stage import OPS_MODULE, ROOT, Files, package_files, python_name, shader_files
 
+DISTRIBUTION, OTHER_DISTRIBUTION = "flash-sdpa-metal", "metal-flash-sdpa"
 TORCH = "torch>=2.12"
 PYTHON = ">=3.9"
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest time that a zip file can give
+ALONE = f'''
+
+def _refuse_another_package() -> None:
+    import importlib.metadata
+
+    try:
+        version = importlib.metadata.version("{OTHER_DISTRIBUTION}")
+    except importlib.metadata.PackageNotFoundError:
+        return
+    raise ImportError(
+        "metal_flash_sdpa is installed twice, by {DISTRIBUTION} and by {OTHER_DISTRIBUTION} " + version + ", another "
+        "project's: pip uninstall {OTHER_DISTRIBUTION} {DISTRIBUTION}, then pip install {DISTRIBUTION}"
+    )
 
 
-def write_wheel(destination: Path, version: str | None = None, root: Path = ROOT) -> Path:
+_refuse_another_package()
+'''
+
+
+def write_wheel(destination: Path, root: Path = ROOT) -> Path:
     """Write the wheel into the folder `destination`, created if needed, and return its path.
 
-    version: of the wheel; by default the kernel's version, as 1.0.0. Raises `ValueError` if it is none, and
-    `FileNotFoundError` when the package, a shader that build.toml lists or a document is missing.
+    Raises `FileNotFoundError` when the package, a shader that build.toml lists or a document is missing.
     """
     build = tomllib.loads((root / "build.toml").read_text(encoding="utf-8"))
-    version = version or f"{build['general']['version']}.0.0"
-    if not re.fullmatch(r"\d+(\.\d+)*((a|b|rc)\d+)?(\.post\d+)?(\.dev\d+)?", version):
-        raise ValueError(f"version must be like 1.2.0 or 1.2.0rc1, got {version!r}")
-    name = f"{python_name(build)}-{version}"
+    version = version_of(root / "torch-ext" / python_name(build))
+    name = f"{DISTRIBUTION.replace('-', '_')}-{version}"
     files = wheel_files(root, build, version, f"{name}.dist-info")
     destination.mkdir(parents=True, exist_ok=True)
     path = destination / f"{name}-py3-none-any.whl"
@@ -46,11 +64,18 @@ def write_wheel(destination: Path, version: str | None = None, root: Path = ROOT
     return path
 
 
+def version_of(package: Path) -> str:
+    """The package's `__version__`, without importing it."""
+    text = (package / "__init__.py").read_text(encoding="utf-8")
+    [version] = re.findall(r'^__version__ = "(.+?)"', text, re.MULTILINE)
+    return version
+
+
 def wheel_files(root: Path, build: dict, version: str, info: str) -> Files:
     """All files of the wheel, the record of them last."""
     package = python_name(build)
     contents = package_files(root / "torch-ext" / package) | shader_files(root, build)
-    contents["_ops.py"] = OPS_MODULE.format(identifier=package).encode()
+    contents["_ops.py"] = (OPS_MODULE.format(identifier=package) + ALONE).encode()
     files = {f"{package}/{path}": contents[path] for path in sorted(contents)}
     files[f"{info}/licenses/LICENSE"] = (root / "LICENSE").read_bytes()
     files[f"{info}/METADATA"] = metadata(root, build, version).encode()
@@ -66,7 +91,7 @@ def metadata(root: Path, build: dict, version: str) -> str:
     general = build["general"]
     fields = {
         "Metadata-Version": "2.4",
-        "Name": general["name"],
+        "Name": DISTRIBUTION,
         "Version": version,
         "Summary": "Flash-Attention-style scaled dot product attention for Apple GPUs",
         "License-Expression": general["license"],
@@ -91,12 +116,12 @@ def record(files: Files, own_path: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Pack the pure-Python wheel.")
     parser.add_argument("destination", nargs="?", type=Path, default=ROOT / "dist", help="default: dist/")
-    parser.add_argument("--version", help="of the wheel; default: the kernel's version, as 1.0.0")
+    parser.add_argument("--tag", help="of the release: must be v and the version, or nothing is written")
     options = parser.parse_args()
-    try:
-        path = write_wheel(options.destination, options.version)
-    except ValueError as error:
-        parser.error(str(error))
+    version = version_of(ROOT / "torch-ext" / "metal_flash_sdpa")
+    if options.tag not in (None, f"v{version}"):
+        parser.error(f"--tag must be v{version}, as __version__ says, got {options.tag!r}")
+    path = write_wheel(options.destination)
     with zipfile.ZipFile(path) as archive:
         print(f"{path}: {len(archive.namelist())} files, {path.stat().st_size // 1024} KiB")
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import email
+import re
+import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
 import torch
 from stage import ROOT, stage
-from wheel import write_wheel
+from wheel import version_of, write_wheel
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +40,7 @@ def run(python: Path, *arguments: str, cwd: Path) -> subprocess.CompletedProcess
 
 
 def test_it_holds_the_package_the_shaders_and_nothing_else(wheel: Path) -> None:
-    assert wheel.name == "metal_flash_sdpa-1.0.0-py3-none-any.whl"
+    assert wheel.name == "flash_sdpa_metal-1.0.0-py3-none-any.whl"
     package, shaders = ROOT / "torch-ext" / "metal_flash_sdpa", ROOT / "flash_sdpa"
     expected = {f"metal_flash_sdpa/{path.relative_to(package).as_posix()}" for path in package.rglob("*.py")}
     expected |= {
@@ -45,7 +48,7 @@ def test_it_holds_the_package_the_shaders_and_nothing_else(wheel: Path) -> None:
     }
     expected |= {"metal_flash_sdpa/_ops.py"}
     expected |= {
-        f"metal_flash_sdpa-1.0.0.dist-info/{name}" for name in ("METADATA", "WHEEL", "RECORD", "licenses/LICENSE")
+        f"flash_sdpa_metal-1.0.0.dist-info/{name}" for name in ("METADATA", "WHEEL", "RECORD", "licenses/LICENSE")
     }
     with zipfile.ZipFile(wheel) as archive:
         assert archive.testzip() is None
@@ -54,9 +57,9 @@ def test_it_holds_the_package_the_shaders_and_nothing_else(wheel: Path) -> None:
 
 def test_its_metadata(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
-        metadata = email.message_from_bytes(archive.read("metal_flash_sdpa-1.0.0.dist-info/METADATA"))
-        tags = email.message_from_bytes(archive.read("metal_flash_sdpa-1.0.0.dist-info/WHEEL"))
-    assert (metadata["Name"], metadata["Version"]) == ("metal-flash-sdpa", "1.0.0")
+        metadata = email.message_from_bytes(archive.read("flash_sdpa_metal-1.0.0.dist-info/METADATA"))
+        tags = email.message_from_bytes(archive.read("flash_sdpa_metal-1.0.0.dist-info/WHEEL"))
+    assert (metadata["Name"], metadata["Version"]) == ("flash-sdpa-metal", "1.0.0")
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Dist"] == "torch>=2.12" and metadata["Requires-Python"] == ">=3.9"
     assert metadata.get_payload().startswith("# metal-flash-sdpa\n")
@@ -67,15 +70,38 @@ def test_the_same_sources_give_the_same_bytes(wheel: Path, tmp_path: Path) -> No
     assert write_wheel(tmp_path).read_bytes() == wheel.read_bytes()
 
 
-def test_a_version(tmp_path: Path) -> None:
-    assert write_wheel(tmp_path, "1.2.0rc1").name == "metal_flash_sdpa-1.2.0rc1-py3-none-any.whl"
+def test_the_version_has_one_place() -> None:
+    """The kernel's version is its first number, and the newest entry of CHANGELOG.md is about it."""
+    version = version_of(ROOT / "torch-ext" / "metal_flash_sdpa")
+    build = tomllib.loads((ROOT / "build.toml").read_text())
+    assert version.split(".")[0] == str(build["general"]["version"])
+    assert re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[0] == version
 
 
-def test_a_wrong_version_is_refused(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "tools" / "wheel.py"), str(tmp_path), "--version", "v1/2"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 2 and "version must be like 1.2.0 or 1.2.0rc1, got 'v1/2'" in result.stderr
+def test_the_tag_of_a_release_is_the_version(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "tools" / "wheel.py"), str(tmp_path), "--tag"]
+    result = subprocess.run([*command, "v1.0.1"], capture_output=True, text=True, check=False)
+    assert result.returncode == 2 and "--tag must be v1.0.0, as __version__ says, got 'v1.0.1'" in result.stderr
     assert not list(tmp_path.iterdir())
+    subprocess.run([*command, "v1.0.0"], check=True, capture_output=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["flash_sdpa_metal-1.0.0-py3-none-any.whl"]
+
+
+def test_another_package_of_the_same_name_is_refused(python: Path, tmp_path: Path) -> None:
+    """By its distribution, whichever of the two was installed last."""
+    [packages] = python.parents[1].glob("lib/python*/site-packages")
+    other = packages / "metal_flash_sdpa-0.1.2.dist-info"
+    other.mkdir()
+    try:
+        (other / "METADATA").write_text("Metadata-Version: 2.1\nName: metal-flash-sdpa\nVersion: 0.1.2\n")
+        result = run(python, "-c", "import metal_flash_sdpa", cwd=tmp_path)
+    finally:
+        shutil.rmtree(other)
+    assert result.returncode != 0
+    assert "ImportError: metal_flash_sdpa is installed twice, by flash-sdpa-metal and by metal-flash-sdpa 0.1.2" in (
+        result.stderr
+    )
+    assert "pip uninstall metal-flash-sdpa flash-sdpa-metal" in result.stderr
 
 
 USE = """

@@ -31,6 +31,8 @@ from .interface import (
 from .planning import device as device
 from .planning import forward as planner  # noqa: F401
 
+__version__ = "1.0.0"  # the first number is build.toml's version, the whole one that of the wheel and its tag
+
 __all__ = [
     "flash_attention_varlen",
     "flash_attn_varlen_func",

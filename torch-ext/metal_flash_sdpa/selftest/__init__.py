@@ -20,6 +20,7 @@ import torch
 
 from .. import launching as launchers
 from . import cases, machine, pipelines, reference, timing, workloads
+from .calls import describe_call as describe_call
 
 CPU = "CPU implementation"
 Report = Dict[str, Any]  # of JSON: dicts, lists, strings and numbers
