@@ -65,6 +65,7 @@ template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int k
   using KeyTile = Block<kLoader, T, kBlockN, kHeadDim, kSlices>;
   using ValueTile = Block<kLoader, T, kBlockN, kValueDim, kSlices>;
   using Element = typename KeyTile::Element;  // of the products: T, or what it widens to
+  using Scores = RegisterTile<float, kRows, kBlockN>;
   constexpr int kSliceBytes = slice_bytes<kRows, kBlockN, kSlices, kSimdgroups>();
   // Where keys and values do not fit together, values take the keys' place once all have multiplied with those.
   constexpr bool kTakeTurns = KeyTile::kBytes + ValueTile::kBytes + kSliceBytes > kThreadgroupBytes;
@@ -104,7 +105,7 @@ template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int k
   KeyTile key_tile = {(threadgroup Element*)memory, slice};
   ValueTile value_tile = {(threadgroup Element*)memory + kValueOffset / sizeof(Element), slice};
   RegisterTile<Element, kRows, kHeadDim / kSlices> query_tile;
-  RegisterTile<float, kRows, kBlockN> scores;                   // then weights
+  Scores scores;                                                // then weights
   RegisterTile<float, kRows, kValueDim / kSlices> accumulator;  // the output, before it is divided by row_sum
   OnlineSoftmax<kRows> softmax(score.scale_log2);
 
@@ -135,6 +136,8 @@ template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int k
       if (!kTakeTurns) load_block<kThreads>(value_tile, values, thread_index);
       if (kStaged) threadgroup_barrier(mem_flags::mem_threadgroup);  // keys and values are there
       if (kSlices == 1 && !own.meets(key0, kBlockN)) continue;       // loaded for the others; nothing to compute
+      const bool is_full = blocks.is_full(key0, kBlockN);
+      if (bias_is_mask && kSlices == 1 && !shows_any<Scores>(bias, visible, is_full, key0, lane)) continue;
 
       zero(scores);
       multiply_transposed(scores, query_tile, key_tile, lane);  // S = Q K^T
@@ -142,7 +145,6 @@ template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int k
       if (kTakeTurns) load_block<kThreads>(value_tile, values, thread_index);
       if (has_softcap) apply_softcap(scores, score.tanh_scale);
       if (has_alibi) add_alibi(scores, alibi, score.bias_factor, key0, lane);
-      const bool is_full = blocks.is_full(key0, kBlockN);
       if (has_bias)
         add_bias(scores, bias, visible, is_full, has_alibi ? 1 : score.bias_factor, score.scale, key0, lane);
       if (!is_full) hide_invisible(scores, visible, key0, lane);

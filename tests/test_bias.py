@@ -22,6 +22,7 @@ def biases(draw):
         more_keys=draw(st.sampled_from([0, 0, 1, 40])),
         is_expanded=draw(st.booleans()),
         is_transposed=draw(st.booleans()),
+        hides=draw(st.sampled_from([0.2, 0.2, 0.98])),
     )
 
 

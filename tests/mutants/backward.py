@@ -77,6 +77,21 @@ MUTANTS = [
         "numbers",
     ),
     Mutant(
+        "no bias in the backward",
+        QUERIES,
+        "if (has_bias)\n        add_bias(scores, bias, visible, is_full, "
+        "has_alibi ? 1 : score.bias_factor, score.scale, key0, lane);",
+        "",
+        "numbers",
+    ),
+    Mutant(
+        "scores smaller once more for a bias beside ALiBi in the backward",
+        QUERIES,
+        "has_alibi ? 1 : score.bias_factor",
+        "score.bias_factor",
+        "numbers",
+    ),
+    Mutant(
         "no mask in the backward", QUERIES, "if (!is_full) hide_invisible(scores, visible, key0, lane);", "", "numbers"
     ),
     Mutant(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import torch
 from backward.exact import assert_gradients
 from backward.problem import Problem, run
+from biases import Bias
 from philox import factor, kept
 from simulated_launcher import SimulatedLauncher
 
 LENGTHS = [(33, 40), (7, 75), (70, 70), (40, 20), (5, 0), (0, 9), (45, 100)]
 BETWEEN_GROUPS = "race between threadgroups"  # what a max_seqlen that lies may lead to
 TIMEOUT = 3  # seconds of processor time for one threadgroup
+EVERY = (1, 1, 1, 1)  # axes of a bias that are whole
 SEED, DROPOUT_P = 0x1234567_89ABCDEF, 0.3
 
 
@@ -66,6 +68,15 @@ def dropout(*how) -> None:
 
     problem = Problem(torch.float32, 32, (21, 45), (2, 1), window=(-1, 0))
     attend(*how, problem, factors=factors, dropout=(DROPOUT_P, SEED))
+
+
+def biases(*how) -> None:
+    """Beside ALiBi, and a mask that hides whole rows."""
+    slopes = torch.tensor([0.1, 0.02, 0.03, 0.2])
+    own = Bias("own", EVERY).tensor([(40, 70)], 4, torch.float16, False, 3)
+    attend(*how, Problem(torch.float16, 32, (40, 70), window=(-1, 0), scale=0.3, alibi_slopes=slopes, attn_bias=own))
+    mask = Bias("mask", EVERY).tensor([(33, 40), (7, 75)], 4, torch.float32, True, 4)
+    attend(*how, Problem(torch.float32, 64, [(33, 40), (7, 75)], attn_bias=mask))
 
 
 def slices(*how) -> None:

@@ -9,6 +9,13 @@ CHECKS = "checks/features.py"
 MUTANTS = [
     # elements
     Mutant("mask: inverted", BIAS, "seen == 0 ? kMaskedScore", "seen != 0 ? kMaskedScore", "numbers"),
+    Mutant(
+        "bias: -inf by a comparison that fast math may drop",
+        BIAS,
+        "as_type<ushort>(bias) == 0xfc00u",
+        "float(bias) == -INFINITY",
+        "fast math",
+    ),
     Mutant("bias: not added", BIAS, "fma(float(bias), unit, factor * score)", "factor * score", "numbers"),
     Mutant(
         "bias: of any dtype of another unit",
@@ -35,6 +42,16 @@ MUTANTS = [
         "equivalent",
         "the clamp changes nothing in a whole block",
     ),
+    Mutant("mask: a block that hides one key is skipped", BIAS, "shown |= load", "shown = load", "numbers"),
+    Mutant("mask: each lane asks for itself", BIAS, "return simd_any(shown != 0);", "return shown != 0;", "checker"),
+    Mutant(
+        "mask: no block is skipped",
+        BIAS,
+        "return simd_any(shown != 0);",
+        "return true;",
+        "equivalent",
+        "a hidden block weighs nothing",
+    ),
     # rows
     Mutant("bias: of the next token", BIAS, "tile.token(r)) *", "tile.token(r) + 1) *", "checker"),
     Mutant("bias: of the key/value head", BIAS, "tile.head(r) *", "tile.head_kv *", "numbers"),
@@ -58,6 +75,13 @@ MUTANTS = [
         SEQUENCE,
         "has_bias ? min(key_length, int(params.bias_keys)) : key_length",
         "key_length",
+        "numbers",
+    ),
+    Mutant(
+        "scores smaller once more for a bias beside ALiBi",
+        "attention_forward.metal",
+        "has_alibi ? 1 : score.bias_factor",
+        "score.bias_factor",
         "numbers",
     ),
     # the plan
@@ -99,6 +123,27 @@ MUTANTS = [
         WEIGHTS,
         "        lse.masked_fill_(blind, -torch.inf)\n",
         "        pass\n",
+        "numbers",
+    ),
+    Mutant(
+        "CPU: exact rows of the first sequence's bias",
+        WEIGHTS,
+        "everything if bias.shape[0] == 1 else sequence",
+        "everything if bias.shape[0] == 1 else slice(0, 1)",
+        "numbers",
+    ),
+    Mutant(
+        "CPU: exact rows of the first row's bias",
+        WEIGHTS,
+        "everything if bias.shape[2] == 1 else rows",
+        "everything if bias.shape[2] == 1 else slice(0, 1)",
+        "numbers",
+    ),
+    Mutant(
+        "CPU: blind rows with a gradient of sinks",
+        WEIGHTS,
+        "            sink_weights.masked_fill_(blind, 0.0)\n",
+        "            pass\n",
         "numbers",
     ),
     # rows of a cache

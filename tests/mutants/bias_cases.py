@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import pathlib
 import tempfile
+from unittest import mock
 
 import cases
 import kernels
@@ -120,10 +121,11 @@ def cached(kernel, gpu, *how):
 
 
 def without_kernels(kernel, *how):
-    """The CPU implementation on the same, with sinks; biases of float64, beyond fp32; what is refused."""
+    """The CPU implementation on the same, with sinks; scores too large for fp32, and rows without keys whose lse has a
+    gradient; biases of float64, beyond fp32; what is refused."""
     if how[1]:  # check
         return
-    for case in (dense, packed, cached):
+    for case in (dense, packed, cached, _exact_rows, _blind_rows):
         case(kernel, None, *how)
     query, key, value = cases.dense(1, 7, 20, 4, 2, 32, torch.float32)
     bias = Bias("float", EVERY).tensor([(7, 20)], 4, torch.float32, False, 5)
@@ -142,6 +144,23 @@ def without_kernels(kernel, *how):
         except ValueError:
             continue
         raise AssertionError(f"attn_bias of shape {shape} is taken")
+
+
+def _exact_rows(kernel, gpu, *how):
+    """Each row by itself."""
+    careful = importlib.import_module(f"{kernel.__name__}.cpu.careful")
+    query, key, value = cases.dense(2, 7, 20, 4, 2, 32, torch.float32)
+    bias = 1e3 * Bias("float", EVERY).tensor([(7, 20)] * 2, 4, torch.float32, False, 6)
+    with mock.patch.object(careful, "PIECE_SCORES", 1):
+        _attend(kernel, gpu, *how, (query * 1e3, key, value), bias)
+
+
+def _blind_rows(kernel, gpu, *how):
+    query, key, value = cases.dense(1, 2, 5, 1, 1, 32, torch.float32)
+    sinks, mask = torch.zeros(1, requires_grad=True), torch.tensor([[False], [True]])
+    _, lse, _ = kernel.flash_attn_func(query, key, value, attn_bias=mask, s_aux=sinks, return_attn_probs=True)
+    [grad] = torch.autograd.grad(lse, sinks, torch.tensor([[[1.0, 0.0]]]))
+    assert grad.item() == 0, "a row without keys gives its sink a gradient"
 
 
 def of_python(kernel, *how):

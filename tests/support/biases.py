@@ -16,6 +16,7 @@ class Bias(NamedTuple):
     more_keys: int = 0  # than the longest sequence has
     is_expanded: bool = False  # axes of one element are expanded: strides of 0
     is_transposed: bool = False  # tokens lie closer in memory than heads
+    hides: float = 0.2  # part of the keys; of most, whole blocks are hidden
 
     def tensor(self, lengths, num_heads: int, dtype: torch.dtype, is_packed: bool, seed: int) -> torch.Tensor:
         """lengths: (tokens, keys) of each sequence that has a bias; every fifth row sees no key."""
@@ -26,7 +27,7 @@ class Bias(NamedTuple):
         full = [*batch, num_heads, rows[-1], keys + self.more_keys]
         shape = [size if whole else 1 for size, whole in zip(full, self.whole[-len(full) :])]
         values = torch.randn(shape, generator=generator)
-        hidden = torch.rand(shape, generator=generator) < 0.2
+        hidden = torch.rand(shape, generator=generator) < self.hides
         hidden[..., ::5, :] = shape[-2] > 1
         if self.whole[-1]:
             self._poison(values, lengths, is_packed)
