@@ -51,7 +51,7 @@ id<MTLLibrary> new_library() {
   }
   TORCH_CHECK(
       library, "the Metal library of this build does not load: ", problem, ". It needs macOS 26 or newer; on an ",
-      "older one, install the wheel metal-flash-sdpa, which compiles the kernels at run time");
+      "older one, install the wheel flash-sdpa-metal, which compiles the kernels at run time");
   return library;
 }
 

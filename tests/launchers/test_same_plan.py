@@ -345,5 +345,5 @@ def test_a_library_that_does_not_load(library) -> None:
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert printed.startswith(
         "the Metal library of this build does not load: language version 4.0 is newer than this system. "
-        "It needs macOS 26 or newer; on an older one, install the wheel metal-flash-sdpa"
+        "It needs macOS 26 or newer; on an older one, install the wheel flash-sdpa-metal"
     )

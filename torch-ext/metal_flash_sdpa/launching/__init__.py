@@ -72,7 +72,7 @@ def _preferred() -> Target:
     if not targets:
         raise RuntimeError(
             "this build has no Metal kernels: load the kernel without asking for a CPU build, or install the wheel "
-            "metal-flash-sdpa; or move the tensors to the CPU"
+            "flash-sdpa-metal; or move the tensors to the CPU"
         )
     return next(iter(targets.values()))
 
