@@ -39,23 +39,23 @@ inline float biased(float score, uchar seen, float, float) { return seen == 0 ? 
 // scores[row, key] = factor * scores[row, key] + unit * bias[row, key], or kMaskedScore where the key is hidden. Element:
 // of the bias. kWhole: every row sees every key, so that addresses differ by constants; else no key is read behind the
 // last that a row sees.
-template <bool kWhole, typename Element, typename T, int kRows, int kKeys>
-inline void add_elements(thread RegisterTile<float, kRows, kKeys>& scores, thread const Bias<T, kRows>& bias,
+template <bool kWhole, typename Element, typename Tile, typename T, int kRows>
+inline void add_elements(thread Tile& scores, thread const Bias<T, kRows>& bias,
                          thread const RowRanges<kRows>& visible, float factor, float unit, int key0, Lane lane) {
-  const int first = key0 + lane.column;
-  UNROLL for (short i = 0; i < kRows / kFragment; i++) {
+  const int first = key0 + Tile::column(0, lane);
+  UNROLL for (short i = 0; i < Tile::kLaneRows; i++) {
     device const Element* row = (device const Element*)bias.row[i] + first;
     const int last = max(visible.at[i].end - 1, 0) * bias.key_stride - first;
-    UNROLL for (short j = 0; j < kKeys / kFragment; j++)
+    UNROLL for (short j = 0; j < Tile::kLanePairs; j++)
       UNROLL for (short e = 0; e < 2; e++) {
-        const int key = j * kFragment + e;
+        const int key = Tile::column(j, Lane{0, 0}) + e;  // from the lane's first on
         const Element element = row[kWhole ? key : min(key, last)];
-        elements(scores.frag[i][j])[e] = biased(elements(scores.frag[i][j])[e], element, factor, unit);
+        pair(scores, i, j)[e] = biased(pair(scores, i, j)[e], element, factor, unit);
       }
   }
 }
-template <typename Element, typename T, int kRows, int kKeys>
-inline void add_elements(thread RegisterTile<float, kRows, kKeys>& scores, thread const Bias<T, kRows>& bias,
+template <typename Element, typename Tile, typename T, int kRows>
+inline void add_elements(thread Tile& scores, thread const Bias<T, kRows>& bias,
                          thread const RowRanges<kRows>& visible, bool is_full, float factor, float unit, int key0,
                          Lane lane) {
   if (is_full && bias.key_stride == 1)
@@ -65,10 +65,9 @@ inline void add_elements(thread RegisterTile<float, kRows, kKeys>& scores, threa
 }
 
 // What the caller's bias or mask does to scores. is_full: every row sees every key; factor, scale: of ScoreParams.
-template <typename T, int kRows, int kKeys>
-inline void add_bias(thread RegisterTile<float, kRows, kKeys>& scores, thread const Bias<T, kRows>& bias,
-                     thread const RowRanges<kRows>& visible, bool is_full, float factor, float scale, int key0,
-                     Lane lane) {
+template <typename Tile, typename T, int kRows>
+inline void add_bias(thread Tile& scores, thread const Bias<T, kRows>& bias, thread const RowRanges<kRows>& visible,
+                     bool is_full, float factor, float scale, int key0, Lane lane) {
   if (bias_is_mask) add_elements<uchar>(scores, bias, visible, is_full, factor, 1, key0, lane);
   else if (bias_is_float) add_elements<float>(scores, bias, visible, is_full, factor, 1 / scale, key0, lane);
   else add_elements<T>(scores, bias, visible, is_full, factor, 1 / scale, key0, lane);

@@ -77,12 +77,12 @@ inline Kept<kRows> kept_weights(thread const Dropout<kRows>& dropout, int key0, 
 }
 
 // tile[row, key] = 0 where it is not kept.
-template <int kRows, int kKeys>
-inline void drop(thread RegisterTile<float, kRows, kKeys>& tile, thread const Kept<kRows>& kept) {
-  UNROLL for (short i = 0; i < kRows / kFragment; i++)
-    UNROLL for (short j = 0; j < kKeys / kFragment; j++) {
-      const float2 pair = elements(tile.frag[i][j]);
+template <typename Tile, int kRows>
+inline void drop(thread Tile& tile, thread const Kept<kRows>& kept) {
+  UNROLL for (short i = 0; i < Tile::kLaneRows; i++)
+    UNROLL for (short j = 0; j < Tile::kLanePairs; j++) {
+      const float2 two = pair(tile, i, j);
       const uint bits = kept.at[i] >> 2 * j;
-      elements(tile.frag[i][j]) = float2{bits & 1 ? pair[0] : 0, bits & 2 ? pair[1] : 0};
+      pair(tile, i, j) = float2{bits & 1 ? two[0] : 0, bits & 2 ? two[1] : 0};
     }
 }

@@ -12,22 +12,21 @@ constexpr int slice_bytes() {
 
 // Scores of kSlices adjacent SIMD groups, each over a slice of head_dim, become the sums over all slices, with the same
 // bits in each SIMD group. Another barrier must come before the next call.
-template <int kSlices, int kRows, int kKeys>
-inline void add_slices(threadgroup float2* memory, thread RegisterTile<float, kRows, kKeys>& scores, uint simdgroup,
-                       uint lane_index) {
-  constexpr short kPairs = kRows * kKeys / 64;  // of a lane
+template <int kSlices, typename Tile>
+inline void add_slices(threadgroup float2* memory, thread Tile& scores, uint simdgroup, uint lane_index) {
+  constexpr short kPairs = Tile::kLaneRows * Tile::kLanePairs;
   threadgroup float2* own = memory + simdgroup * kPairs * kSimdWidth + lane_index;
   threadgroup const float2* first = memory + simdgroup / kSlices * kSlices * kPairs * kSimdWidth + lane_index;
-  UNROLL for (short i = 0; i < kRows / kFragment; i++)
-    UNROLL for (short j = 0; j < kKeys / kFragment; j++)
-      own[(i * (kKeys / kFragment) + j) * kSimdWidth] = elements(scores.frag[i][j]);
+  UNROLL for (short i = 0; i < Tile::kLaneRows; i++)
+    UNROLL for (short j = 0; j < Tile::kLanePairs; j++)
+      own[(i * Tile::kLanePairs + j) * kSimdWidth] = pair(scores, i, j);
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  UNROLL for (short i = 0; i < kRows / kFragment; i++)
-    UNROLL for (short j = 0; j < kKeys / kFragment; j++) {
+  UNROLL for (short i = 0; i < Tile::kLaneRows; i++)
+    UNROLL for (short j = 0; j < Tile::kLanePairs; j++) {
       float2 sum = 0;
       UNROLL for (short slice = 0; slice < kSlices; slice++)
-        sum += first[((slice * (kRows / kFragment) + i) * (kKeys / kFragment) + j) * kSimdWidth];
-      elements(scores.frag[i][j]) = sum;
+        sum += first[((slice * Tile::kLaneRows + i) * Tile::kLanePairs + j) * kSimdWidth];
+      pair(scores, i, j) = sum;
     }
 }
 
@@ -39,10 +38,10 @@ constexpr int merge_bytes() {
 
 // kKeyGroups SIMD groups, a power of two, have each seen keys of their own: the first one's result becomes that for the
 // keys of all.
-template <int kKeyGroups, int kRows, int kColumns>
-inline void merge_key_groups(threadgroup float2* memory, thread RegisterTile<float, kRows, kColumns>& accumulator,
+template <int kKeyGroups, typename Tile, int kRows>
+inline void merge_key_groups(threadgroup float2* memory, thread Tile& accumulator,
                              thread OnlineSoftmax<kRows>& softmax, uint key_group, uint lane_index) {
-  constexpr short kRowPairs = kColumns / kFragment + 1, kPairs = kRows / kFragment * kRowPairs;  // of a lane
+  constexpr short kRowPairs = Tile::kLanePairs + 1, kPairs = Tile::kLaneRows * kRowPairs;  // of a lane
   constexpr short kSteps = kKeyGroups == 1 ? 0 : kKeyGroups == 2 ? 1 : 2;
   static_assert(kKeyGroups == 1 << kSteps, "1, 2 or 4 groups of keys");
   UNROLL for (short step = 0; step < kSteps; step++) {
@@ -50,20 +49,20 @@ inline void merge_key_groups(threadgroup float2* memory, thread RegisterTile<flo
     threadgroup float2* slot = memory + key_group % half_of * kPairs * kSimdWidth + lane_index;
     threadgroup_barrier(mem_flags::mem_threadgroup);  // the memory is free
     if (key_group / half_of == 1) {
-      UNROLL for (short i = 0; i < kRows / kFragment; i++) {
+      UNROLL for (short i = 0; i < Tile::kLaneRows; i++) {
         slot[i * kRowPairs * kSimdWidth] = float2{softmax.row_max.at[i], softmax.row_sum.at[i]};
-        UNROLL for (short j = 0; j < kColumns / kFragment; j++)
-          slot[(i * kRowPairs + 1 + j) * kSimdWidth] = elements(accumulator.frag[i][j]);
+        UNROLL for (short j = 0; j < Tile::kLanePairs; j++)
+          slot[(i * kRowPairs + 1 + j) * kSimdWidth] = pair(accumulator, i, j);
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);  // the other half's results are there
     if (key_group < half_of) {
-      UNROLL for (short i = 0; i < kRows / kFragment; i++) {
+      UNROLL for (short i = 0; i < Tile::kLaneRows; i++) {
         const float2 other = slot[i * kRowPairs * kSimdWidth];
         const float2 factor = softmax.join(i, other[0], other[1]);
-        UNROLL for (short j = 0; j < kColumns / kFragment; j++)
-          elements(accumulator.frag[i][j]) = factor[0] * elements(accumulator.frag[i][j]) +
-                                                 factor[1] * slot[(i * kRowPairs + 1 + j) * kSimdWidth];
+        UNROLL for (short j = 0; j < Tile::kLanePairs; j++)
+          pair(accumulator, i, j) =
+              factor[0] * pair(accumulator, i, j) + factor[1] * slot[(i * kRowPairs + 1 + j) * kSimdWidth];
       }
     }
   }

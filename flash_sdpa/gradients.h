@@ -37,14 +37,14 @@ struct RowSoftmax {
   }
 
   // scores -> weights. None exceeds 1, whatever the scores.
-  template <int kKeys>
-  void weigh(thread RegisterTile<float, kRows, kKeys>& scores) const {
-    UNROLL for (short i = 0; i < kRows / kFragment; i++)
-      UNROLL for (short j = 0; j < kKeys / kFragment; j++) {
-        const float2 distance = elements(scores.frag[i][j]) - online.row_max.at[i];
+  template <typename Tile>
+  void weigh(thread Tile& scores) const {
+    UNROLL for (short i = 0; i < Tile::kLaneRows; i++)
+      UNROLL for (short j = 0; j < Tile::kLanePairs; j++) {
+        const float2 distance = pair(scores, i, j) - online.row_max.at[i];
         const float offset = -online.row_sum.at[i];
-        elements(scores.frag[i][j]) = float2{fast::exp2(min(fma(distance[0], online.scale_log2, offset), 0.0f)),
-                                             fast::exp2(min(fma(distance[1], online.scale_log2, offset), 0.0f))};
+        pair(scores, i, j) = float2{fast::exp2(min(fma(distance[0], online.scale_log2, offset), 0.0f)),
+                                    fast::exp2(min(fma(distance[1], online.scale_log2, offset), 0.0f))};
       }
   }
 
@@ -80,42 +80,39 @@ inline RowVector<kRows> load_rows(device const float* terms, constant ForwardPar
 }
 
 // tile[row, :] = -term[row]
-template <int kRows, int kColumns>
-inline void fill_negative(thread RegisterTile<float, kRows, kColumns>& tile, thread const RowVector<kRows>& term) {
-  UNROLL for (short i = 0; i < kRows / kFragment; i++)
-    UNROLL for (short j = 0; j < kColumns / kFragment; j++) elements(tile.frag[i][j]) = float2(-term.at[i]);
+template <typename Tile, int kRows>
+inline void fill_negative(thread Tile& tile, thread const RowVector<kRows>& term) {
+  UNROLL for (short i = 0; i < Tile::kLaneRows; i++)
+    UNROLL for (short j = 0; j < Tile::kLanePairs; j++) pair(tile, i, j) = float2(-term.at[i]);
 }
 
 // tile *= factor
-template <int kRows, int kColumns>
-inline void multiply_elements(thread RegisterTile<float, kRows, kColumns>& tile,
-                              thread RegisterTile<float, kRows, kColumns>& factor) {
-  UNROLL for (short i = 0; i < kRows / kFragment; i++)
-    UNROLL for (short j = 0; j < kColumns / kFragment; j++) elements(tile.frag[i][j]) *= elements(factor.frag[i][j]);
+template <typename Tile>
+inline void multiply_elements(thread Tile& tile, thread Tile& factor) {
+  UNROLL for (short i = 0; i < Tile::kLaneRows; i++)
+    UNROLL for (short j = 0; j < Tile::kLanePairs; j++) pair(tile, i, j) *= pair(factor, i, j);
 }
 
 // grads *= 1 - tanh^2, the derivative of tanh
-template <int kRows, int kColumns>
-inline void multiply_by_derivative(thread RegisterTile<float, kRows, kColumns>& grads,
-                                   thread RegisterTile<float, kRows, kColumns>& tanh) {
-  UNROLL for (short i = 0; i < kRows / kFragment; i++)
-    UNROLL for (short j = 0; j < kColumns / kFragment; j++) {
-      const float2 value = elements(tanh.frag[i][j]);
-      elements(grads.frag[i][j]) *= 1 - value * value;
+template <typename Tile>
+inline void multiply_by_derivative(thread Tile& grads, thread Tile& tanh) {
+  UNROLL for (short i = 0; i < Tile::kLaneRows; i++)
+    UNROLL for (short j = 0; j < Tile::kLanePairs; j++) {
+      const float2 value = pair(tanh, i, j);
+      pair(grads, i, j) *= 1 - value * value;
     }
 }
 
 // tile[row, :] = factor * tile[row, :] - term[row]
-template <int kRows, int kColumns>
-inline void scale_less_rows(thread RegisterTile<float, kRows, kColumns>& tile, float factor,
-                            thread const RowVector<kRows>& term) {
-  UNROLL for (short i = 0; i < kRows / kFragment; i++)
-    UNROLL for (short j = 0; j < kColumns / kFragment; j++)
-      elements(tile.frag[i][j]) = factor * elements(tile.frag[i][j]) - term.at[i];
+template <typename Tile, int kRows>
+inline void scale_less_rows(thread Tile& tile, float factor, thread const RowVector<kRows>& term) {
+  UNROLL for (short i = 0; i < Tile::kLaneRows; i++)
+    UNROLL for (short j = 0; j < Tile::kLanePairs; j++)
+      pair(tile, i, j) = factor * pair(tile, i, j) - term.at[i];
 }
 
-template <int kRows, int kColumns>
-inline void scale(thread RegisterTile<float, kRows, kColumns>& tile, float factor) {
-  UNROLL for (short i = 0; i < kRows / kFragment; i++)
-    UNROLL for (short j = 0; j < kColumns / kFragment; j++) elements(tile.frag[i][j]) *= factor;
+template <typename Tile>
+inline void scale(thread Tile& tile, float factor) {
+  UNROLL for (short i = 0; i < Tile::kLaneRows; i++)
+    UNROLL for (short j = 0; j < Tile::kLanePairs; j++) pair(tile, i, j) *= factor;
 }

@@ -64,14 +64,12 @@ inline KeyBlocks split_blocks(KeyBlocks blocks, int split, int num_splits, int b
 }
 
 // scores[row, key] = kMaskedScore where the row may not see the key; the tile's first column is key0.
-template <int kRows, int kKeys>
-inline void hide_invisible(thread RegisterTile<float, kRows, kKeys>& scores, thread const RowRanges<kRows>& visible,
-                           int key0, Lane lane) {
-  UNROLL for (short i = 0; i < kRows / kFragment; i++)
-    UNROLL for (short j = 0; j < kKeys / kFragment; j++)
+template <typename Tile, int kRows>
+inline void hide_invisible(thread Tile& scores, thread const RowRanges<kRows>& visible, int key0, Lane lane) {
+  UNROLL for (short i = 0; i < Tile::kLaneRows; i++)
+    UNROLL for (short j = 0; j < Tile::kLanePairs; j++)
       UNROLL for (short e = 0; e < 2; e++) {
-        const int key = key0 + j * kFragment + lane.column + e;
-        if (key < visible.at[i].begin || key >= visible.at[i].end)
-          elements(scores.frag[i][j])[e] = kMaskedScore;
+        const int key = key0 + Tile::column(j, lane) + e;
+        if (key < visible.at[i].begin || key >= visible.at[i].end) pair(scores, i, j)[e] = kMaskedScore;
       }
 }

@@ -8,14 +8,14 @@
 inline bool is_beyond(float sum) { return (as_type<uint>(sum) & 0x7fffffffu) > 0x7e800000u; }
 
 // Bit i tells whether a lane's row i holds such a sum; it is the same on the row's four lanes.
-template <int kRows, int kColumns>
-inline uint rows_beyond(thread RegisterTile<float, kRows, kColumns>& tile) {
+template <typename Tile>
+inline uint rows_beyond(thread Tile& tile) {
   uint beyond = 0;
-  UNROLL for (short i = 0; i < kRows / kFragment; i++) {
+  UNROLL for (short i = 0; i < Tile::kLaneRows; i++) {
     float size = 0;  // what is beyond stays so in a sum of magnitudes
-    UNROLL for (short j = 0; j < kColumns / kFragment; j++) {
-      const float2 pair = elements(tile.frag[i][j]);
-      size += abs(pair[0]) + abs(pair[1]);
+    UNROLL for (short j = 0; j < Tile::kLanePairs; j++) {
+      const float2 two = pair(tile, i, j);
+      size += abs(two[0]) + abs(two[1]);
     }
     if (is_beyond(size)) beyond |= 1u << i;
   }
@@ -28,8 +28,8 @@ inline uint rows_beyond(thread RegisterTile<float, kRows, kColumns>& tile) {
 // that go through the keys together: this one alone, or with kIsShared all of the threadgroup's kSimdgroups. Then all
 // threads call it, as it contains barriers. Where key groups share their rows, the first, which has the sums over all
 // keys, decides for them.
-template <bool kIsShared, int kSimdgroups, int kKeyGroups, int kRows, int kColumns>
-inline bool shrink_overflowed(threadgroup float2* memory, thread RegisterTile<float, kRows, kColumns>& accumulator,
+template <bool kIsShared, int kSimdgroups, int kKeyGroups, typename Tile, int kRows>
+inline bool shrink_overflowed(threadgroup float2* memory, thread Tile& accumulator,
                               thread OnlineSoftmax<kRows>& softmax, uint simdgroup, uint lane_index) {
   uint beyond = rows_beyond(accumulator);
   bool any = simd_any(beyond != 0);
@@ -57,11 +57,11 @@ inline float saturated(float mean) {
   const uint limited = magnitude > 0x7f800000u ? magnitude : min(magnitude, 0x7f7fffffu);
   return as_type<float>((bits & 0x80000000u) | limited);
 }
-template <int kRows, int kColumns>
-inline void saturate(thread RegisterTile<float, kRows, kColumns>& means) {
-  UNROLL for (short i = 0; i < kRows / kFragment; i++)
-    UNROLL for (short j = 0; j < kColumns / kFragment; j++) {
-      const float2 pair = elements(means.frag[i][j]);
-      elements(means.frag[i][j]) = float2{saturated(pair[0]), saturated(pair[1])};
+template <typename Tile>
+inline void saturate(thread Tile& means) {
+  UNROLL for (short i = 0; i < Tile::kLaneRows; i++)
+    UNROLL for (short j = 0; j < Tile::kLanePairs; j++) {
+      const float2 two = pair(means, i, j);
+      pair(means, i, j) = float2{saturated(two[0]), saturated(two[1])};
     }
 }

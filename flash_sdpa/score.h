@@ -4,13 +4,13 @@
 #include "tile.h"
 
 // scores = tanh(tanh_scale * scores). precise, as fast::tanh overflows to NaN.
-template <int kRows, int kKeys>
-inline void apply_softcap(thread RegisterTile<float, kRows, kKeys>& scores, float tanh_scale) {
-  UNROLL for (short i = 0; i < kRows / kFragment; i++)
-    UNROLL for (short j = 0; j < kKeys / kFragment; j++)
+template <typename Tile>
+inline void apply_softcap(thread Tile& scores, float tanh_scale) {
+  UNROLL for (short i = 0; i < Tile::kLaneRows; i++)
+    UNROLL for (short j = 0; j < Tile::kLanePairs; j++)
       UNROLL for (short e = 0; e < 2; e++) {
-        const float score = elements(scores.frag[i][j])[e];
-        elements(scores.frag[i][j])[e] = precise::tanh(tanh_scale * score);
+        const float score = pair(scores, i, j)[e];
+        pair(scores, i, j)[e] = precise::tanh(tanh_scale * score);
       }
 }
 
@@ -33,14 +33,13 @@ struct Alibi {
 };
 
 // scores[row, key] = factor * scores[row, key] - slope[row] * |position[row] - key|; the tile's first column is key0.
-template <int kRows, int kKeys>
-inline void add_alibi(thread RegisterTile<float, kRows, kKeys>& scores, thread const Alibi<kRows>& alibi, float factor,
-                     int key0, Lane lane) {
-  UNROLL for (short i = 0; i < kRows / kFragment; i++)
-    UNROLL for (short j = 0; j < kKeys / kFragment; j++)
+template <typename Tile, int kRows>
+inline void add_alibi(thread Tile& scores, thread const Alibi<kRows>& alibi, float factor, int key0, Lane lane) {
+  UNROLL for (short i = 0; i < Tile::kLaneRows; i++)
+    UNROLL for (short j = 0; j < Tile::kLanePairs; j++)
       UNROLL for (short e = 0; e < 2; e++) {
-        const int key = key0 + j * kFragment + lane.column + e;
-        const float score = elements(scores.frag[i][j])[e];
-        elements(scores.frag[i][j])[e] = fma(-alibi.slope[i], float(abs(alibi.position[i] - key)), factor * score);
+        const int key = key0 + Tile::column(j, lane) + e;
+        const float score = pair(scores, i, j)[e];
+        pair(scores, i, j)[e] = fma(-alibi.slope[i], float(abs(alibi.position[i] - key)), factor * score);
       }
 }

@@ -82,16 +82,16 @@ struct OnlineSoftmax {
   // Turns a block's scores into weights. Returns whether any row of the SIMD group has a new row_max; rescale is then
   // the factor for everything accumulated before, 1 for a row that keeps its maximum: a row's bits depend on its own
   // scores alone. A maximum may lag behind by kSlack: weights up to 2^kSlack do no harm.
-  template <int kKeys>
-  bool update(thread RegisterTile<float, kRows, kKeys>& scores, thread RowVector<kRows>& rescale) {
+  template <typename Tile>
+  bool update(thread Tile& scores, thread RowVector<kRows>& rescale) {
     float block_max[kRows / kFragment];
     bool grows[kRows / kFragment];
     bool any_grows = false;
     UNROLL for (short i = 0; i < kRows / kFragment; i++) {
       float largest = kRowMaxFloor;
-      UNROLL for (short j = 0; j < kKeys / kFragment; j++) {
-        const float2 pair = elements(scores.frag[i][j]);
-        largest = max(largest, max(pair[0], pair[1]));
+      UNROLL for (short j = 0; j < Tile::kLanePairs; j++) {
+        const float2 two = pair(scores, i, j);
+        largest = max(largest, max(two[0], two[1]));
       }
       largest = max(largest, simd_shuffle_xor(largest, 1));  // a row's four lanes differ in bits 0 and 3
       largest = max(largest, simd_shuffle_xor(largest, 8));
@@ -108,11 +108,11 @@ struct OnlineSoftmax {
       }
     }
     UNROLL for (short i = 0; i < kRows / kFragment; i++)
-      UNROLL for (short j = 0; j < kKeys / kFragment; j++) {
-        const float2 pair = elements(scores.frag[i][j]);
-        const float2 weight = float2{fast::exp2(fma(pair[0] - row_max.at[i], scale_log2, size.at[i])),
-                                     fast::exp2(fma(pair[1] - row_max.at[i], scale_log2, size.at[i]))};
-        elements(scores.frag[i][j]) = weight;
+      UNROLL for (short j = 0; j < Tile::kLanePairs; j++) {
+        const float2 two = pair(scores, i, j);
+        const float2 weight = float2{fast::exp2(fma(two[0] - row_max.at[i], scale_log2, size.at[i])),
+                                     fast::exp2(fma(two[1] - row_max.at[i], scale_log2, size.at[i]))};
+        pair(scores, i, j) = weight;
         row_sum.at[i] += weight[0] + weight[1];
       }
     return any_grows;

@@ -33,11 +33,10 @@ inline device T* stored_rows(device T* stored, constant BackwardParams& params, 
 }
 
 // Stores a lane's part of 8 rows of weights and their gradients. SIMD groups with slices of the same rows divide them.
-template <int kSlices, int kKeys>
-inline void store_weights(device float* target, thread RegisterTile<float, kFragment, kKeys>& weights,
-                          thread RegisterTile<float, kFragment, kKeys>& grads, int slice) {
-  UNROLL for (short j = 0; j < kKeys / kFragment; j++) {
-    const float2 weight = elements(weights.frag[0][j]), grad = elements(grads.frag[0][j]);
+template <int kSlices, typename Tile>
+inline void store_weights(device float* target, thread Tile& weights, thread Tile& grads, int slice) {
+  UNROLL for (short j = 0; j < Tile::kLanePairs; j++) {
+    const float2 weight = pair(weights, 0, j), grad = pair(grads, 0, j);
     if (j % kSlices == slice)
       *(device float4*)(target + j * (4 * kSimdWidth)) = float4{weight[0], weight[1], grad[0], grad[1]};
   }
@@ -58,25 +57,23 @@ struct Turn {
 
 // Where a SIMD group's sums lie on their way from one launch to the next: in the order of lanes, in fp32, those of
 // equal tiles end to end.
-template <int kRows, int kColumns>
+template <typename Tile>
 inline device float2* carried(device float2* sums, long index, uint lane_index) {
-  return sums + index * (kRows * kColumns / 2) + lane_index;
+  return sums + index * (Tile::kLaneRows * Tile::kLanePairs * kSimdWidth) + lane_index;
 }
 
-template <int kRows, int kColumns>
-inline void load_sums(thread RegisterTile<float, kRows, kColumns>& tile, device float2* sums, long index,
-                      uint lane_index) {
-  device const float2* source = carried<kRows, kColumns>(sums, index, lane_index);
-  UNROLL for (short i = 0; i < kRows / kFragment; i++)
-    UNROLL for (short j = 0; j < kColumns / kFragment; j++)
-      elements(tile.frag[i][j]) = source[(i * (kColumns / kFragment) + j) * kSimdWidth];
+template <typename Tile>
+inline void load_sums(thread Tile& tile, device float2* sums, long index, uint lane_index) {
+  device const float2* source = carried<Tile>(sums, index, lane_index);
+  UNROLL for (short i = 0; i < Tile::kLaneRows; i++)
+    UNROLL for (short j = 0; j < Tile::kLanePairs; j++)
+      pair(tile, i, j) = source[(i * Tile::kLanePairs + j) * kSimdWidth];
 }
 
-template <int kRows, int kColumns>
-inline void store_sums(device float2* sums, thread RegisterTile<float, kRows, kColumns>& tile, long index,
-                       uint lane_index) {
-  device float2* target = carried<kRows, kColumns>(sums, index, lane_index);
-  UNROLL for (short i = 0; i < kRows / kFragment; i++)
-    UNROLL for (short j = 0; j < kColumns / kFragment; j++)
-      target[(i * (kColumns / kFragment) + j) * kSimdWidth] = elements(tile.frag[i][j]);
+template <typename Tile>
+inline void store_sums(device float2* sums, thread Tile& tile, long index, uint lane_index) {
+  device float2* target = carried<Tile>(sums, index, lane_index);
+  UNROLL for (short i = 0; i < Tile::kLaneRows; i++)
+    UNROLL for (short j = 0; j < Tile::kLanePairs; j++)
+      target[(i * Tile::kLanePairs + j) * kSimdWidth] = pair(tile, i, j);
 }

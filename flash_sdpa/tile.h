@@ -20,16 +20,27 @@ inline Lane lane_position(uint lane) {
   return {short((quad & 4) + (short(lane) / 2) % 4), short((quad & 2) * 2 + (short(lane) % 2) * 2)};
 }
 
-template <typename T, int kRows, int kColumns>
-struct RegisterTile {  // [kRows, kColumns]
-  static_assert(kRows % kFragment == 0 && kColumns % kFragment == 0, "whole fragments");
-  simdgroup_matrix<T, kFragment, kFragment> frag[kRows / kFragment][kColumns / kFragment];
-};
-
 // The two values of a fragment that this lane owns.
 template <typename T>
 inline thread vec<T, 2>& elements(thread simdgroup_matrix<T, kFragment, kFragment>& frag) {
   return reinterpret_cast<thread vec<T, 2>&>(frag.thread_elements());
+}
+
+// All kinds of tiles tell what a lane owns in the same words: kLanePairs pairs of adjacent columns of each of kLaneRows
+// rows. pair(tile, i, j) is one of row 8 * i + lane.row, in the columns column(j, lane) and the next.
+template <typename T, int kRows, int kColumns>
+struct RegisterTile {  // [kRows, kColumns]
+  static_assert(kRows % kFragment == 0 && kColumns % kFragment == 0, "whole fragments");
+  using Element = T;
+  static constant constexpr short kLaneRows = kRows / kFragment, kLanePairs = kColumns / kFragment;
+  simdgroup_matrix<T, kFragment, kFragment> frag[kLaneRows][kLanePairs];
+
+  // The first of the two columns of pair j.
+  static int column(short j, Lane lane) { return j * kFragment + lane.column; }
+};
+template <typename T, int kRows, int kColumns>
+inline thread vec<T, 2>& pair(thread RegisterTile<T, kRows, kColumns>& tile, short i, short j) {
+  return elements(tile.frag[i][j]);
 }
 
 template <int kRows>
@@ -78,57 +89,58 @@ struct QueryRows {
   device T* row(int r) const { return data + (r / heads_per_kv) * token_stride + (r % heads_per_kv) * head_stride; }
 };
 
-template <typename T, int kRows, int kColumns>
-inline void zero(thread RegisterTile<T, kRows, kColumns>& tile) {
-  UNROLL for (short i = 0; i < kRows / kFragment; i++)
-    UNROLL for (short j = 0; j < kColumns / kFragment; j++) elements(tile.frag[i][j]) = vec<T, 2>(T(0));
+template <typename Tile>
+inline void zero(thread Tile& tile) {
+  using T = typename Tile::Element;
+  UNROLL for (short i = 0; i < Tile::kLaneRows; i++)
+    UNROLL for (short j = 0; j < Tile::kLanePairs; j++) pair(tile, i, j) = vec<T, 2>(T(0));
 }
 
 // tile[row, :] *= factor[row]
-template <int kRows, int kColumns>
-inline void scale_rows(thread RegisterTile<float, kRows, kColumns>& tile, thread const RowVector<kRows>& factor) {
-  UNROLL for (short i = 0; i < kRows / kFragment; i++)
-    UNROLL for (short j = 0; j < kColumns / kFragment; j++) elements(tile.frag[i][j]) *= factor.at[i];
+template <typename Tile, int kRows>
+inline void scale_rows(thread Tile& tile, thread const RowVector<kRows>& factor) {
+  UNROLL for (short i = 0; i < Tile::kLaneRows; i++)
+    UNROLL for (short j = 0; j < Tile::kLanePairs; j++) pair(tile, i, j) *= factor.at[i];
 }
 
 // tile = factor * rows[row0 ...]; missing rows and columns are 0. KeyTile gives the order of the columns in which the
 // tile will be multiplied.
-template <typename KeyTile, typename Element, typename T, int kRows, int kColumns>
-inline void load(thread RegisterTile<Element, kRows, kColumns>& tile, QueryRows<const T> rows, int row0, float factor,
-                 Lane lane) {
-  UNROLL for (short i = 0; i < kRows / kFragment; i++) {
+template <typename KeyTile, typename Tile, typename T>
+inline void load(thread Tile& tile, QueryRows<const T> rows, int row0, float factor, Lane lane) {
+  using Element = typename Tile::Element;
+  UNROLL for (short i = 0; i < Tile::kLaneRows; i++) {
     const int r = row0 + i * kFragment + lane.row;
     const bool exists = r < rows.count;
     device const T* source = rows.row(min(r, rows.count - 1));
-    UNROLL for (short j = 0; j < kColumns / kFragment; j++) {
+    UNROLL for (short j = 0; j < Tile::kLanePairs; j++) {
       const int column = KeyTile::key_column(j, lane.column), next = KeyTile::key_column(j, lane.column + 1);
-      vec<T, 2> pair = vec<T, 2>(T(0));
+      vec<T, 2> two = vec<T, 2>(T(0));
       if (exists && is_aligned && next == column + 1 && has_column(rows.columns, column)) {
-        pair = *(device const vec<T, 2>*)(source + column);
+        two = *(device const vec<T, 2>*)(source + column);
       } else if (exists) {
-        if (has_column(rows.columns, column)) pair[0] = source[column];
-        if (has_column(rows.columns, next)) pair[1] = source[next];
+        if (has_column(rows.columns, column)) two[0] = source[column];
+        if (has_column(rows.columns, next)) two[1] = source[next];
       }
-      elements(tile.frag[i][j]) = vec<Element, 2>{Element(factor * float(pair[0])), Element(factor * float(pair[1]))};
+      pair(tile, i, j) = vec<Element, 2>{Element(factor * float(two[0])), Element(factor * float(two[1]))};
     }
   }
 }
 
 // rows[row0 ...] = tile; missing rows and columns are not written. ValueTile gives the order of the columns.
-template <typename ValueTile, typename T, int kRows, int kColumns>
-inline void store(QueryRows<T> rows, thread RegisterTile<float, kRows, kColumns>& tile, int row0, Lane lane) {
-  UNROLL for (short i = 0; i < kRows / kFragment; i++) {
+template <typename ValueTile, typename T, typename Tile>
+inline void store(QueryRows<T> rows, thread Tile& tile, int row0, Lane lane) {
+  UNROLL for (short i = 0; i < Tile::kLaneRows; i++) {
     const int r = row0 + i * kFragment + lane.row;
     if (r < rows.count) {
       device T* target = rows.row(r);
-      UNROLL for (short j = 0; j < kColumns / kFragment; j++) {
+      UNROLL for (short j = 0; j < Tile::kLanePairs; j++) {
         const int column = ValueTile::value_column(j, lane.column);
-        const float2 pair = elements(tile.frag[i][j]);
+        const float2 two = pair(tile, i, j);
         if (is_aligned && has_column(rows.columns, column)) {
-          *(device vec<T, 2>*)(target + column) = vec<T, 2>{T(pair[0]), T(pair[1])};
+          *(device vec<T, 2>*)(target + column) = vec<T, 2>{T(two[0]), T(two[1])};
         } else if (!is_aligned) {
-          if (has_column(rows.columns, column)) target[column] = T(pair[0]);
-          if (has_column(rows.columns, column + 1)) target[column + 1] = T(pair[1]);
+          if (has_column(rows.columns, column)) target[column] = T(two[0]);
+          if (has_column(rows.columns, column + 1)) target[column + 1] = T(two[1]);
         }
       }
     }

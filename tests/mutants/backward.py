@@ -124,8 +124,8 @@ MUTANTS = [
     Mutant(
         "dropout does not scale the product",
         GRADIENTS,
-        "factor * elements(tile.frag[i][j]) - term.at[i]",
-        "elements(tile.frag[i][j]) - term.at[i]",
+        "factor * pair(tile, i, j) - term.at[i]",
+        "pair(tile, i, j) - term.at[i]",
         "numbers",
     ),
     # large scores

@@ -11,8 +11,8 @@ MUTANTS = [
     Mutant(
         "row maximum rounded apart",
         SOFTMAX,
-        "fast::exp2(fma(pair[0] - row_max.at[i], scale_log2, size.at[i])),\n",
-        "fast::exp2(fma(pair[0], scale_log2, size.at[i] - row_max.at[i] * scale_log2)),\n",
+        "fast::exp2(fma(two[0] - row_max.at[i], scale_log2, size.at[i])),\n",
+        "fast::exp2(fma(two[0], scale_log2, size.at[i] - row_max.at[i] * scale_log2)),\n",
         "numbers",
     ),
     Mutant("sentinel compared", SOFTMAX, "return sees_keys ? as_type", "return log_max > -1e30f ? as_type", "numbers"),
@@ -49,8 +49,8 @@ MUTANTS = [
     Mutant(
         "sums of one column looked at",
         OVERFLOW,
-        "size += abs(pair[0]) + abs(pair[1]);",
-        "size += abs(pair[0]);",
+        "size += abs(two[0]) + abs(two[1]);",
+        "size += abs(two[0]);",
         "numbers",
     ),
     Mutant("half of a row speaks", OVERFLOW, "  beyond |= simd_shuffle_xor(beyond, 8);\n", "", "numbers"),

@@ -63,7 +63,7 @@ MUTANTS = [
         "accumulator starts at 1",
         MAIN,
         "  zero(accumulator);\n",
-        "  zero(accumulator);\n  elements(accumulator.frag[0][0])[0] = 1;\n",
+        "  zero(accumulator);\n  pair(accumulator, 0, 0)[0] = 1;\n",
         "equivalent",
         "the first block that a row sees rescales what it starts with by 0",
     ),
@@ -269,7 +269,7 @@ MUTANTS = [
     Mutant(
         "half of the maximum", SOFTMAX, "      largest = max(largest, simd_shuffle_xor(largest, 8));\n", "", "numbers"
     ),
-    Mutant("maximum of one column", SOFTMAX, "max(pair[0], pair[1])", "pair[0]", "numbers"),
+    Mutant("maximum of one column", SOFTMAX, "max(two[0], two[1])", "two[0]", "numbers"),
     Mutant("maximum at least 0", SOFTMAX, "float largest = kRowMaxFloor;", "float largest = 0;", "numbers"),
     Mutant(
         "maximum of the last block", SOFTMAX, "grows[i] ? block_max[i] : row_max.at[i];", "block_max[i];", "numbers"

@@ -163,23 +163,21 @@ MUTANTS = [
         "memory + lane_index",
         "numbers",
     ),
-    Mutant(
-        "own slice added twice", EXCHANGE, "float2 sum = 0;", "float2 sum = elements(scores.frag[i][j]);", "numbers"
-    ),
+    Mutant("own slice added twice", EXCHANGE, "float2 sum = 0;", "float2 sum = pair(scores, i, j);", "numbers"),
     Mutant("one slice missing", EXCHANGE, "slice < kSlices; slice++", "slice + 1 < kSlices; slice++", "numbers"),
     Mutant(
         "slices in another order",
         EXCHANGE,
-        "first[((slice * (kRows",
-        "first[(((kSlices - 1 - slice) * (kRows",
+        "first[((slice * Tile::kLaneRows",
+        "first[(((kSlices - 1 - slice) * Tile::kLaneRows",
         "equivalent",
         "every SIMD group still adds in one order",
     ),
     Mutant(
         "slices in an order for each SIMD group",
         EXCHANGE,
-        "first[((slice * (kRows",
-        "first[(((slice + simdgroup) % kSlices * (kRows",
+        "first[((slice * Tile::kLaneRows",
+        "first[(((slice + simdgroup) % kSlices * Tile::kLaneRows",
         "equivalent",
         "the sums differ by rounding",
     ),
@@ -253,8 +251,8 @@ MUTANTS = [
     Mutant(
         "output over maximum and sum",
         EXCHANGE,
-        "          slot[(i * kRowPairs + 1 + j) * kSimdWidth] = elements",
-        "          slot[(i * kRowPairs + j) * kSimdWidth] = elements",
+        "          slot[(i * kRowPairs + 1 + j) * kSimdWidth] = pair",
+        "          slot[(i * kRowPairs + j) * kSimdWidth] = pair",
         "checker",
     ),
     Mutant(
@@ -265,7 +263,13 @@ MUTANTS = [
         "numbers",
     ),
     Mutant("outputs with one factor", EXCHANGE, "factor[1] * slot[", "factor[0] * slot[", "numbers"),
-    Mutant("own output without a factor", EXCHANGE, "= factor[0] * elements(", "= elements(", "numbers"),
+    Mutant(
+        "own output without a factor",
+        EXCHANGE,
+        "factor[0] * pair(accumulator, i, j) +",
+        "pair(accumulator, i, j) +",
+        "numbers",
+    ),
     Mutant(
         "memory of half the key groups",
         EXCHANGE,

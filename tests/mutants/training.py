@@ -18,7 +18,7 @@ MUTANTS = [
     Mutant("words of the first quarter", DROPOUT, "if (kWords == 1 && (key0 & 8)) words = words.yxwz;", "", "numbers"),
     Mutant("bits of two counters in one place", DROPOUT, "(first / kFragment + word)", "word", "numbers"),
     Mutant("halves of a word exchanged", DROPOUT, "(low | high << 1)", "(high | low << 1)", "numbers"),
-    Mutant("dropped weights kept", DROPOUT, "bits & 1 ? pair[0] : 0", "bits & 1 ? 0 : pair[0]", "numbers"),
+    Mutant("dropped weights kept", DROPOUT, "bits & 1 ? two[0] : 0", "bits & 1 ? 0 : two[0]", "numbers"),
     Mutant("mask of the next block", MAIN, KEPT, KEPT.replace("key0", "key0 + kBlockN"), "numbers"),
     Mutant("kept weights do not grow", DROPOUT, "65536 / float(params.threshold)", "1.0f", "numbers"),
     Mutant("factor of parts and of the whole", MAIN, "has_dropout && !is_split ?", "has_dropout ?", "numbers"),
