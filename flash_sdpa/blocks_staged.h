@@ -27,6 +27,16 @@ struct StagedTile {
   static short value_column(short j, short c) { return j * kFragment + c; }
 };
 
+template <>
+struct Kinds<Loader::staged> {
+  template <typename T, int kRows, int kColumns, int kSlices>
+  using Block = StagedTile<T, kRows, kColumns, kSlices>;
+  template <typename T, int kRows, int kColumns>
+  using Query = RegisterTile<T, kRows, kColumns>;
+  template <int kRows, int kColumns>
+  using Registers = RegisterTile<float, kRows, kColumns>;
+};
+
 // What fills 16 bytes of threadgroup memory, from device memory.
 template <typename T>
 inline void copy_whole_chunk(threadgroup T* target, device const T* source) {

@@ -1,7 +1,9 @@
-"""The one table of tiles, which attention_forward.metal is instantiated for, and the choice among them for a call.
+"""The one table of tiles, which attention_forward.metal and attention_forward_unit.metal are instantiated for, and the
+choice among them for a call.
 
-A row here is a kernel: `make build` writes flash_sdpa/instances.h from the tables (tools/instantiate.py), the run-time
-launcher takes single rows, and the head dims that there are kernels for are those of the rows.
+A row here is a kernel: `make build` writes flash_sdpa/instances.h and instances_unit.h from the tables
+(tools/instantiate.py), the run-time launcher takes single rows, and the head dims that there are kernels for are those
+of the rows.
 
 The figures beside each row are counters of the simulator (python benchmarks/tiles.py prints them, for the rows and for
 others): estimated live registers of a lane, and the share of matrix products in the clocks of a 512 x 512 prefill, on
@@ -27,6 +29,7 @@ from .device import SMALLEST, Device
 
 ROWS = 8  # of a SIMD group: one 8x8 fragment
 DECODE_ROWS = ROWS  # of a decode tile, whose SIMD groups work on the same ones
+UNIT_ROWS = 16  # of a SIMD group's product in the matrix unit
 METAL_TYPES = {torch.float32: "float", torch.float16: "half", torch.bfloat16: "bfloat"}
 
 
@@ -35,15 +38,17 @@ class Loader(str, enum.Enum):
 
     STAGED = "staged"  # through threadgroup memory, where all SIMD groups read them
     DIRECT = "direct"  # straight from device memory
+    UNIT = "unit"  # so, too, and the matrix unit multiplies
+    UNIT_REREADS = "unit_rereads"  # as UNIT, but the query is read again for each block, to save registers
 
 
-STAGED, DIRECT = Loader.STAGED, Loader.DIRECT
+STAGED, DIRECT, UNIT, UNIT_REREADS = Loader
 
 
 class Tile(NamedTuple):
     """One instantiation: rows of up to head_dim (query, key) and value_dim (value, output) elements.
 
-    A SIMD group owns ROWS of them and sees keys in blocks of block_n. A threadgroup has row_groups x slices x
+    A SIMD group owns `rows` of them and sees keys in blocks of block_n. A threadgroup has row_groups x slices x
     key_groups SIMD groups, which divide the rows, the columns of each row, and the keys.
     """
 
@@ -54,11 +59,17 @@ class Tile(NamedTuple):
     slices: int
     key_groups: int
     loader: Loader
+    rows: int = ROWS
 
     @property
     def block_m(self) -> int:
         """Rows of a threadgroup."""
-        return ROWS * self.row_groups
+        return self.rows * self.row_groups
+
+    @property
+    def uses_unit(self) -> bool:
+        """Whether it needs the matrix unit."""
+        return self.loader in (UNIT, UNIT_REREADS)
 
     @property
     def simdgroups(self) -> int:
@@ -67,14 +78,15 @@ class Tile(NamedTuple):
     def kernel(self, dtype: torch.dtype) -> str:
         """Host name, as the kernels' INSTANTIATE makes it."""
         return (
-            f"attention_forward_{DTYPES[dtype]}_d{self.head_dim}_v{self.value_dim}_r{ROWS}_n{self.block_n}"
+            f"attention_forward_{DTYPES[dtype]}_d{self.head_dim}_v{self.value_dim}_r{self.rows}_n{self.block_n}"
             f"_g{self.row_groups}x{self.slices}x{self.key_groups}_{self.loader.value}"
         )
 
     def instance(self, dtype: torch.dtype) -> str:
         """The line of the kernels' text that instantiates it."""
-        numbers = ", ".join(map(str, self[:-1]))
-        return f"INSTANTIATE({DTYPES[dtype]}, {METAL_TYPES[dtype]}, {numbers}, {self.loader.value})\n"
+        numbers = ", ".join(map(str, self[: self._fields.index("loader")]))
+        rows = f", {self.rows}" if self.uses_unit else ""
+        return f"INSTANTIATE({DTYPES[dtype]}, {METAL_TYPES[dtype]}, {numbers}, {self.loader.value}{rows})\n"
 
 
 Table = Tuple[Tile, ...]  # the first tile that holds a head_dim and value_dim serves them; each table has all SHAPES
@@ -86,6 +98,7 @@ class Tables(NamedTuple):
     large: Table  # for many rows
     small: Table  # for work that would leave cores idle in large tiles
     decode: Table  # for up to DECODE_ROWS rows
+    few: Table = ()  # for more, up to UNIT_ROWS, where such tiles gain anything
 
 
 # fmt: off
@@ -238,6 +251,45 @@ DECODE_BF16 = (
     Tile(     576,       512,       8,          1,      8,          1, DIRECT),  # 81; blocks of 16: 106
 )
 
+# Apple10 with a usable matrix unit, for 16-bit types: fp32 operands would lose 13 bits. SIMD groups of 16 rows, as the
+# unit's products have; 4 of them, as fewer share too little of what they load. Parts of V are 32 columns wide, so that
+# 72 and 80 are padded, too: published measurements still gain by it. By hand, not by counters: registers (output,
+# query, 16 for scores, 16 for a chunk, about 30 more), and the unit's clocks for 16 rows x 32 keys.
+UNIT_16 = (
+    #    head_dim, value_dim, block_n, row_groups, slices, key_groups, loader, rows
+    Tile(      32,        32,      32,          4,      1,          1, UNIT, UNIT_ROWS),  # 86 registers, 256 clocks
+    Tile(      64,        64,      32,          4,      1,          1, UNIT, UNIT_ROWS),  # 110, 512
+    Tile(      96,        96,      32,          4,      1,          1, UNIT, UNIT_ROWS),  # 134, 768; serves 72 and 80
+    Tile(     128,       128,      32,          4,      1,          1, UNIT, UNIT_ROWS),  # 158, 1024; Q read: L1 full
+    Tile(     192,       128,      32,          4,      1,          1, UNIT_REREADS, UNIT_ROWS),  # 130; held: 174
+    Tile(     256,       256,      32,          4,      2,          1, UNIT, UNIT_ROWS),  # 158; undivided: O alone 128
+    *DIRECT_F16[8:],  # from 512 on: 4 slices would hand on more scores than the unit hides; 576 has no slices of 32
+)
+# More rows than a decode tile has, up to 16 (drafts to verify, large groups of heads): all SIMD groups work on the same
+# ones, on keys of their own. Four row groups would leave three without work.
+UNIT_FEW_16 = (
+    #    head_dim, value_dim, block_n, row_groups, slices, key_groups, loader, rows
+    Tile(      32,        32,      32,          1,      1,          4, UNIT, UNIT_ROWS),
+    Tile(      64,        64,      32,          1,      1,          4, UNIT, UNIT_ROWS),
+    Tile(      96,        96,      32,          1,      1,          4, UNIT, UNIT_ROWS),
+    Tile(     128,       128,      32,          1,      1,          4, UNIT, UNIT_ROWS),
+    Tile(     192,       128,      32,          1,      1,          4, UNIT_REREADS, UNIT_ROWS),
+    Tile(     256,       256,      32,          1,      4,          1, UNIT, UNIT_ROWS),  # merging whole outputs: 34 KB
+    *DIRECT_F16[8:],  # of 16 rows a threadgroup
+)
+# Only a GPU can rank these beside the rows of UNIT_16 (selftest --tune does).
+UNIT_TRIALS_16 = (
+    #    head_dim, value_dim, block_n, row_groups, slices, key_groups, loader, rows
+    Tile(      64,        64,      64,          4,      1,          1, UNIT, UNIT_ROWS),  # 126; fewer maxima
+    Tile(      64,        64,      32,          4,      1,          1, UNIT, 2 * UNIT_ROWS),  # 180; half the loads
+    Tile(      64,        64,      32,          4,      1,          1, UNIT_REREADS, UNIT_ROWS),  # 94
+    Tile(      96,        96,      32,          4,      1,          1, UNIT_REREADS, UNIT_ROWS),  # 110
+    Tile(     128,       128,      32,          4,      1,          1, UNIT_REREADS, UNIT_ROWS),  # 126
+    Tile(     128,       128,      64,          4,      1,          1, UNIT_REREADS, UNIT_ROWS),  # 142
+    Tile(     192,       128,      32,          4,      1,          1, UNIT, UNIT_ROWS),  # 174
+    Tile(     256,       256,      32,          4,      2,          1, UNIT_REREADS, UNIT_ROWS),  # 126
+)
+
 # fmt: on
 
 APPLE7 = {
@@ -250,6 +302,7 @@ APPLE9 = {
     torch.bfloat16: Tables(DIRECT_F16, DIRECT_F16, DECODE_F16),
     torch.float32: Tables(DIRECT_F32, DIRECT_F32, DECODE_F32),
 }
+MATRIX_UNIT = dict.fromkeys((torch.float16, torch.bfloat16), Tables(UNIT_16, UNIT_16, DECODE_F16, UNIT_FEW_16))
 TABLES: Mapping[int, Mapping[torch.dtype, Tables]] = {7: APPLE7, 9: APPLE9}  # a family between has the older one's
 
 # Clocks of a large tile beside those of small ones for as many rows.
@@ -262,19 +315,28 @@ KERNELS: Mapping[str, Tuple[Tile, torch.dtype]] = {  # by host name
     for table in family[dtype]
     for tile in table
 }
+UNIT_KERNELS: Mapping[str, Tuple[Tile, torch.dtype]] = {  # the same of those that need the matrix unit
+    tile.kernel(dtype): (tile, dtype)
+    for dtype in MATRIX_UNIT
+    for tile in (*UNIT_16, *UNIT_FEW_16, *UNIT_TRIALS_16)
+    if tile.uses_unit
+}
 SHAPES = tuple(sorted({(tile.head_dim, tile.value_dim) for tile, _ in KERNELS.values()}))  # that there are kernels for
 HEAD_DIMS = tuple(head_dim for head_dim, value_dim in SHAPES if head_dim == value_dim)  # for values of the same one
 
 
 def candidates(device: Device, dtype: torch.dtype, head_dim: int, value_dim: int) -> Tuple[Tile, ...]:
-    """The tiles that can serve more than DECODE_ROWS rows, the best for long work first: those for the device's family,
-    then those for others.
+    """The tiles that can serve any number of rows, the best for long work first: those for the device, then those for
+    others.
 
     Raises NotImplementedError, with the reason, for what no kernel can do.
     """
     own = _tables(device, dtype)
     every = [table for tables in (own, *(family[dtype] for family in TABLES.values())) for table in tables[:2]]
-    return tuple(dict.fromkeys(_first(table, dtype, head_dim, value_dim) for table in every))
+    found = [_first(table, dtype, head_dim, value_dim) for table in every]
+    if found[0].uses_unit:
+        found[1:1] = [tile for tile in UNIT_TRIALS_16 if tile[:2] == found[0][:2]]
+    return tuple(dict.fromkeys(found))
 
 
 def choose(
@@ -282,11 +344,11 @@ def choose(
     dtype: torch.dtype,
     head_dim: int,
     value_dim: int,
-    is_decode: bool,
+    few_rows: int,
     threadgroups: Callable[[int], int],
 ) -> Tile:
-    """The tile for a call. is_decode: no sequence has more than DECODE_ROWS rows; threadgroups(block_m) tells how many
-    threadgroups there are.
+    """The tile for a call. few_rows: DECODE_ROWS or UNIT_ROWS, if no sequence has more rows, else 0;
+    threadgroups(block_m) tells how many threadgroups there are.
 
     Raises NotImplementedError as `candidates`.
     """
@@ -294,10 +356,12 @@ def choose(
     if preferred is not None and head_dim <= preferred.head_dim and value_dim <= preferred.value_dim:
         return preferred
     tables = _tables(device, dtype)
-    if is_decode:
+    if few_rows == DECODE_ROWS:
         return _first(tables.decode, dtype, head_dim, value_dim)
+    if few_rows == UNIT_ROWS and tables.few:
+        return _first(tables.few, dtype, head_dim, value_dim)
     large = _first(tables.large, dtype, head_dim, value_dim)
-    winners = tuned.winners(Device(device.family, device.cores), _checked)
+    winners = tuned.winners(Device(device.family, device.cores, matrix_unit=device.matrix_unit), _checked)
     fastest = winners.get((DTYPES[dtype], large.head_dim, large.value_dim))  # if that was measured on this machine
     if fastest is not None:
         return fastest
@@ -324,7 +388,9 @@ def _checked(device: Device, key: tuned.Key, stored: Tuple) -> Tile:
 
 
 def _tables(device: Device, dtype: torch.dtype) -> Tables:
-    """Those of the newest family that is not newer than the device's."""
+    """Those for the matrix unit, or of the newest family that is not newer than the device's."""
+    if device.matrix_unit and dtype in MATRIX_UNIT:
+        return MATRIX_UNIT[dtype]
     family = SMALLEST.family
     for known in TABLES:
         if family < known <= device.family:
