@@ -113,6 +113,8 @@ template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int k
   if (is_paged) pages = pages_of(block_table, params, tile.sequence);
   KeyRows<T> keys = tile.keys_of(key, params.key, begin, head_dim, pages);
   KeyRows<T> values = tile.keys_of(value, params.value, begin, value_dim, pages);
+  KeyTile::place(keys, slice, lane);
+  ValueTile::place(values, slice, lane);
   Alibi<kRows> alibi;
   if (has_alibi && tile.key_length > 0)
     alibi.place(alibi_slopes + tile.sequence * params.alibi_batch_stride + tile.head(0), score.scale, row0, rows,

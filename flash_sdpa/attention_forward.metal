@@ -1,8 +1,9 @@
 // The forward kernels of every GPU: their loaders are staged and direct. attention_forward.h has the kernel.
 #include <metal_stdlib>
-#include "attention_forward.h"
 #include "blocks_direct.h"
 #include "blocks_staged.h"
+
+#include "attention_forward.h"  // it calls what the loaders declare
 using namespace metal;
 
 // The host name is Tile.kernel's (planning/tiles.py).

@@ -3,8 +3,9 @@
 // way. Then, and where there is no matrix unit in the language, this file has no kernel.
 #include <metal_stdlib>
 #if __METAL_VERSION__ >= 400 && defined(__HAVE_TENSOR__) && __ENVIRONMENT_OS_VERSION_MIN_REQUIRED__ >= 260200
-#include "attention_forward.h"
 #include "unit.h"
+
+#include "attention_forward.h"  // it calls what the loader declares
 using namespace metal;
 
 // The host name is Tile.kernel's (planning/tiles.py).

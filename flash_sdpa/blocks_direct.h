@@ -32,6 +32,8 @@ struct DirectTile {
     constexpr short kFragments = kValueChunk / 2;
     return j / kFragments * kValueChunk * 4 + c / 2 * kValueChunk + j % kFragments * 2 + c % 2;
   }
+  // A lane finds its place in each block anew.
+  static void place(thread KeyRows<T>&, int, Lane) {}
 
   // This SIMD group's slice of a row: KeyRows' row.
   device const T* row(short begin, short r) const { return rows.row(begin, r) + slice * kSliceColumns; }

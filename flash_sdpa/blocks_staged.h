@@ -25,6 +25,8 @@ struct StagedTile {
   // Column of a slice that is column c of fragment j.
   static short key_column(short j, short c) { return j * kFragment + c; }
   static short value_column(short j, short c) { return j * kFragment + c; }
+  // A lane finds its place in each block anew.
+  static void place(thread KeyRows<T>&, int, Lane) {}
 };
 
 template <>

@@ -84,6 +84,10 @@ struct UnitRows {
   }
 };
 
+// Where a lane's rows of a block begin: at[i] is that of row 8 * i + lane.row.
+template <typename T, int kRows>
+struct LaneRows { device const T* at[kRows / kFragment]; };
+
 // [kRows, kColumns], of which a SIMD group multiplies with one of kSlices slices of the columns.
 template <typename T, int kRows, int kColumns, int kSlices>
 struct UnitBlock {
@@ -100,11 +104,28 @@ struct UnitBlock {
   static short key_column(short j, short c) { return j / 4 * 32 + c / 2 * kChunk + j % 4 * 2 + c % 2; }
   static short value_column(short j, short c) { return key_column(j, c); }
 
-  // This lane's columns of a row: KeyRows' row.
-  device const T* row(short begin, Lane lane) const {
-    return rows.row(begin, lane.row) + (slice * kSliceColumns + key_column(0, lane.column));
+  // Moves the data to this lane's first column, and unless paged to its row: 64-bit additions are dear, and so are left
+  // to advance() and to the constant distances of a lane's rows.
+  static void place(thread KeyRows<T>& rows, int slice, Lane lane) {
+    const int column = slice * kSliceColumns + key_column(0, lane.column);
+    rows.data += column;
+    rows.columns -= column;
+    if (!is_paged) rows.data += lane.row * rows.stride;
   }
-  int columns(Lane lane) const { return rows.columns - (slice * kSliceColumns + key_column(0, lane.column)); }
+
+  // The last row stands in for those that do not exist: their weights are 0.
+  LaneRows<T, kRows> lane_rows(Lane lane) const {
+    LaneRows<T, kRows> found;
+    if (is_paged) {
+      UNROLL for (short i = 0; i < kRows / kFragment; i++) found.at[i] = rows.row(i * kFragment, lane.row);
+    } else if (rows.count() >= kRows) {
+      UNROLL for (short i = 0; i < kRows / kFragment; i++) found.at[i] = rows.data + i * kFragment * rows.stride;
+    } else {
+      UNROLL for (short i = 0; i < kRows / kFragment; i++)
+        found.at[i] = rows.data + (min(i * kFragment + lane.row, rows.count() - 1) - lane.row) * rows.stride;
+    }
+    return found;
+  }
 };
 
 template <>
@@ -175,13 +196,12 @@ inline vec<T, 4> half_of(thread const T* chunk, short half_index) {
 template <typename Query, typename T, int kM, int kN, int kColumns, int kSlices>
 inline void multiply_transposed(thread UnitTile<float, kM, kN>& c, thread Query& a,
                                 UnitBlock<T, kN, kColumns, kSlices> b, Lane lane) {
-  device const T* row[kN / kFragment];
-  UNROLL for (short i = 0; i < kN / kFragment; i++) row[i] = b.row(i * kFragment, lane);
+  const LaneRows<T, kN> rows = b.lane_rows(lane);
   UNROLL for (short k = 0; k < kColumns / kSlices / 32; k++) {
     a.fetch(k);
     UNROLL for (short n = 0; n < kN / 32; n++) {
       alignas(16) T chunk[4][8];
-      UNROLL for (short i = 0; i < 4; i++) load_chunk<8>(chunk[i], row[4 * n + i] + 32 * k, b.columns(lane) - 32 * k);
+      UNROLL for (short i = 0; i < 4; i++) load_chunk<8>(chunk[i], rows.at[4 * n + i] + 32 * k, b.rows.columns - 32 * k);
       UNROLL for (short e = 0; e < 2; e++)
         UNROLL for (short m = 0; m < kM / 16; m++)
           multiply_16x32x16<true>(c, m, n, a.left(m, 2 * k + e), half_of(chunk[0], e), half_of(chunk[1], e),
@@ -195,14 +215,13 @@ inline void multiply_transposed(thread UnitTile<float, kM, kN>& c, thread Query&
 template <typename T, int kM, int kN, int kK, int kColumns, int kSlices>
 inline void multiply(thread UnitTile<float, kM, kN>& c, thread UnitTile<float, kM, kK>& a,
                      UnitBlock<T, kK, kColumns, kSlices> b, Lane lane) {
+  const LaneRows<T, kK> rows = b.lane_rows(lane);
   UNROLL for (short k = 0; k < kK / 16; k++) {
-    device const T* first_row = b.row(k * 16, lane);
-    device const T* second_row = b.row(k * 16 + kFragment, lane);
     UNROLL for (short n = 0; n < kN / 32; n++) {
       alignas(16) T first[8];
       alignas(16) T second[8];
-      load_chunk<8>(first, first_row + 32 * n, b.columns(lane) - 32 * n);
-      load_chunk<8>(second, second_row + 32 * n, b.columns(lane) - 32 * n);
+      load_chunk<8>(first, rows.at[2 * k] + 32 * n, b.rows.columns - 32 * n);
+      load_chunk<8>(second, rows.at[2 * k + 1] + 32 * n, b.rows.columns - 32 * n);
       UNROLL for (short m = 0; m < kM / 16; m++)
         multiply_16x32x16<false>(c, m, n, a.left(m, k), half_of(first, 0), half_of(second, 0), half_of(first, 1),
                                  half_of(second, 1));

@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 KERNELS = ROOT / "flash_sdpa"
 MODULE = ROOT / "torch-ext" / "metal_flash_sdpa" / "launching" / "unit_text.py"
 SOURCES = ("attention_forward_unit.metal", "unit_check.metal")
+FILES = (*SOURCES, "instances_unit.h", "unit.h")  # of no library: build.toml does not list them
 
 HEAD = """\
 \"\"\"The kernels that use the matrix unit, which are compiled at run time only. Written by tools/embed.py from

@@ -18,88 +18,17 @@ rows would be more than the L2 cache gives.
 
 from __future__ import annotations
 
-import enum
-from typing import Callable, Mapping, NamedTuple, Tuple
+from typing import Callable, Mapping, Tuple
 
 import torch
 
 from ..call import DTYPES
 from . import tuned
 from .device import SMALLEST, Device
+from .tile import DECODE_ROWS, DIRECT, STAGED, UNIT_ROWS, Loader, Table, Tables, Tile
+from .unit_tiles import UNIT_16, UNIT_FEW_16, UNIT_TRIALS_16
 
-ROWS = 8  # of a SIMD group: one 8x8 fragment
-DECODE_ROWS = ROWS  # of a decode tile, whose SIMD groups work on the same ones
-UNIT_ROWS = 16  # of a SIMD group's product in the matrix unit
-METAL_TYPES = {torch.float32: "float", torch.float16: "half", torch.bfloat16: "bfloat"}
-
-
-class Loader(str, enum.Enum):
-    """How blocks of keys and values get to the registers: the kernel's enum of this name."""
-
-    STAGED = "staged"  # through threadgroup memory, where all SIMD groups read them
-    DIRECT = "direct"  # straight from device memory
-    UNIT = "unit"  # so, too, and the matrix unit multiplies
-    UNIT_REREADS = "unit_rereads"  # as UNIT, but the query is read again for each block, to save registers
-
-
-STAGED, DIRECT, UNIT, UNIT_REREADS = Loader
-
-
-class Tile(NamedTuple):
-    """One instantiation: rows of up to head_dim (query, key) and value_dim (value, output) elements.
-
-    A SIMD group owns `rows` of them and sees keys in blocks of block_n. A threadgroup has row_groups x slices x
-    key_groups SIMD groups, which divide the rows, the columns of each row, and the keys.
-    """
-
-    head_dim: int
-    value_dim: int
-    block_n: int
-    row_groups: int
-    slices: int
-    key_groups: int
-    loader: Loader
-    rows: int = ROWS
-
-    @property
-    def block_m(self) -> int:
-        """Rows of a threadgroup."""
-        return self.rows * self.row_groups
-
-    @property
-    def uses_unit(self) -> bool:
-        """Whether it needs the matrix unit."""
-        return self.loader in (UNIT, UNIT_REREADS)
-
-    @property
-    def simdgroups(self) -> int:
-        return self.row_groups * self.slices * self.key_groups
-
-    def kernel(self, dtype: torch.dtype) -> str:
-        """Host name, as the kernels' INSTANTIATE makes it."""
-        return (
-            f"attention_forward_{DTYPES[dtype]}_d{self.head_dim}_v{self.value_dim}_r{self.rows}_n{self.block_n}"
-            f"_g{self.row_groups}x{self.slices}x{self.key_groups}_{self.loader.value}"
-        )
-
-    def instance(self, dtype: torch.dtype) -> str:
-        """The line of the kernels' text that instantiates it."""
-        numbers = ", ".join(map(str, self[: self._fields.index("loader")]))
-        rows = f", {self.rows}" if self.uses_unit else ""
-        return f"INSTANTIATE({DTYPES[dtype]}, {METAL_TYPES[dtype]}, {numbers}, {self.loader.value}{rows})\n"
-
-
-Table = Tuple[Tile, ...]  # the first tile that holds a head_dim and value_dim serves them; each table has all SHAPES
-
-
-class Tables(NamedTuple):
-    """What serves a dtype on a family of GPUs."""
-
-    large: Table  # for many rows
-    small: Table  # for work that would leave cores idle in large tiles
-    decode: Table  # for up to DECODE_ROWS rows
-    few: Table = ()  # for more, up to UNIT_ROWS, where such tiles gain anything
-
+__all__ = ["DIRECT", "STAGED", "Loader", "Tile", "candidates", "choose"]  # of tile.py, and the choice
 
 # fmt: off
 
@@ -251,45 +180,6 @@ DECODE_BF16 = (
     Tile(     576,       512,       8,          1,      8,          1, DIRECT),  # 81; blocks of 16: 106
 )
 
-# Apple10 with a usable matrix unit, for 16-bit types: fp32 operands would lose 13 bits. SIMD groups of 16 rows, as the
-# unit's products have; 4 of them, as fewer share too little of what they load. Parts of V are 32 columns wide, so that
-# 72 and 80 are padded, too: published measurements still gain by it. By hand, not by counters: registers (output,
-# query, 16 for scores, 16 for a chunk, about 30 more), and the unit's clocks for 16 rows x 32 keys.
-UNIT_16 = (
-    #    head_dim, value_dim, block_n, row_groups, slices, key_groups, loader, rows
-    Tile(      32,        32,      32,          4,      1,          1, UNIT, UNIT_ROWS),  # 86 registers, 256 clocks
-    Tile(      64,        64,      32,          4,      1,          1, UNIT, UNIT_ROWS),  # 110, 512
-    Tile(      96,        96,      32,          4,      1,          1, UNIT, UNIT_ROWS),  # 134, 768; serves 72 and 80
-    Tile(     128,       128,      32,          4,      1,          1, UNIT, UNIT_ROWS),  # 158, 1024; Q read: L1 full
-    Tile(     192,       128,      32,          4,      1,          1, UNIT_REREADS, UNIT_ROWS),  # 130; held: 174
-    Tile(     256,       256,      32,          4,      2,          1, UNIT, UNIT_ROWS),  # 158; undivided: O alone 128
-    *DIRECT_F16[8:],  # from 512 on: 4 slices would hand on more scores than the unit hides; 576 has no slices of 32
-)
-# More rows than a decode tile has, up to 16 (drafts to verify, large groups of heads): all SIMD groups work on the same
-# ones, on keys of their own. Four row groups would leave three without work.
-UNIT_FEW_16 = (
-    #    head_dim, value_dim, block_n, row_groups, slices, key_groups, loader, rows
-    Tile(      32,        32,      32,          1,      1,          4, UNIT, UNIT_ROWS),
-    Tile(      64,        64,      32,          1,      1,          4, UNIT, UNIT_ROWS),
-    Tile(      96,        96,      32,          1,      1,          4, UNIT, UNIT_ROWS),
-    Tile(     128,       128,      32,          1,      1,          4, UNIT, UNIT_ROWS),
-    Tile(     192,       128,      32,          1,      1,          4, UNIT_REREADS, UNIT_ROWS),
-    Tile(     256,       256,      32,          1,      4,          1, UNIT, UNIT_ROWS),  # merging whole outputs: 34 KB
-    *DIRECT_F16[8:],  # of 16 rows a threadgroup
-)
-# Only a GPU can rank these beside the rows of UNIT_16 (selftest --tune does).
-UNIT_TRIALS_16 = (
-    #    head_dim, value_dim, block_n, row_groups, slices, key_groups, loader, rows
-    Tile(      64,        64,      64,          4,      1,          1, UNIT, UNIT_ROWS),  # 126; fewer maxima
-    Tile(      64,        64,      32,          4,      1,          1, UNIT, 2 * UNIT_ROWS),  # 180; half the loads
-    Tile(      64,        64,      32,          4,      1,          1, UNIT_REREADS, UNIT_ROWS),  # 94
-    Tile(      96,        96,      32,          4,      1,          1, UNIT_REREADS, UNIT_ROWS),  # 110
-    Tile(     128,       128,      32,          4,      1,          1, UNIT_REREADS, UNIT_ROWS),  # 126
-    Tile(     128,       128,      64,          4,      1,          1, UNIT_REREADS, UNIT_ROWS),  # 142
-    Tile(     192,       128,      32,          4,      1,          1, UNIT, UNIT_ROWS),  # 174
-    Tile(     256,       256,      32,          4,      2,          1, UNIT_REREADS, UNIT_ROWS),  # 126
-)
-
 # fmt: on
 
 APPLE7 = {
@@ -302,7 +192,11 @@ APPLE9 = {
     torch.bfloat16: Tables(DIRECT_F16, DIRECT_F16, DECODE_F16),
     torch.float32: Tables(DIRECT_F32, DIRECT_F32, DECODE_F32),
 }
-MATRIX_UNIT = dict.fromkeys((torch.float16, torch.bfloat16), Tables(UNIT_16, UNIT_16, DECODE_F16, UNIT_FEW_16))
+# From 512 on, 4 slices would hand on more scores than the unit hides, and 576 has no slices of 32 columns.
+_UNIT_LARGE, _UNIT_FEW = (*UNIT_16, *DIRECT_F16[8:]), (*UNIT_FEW_16, *DIRECT_F16[8:])
+MATRIX_UNIT: Mapping[torch.dtype, Tables] = dict.fromkeys(
+    (torch.float16, torch.bfloat16), Tables(_UNIT_LARGE, _UNIT_LARGE, DECODE_F16, _UNIT_FEW)
+)
 TABLES: Mapping[int, Mapping[torch.dtype, Tables]] = {7: APPLE7, 9: APPLE9}  # a family between has the older one's
 
 # Clocks of a large tile beside those of small ones for as many rows.
@@ -316,10 +210,7 @@ KERNELS: Mapping[str, Tuple[Tile, torch.dtype]] = {  # by host name
     for tile in table
 }
 UNIT_KERNELS: Mapping[str, Tuple[Tile, torch.dtype]] = {  # the same of those that need the matrix unit
-    tile.kernel(dtype): (tile, dtype)
-    for dtype in MATRIX_UNIT
-    for tile in (*UNIT_16, *UNIT_FEW_16, *UNIT_TRIALS_16)
-    if tile.uses_unit
+    tile.kernel(dtype): (tile, dtype) for dtype in MATRIX_UNIT for tile in (*UNIT_16, *UNIT_FEW_16, *UNIT_TRIALS_16)
 }
 SHAPES = tuple(sorted({(tile.head_dim, tile.value_dim) for tile, _ in KERNELS.values()}))  # that there are kernels for
 HEAD_DIMS = tuple(head_dim for head_dim, value_dim in SHAPES if head_dim == value_dim)  # for values of the same one
