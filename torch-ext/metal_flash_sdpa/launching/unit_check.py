@@ -42,17 +42,21 @@ def verdict(family: int) -> Verdict:
     if reason:
         return Verdict(False, reason)
     try:
-        reason = why_not(RuntimeLauncher(), torch.device("mps"))
+        reason = _of_this_gpu()
     except RuntimeError as error:  # of the compiler, or of the GPU
         reason = " ".join(str(error).split())[:1000]
     if reason:
         warnings.warn(
-            f"attention runs without this GPU's matrix unit: {reason}. It is right, but slower; please report it. "
-            f"{VARIABLE}=0 in the environment silences this",
+            f"attention runs without this GPU's matrix unit, slower but right, as a check failed: {reason}. "
+            f"Please report it; {VARIABLE}=0 in the environment skips the check",
             stacklevel=2,
         )
         return Verdict(False, reason)
     return Verdict(True, "layouts, products and an attention are right")
+
+
+def _of_this_gpu() -> str:
+    return why_not(RuntimeLauncher(), torch.device("mps"))
 
 
 def _forbidden(family: int) -> str:
