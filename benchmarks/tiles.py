@@ -106,7 +106,7 @@ def own_tables(tiles):
     for family, by_dtype in tiles.TABLES.items():
         for dtype, tables in by_dtype.items():
             for name, table in zip(tables._fields, tables):
-                if not any(dtype == other[0] and table is other[1] for other in seen):
+                if table and not any(dtype == other[0] and table is other[1] for other in seen):
                     seen.append((dtype, table))
                     yield f"Apple{family} {name} {tiles.DTYPES[dtype]}", dtype, table
 
