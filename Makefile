@@ -16,8 +16,9 @@ RUN := PYTHONPATH=simulator:tools $(ENVIRONMENT)/bin/python
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 21
 
-build: $(READY) ## write the kernels' instances from the tables of tiles, stage the pure-Python variants under build/
+build: $(READY) ## write the kernels' instances and what the package embeds, stage the pure-Python variants under build/
 	@$(RUN) tools/instantiate.py
+	@$(RUN) tools/embed.py
 	@$(RUN) tools/stage.py
 
 wheel: $(READY) ## pack the pure-Python wheel under dist/, and the simulator's under dist/simulator/

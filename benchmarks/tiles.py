@@ -106,7 +106,7 @@ def own_tables(tiles):
     for family, by_dtype in tiles.TABLES.items():
         for dtype, tables in by_dtype.items():
             for name, table in zip(tables._fields, tables):
-                if not any(dtype == other[0] and table is other[1] for other in seen):
+                if table and not any(dtype == other[0] and table is other[1] for other in seen):
                     seen.append((dtype, table))
                     yield f"Apple{family} {name} {tiles.DTYPES[dtype]}", dtype, table
 
@@ -115,7 +115,7 @@ def left_out(tiles, head_dim: int, dtype: torch.dtype):
     """Tiles of this head_dim that no table has."""
     known = {tile for tile, its_dtype in tiles.KERNELS.values() if its_dtype == dtype}
     sizes = next(shape for shape in tiles.SHAPES if head_dim <= shape[0])
-    for loader, block_n, slices in itertools.product(tiles.Loader, (8, 16, 32, 64, 128), (1, 2, 4)):
+    for loader, block_n, slices in itertools.product((tiles.STAGED, tiles.DIRECT), (8, 16, 32, 64, 128), (1, 2, 4)):
         for row_groups, key_groups in ((8 // slices, 1), (4, 1), (1, 1 if slices > 1 else 4)):
             tile = tiles.Tile(*sizes, block_n, row_groups, slices, key_groups, loader)
             fits = tile.simdgroups <= 16 and sizes[0] % (8 * slices) == sizes[1] % (8 * slices) == 0

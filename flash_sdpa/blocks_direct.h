@@ -32,16 +32,22 @@ struct DirectTile {
     constexpr short kFragments = kValueChunk / 2;
     return j / kFragments * kValueChunk * 4 + c / 2 * kValueChunk + j % kFragments * 2 + c % 2;
   }
+  // A lane finds its place in each block anew.
+  static void place(thread KeyRows<T>&, int, Lane) {}
 
-  // Start of this SIMD group's slice of row r of the 8 that begin at first, a multiple of 8, as pages do. Another row
-  // stands in for one that does not exist: its weight is 0.
-  device const T* row(short first, short r) const {
-    device const T* start =
-        is_paged ? rows.paged_row(min(int(first), rows.count() - 1)) : rows.data + first * rows.stride;
-    device const T* other = is_paged ? start : rows.data;
-    return (first + r < rows.count() ? start + r * rows.stride : other) + slice * kSliceColumns;
-  }
+  // This SIMD group's slice of a row: KeyRows' row.
+  device const T* row(short begin, short r) const { return rows.row(begin, r) + slice * kSliceColumns; }
   int columns() const { return rows.columns - slice * kSliceColumns; }
+};
+
+template <>
+struct Kinds<Loader::direct> {
+  template <typename T, int kRows, int kColumns, int kSlices>
+  using Block = DirectTile<T, kRows, kColumns, kSlices>;
+  template <typename T, int kRows, int kColumns>
+  using Query = RegisterTile<T, kRows, kColumns>;
+  template <int kRows, int kColumns>
+  using Registers = RegisterTile<float, kRows, kColumns>;
 };
 
 template <int kThreads, typename T, int kRows, int kColumns, int kSlices>

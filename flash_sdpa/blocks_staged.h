@@ -25,6 +25,18 @@ struct StagedTile {
   // Column of a slice that is column c of fragment j.
   static short key_column(short j, short c) { return j * kFragment + c; }
   static short value_column(short j, short c) { return j * kFragment + c; }
+  // A lane finds its place in each block anew.
+  static void place(thread KeyRows<T>&, int, Lane) {}
+};
+
+template <>
+struct Kinds<Loader::staged> {
+  template <typename T, int kRows, int kColumns, int kSlices>
+  using Block = StagedTile<T, kRows, kColumns, kSlices>;
+  template <typename T, int kRows, int kColumns>
+  using Query = RegisterTile<T, kRows, kColumns>;
+  template <int kRows, int kColumns>
+  using Registers = RegisterTile<float, kRows, kColumns>;
 };
 
 // What fills 16 bytes of threadgroup memory, from device memory.

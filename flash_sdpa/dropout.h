@@ -18,7 +18,7 @@ inline uint4 philox(uint4 counter, uint2 key) {
   return counter;
 }
 
-// Which of a lane's weights of a block of keys are kept: bit 2 * j + e of at[i] is that of element e of fragment [i][j].
+// Which of a lane's weights of a block of keys are kept: bit 2 * j + e of at[i] is that of element e of pair [i][j].
 template <int kRows>
 struct Kept {
   uint at[kRows / kFragment];
@@ -74,6 +74,12 @@ inline Kept<kRows> kept_weights(thread const Dropout<kRows>& dropout, int key0, 
     }
   }
   return kept;
+}
+
+// From the order of 8x8 fragments, in which a counter's numbers belong to lanes, to that of another kind of tile.
+template <typename Tile, int kRows>
+inline void arrange(thread Kept<kRows>& kept, Lane lane) {
+  UNROLL for (short i = 0; i < kRows / kFragment; i++) kept.at[i] = Tile::own_bits(kept.at[i], lane);
 }
 
 // tile[row, key] = 0 where it is not kept.

@@ -30,18 +30,23 @@ inline void add_slices(threadgroup float2* memory, thread Tile& scores, uint sim
     }
 }
 
+// Pairs of a lane's row that merge_key_groups hands over: its softmax, then its output.
+constexpr int merged_softmax_pairs(bool rounds) { return rounds ? 2 : 1; }
+
 // Threadgroup memory for merge_key_groups.
-template <int kRows, int kColumns, int kKeyGroups>
+template <int kRows, int kColumns, int kKeyGroups, bool kRounds = false>
 constexpr int merge_bytes() {
-  return kKeyGroups / 2 * kRows / kFragment * (kColumns / kFragment + 1) * kSimdWidth * sizeof(float2);
+  return kKeyGroups / 2 * kRows / kFragment * (kColumns / kFragment + merged_softmax_pairs(kRounds)) * kSimdWidth *
+         sizeof(float2);
 }
 
 // kKeyGroups SIMD groups, a power of two, have each seen keys of their own: the first one's result becomes that for the
 // keys of all.
-template <int kKeyGroups, typename Tile, int kRows>
+template <int kKeyGroups, typename Tile, int kRows, bool kRounds>
 inline void merge_key_groups(threadgroup float2* memory, thread Tile& accumulator,
-                             thread OnlineSoftmax<kRows>& softmax, uint key_group, uint lane_index) {
-  constexpr short kRowPairs = Tile::kLanePairs + 1, kPairs = Tile::kLaneRows * kRowPairs;  // of a lane
+                             thread OnlineSoftmax<kRows, kRounds>& softmax, uint key_group, uint lane_index) {
+  constexpr short kFirst = merged_softmax_pairs(kRounds), kRowPairs = kFirst + Tile::kLanePairs;
+  constexpr short kPairs = Tile::kLaneRows * kRowPairs;  // of a lane
   constexpr short kSteps = kKeyGroups == 1 ? 0 : kKeyGroups == 2 ? 1 : 2;
   static_assert(kKeyGroups == 1 << kSteps, "1, 2 or 4 groups of keys");
   UNROLL for (short step = 0; step < kSteps; step++) {
@@ -51,18 +56,22 @@ inline void merge_key_groups(threadgroup float2* memory, thread Tile& accumulato
     if (key_group / half_of == 1) {
       UNROLL for (short i = 0; i < Tile::kLaneRows; i++) {
         slot[i * kRowPairs * kSimdWidth] = float2{softmax.row_max.at[i], softmax.row_sum.at[i]};
+        if (softmax.keeps_exact_sum())
+          slot[(i * kRowPairs + 1) * kSimdWidth] = float2{softmax.exact_sum.at[i], 0};
         UNROLL for (short j = 0; j < Tile::kLanePairs; j++)
-          slot[(i * kRowPairs + 1 + j) * kSimdWidth] = pair(accumulator, i, j);
+          slot[(i * kRowPairs + kFirst + j) * kSimdWidth] = pair(accumulator, i, j);
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);  // the other half's results are there
     if (key_group < half_of) {
       UNROLL for (short i = 0; i < Tile::kLaneRows; i++) {
         const float2 other = slot[i * kRowPairs * kSimdWidth];
-        const float2 factor = softmax.join(i, other[0], other[1]);
+        float other_exact = 0;
+        if (softmax.keeps_exact_sum()) other_exact = slot[(i * kRowPairs + 1) * kSimdWidth][0];
+        const float2 factor = softmax.join(i, other[0], other[1], other_exact);
         UNROLL for (short j = 0; j < Tile::kLanePairs; j++)
           pair(accumulator, i, j) =
-              factor[0] * pair(accumulator, i, j) + factor[1] * slot[(i * kRowPairs + 1 + j) * kSimdWidth];
+              factor[0] * pair(accumulator, i, j) + factor[1] * slot[(i * kRowPairs + kFirst + j) * kSimdWidth];
       }
     }
   }

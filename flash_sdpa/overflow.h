@@ -28,9 +28,9 @@ inline uint rows_beyond(thread Tile& tile) {
 // that go through the keys together: this one alone, or with kIsShared all of the threadgroup's kSimdgroups. Then all
 // threads call it, as it contains barriers. Where key groups share their rows, the first, which has the sums over all
 // keys, decides for them.
-template <bool kIsShared, int kSimdgroups, int kKeyGroups, typename Tile, int kRows>
+template <bool kIsShared, int kSimdgroups, int kKeyGroups, typename Tile, int kRows, bool kRounds>
 inline bool shrink_overflowed(threadgroup float2* memory, thread Tile& accumulator,
-                              thread OnlineSoftmax<kRows>& softmax, uint simdgroup, uint lane_index) {
+                              thread OnlineSoftmax<kRows, kRounds>& softmax, uint simdgroup, uint lane_index) {
   uint beyond = rows_beyond(accumulator);
   bool any = simd_any(beyond != 0);
   if (kIsShared) {

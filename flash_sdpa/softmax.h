@@ -3,6 +3,7 @@
 // each lane holding its own columns' share of it. Scores are subtracted before they are scaled: two scores that matter
 // are close, and their difference is exact, however large they are. A row that sees no key ends with row_sum = 0.
 #pragma once
+#include "function_constants.h"
 #include "mask.h"
 
 constant constexpr float kSlack = 8;     // in powers of two; few blocks after the first exceed it
@@ -60,22 +61,28 @@ struct RowExponentials {
   }
 };
 
-template <int kRows>
+// kRounds: the product with the values rounds weights (Registers::rounded). row_sum is then that of rounded ones, so that
+// an output is a true mean of values, and lse has a sum of its own.
+template <int kRows, bool kRounds = false>
 struct OnlineSoftmax {
   float scale_log2;
-  RowVector<kRows> size;     // of the largest weights, as a power of two: 0, or kShrunk (overflow.h)
-  RowVector<kRows> row_max;  // of the scores
-  RowVector<kRows> row_sum;
+  RowVector<kRows> size;       // of the largest weights, as a power of two: 0, or kShrunk (overflow.h)
+  RowVector<kRows> row_max;    // of the scores
+  RowVector<kRows> row_sum;    // of the weights that values are multiplied with
+  RowVector<kRows> exact_sum;  // if keeps_exact_sum()
 
   OnlineSoftmax(float scale_log2_) : scale_log2(scale_log2_) {
     UNROLL for (short i = 0; i < kRows / kFragment; i++) size.at[i] = 0;
   }
+
+  static bool keeps_exact_sum() { return kRounds && (writes_lse || writes_softmax); }
 
   // Forgets all keys.
   void start() {
     UNROLL for (short i = 0; i < kRows / kFragment; i++) {
       row_max.at[i] = kRowMaxFloor;
       row_sum.at[i] = 0;
+      if (keeps_exact_sum()) exact_sum.at[i] = 0;
     }
   }
 
@@ -105,38 +112,47 @@ struct OnlineSoftmax {
         rescale.at[i] = grows[i] ? fast::exp2((row_max.at[i] - block_max[i]) * scale_log2) : 1;
         row_max.at[i] = grows[i] ? block_max[i] : row_max.at[i];
         row_sum.at[i] *= rescale.at[i];
+        if (keeps_exact_sum()) exact_sum.at[i] *= rescale.at[i];
       }
     }
     UNROLL for (short i = 0; i < kRows / kFragment; i++)
       UNROLL for (short j = 0; j < Tile::kLanePairs; j++) {
         const float2 two = pair(scores, i, j);
-        const float2 weight = float2{fast::exp2(fma(two[0] - row_max.at[i], scale_log2, size.at[i])),
-                                     fast::exp2(fma(two[1] - row_max.at[i], scale_log2, size.at[i]))};
+        const float2 exact = float2{fast::exp2(fma(two[0] - row_max.at[i], scale_log2, size.at[i])),
+                                    fast::exp2(fma(two[1] - row_max.at[i], scale_log2, size.at[i]))};
+        const float2 weight = Tile::rounded(exact);
         pair(scores, i, j) = weight;
         row_sum.at[i] += weight[0] + weight[1];
+        if (keeps_exact_sum()) exact_sum.at[i] += exact[0] + exact[1];
       }
     return any_grows;
   }
 
   // Merges row i of another softmax, over other keys, into this one. Returns the factors for what each has accumulated.
-  float2 join(short i, float other_max, float other_sum) {
+  // other_exact: its exact_sum.
+  float2 join(short i, float other_max, float other_sum, float other_exact) {
     const float joint = max(row_max.at[i], other_max);
     const float2 factor = float2{fast::exp2((row_max.at[i] - joint) * scale_log2),
                                  fast::exp2((other_max - joint) * scale_log2)};
     row_max.at[i] = joint;
     row_sum.at[i] = factor[0] * row_sum.at[i] + factor[1] * other_sum;
+    if (keeps_exact_sum()) exact_sum.at[i] = factor[0] * exact_sum.at[i] + factor[1] * other_exact;
     return factor;
   }
 
   // After the last key: adds up the lanes' shares of row_sum and returns each row's exponentials. scale turns scores
   // into natural exponents.
-  RowExponentials<kRows> finish(float scale) {
+  RowExponentials<kRows> finish(float scale) { return exponentials(scale, row_sum); }
+  // The same of exact_sum, if that is kept.
+  RowExponentials<kRows> finish_exact(float scale) { return exponentials(scale, exact_sum); }
+
+  RowExponentials<kRows> exponentials(float scale, thread RowVector<kRows>& sum) const {
     RowExponentials<kRows> rows;
     UNROLL for (short i = 0; i < kRows / kFragment; i++) {
-      row_sum.at[i] += simd_shuffle_xor(row_sum.at[i], 1);
-      row_sum.at[i] += simd_shuffle_xor(row_sum.at[i], 8);
+      sum.at[i] += simd_shuffle_xor(sum.at[i], 1);
+      sum.at[i] += simd_shuffle_xor(sum.at[i], 8);
       const float share = 1 / fast::exp2(size.at[i]);
-      rows.at[i] = {scale * row_max.at[i], row_sum.at[i] * share, share, 0};
+      rows.at[i] = {scale * row_max.at[i], sum.at[i] * share, share, 0};
     }
     return rows;
   }

@@ -1,5 +1,5 @@
 // A matrix held in the registers of one SIMD group, and the verbs on it, destination first. Every verb is collective:
-// all lanes of the SIMD group call it. Keys and values are multiplied from a StagedTile or a DirectTile.
+// all lanes of the SIMD group call it. Keys and values are multiplied from a StagedTile, a DirectTile or a UnitBlock.
 #pragma once
 #include <metal_stdlib>
 #include "function_constants.h"
@@ -20,6 +20,13 @@ inline Lane lane_position(uint lane) {
   return {short((quad & 4) + (short(lane) / 2) % 4), short((quad & 2) * 2 + (short(lane) % 2) * 2)};
 }
 
+// How blocks of keys and values get to the registers, and what multiplies them there: planning/tiles.py has the same.
+enum class Loader { staged, direct, unit, unit_rereads };
+
+// The kinds of tiles of a loader: Block (of keys or values), Query, and Registers (scores and output).
+template <Loader kLoader>
+struct Kinds;
+
 // The two values of a fragment that this lane owns.
 template <typename T>
 inline thread vec<T, 2>& elements(thread simdgroup_matrix<T, kFragment, kFragment>& frag) {
@@ -37,6 +44,11 @@ struct RegisterTile {  // [kRows, kColumns]
 
   // The first of the two columns of pair j.
   static int column(short j, Lane lane) { return j * kFragment + lane.column; }
+  // What the product with the values makes of weights: nothing else.
+  static constant constexpr bool kRounds = false;
+  static float2 rounded(float2 weights) { return weights; }
+  // Two bits for each pair of fragments: those of its own pairs.
+  static uint own_bits(uint bits, Lane) { return bits; }
 };
 template <typename T, int kRows, int kColumns>
 inline thread vec<T, 2>& pair(thread RegisterTile<T, kRows, kColumns>& tile, short i, short j) {
@@ -74,6 +86,14 @@ struct KeyRows {
   device const T* paged_row(int r) const {
     const int token = first + r;
     return data + pages.id(token) * page_stride + (token % pages.size) * stride;
+  }
+
+  // Row r of the 8 that begin at begin, a multiple of 8, as pages do. Another row stands in for one that does not
+  // exist: its weight is 0.
+  device const T* row(short begin, short r) const {
+    device const T* start = is_paged ? paged_row(min(int(begin), count() - 1)) : data + begin * stride;
+    device const T* other = is_paged ? start : data;
+    return begin + r < count() ? start + r * stride : other;
   }
 };
 

@@ -10,6 +10,7 @@ import kernels
 import pytest
 import stage
 import torch
+from reference import rounded_weights
 from simulated_launcher import SimulatedLauncher
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one test process a core: threads on top would wait for one another
@@ -30,6 +31,8 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("shard", range(metafunc.config.getoption("shards")))
     if "launcher" in metafunc.fixturenames:
         also = ["fast_math"] * (metafunc.definition.get_closest_marker("fast_math") is not None)
+        if metafunc.definition.path.parent == pathlib.Path(__file__).parent:  # numeric tests of the forward pass
+            also.insert(0, "unit")
         every = metafunc.config.getoption("fast_math")
         metafunc.parametrize("launcher", ["fast_math"] if every else ["cpu", "simulated", *also], indirect=True)
 
@@ -50,10 +53,18 @@ def kernel(build):
 
 @pytest.fixture
 def launcher(request, kernel):
-    """Runs the test once on the CPU implementation and once on the Metal kernels, simulated; where it is marked
-    fast_math, once more in their fast-math build. The value is the name: "cpu", "simulated" or "fast_math"."""
-    target = SimulatedLauncher(fast_math=request.param == "fast_math")
-    with contextlib.nullcontext() if request.param == "cpu" else kernel.launchers.use_launcher(target):
+    """Runs the test once on the CPU implementation and once on the Metal kernels, simulated; if it is one of the
+    forward pass, once on those of the matrix unit; where it is marked fast_math, once more in their fast-math build.
+    The value is the name: "cpu", "simulated", "unit" or "fast_math"."""
+    with contextlib.ExitStack() as stack:
+        if request.param == "unit":
+            device = kernel.device.Device(family=10, cores=10, matrix_unit=True)
+            stack.enter_context(rounded_weights())
+            stack.enter_context(kernel.launchers.use_launcher(SimulatedLauncher(), device))
+        elif request.param != "cpu":
+            stack.enter_context(
+                kernel.launchers.use_launcher(SimulatedLauncher(fast_math=request.param == "fast_math"))
+            )
         yield request.param
 
 

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.fast_math
 def many_cores(kernel, launcher):
     """Plans for a GPU of 512 cores, which split the keys of every small call."""
     target = kernel.launchers.current()
-    device = kernel.device.Device(family=7, cores=512)
+    device = target and target.device._replace(cores=512)
     with kernel.launchers.use_launcher(target.launcher, device) if target else contextlib.nullcontext():
         yield
 

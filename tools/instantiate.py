@@ -38,6 +38,7 @@ class File(NamedTuple):
 
 FILES = (
     File("instances.h", "tiles", "KERNELS"),
+    File("instances_unit.h", "tiles", "UNIT_KERNELS"),
     File("instances_backward_queries.h", "backward_tiles", "QUERIES_KERNELS"),
     File("instances_backward_keys.h", "backward_tiles", "KEYS_KERNELS"),
 )

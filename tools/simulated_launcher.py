@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import pathlib
 
+import embed
 import torch
 from metal_simulator import Library
 
@@ -25,6 +26,7 @@ class SimulatedLauncher:
     timeout: seconds of processor time for one threadgroup.
     check_written: every element of the outputs must be written.
     fast_math: kernels compiled as for the compiled variant.
+    matrix_unit: the lane layout of its operands, one of the simulator's.
     """
 
     def __init__(
@@ -36,10 +38,11 @@ class SimulatedLauncher:
         timeout: float = 60,
         check_written: bool = False,
         fast_math: bool = False,
+        matrix_unit: str | None = None,
     ):
         self.check, self.order, self.kernels = check, order, kernels
         self.ignore, self.timeout, self.check_written = tuple(ignore), timeout, check_written
-        self.fast_math = fast_math
+        self.fast_math, self.matrix_unit = fast_math, matrix_unit
         self.launches = 0
 
     def __call__(self, plan, given) -> None:
@@ -53,6 +56,7 @@ class SimulatedLauncher:
             check=self.check,
             timeout=self.timeout,
             check_written=self.check_written,
+            matrix_unit=self.matrix_unit,
         )
         self.launches += 1
         findings = [finding for finding in report.findings if not finding.kind.startswith(self.ignore)]
@@ -70,4 +74,6 @@ def _compiled(source: pathlib.Path, fast_math: bool, kernel: str, constants):
 
 @functools.lru_cache(maxsize=None)
 def _library(source: pathlib.Path, fast_math: bool) -> Library:
+    if source.name in embed.SOURCES:  # run time only: never with fast math
+        return Library(source, include=[source.parent], language="metal4.0", deployment_target="26.2")
     return Library(source, include=[source.parent], fast_math=fast_math)

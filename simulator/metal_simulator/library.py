@@ -17,6 +17,7 @@ from .source.accounting import read_kernels
 from .source.declarations import Declarations, Function, Instantiation
 from .source.files import preprocess, read_source
 from .strict import check
+from .strict.language import predefined
 from .toolchain import cache
 from .toolchain.clang import FAST_MATH, Clang, find_clang
 from .translate.function_constants import near, spell_constants
@@ -29,22 +30,37 @@ class Library:
     include: folders in which its #include lines are looked up
     fast_math: compile kernels as Metal does by default: no infinities, no NaN, no signed zeros, sums in any order,
         reciprocals for divisions. What a kernel then makes of an infinity or a NaN is not defined.
+    language: "metal4.0", with tensors, or "metal3.1": what the source is told of it by __METAL_VERSION__ and
+        __HAVE_TENSOR__. None: it is told version 4.0, and has no tensors
+    deployment_target: of macOS, such as "26.2": __ENVIRONMENT_OS_VERSION_MIN_REQUIRED__. None: that is not defined.
 
-    Raises CompileError if the file does not exist and ToolchainError if there is no clang; everything else waits until
-    it is needed.
+    Raises CompileError if the file does not exist, for another language and for a target that is no version, and
+    ToolchainError if there is no clang; everything else waits until it is needed.
 
     What a back end needs of it: source (the files), clang, fast_math, digest, text, declarations, function.
     """
 
-    def __init__(self, path, include: Sequence = (), *, fast_math: bool = False):
+    def __init__(
+        self,
+        path,
+        include: Sequence = (),
+        *,
+        fast_math: bool = False,
+        language: Optional[str] = None,
+        deployment_target: Optional[str] = None,
+    ):
         self.source = read_source(path, include)
         self.clang = find_clang()
         self.fast_math = fast_math
-        self.digest = self.source.digest()  # of the contents: where the files lie does not matter
+        self.language, self.deployment_target = language, deployment_target
+        self._predefined = predefined(language, deployment_target)
+        # Of the contents and what they are told: where the files lie does not matter.
+        self.digest = " ".join([self.source.digest(), *self._predefined])
 
     @functools.cached_property
     def _read(self) -> Tuple[str, Declarations]:
-        return read_kernels(preprocess(self.clang, self.source, True, FAST_MATH if self.fast_math else ()))
+        flags = [*(FAST_MATH if self.fast_math else []), *self._predefined]
+        return read_kernels(preprocess(self.clang, self.source, True, flags))
 
     @property
     def text(self) -> str:
@@ -72,10 +88,11 @@ class Library:
     def check(self, language: Optional[str] = None) -> List[Diagnostic]:
         """Strict check of the whole file, every instantiation included: what Apple's compiler rejects, and lints.
 
-        language: "metal3.1" (C++14) or "metal4.0" (C++17): what is newer than its C++ is an error, too.
+        language: "metal3.1" (C++14) or "metal4.0" (C++17): what is newer than its C++ is an error, too. None: that of
+            the library.
         Raises CompileError for another language, and for a file that does not even preprocess.
         """
-        found = check.check(self.clang, self.source, self.digest, language)
+        found = check.check(self.clang, self.source, self.digest, language or self.language, self.deployment_target)
         if any(d.severity == "error" for d in found):
             return found
         try:
@@ -197,6 +214,7 @@ class Kernel:
         timeout: Optional[float] = 60,
         check_written: Union[bool, Sequence[int]] = False,
         check_nan: bool = False,
+        matrix_unit: Optional[str] = None,
     ) -> LaunchReport:
         """Runs the kernel over a grid of threadgroups; buffers are read and written in place.
 
@@ -211,10 +229,13 @@ class Kernel:
             implies check
         check_nan: a finding where a thread first makes a NaN out of numbers, or of memory or a variable that nobody
             set; implies check
+        matrix_unit: lane layout of cooperative tensors, one of launch/matrix_unit.LAYOUTS; None for what the variable
+            METAL_SIMULATOR_MATRIX_UNIT of the environment names, else "apple10"
         Raises LaunchError for wrong arguments, and for a kernel that diverges, deadlocks, faults or does not end;
         ToolchainError for a clang with which the checker misses what it must find (see launch/canaries.py).
         """
-        settings = Settings(order, check, threadgroup_memory, workers, timeout, check_written, check_nan)
+        chosen = (order, check, threadgroup_memory, workers, timeout, check_written, check_nan)
+        settings = Settings(*chosen, count=False, matrix_unit=matrix_unit)
         return self._launch(buffers, grid, threads, settings)
 
     def profile(
@@ -226,10 +247,11 @@ class Kernel:
         threadgroup_memory: Optional[Sequence[int]] = None,
         workers: Optional[int] = None,
         timeout: Optional[float] = 600,
+        matrix_unit: Optional[str] = None,
     ) -> Profile:
         """Runs the kernel as launch does, and counts instructions and memory traffic; see counters.Profile, and
         cost_model.predict for what they mean in time. Arguments and errors are those of launch."""
-        settings = Settings(order, False, threadgroup_memory, workers, timeout, False, False, count=True)
+        settings = Settings(order, False, threadgroup_memory, workers, timeout, False, False, True, matrix_unit)
         return self._launch(buffers, grid, threads, settings).profile
 
     def _launch(self, buffers, grid, threads, settings: Settings) -> LaunchReport:

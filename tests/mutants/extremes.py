@@ -2,7 +2,7 @@
 
 from .mutant import Mutant
 
-MAIN, COMBINE, DIRECT = "attention_forward.metal", "attention_combine.metal", "blocks_direct.h"
+MAIN, COMBINE, DIRECT = "attention_forward.h", "attention_combine.metal", "blocks_direct.h"
 TILE, MASK, SOFTMAX, OVERFLOW = "tile.h", "mask.h", "softmax.h", "overflow.h"
 BARRIER = "    threadgroup_barrier(mem_flags::mem_threadgroup);  // "
 

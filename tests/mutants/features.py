@@ -2,7 +2,7 @@
 
 from .mutant import Mutant
 
-MAIN, COMBINE = "attention_forward.metal", "attention_combine.metal"
+MAIN, COMBINE = "attention_forward.h", "attention_combine.metal"
 TILE, MASK, SOFTMAX, SCORE, PAGES, SEQUENCE = "tile.h", "mask.h", "softmax.h", "score.h", "pages.h", "sequence.h"
 
 MUTANTS = [

@@ -2,7 +2,7 @@
 
 from .mutant import Mutant
 
-MAIN, MASK, SOFTMAX, SEQUENCE = "attention_forward.metal", "mask.h", "softmax.h", "sequence.h"
+MAIN, MASK, SOFTMAX, SEQUENCE = "attention_forward.h", "mask.h", "softmax.h", "sequence.h"
 BARRIER = "threadgroup_barrier(mem_flags::mem_threadgroup);"
 
 MUTANTS = [
@@ -305,7 +305,7 @@ MUTANTS = [
         "(block_max[i] - row_max.at[i]) * scale_log2",
         "numbers",
     ),
-    Mutant("half of the sum", SOFTMAX, "      row_sum.at[i] += simd_shuffle_xor(row_sum.at[i], 8);\n", "", "numbers"),
+    Mutant("half of the sum", SOFTMAX, "      sum.at[i] += simd_shuffle_xor(sum.at[i], 8);\n", "", "numbers"),
     Mutant(
         "output not rescaled",
         MAIN,

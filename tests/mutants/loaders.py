@@ -2,7 +2,7 @@
 
 from .mutant import Mutant
 
-MAIN, TILE, STAGED, DIRECT = "attention_forward.metal", "tile.h", "blocks_staged.h", "blocks_direct.h"
+MAIN, TILE, STAGED, DIRECT = "attention_forward.h", "tile.h", "blocks_staged.h", "blocks_direct.h"
 
 MUTANTS = [
     # rows of queries and outputs
@@ -291,35 +291,39 @@ MUTANTS = [
         "equivalent",
         "only the even column of a pair is asked for",
     ),
-    Mutant("direct rows of the block's start", DIRECT, "rows.data + first * rows.stride", "rows.data", "numbers"),
-    Mutant("last page not held", DIRECT, "min(int(first), rows.count() - 1)", "int(first)", "checker"),
+    Mutant("direct rows of the block's start", TILE, "data + begin * stride", "data", "numbers"),
+    Mutant("last page not held", TILE, "min(int(begin), count() - 1)", "int(begin)", "checker"),
     Mutant(
         "last page held one key late",
-        DIRECT,
-        "min(int(first), rows.count() - 1)",
-        "min(int(first), rows.count())",
+        TILE,
+        "min(int(begin), count() - 1)",
+        "min(int(begin), count())",
         "checker",
     ),
-    Mutant(
-        "other row is the missing one", DIRECT, "other = is_paged ? start : rows.data;", "other = start;", "checker"
-    ),
+    Mutant("other row is the missing one", TILE, "other = is_paged ? start : data;", "other = start;", "checker"),
     Mutant(
         "direct missing keys: one row too few",
-        DIRECT,
-        "first + r < rows.count() ?",
-        "first + r <= rows.count() ?",
+        TILE,
+        "begin + r < count() ?",
+        "begin + r <= count() ?",
         "checker",
     ),
-    Mutant("direct missing keys: never", DIRECT, "first + r < rows.count() ?", "true ?", "checker"),
+    Mutant("direct missing keys: never", TILE, "begin + r < count() ?", "true ?", "checker"),
     Mutant(
         "direct missing keys: one row too many",
-        DIRECT,
-        "first + r < rows.count() ?",
-        "first + r + 1 < rows.count() ?",
+        TILE,
+        "begin + r < count() ?",
+        "begin + r + 1 < count() ?",
         "numbers",
     ),
-    Mutant("direct rows of a fragment", DIRECT, "? start + r * rows.stride :", "? start :", "numbers"),
-    Mutant("direct columns of the first slice", DIRECT, ": other) + slice * kSliceColumns;", ": other);", "numbers"),
+    Mutant("direct rows of a fragment", TILE, "? start + r * stride :", "? start :", "numbers"),
+    Mutant(
+        "direct columns of the first slice",
+        DIRECT,
+        "rows.row(begin, r) + slice * kSliceColumns;",
+        "rows.row(begin, r);",
+        "numbers",
+    ),
     Mutant(
         "direct columns past the slice's",
         DIRECT,

@@ -2,7 +2,7 @@
 
 from .mutant import Mutant
 
-MAIN, EXCHANGE, SOFTMAX = "attention_forward.metal", "exchange.h", "softmax.h"
+MAIN, EXCHANGE, SOFTMAX = "attention_forward.h", "exchange.h", "softmax.h"
 BARRIER = "threadgroup_barrier(mem_flags::mem_threadgroup);"
 
 MUTANTS = [
@@ -42,7 +42,7 @@ MUTANTS = [
     Mutant(
         "no memory for key groups",
         MAIN,
-        "larger(kBlockBytes + kSliceBytes, merge_bytes<kRows, kValueDim, kKeyGroups>())",
+        "larger(kBlockBytes + kSliceBytes, merge_bytes<kRows, kValueDim, kKeyGroups, Scores::kRounds>())",
         "kBlockBytes + kSliceBytes",
         "checker",
     ),
@@ -244,21 +244,21 @@ MUTANTS = [
     Mutant(
         "maximum and sum swapped",
         EXCHANGE,
-        "softmax.join(i, other[0], other[1])",
-        "softmax.join(i, other[1], other[0])",
+        "softmax.join(i, other[0], other[1], other_exact)",
+        "softmax.join(i, other[1], other[0], other_exact)",
         "numbers",
     ),
     Mutant(
         "output over maximum and sum",
         EXCHANGE,
-        "          slot[(i * kRowPairs + 1 + j) * kSimdWidth] = pair",
+        "          slot[(i * kRowPairs + kFirst + j) * kSimdWidth] = pair",
         "          slot[(i * kRowPairs + j) * kSimdWidth] = pair",
         "checker",
     ),
     Mutant(
         "output of the wrong fragment",
         EXCHANGE,
-        "factor[1] * slot[(i * kRowPairs + 1 + j)",
+        "factor[1] * slot[(i * kRowPairs + kFirst + j)",
         "factor[1] * slot[(i * kRowPairs + j)",
         "numbers",
     ),
@@ -280,8 +280,8 @@ MUTANTS = [
     Mutant(
         "memory without maximum and sum",
         EXCHANGE,
-        "(kColumns / kFragment + 1) * kSimdWidth * sizeof",
-        "kColumns / kFragment * kSimdWidth * sizeof",
+        "(kColumns / kFragment + merged_softmax_pairs(kRounds)) * kSimdWidth",
+        "kColumns / kFragment * kSimdWidth",
         "checker",
     ),
     Mutant(

@@ -252,7 +252,7 @@ def _widened(how):
     _attend(how, STAGED, dense(1, 20, 50, 4, 2, 32, torch.bfloat16))
 
 
-MAIN, COMBINE, TILE, EXCHANGE = "attention_forward.metal", "attention_combine.metal", "tile.h", "exchange.h"
+MAIN, COMBINE, TILE, EXCHANGE = "attention_forward.h", "attention_combine.metal", "tile.h", "exchange.h"
 DROPOUT = "dropout.h"
 STAGED_TILE, DIRECT_TILE, OVERFLOW = "blocks_staged.h", "blocks_direct.h", "overflow.h"
 MASK, SOFTMAX, SCORE, PAGES, SEQUENCE = "mask.h", "softmax.h", "score.h", "pages.h", "sequence.h"

@@ -2,8 +2,8 @@
 
 from .mutant import Mutant
 
-MAIN, COMBINE, SOFTMAX, DROPOUT = "attention_forward.metal", "attention_combine.metal", "softmax.h", "dropout.h"
-KEPT = "const Kept<kRows> kept = kept_weights<kBlockN>(dropout, key0, lane);"
+MAIN, COMBINE, SOFTMAX, DROPOUT = "attention_forward.h", "attention_combine.metal", "softmax.h", "dropout.h"
+KEPT = "Kept<kRows> kept = kept_weights<kBlockN>(dropout, key0, lane);"
 
 MUTANTS = [
     Mutant("six rounds", DROPOUT, "kPhiloxRounds = 7", "kPhiloxRounds = 6", "numbers"),

@@ -61,6 +61,11 @@ def test_an_unlisted_source_is_found(copy: Path, suffix: str) -> None:
     assert problems(copy) == [f"flash_sdpa/forgotten{suffix} is not listed"]
 
 
+def test_a_source_for_run_time_only_is_found(copy: Path) -> None:
+    edit(copy, "src = [\n", 'src = [\n    "flash_sdpa/unit.h",\n')
+    assert problems(copy) == ["flash_sdpa/unit.h is listed, but for run time only"]
+
+
 def test_a_listed_backend_without_kernel_is_found(copy: Path) -> None:
     edit(copy, 'backends = ["metal"]', 'backends = ["metal", "cpu"]')
     assert problems(copy) == ["backend cpu is listed but has no kernel"]

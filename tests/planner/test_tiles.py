@@ -23,7 +23,7 @@ def tiles(kernel):
 
 
 def every_table(tiles):
-    return [table for family in tiles.TABLES.values() for tables in family.values() for table in tables]
+    return [table for family in tiles.TABLES.values() for tables in family.values() for table in tables if table]
 
 
 @pytest.mark.parametrize("file", instantiate.FILES, ids=lambda file: file.name)
@@ -33,7 +33,7 @@ def test_the_kernels_are_instantiated_from_the_tables(kernel, file):
 
 
 def test_the_loaders_are_the_kernels(tiles):
-    text = (ROOT / "flash_sdpa" / "attention_forward.metal").read_text()
+    text = (ROOT / "flash_sdpa" / "tile.h").read_text()
     [enumerators] = re.findall(r"enum class Loader \{ (.*) \};", text)
     assert enumerators.split(", ") == [loader.value for loader in tiles.Loader]
 
@@ -57,10 +57,10 @@ def test_decode_tiles_have_the_rows_of_one_simd_group(tiles):
     assert {tile.block_m for tile in decode} == {tiles.DECODE_ROWS}
 
 
-def chosen(kernel, family, dtype, is_decode=False):
+def chosen(kernel, family, dtype, few_rows=0, matrix_unit=False):
     """The tile of head_dim 64 for more rows than fit 8 cores."""
-    device = kernel.device.Device(family, 8)
-    return kernel.planning.tiles.choose(device, dtype, 64, 64, is_decode, False, lambda block_m: 2**16 // block_m)
+    device = kernel.device.Device(family, 8, matrix_unit=matrix_unit)
+    return kernel.planning.tiles.choose(device, dtype, 64, 64, few_rows, False, lambda block_m: 2**16 // block_m)
 
 
 def test_a_family_and_a_dtype_may_have_rows_of_their_own(kernel, tiles, monkeypatch):
@@ -82,7 +82,47 @@ def test_a_family_and_a_dtype_may_have_rows_of_their_own(kernel, tiles, monkeypa
 def test_a_family_without_rows_of_its_own_takes_those_of_the_nearest_older_one(kernel, tiles, family, like):
     for dtype, tables in tiles.TABLES[like or max(tiles.TABLES)].items():
         assert chosen(kernel, family, dtype) == tables.large[1]
-        assert chosen(kernel, family, dtype, is_decode=True) == tables.decode[1]
+        assert chosen(kernel, family, dtype, few_rows=8) == tables.decode[1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+def test_the_matrix_unit_is_for_16_bit_types_and_more_rows_than_decode_tiles_have(kernel, tiles, dtype):
+    few = {rows: chosen(kernel, 10, dtype, rows, matrix_unit=True) for rows in (8, 16, 0)}
+    if dtype == torch.float32:
+        assert few == {rows: chosen(kernel, 10, dtype, rows) for rows in few}
+        return
+    assert few[8] == tiles.DECODE_F16[1] and (few[16].key_groups, few[0].row_groups) == (4, 4)
+    assert few[16].uses_unit and few[0].uses_unit and {few[16].rows, few[0].rows} == {16}
+
+
+def test_the_matrix_unit_serves_every_size(kernel, tiles):
+    """72 and 80 padded to 96; from 512 on the direct tiles do."""
+    device = kernel.device.Device(10, 8, matrix_unit=True)
+    for few_rows in (16, 0):
+        for head_dim, value_dim in [*tiles.SHAPES, (20, 100), (300, 40)]:
+            tile = tiles.choose(device, torch.bfloat16, head_dim, value_dim, few_rows, False, lambda block_m: 1)
+            assert tile.head_dim >= head_dim and tile.value_dim >= value_dim
+            assert tile.uses_unit == (head_dim <= 256)
+            if head_dim in (72, 80):
+                assert tile.head_dim == 96
+
+
+def test_unit_tiles_are_whole_products(tiles):
+    """Of 16 rows x 32 columns, in slices and in blocks; and no table of another GPU has one."""
+    for tile, _ in tiles.UNIT_KERNELS.values():
+        assert tile.rows % 16 == tile.block_n % 32 == 0 and tile.simdgroups * 32 <= 1024
+        assert tile.head_dim % (32 * tile.slices) == tile.value_dim % (32 * tile.slices) == 0
+    assert not any(tile.uses_unit for tile, _ in tiles.KERNELS.values())
+
+
+def test_tuning_tries_every_unit_tile_of_a_size(kernel, tiles):
+    device = kernel.device.Device(10, 8, matrix_unit=True)
+    trials = tiles.candidates(device, torch.float16, 64, 64)
+    assert [tile for tile in trials if tile.uses_unit] == [tiles.UNIT_16[1], *tiles.UNIT_TRIALS_16[:3]]
+    assert tiles.DIRECT_F16[1] in trials  # what would serve without the unit
+    assert not any(tile.uses_unit for tile in tiles.candidates(device, torch.float32, 64, 64))
+    without = kernel.device.Device(10, 8)
+    assert not any(tile.uses_unit for tile in tiles.candidates(without, torch.float16, 64, 64))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)

@@ -5,6 +5,7 @@ Written apart from the code under test: one sequence, one head, one full matrix 
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import torch
@@ -133,13 +134,27 @@ def _sequence(query, key, value, scale, window, softcap, slopes, sinks, bias, al
     return output, lse
 
 
+_rounded_weights = [False]
+
+
+@contextlib.contextmanager
+def rounded_weights():
+    """Within it, calls of 16-bit types may use the matrix unit, which takes weights of 11 bits: 2^-12 of the largest
+    value on top of the bound."""
+    _rounded_weights.append(True)
+    try:
+        yield
+    finally:
+        _rounded_weights.pop()
+
+
 def output_bound(expected, dtype, value) -> float:
     """Largest allowed |output - expected|: CONTRIBUTING.md, Numerics."""
     largest = value.double().abs().max().item() if value.numel() else 0.0
     if dtype == torch.float32:
         return 5e-6 * largest
     rounding = (expected.to(dtype).double() - expected).abs().max().item() if expected.numel() else 0.0
-    return 1.1 * rounding + 4e-6 * largest
+    return 1.1 * rounding + (4e-6 + (2**-12 if _rounded_weights[-1] else 0)) * largest
 
 
 def assert_output(output, expected, value) -> None:

@@ -14,7 +14,8 @@ class ShaderLibrary:
     def __init__(self, text, folder):
         self.path = folder / "specialised.metal"
         self.path.write_text(text, encoding="ascii")
-        self.library = Library(self.path)
+        system = {"language": "metal4.0", "deployment_target": "26.2"} if "MetalPerformancePrimitives" in text else {}
+        self.library = Library(self.path, **system)
 
     def __getattr__(self, name):
         def launch(*arguments, threads, group_size):

@@ -14,6 +14,7 @@ from ..checker.findings import Finding
 from ..errors import LaunchError
 from ..limits import MAX_BUFFERS, MAX_THREADS, THREADGROUP_LIMIT
 from ..profiler.counters import Counting, Profile
+from . import matrix_unit
 from .buffers import UNBOUND, bind
 
 MAX_FINDINGS, MAX_WORKERS = 4096, 256
@@ -21,7 +22,8 @@ MAX_FINDINGS, MAX_WORKERS = 4096, 256
 
 class LaunchReport(NamedTuple):
     """What a launch did: threadgroups run, barriers passed (once per threadgroup), 8x8x8 matrix products (once per SIMD
-    group), other SIMD-group operations (once per lane), what the checker found, the counters of a profiled launch."""
+    group), other SIMD-group operations (once per lane), what the checker found, the counters of a profiled launch,
+    products of cooperative tensors (once per SIMD group)."""
 
     threadgroups: int
     barriers: int
@@ -29,6 +31,7 @@ class LaunchReport(NamedTuple):
     lane_operations: int
     findings: Tuple[Finding, ...]
     profile: Optional[Profile] = None
+    unit_products: int = 0
 
 
 class Settings(NamedTuple):
@@ -42,6 +45,7 @@ class Settings(NamedTuple):
     check_written: Union[bool, Sequence[int]]
     check_nan: bool
     count: bool = False
+    matrix_unit: Optional[str] = None
 
     def mode(self, kernel: str) -> str:
         """Which build of the kernel it takes. Raises LaunchError for settings of a wrong type."""
@@ -87,12 +91,13 @@ class Request(ctypes.Structure):
         ("buffers", Region * MAX_BUFFERS),
         ("barriers", ctypes.c_uint64),
         ("products", ctypes.c_uint64),
+        ("unit_products", ctypes.c_uint64),
         ("collectives", ctypes.c_uint64),
         ("finding_count", ctypes.c_uint32),
         ("failed", ctypes.c_uint32),
         ("failed_group", ctypes.c_uint64),
         ("stopped", ctypes.c_uint32),
-        ("reserved", ctypes.c_uint32),
+        ("layout", ctypes.c_uint32),
         ("sites", ctypes.c_uint32 * 2),
         ("code", ctypes.c_uint64),
         ("written", ctypes.c_void_p * MAX_BUFFERS),
@@ -163,6 +168,7 @@ def _request(name: str, kernel, memories, writable, grid, threads, settings: Set
     request.granule = 1 if description["byte_accesses"] or odd else 2
     request.static_bytes = description["static_bytes"]
     request.timeout = settings.timeout or 0
+    request.layout = matrix_unit.layout(name, settings.matrix_unit)
     for i in range(MAX_BUFFERS):
         memory = memories[i] if i < len(memories) else UNBOUND
         request.buffers[i] = Region(memory.address, memory.low, memory.high, i not in writable)
@@ -214,7 +220,15 @@ def launch(name, kernel, buffers, grid, threads, settings: Settings) -> LaunchRe
     found += tuple(finding for finding in missing if finding)
     memory = description["static_bytes"] + sum((n + 15) & ~15 for n in dynamic)
     profile = counting and counting.profile(runtime, name, grid, threads, memory)
-    return LaunchReport(groups, request.barriers, request.products, request.collectives, found, profile)
+    return LaunchReport(
+        groups,
+        request.barriers,
+        request.products,
+        request.collectives,
+        found,
+        profile,
+        request.unit_products,
+    )
 
 
 def _failure(request: Request, program: findings.Program) -> str:

@@ -16,7 +16,7 @@ from ..profiler import counters, instruction_classes
 from ..toolchain import cache
 from ..toolchain.clang import Clang, machine_flags, run
 from ..toolchain.paths import RUNTIME
-from . import request
+from . import matrix_unit, request
 
 FLAGS = [
     "-O2",
@@ -49,6 +49,7 @@ CONSTANTS = {
     "WIDTHS": len(counters.WIDTHS),
     **{name: number for number, name in enumerate(instruction_classes.collectives())},
     **findings.NUMBERS,
+    **{f"LAYOUT_{name.upper()}": number for number, name in enumerate(matrix_unit.LAYOUTS)},
     **{f"SPACE_{name.upper()}": number for number, name in enumerate(counters.SPACES)},
     **{f"TOTAL_{name.upper()}": number for number, name in enumerate(counters.TOTALS)},
     **{f"ROW_{name.upper()}": number for number, name in enumerate(counters.ROW_FIELDS)},

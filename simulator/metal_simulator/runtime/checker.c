@@ -168,7 +168,7 @@ void metal_nan_written(const void* pointer, uint32_t size, uint32_t nan) {
         metal_current, NAN_WRITTEN, buffer_place(w->launch, (uintptr_t)pointer), size, __builtin_return_address(0));
 }
 
-static int is_unset(float x) {
+int metal_is_unset(float x) {
   uint32_t bits;
   memcpy(&bits, &x, sizeof bits);
   return bits >= 0xFFFFE000u;  // a half, bfloat or float of all ones: memory or a variable that nobody has set
@@ -178,19 +178,21 @@ static int makes_nan(const Simdgroup* s, int element) {
   int row = element / 8 * 8, column = element % 8;
   float c = s->c[element];
   if (s->d[element] == s->d[element]) return 0;
-  if (c != c) return is_unset(c);
+  if (c != c) return metal_is_unset(c);
   for (int k = 0; k < 8; k++) {
     float a = s->a[row + k], b = s->b[k * 8 + column];
-    if (a != a || b != b) return is_unset(a) || is_unset(b);
+    if (a != a || b != b) return metal_is_unset(a) || metal_is_unset(b);
   }
   return 1;
 }
+
+void metal_nan_found(Thread* t, const void* site) { first_nan(t, NAN_MADE, (Place){NO_BUFFER, 0}, 0, site); }
 
 // After an 8x8 matrix product.
 void metal_check_products(Simdgroup* s) {
   for (int lane = 0; lane < LANES; lane++) {
     Thread* t = &s->threads[lane];
     if (makes_nan(s, t->element) || makes_nan(s, t->element + 1))
-      first_nan(t, NAN_MADE, (Place){NO_BUFFER, 0}, 0, s->site);
+      metal_nan_found(t, s->site);
   }
 }

@@ -128,7 +128,7 @@ static void require_all(const Simdgroup* s, uint32_t kind) {
 void metal_complete(Simdgroup* s) {
   if (s->threads[0].worker->counters) metal_counters_meet(s);
   uint32_t kind = s->operation & 0xFF, type = s->operation >> 8, active = s->arrived;
-  if (kind <= MATRIX_STORE) require_all(s, kind);
+  if (kind <= ROW_REDUCTION) require_all(s, kind);
   if (active != s->all && s->threads[0].worker->shadow) metal_check_divergence(s);
   if (kind == SIMD_BARRIER) {
     uint32_t flags = s->parameter[__builtin_ctz(active)];
@@ -138,6 +138,11 @@ void metal_complete(Simdgroup* s) {
     s->threads[0].worker->products++;
     multiply_accumulate(s);
     if (s->threads[0].worker->launch->request->nan) metal_check_products(s);
+  } else if (kind == MATRIX_UNIT) {
+    s->threads[0].worker->unit_products++;
+    metal_multiply_tensors(s);
+  } else if (kind == ROW_REDUCTION) {
+    metal_reduce_tensor(s);
   } else if (kind != MATRIX_STORE) {
     uint32_t width = kind < QUAD_SUM ? LANES : 4;
     if (kind >= QUAD_SUM) kind -= QUAD_SUM - SUM;

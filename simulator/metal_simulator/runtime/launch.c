@@ -29,7 +29,8 @@ static Worker* take_worker(void) {
   w->stacks = reserve((size_t)STACK_BYTES * MAX_THREADS);
   w->plain_arena = reserve(ARENA_BYTES + 2 * ARENA_GUARD);
   w->signal_stack = reserve(65536);
-  if (!w->stacks || !w->plain_arena || !w->signal_stack) return NULL;
+  w->unit = metal_matrix_unit_open();
+  if (!w->stacks || !w->plain_arena || !w->signal_stack || !w->unit) return NULL;
   memset(w->plain_arena, 0xFF, ARENA_BYTES + 2 * ARENA_GUARD);
   w->plain_arena += ARENA_GUARD;
   return w;
@@ -133,7 +134,7 @@ static int start_workers(Launch* launch, Worker** workers, pthread_t* handles) {
     Worker* w = take_worker();
     if (!w) break;
     w->launch = launch;
-    w->barriers = w->products = w->collectives = 0;
+    w->barriers = w->products = w->unit_products = w->collectives = 0;
     w->counters = NULL;
     w->arena = w->plain_arena;
     if ((request->check && metal_shadow_open(w)) || (request->counters && metal_counters_open(w)) ||
@@ -188,6 +189,7 @@ static void join_workers(Launch* launch, Worker** workers, pthread_t* handles, i
 static void finish_worker(Request* request, Worker* w) {
   request->barriers += w->barriers;
   request->products += w->products;
+  request->unit_products += w->unit_products;
   request->collectives += w->collectives;
   if (request->check) metal_shadow_close(w);
   if (request->counters) metal_counters_close(w);
@@ -204,7 +206,7 @@ static int is_unsettled(const Request* q) {
 
 static int run(Launch* launch, int again) {
   Request* request = launch->request;
-  request->barriers = request->products = request->collectives = 0;
+  request->barriers = request->products = request->unit_products = request->collectives = 0;
   request->finding_count = request->failed = request->stopped = 0;
   launch->failed_ordinal = UINT64_MAX;
   launch->next = launch->stop = 0;

@@ -10,6 +10,8 @@ enum { __METAL_COLLECTIVES(NUMBER) COLLECTIVES };  // those from QUAD_SUM are th
 enum { __METAL_LANE_TYPES(NAME) LANE_TYPES };
 enum { __METAL_ATOMICS(NAME) ATOMICS };
 enum { LANES = 32, MAX_THREADS = 1024, MAX_BUFFERS = 31, ARENA_BYTES = 32768 };
+// Lane layouts of cooperative tensors; see matrix_unit.c.
+enum { LAYOUT_APPLE10, LAYOUT_OLDER, LAYOUT_INVENTED, LAYOUT_OLD_TARGET };
 enum { SLOT_SHIFT = 37 };  // log2 of the address space of a threadgroup variable in a checking launch
 
 // What a kernel's entry point reads.
@@ -77,10 +79,11 @@ typedef struct {
   uint64_t static_bytes;  // of threadgroup variables
   uint64_t dynamic_bytes[MAX_BUFFERS];
   Region buffers[MAX_BUFFERS];
-  uint64_t barriers, products, collectives;  // out
+  uint64_t barriers, products, unit_products, collectives;  // out
   uint32_t finding_count, failed;            // out
   uint64_t failed_group;                     // out
-  uint32_t stopped, reserved;                // out: failed because of the timeout
+  uint32_t stopped;                          // out: failed because of the timeout
+  uint32_t layout;                           // of cooperative tensors
   uint32_t sites[2];                         // out: code offsets of the failure, 0 when unknown
   uint64_t code;                             // out: where the kernel's shared object lies
   unsigned char* written[MAX_BUFFERS];       // out, one byte per granule, where Python gives room for it

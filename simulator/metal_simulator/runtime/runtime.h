@@ -51,7 +51,7 @@ struct Worker {
   uint32_t device_epoch, threadgroup_epoch,
       group_epoch;          // advance at barriers; group_epoch is the value at the group's start
   uint64_t group, ordinal;  // linear threadgroup index; its place in the order of execution
-  uint64_t barriers, products, collectives;
+  uint64_t barriers, products, unit_products, collectives;
   void* stack_pointer;      // of the worker itself, while its threads run
   sigjmp_buf recover;       // where a failed threadgroup is abandoned
   uintptr_t fault_address;  // set by the signal handler before it leaves through `recover`
@@ -63,6 +63,7 @@ struct Worker {
   char* plain_arena;  // the arena of launches without the checker, which has slots instead
   uint64_t threadgroup_arguments[MAX_BUFFERS];
   uint32_t shape[12];
+  struct MatrixUnit* unit;
   struct Shadow* shadow;            // checker state, only in checking launches
   struct WorkerCounters* counters;  // only in counting launches
   Worker* next;                     // free list
@@ -95,6 +96,9 @@ void metal_run_threadgroup(Worker* worker);
 _Noreturn void metal_fail(Worker* worker, const char* format, ...) __attribute__((format(printf, 2, 3)));
 void metal_complete(Simdgroup* simdgroup);
 const char* metal_operation_name(uint32_t operation);
+struct MatrixUnit* metal_matrix_unit_open(void);
+void metal_multiply_tensors(Simdgroup* simdgroup);
+void metal_reduce_tensor(Simdgroup* simdgroup);
 
 enum { STOP_SIGNAL = SIGURG };  // ignored by default, so one that comes late does nothing
 void metal_faults_acquire(void);
@@ -119,6 +123,8 @@ enum {
 void metal_check_access(const void* address, uint32_t size, int kind, const void* site);
 void metal_check_aligned(const void* address, uint32_t size, uint32_t alignment, const void* site);
 void metal_check_products(Simdgroup* simdgroup);
+void metal_nan_found(Thread* thread, const void* site);
+int metal_is_unset(float value);
 void metal_check_divergence(const Simdgroup* simdgroup);
 void metal_find_races_between_groups(Launch* launch, Worker** workers, int count);
 void metal_report(Launch* launch, Worker* worker, Finding found);

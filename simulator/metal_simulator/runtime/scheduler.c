@@ -131,6 +131,21 @@ Pair metal_multiply_accumulate(Pair a, Pair b, Pair c) {
   return *(Pair*)(s->d + element);
 }
 
+void metal_matrix_unit(uint32_t shape, uint32_t flags) {
+  Thread* t = metal_current;
+  t->simdgroup->parameter[t->lane] = shape;
+  t->simdgroup->in[t->lane] = flags;
+  rendezvous(t, MATRIX_UNIT, __builtin_return_address(0));
+}
+
+void metal_reduce_rows(uint32_t matrix, uint32_t operation, float identity) {
+  Thread* t = metal_current;
+  t->simdgroup->parameter[t->lane] = matrix;
+  t->simdgroup->in[t->lane] = operation;
+  memcpy(&t->simdgroup->fill[t->lane], &identity, sizeof identity);
+  rendezvous(t, ROW_REDUCTION, __builtin_return_address(0));
+}
+
 void metal_threadgroup_barrier(uint32_t flags) {
   Thread* t = metal_current;
   Worker* w = t->worker;

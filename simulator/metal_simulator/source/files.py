@@ -7,7 +7,7 @@ import os
 import re
 import tempfile
 from pathlib import Path
-from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, Iterable, List, NamedTuple, Sequence, Tuple
 
 from ..errors import CompileError
 from ..toolchain.clang import Clang, language_flags, run
@@ -75,13 +75,10 @@ def preprocess(
     run_time: bool,
     flags: Sequence[str] = (),
     kept: Iterable[str] = (),
-    version: Optional[int] = None,
 ) -> str:
-    """Preprocessed text with line markers. flags: more of clang's; kept: macros of the headers that stay as they are;
-    version: of Metal.
+    """Preprocessed text with line markers. flags: more of clang's; kept: macros of the headers that stay as they are.
 
     Raises CompileError with clang's own diagnostics."""
-    defined = ["-U__METAL_VERSION__", f"-D__METAL_VERSION__={version}"] if version else []
     folders = [f"-I{folder}" for folder in source.include]
     headers = PRELUDE + (RUN_TIME if run_time else [])
     with tempfile.TemporaryDirectory() as scratch:
@@ -89,7 +86,7 @@ def preprocess(
             again = Path(scratch) / "kept.h"
             again.write_text("".join(f"#undef {name}\n#define {name} {name}\n" for name in kept))
             headers = [*headers, "-include", str(INCLUDE / "metal_stdlib"), "-include", str(again)]
-        command = [clang.path, *language_flags(run_time), *flags, *defined, *folders, *headers, "-w", "-E"]
+        command = [clang.path, *language_flags(run_time), *flags, *folders, *headers, "-w", "-E"]
         done = run([*command, str(source.path)])
     if done.returncode:
         diagnostics = parse_diagnostics(done.stderr)

@@ -22,27 +22,32 @@ from ..translate.repairs import repairable, repaired
 from ..translate.rewrite import for_check
 from ..translate.threadgroup_variables import THREADGROUP_LIMIT_MESSAGE
 from . import words
-from .language import Language, language_named, newer, newer_attributes
+from .language import Language, language_named, newer, newer_attributes, predefined
 from .lint import lint
 from .syntax_tree import tree_findings
 
 
-def check(clang: Clang, source: Source, digest: str, language: Optional[str] = None) -> List[Diagnostic]:
+def check(
+    clang: Clang,
+    source: Source,
+    digest: str,
+    language: Optional[str] = None,
+    deployment_target: Optional[str] = None,
+) -> List[Diagnostic]:
     """See Library.check; digest: of the source. Raises CompileError when the file does not even preprocess."""
     chosen = language_named(language)
     name = "check-" + cache.key(clang.version, digest, language)
     files = [str(path) for path in source.files]
     known = cache.read(name)
     if known is None:
-        found = _check(clang, source, chosen)
+        found = _check(clang, source, chosen, predefined(language, deployment_target))
         known = {"found": [[files.index(d.file) if d.file in files else d.file, *d[1:]] for d in found]}
         cache.write(name, known)
     return [Diagnostic(files[f] if isinstance(f, int) else f, *rest) for f, *rest in known["found"]]
 
 
-def _check(clang: Clang, source: Source, language: Optional[Language]) -> List[Diagnostic]:
-    version = language.version if language else None
-    text = preprocess(clang, source, run_time=False, version=version)
+def _check(clang: Clang, source: Source, language: Optional[Language], flags: List[str]) -> List[Diagnostic]:
+    text = preprocess(clang, source, run_time=False, flags=flags)
     declarations = read_declarations(user_tokens(text))
     rewritten = for_check(text, declarations)
     text, before = rewritten.text, ""
@@ -52,7 +57,7 @@ def _check(clang: Clang, source: Source, language: Optional[Language]) -> List[D
         text, before = repaired(text, errors), text
     refused = _clang_errors(errors)
     if refused or words.name_macros(source.files.values()):
-        found += _words(clang, source, version, {(d.file, d.line) for d in refused})
+        found += _words(clang, source, flags, {(d.file, d.line) for d in refused})
     messages = refused + tree_findings(tree, [str(path) for path in source.files])
     if language:
         found += _newer_attributes(language, declarations.tokens)
@@ -74,9 +79,9 @@ def _newer_attributes(language: Language, tokens: List[Token]) -> Iterator[Diagn
         yield Diagnostic(token.file, token.line, token_column(token, lines), "error", message)
 
 
-def _words(clang: Clang, source: Source, version: Optional[int], refused: Set[Tuple[str, int]]) -> Iterator[Diagnostic]:
+def _words(clang: Clang, source: Source, flags: List[str], refused: Set[Tuple[str, int]]) -> Iterator[Diagnostic]:
     """Why clang refuses a word that is no name, with the headers' macros not expanded. refused: files and lines."""
-    tokens = user_tokens(preprocess(clang, source, run_time=False, kept=words.MACROS, version=version))
+    tokens = user_tokens(preprocess(clang, source, run_time=False, flags=flags, kept=words.MACROS))
     lines = by_line(tokens)
     for token, word in words.found_in_tokens(tokens, refused):
         yield Diagnostic(token.file, token.line, token_column(token, lines), "error", words.reason(word))

@@ -48,6 +48,23 @@ def language_named(name: Optional[str]) -> Optional[Language]:
     raise CompileError(f"no language {name!r}; known are {', '.join(NAMES)}")
 
 
+def predefined(language: Optional[str], deployment_target: Optional[str]) -> List[str]:
+    """Flags of clang's that tell a source its language and its deployment target; see Library.
+
+    Raises CompileError for another language, and for a target that is no version of macOS."""
+    chosen, flags = language_named(language), []
+    if chosen:
+        flags += ["-U__METAL_VERSION__", f"-D__METAL_VERSION__={chosen.version}"]
+        flags += ["-D__HAVE_TENSOR__=1"] if chosen.version >= 400 else []
+    if deployment_target is not None:
+        found = re.fullmatch(r"(\d{1,2})(?:\.(\d{1,2}))?", deployment_target)
+        if not found:
+            raise CompileError(f'deployment_target is a version of macOS such as "26.2", not {deployment_target!r}')
+        number = int(found.group(1)) * 10000 + int(found.group(2) or 0) * 100
+        flags.append(f"-D__ENVIRONMENT_OS_VERSION_MIN_REQUIRED__={number}")
+    return flags
+
+
 def newer(language: Language, stderr: str) -> Iterator[Tuple[str, int, int, str]]:
     """File, line, column and message of each of clang's warnings that something is newer than the language."""
     for line in stderr.splitlines():

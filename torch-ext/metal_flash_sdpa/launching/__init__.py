@@ -20,6 +20,7 @@ from .._ops import ops
 from ..planning import device
 from ..planning.device import SMALLEST, Device
 from ..planning.plan import Given, Plan
+from . import unit_check
 from .compiled import CompiledLauncher
 from .runtime import RuntimeLauncher
 
@@ -74,7 +75,13 @@ def _preferred() -> Target:
             "this build has no Metal kernels: load the kernel without asking for a CPU build, or install the wheel "
             "flash-sdpa-metal; or move the tensors to the CPU"
         )
-    return next(iter(targets.values()))
+    return with_matrix_unit(next(iter(targets.values())))
+
+
+def with_matrix_unit(target: Target) -> Target:
+    """The target, whose plans use this machine's matrix unit if it has one that is right. Asks the GPU, once."""
+    is_usable = unit_check.verdict(target.device.family).is_usable
+    return target._replace(device=target.device._replace(matrix_unit=is_usable))
 
 
 def available() -> Dict[str, Target]:

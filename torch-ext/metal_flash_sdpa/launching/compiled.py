@@ -8,19 +8,24 @@ import time
 import torch
 
 from ..planning.plan import Given, Parameters, Pipeline, Plan
+from . import runtime, unit_text
 
 
 class CompiledLauncher:
     """Launches plans on `mps` tensors. Errors of the library, of a kernel or of the GPU raise RuntimeError.
 
-    ops: the operators of torch_binding.h.
+    Kernels that are never compiled ahead of time go to the run-time launcher. ops: the operators of torch_binding.h.
     """
 
     def __init__(self, ops):
         self._launch_kernel = ops.launch_kernel.default
         self._describe_pipeline = ops.describe_pipeline.default
+        self._runtime = runtime.RuntimeLauncher()
 
     def __call__(self, plan: Plan, given: Given) -> None:
+        if plan.source in unit_text.TEXTS:
+            self._runtime(plan, given)
+            return
         self._launch_kernel(
             plan.kernel,
             *_names_and_values(plan),
@@ -32,6 +37,8 @@ class CompiledLauncher:
 
     def describe(self, plan: Plan) -> Pipeline:
         """The pipeline of a plan, made if need be. Raises RuntimeError as a launch does."""
+        if plan.source in unit_text.TEXTS:
+            return self._runtime.describe(plan)
         started = time.perf_counter()
         max_threads, threadgroup_bytes, simd_width = self._describe_pipeline(plan.kernel, *_names_and_values(plan))
         return Pipeline((time.perf_counter() - started) * 1e3, max_threads, True, threadgroup_bytes, simd_width)

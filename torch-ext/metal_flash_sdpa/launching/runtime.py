@@ -16,10 +16,16 @@ import torch
 
 from ..planning import backward_tiles, tiles
 from ..planning.plan import Given, Parameters, Pipeline, Plan
+from . import unit_text
 
 _KERNELS = pathlib.Path(__file__).parent.parent / "flash_sdpa"
 _ALL_INSTANCES = r'#include "instances\w*\.h"\n'
-_TILES: Mapping[str, Any] = {**tiles.KERNELS, **backward_tiles.QUERIES_KERNELS, **backward_tiles.KEYS_KERNELS}
+_TILES: Mapping[str, Any] = {
+    **tiles.KERNELS,
+    **tiles.UNIT_KERNELS,
+    **backward_tiles.QUERIES_KERNELS,
+    **backward_tiles.KEYS_KERNELS,
+}
 _OLDEST_MACOS = 14  # the first whose Metal has bfloat
 
 
@@ -142,4 +148,5 @@ def _flattened(text: str, seen: Set[str]) -> str:
 
 
 def _read(name: str) -> str:
-    return (_KERNELS / name).read_text(encoding="ascii").replace("#pragma once\n", "")
+    text = unit_text.TEXTS.get(name) or (_KERNELS / name).read_text(encoding="ascii")
+    return text.replace("#pragma once\n", "")

@@ -153,7 +153,7 @@ def _plan_backward(
         window_right=window_right,
         aligns_first=aligns_first,
         softcap=softcap,
-        is_decode=False,
+        few_rows=0,
         longest_key=max_seqlen_k,
         num_splits=1,
     )

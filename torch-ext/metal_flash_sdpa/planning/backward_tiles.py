@@ -14,7 +14,7 @@ import torch
 
 from ..call import DTYPES
 from .device import SMALLEST, Device
-from .tiles import METAL_TYPES, ROWS
+from .tile import METAL_TYPES, ROWS
 
 STORED_KEYS = 32  # stored_weights.h: kStoredKeys
 

@@ -17,6 +17,7 @@ class Device(NamedTuple):
     cores: int
     preferred: Any = None  # the tiles.Tile on trial: taken instead of the table's where it can serve
     launch_work: int = LAUNCH_WORK
+    matrix_unit: bool = False  # whether kernels may use it (launching/unit_check.py finds out)
 
 
 SMALLEST = Device(family=7, cores=8)  # M1: plans for it run on every GPU

@@ -1,7 +1,9 @@
-"""The one table of tiles, which attention_forward.metal is instantiated for, and the choice among them for a call.
+"""The one table of tiles, which attention_forward.metal and attention_forward_unit.metal are instantiated for, and the
+choice among them for a call.
 
-A row here is a kernel: `make build` writes flash_sdpa/instances.h from the tables (tools/instantiate.py), the run-time
-launcher takes single rows, and the head dims that there are kernels for are those of the rows.
+A row here is a kernel: `make build` writes flash_sdpa/instances.h and instances_unit.h from the tables
+(tools/instantiate.py), the run-time launcher takes single rows, and the head dims that there are kernels for are those
+of the rows.
 
 The figures beside each row are counters of the simulator (python benchmarks/tiles.py prints them, for the rows and for
 others): estimated live registers of a lane, and the share of matrix products in the clocks of a 512 x 512 prefill, on
@@ -16,77 +18,17 @@ rows would be more than the L2 cache gives.
 
 from __future__ import annotations
 
-import enum
-from typing import Callable, Mapping, NamedTuple, Tuple
+from typing import Callable, Mapping, Tuple
 
 import torch
 
 from ..call import DTYPES
 from . import tuned
 from .device import SMALLEST, Device
+from .tile import DECODE_ROWS, DIRECT, STAGED, UNIT_ROWS, Loader, Table, Tables, Tile
+from .unit_tiles import UNIT_16, UNIT_FEW_16, UNIT_TRIALS_16
 
-ROWS = 8  # of a SIMD group: one 8x8 fragment
-DECODE_ROWS = ROWS  # of a decode tile, whose SIMD groups work on the same ones
-METAL_TYPES = {torch.float32: "float", torch.float16: "half", torch.bfloat16: "bfloat"}
-
-
-class Loader(str, enum.Enum):
-    """How blocks of keys and values get to the registers: the kernel's enum of this name."""
-
-    STAGED = "staged"  # through threadgroup memory, where all SIMD groups read them
-    DIRECT = "direct"  # straight from device memory
-
-
-STAGED, DIRECT = Loader.STAGED, Loader.DIRECT
-
-
-class Tile(NamedTuple):
-    """One instantiation: rows of up to head_dim (query, key) and value_dim (value, output) elements.
-
-    A SIMD group owns ROWS of them and sees keys in blocks of block_n. A threadgroup has row_groups x slices x
-    key_groups SIMD groups, which divide the rows, the columns of each row, and the keys.
-    """
-
-    head_dim: int
-    value_dim: int
-    block_n: int
-    row_groups: int
-    slices: int
-    key_groups: int
-    loader: Loader
-
-    @property
-    def block_m(self) -> int:
-        """Rows of a threadgroup."""
-        return ROWS * self.row_groups
-
-    @property
-    def simdgroups(self) -> int:
-        return self.row_groups * self.slices * self.key_groups
-
-    def kernel(self, dtype: torch.dtype) -> str:
-        """Host name, as the kernels' INSTANTIATE makes it."""
-        return (
-            f"attention_forward_{DTYPES[dtype]}_d{self.head_dim}_v{self.value_dim}_r{ROWS}_n{self.block_n}"
-            f"_g{self.row_groups}x{self.slices}x{self.key_groups}_{self.loader.value}"
-        )
-
-    def instance(self, dtype: torch.dtype) -> str:
-        """The line of the kernels' text that instantiates it."""
-        numbers = ", ".join(map(str, self[:-1]))
-        return f"INSTANTIATE({DTYPES[dtype]}, {METAL_TYPES[dtype]}, {numbers}, {self.loader.value})\n"
-
-
-Table = Tuple[Tile, ...]  # the first tile that holds a head_dim and value_dim serves them; each table has all SHAPES
-
-
-class Tables(NamedTuple):
-    """What serves a dtype on a family of GPUs."""
-
-    large: Table  # for many rows
-    small: Table  # for work that would leave cores idle in large tiles
-    decode: Table  # for up to DECODE_ROWS rows
-
+__all__ = ["DIRECT", "STAGED", "Loader", "Tile", "candidates", "choose"]  # of tile.py, and the choice
 
 # fmt: off
 
@@ -263,6 +205,11 @@ APPLE9 = {
     torch.bfloat16: Tables(DIRECT_F16, DIRECT_F16, DECODE_F16),
     torch.float32: Tables(DIRECT_F32, DIRECT_F32, DECODE_F32),
 }
+# From 512 on, 4 slices would hand on more scores than the unit hides, and 576 has no slices of 32 columns.
+_UNIT_LARGE, _UNIT_FEW = (*UNIT_16, *DIRECT_F16[8:]), (*UNIT_FEW_16, *DIRECT_F16[8:])
+MATRIX_UNIT: Mapping[torch.dtype, Tables] = dict.fromkeys(
+    (torch.float16, torch.bfloat16), Tables(_UNIT_LARGE, _UNIT_LARGE, DECODE_F16, _UNIT_FEW)
+)
 TABLES: Mapping[int, Mapping[torch.dtype, Tables]] = {7: APPLE7, 9: APPLE9}  # a family between has the older one's
 
 # Clocks of a large tile beside those of small ones for as many rows.
@@ -275,19 +222,25 @@ KERNELS: Mapping[str, Tuple[Tile, torch.dtype]] = {  # by host name
     for table in family[dtype]
     for tile in dict.fromkeys(roomy for row in table for roomy in (row, ROOMY.get((dtype, row), row)))
 }
+UNIT_KERNELS: Mapping[str, Tuple[Tile, torch.dtype]] = {  # the same of those that need the matrix unit
+    tile.kernel(dtype): (tile, dtype) for dtype in MATRIX_UNIT for tile in (*UNIT_16, *UNIT_FEW_16, *UNIT_TRIALS_16)
+}
 SHAPES = tuple(sorted({(tile.head_dim, tile.value_dim) for tile, _ in KERNELS.values()}))  # that there are kernels for
 HEAD_DIMS = tuple(head_dim for head_dim, value_dim in SHAPES if head_dim == value_dim)  # for values of the same one
 
 
 def candidates(device: Device, dtype: torch.dtype, head_dim: int, value_dim: int) -> Tuple[Tile, ...]:
-    """The tiles that can serve more than DECODE_ROWS rows, the best for long work first: those for the device's family,
-    then those for others.
+    """The tiles that can serve any number of rows, the best for long work first: those for the device, then those for
+    others.
 
     Raises NotImplementedError, with the reason, for what no kernel can do.
     """
     own = _tables(device, dtype)
     every = [table for tables in (own, *(family[dtype] for family in TABLES.values())) for table in tables[:2]]
-    return tuple(dict.fromkeys(_first(table, dtype, head_dim, value_dim) for table in every))
+    found = [_first(table, dtype, head_dim, value_dim) for table in every]
+    if found[0].uses_unit:
+        found[1:1] = [tile for tile in UNIT_TRIALS_16 if tile[:2] == found[0][:2]]
+    return tuple(dict.fromkeys(found))
 
 
 def choose(
@@ -295,12 +248,12 @@ def choose(
     dtype: torch.dtype,
     head_dim: int,
     value_dim: int,
-    is_decode: bool,
+    few_rows: int,
     has_features: bool,
     threadgroups: Callable[[int], int],
 ) -> Tile:
-    """The tile for a call. is_decode: no sequence has more than DECODE_ROWS rows; has_features: those of ROOMY, apart
-    from padding; threadgroups(block_m) tells how many threadgroups there are.
+    """The tile for a call. few_rows: DECODE_ROWS or UNIT_ROWS, if no sequence has more rows, else 0; has_features: those
+    of ROOMY, apart from padding; threadgroups(block_m) tells how many threadgroups there are.
 
     Raises NotImplementedError as `candidates`.
     """
@@ -308,10 +261,12 @@ def choose(
     if preferred is not None and head_dim <= preferred.head_dim and value_dim <= preferred.value_dim:
         return preferred
     tables = _tables(device, dtype)
-    if is_decode:
+    if few_rows == DECODE_ROWS:
         return _first(tables.decode, dtype, head_dim, value_dim)
+    if few_rows == UNIT_ROWS and tables.few:
+        return _first(tables.few, dtype, head_dim, value_dim)
     large = _first(tables.large, dtype, head_dim, value_dim)
-    winners = tuned.winners(Device(device.family, device.cores), _checked)
+    winners = tuned.winners(Device(device.family, device.cores, matrix_unit=device.matrix_unit), _checked)
     fastest = winners.get((DTYPES[dtype], large.head_dim, large.value_dim))  # if that was measured on this machine
     if fastest is not None:
         return fastest
@@ -340,7 +295,9 @@ def _checked(device: Device, key: tuned.Key, stored: Tuple) -> Tile:
 
 
 def _tables(device: Device, dtype: torch.dtype) -> Tables:
-    """Those of the newest family that is not newer than the device's."""
+    """Those for the matrix unit, or of the newest family that is not newer than the device's."""
+    if device.matrix_unit and dtype in MATRIX_UNIT:
+        return MATRIX_UNIT[dtype]
     family = SMALLEST.family
     for known in TABLES:
         if family < known <= device.family:

@@ -12,7 +12,7 @@ from typing import Any, Callable, Mapping, Tuple
 
 from .device import Device
 
-_FORMAT = 2
+_FORMAT = 3
 
 Tile = Any  # of tiles.py, which is above this
 Key = Tuple[str, int, int]  # dtype ("f16", "bf16", "f32"), head_dim, value head_dim
@@ -63,4 +63,4 @@ def path() -> pathlib.Path:
 
 
 def _description(device: Device) -> list:
-    return [device.family, device.cores]
+    return [device.family, device.cores, device.matrix_unit]

@@ -59,6 +59,11 @@ def run(
     if not targets:
         raise RuntimeError("this build has no Metal kernels to test: install the wheel, or load another build")
     for name, target in targets.items():
+        if target is not None:
+            verdict = launchers.unit_check.verdict(target.device.family)
+            report["matrix_unit"] = verdict._asdict()
+            print_line(f"matrix unit of {name}: {'used' if verdict.is_usable else 'not used'}: {verdict.reason}")
+            target = launchers.with_matrix_unit(target)
         report["launchers"][name] = test_launcher(name, target, device, count, seed, timed, print_line)
     report["passed"] = all(result["passed"] for result in report["launchers"].values())
     if path is not None:

@@ -7,6 +7,8 @@
   F(PRODUCT_8X8, "simdgroup_multiply_accumulate")    \
   F(SIMD_BARRIER, "simdgroup_barrier")               \
   F(MATRIX_STORE, "simdgroup_store")                 \
+  F(MATRIX_UNIT, "matmul2d")                         \
+  F(ROW_REDUCTION, "reduce_rows")                    \
   __METAL_LANE_FUNCTIONS(F, , "simd_")               \
   __METAL_LANE_FUNCTIONS(F, QUAD_, "quad_")
 #define __METAL_LANE_FUNCTIONS(F, QUAD, SPACE)                          \
@@ -37,6 +39,25 @@
 // Atomic operations, F(name).
 #define __METAL_ATOMICS(F) \
   F(LOAD) F(STORE) F(EXCHANGE) F(ADD) F(SUBTRACT) F(LEAST) F(MOST) F(BIT_AND) F(BIT_OR) F(BIT_XOR)
+
+// Products of cooperative tensors. Operands of a product, and what is said of one of them:
+#define __METAL_UNIT_LEFT 0u
+#define __METAL_UNIT_RIGHT 1u
+#define __METAL_UNIT_DESTINATION 2u
+#define __METAL_UNIT_TRANSPOSED 4u
+// What is said of a product: of its operands, whether fp32 may be cut, whether the deployment target is below macOS 26.2,
+// and from these bits on the types of its operands.
+#define __METAL_UNIT_LEFT_TRANSPOSED 1u
+#define __METAL_UNIT_RIGHT_TRANSPOSED 2u
+#define __METAL_UNIT_LEFT_IN_MEMORY 4u
+#define __METAL_UNIT_RIGHT_IN_MEMORY 8u
+#define __METAL_UNIT_RELAXED 16u
+#define __METAL_UNIT_OLD_TARGET 32u
+#define __METAL_UNIT_LEFT_TYPE 8
+#define __METAL_UNIT_RIGHT_TYPE 10
+#define __METAL_UNIT_HALF 0u
+#define __METAL_UNIT_BFLOAT 1u
+#define __METAL_UNIT_FLOAT 2u
 
 // Bits of mem_flags.
 #define __METAL_MEM_DEVICE 1
