@@ -252,8 +252,8 @@ def choose(
     has_features: bool,
     threadgroups: Callable[[int], int],
 ) -> Tile:
-    """The tile for a call. few_rows: DECODE_ROWS or UNIT_ROWS, if no sequence has more rows, else 0; has_features: those
-    of ROOMY, apart from padding; threadgroups(block_m) tells how many threadgroups there are.
+    """The tile for a call. few_rows: DECODE_ROWS or UNIT_ROWS, if no sequence has more rows, else 0; has_features: any
+    of those of ROOMY, apart from padding; threadgroups(block_m) tells how many threadgroups there are.
 
     Raises NotImplementedError as `candidates`.
     """
