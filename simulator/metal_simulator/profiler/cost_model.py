@@ -69,15 +69,15 @@ _CLOCKS_7 = {
 _CLOCKS_9 = {**_CLOCKS_7, "mma_bfloat": 17, "bfloat_convert": 0, "shuffle": 1}  # bfloat is native (S)
 _UNIT = CLASSES.index("matrix_unit")
 _COMPLEX = ("shift", "convert", "integer_multiply", "wide_add", "exponential", "divide", "rsqrt")
-# M5: simdgroup_matrix does not use the matrix unit (S), and what the unit multiplies takes none of the ALUs' clocks (I).
+# M5: simdgroup_matrix does not use the matrix unit (S); what the unit multiplies takes no clocks of the ALUs (I).
 _CLOCKS_10 = {name: number for name, number in _CLOCKS_9.items() if name != "matrix_unit"}
 CLOCKS = {7: _CLOCKS_7, 9: _CLOCKS_9, 10: _CLOCKS_10}
 
 SCHEDULERS = 4  # S, per core
 UNIT_CLOCKS = 64  # of 16 x 32 x 16 by the unit beside one scheduler: D, of 1024 FLOP a clock and core (S)
-# Time of kernels that use the unit, without EFFICIENCY: the longest of the unit's clocks by this share, those of the ALUs,
-# which work beside it, and those of L1. S: 0.88 to 0.90 are published for matrix products; I: the rule, of attention at
-# 81 and 85 % of the unit (head_dim 128 and 64 on M5 Max).
+# Time of kernels that use the unit, without EFFICIENCY: the longest of the unit's clocks by this share, those of the
+# ALUs, which work beside it, and those of L1. S: 0.88 to 0.90 are published for matrix products; I: the rule, of
+# attention at 81 and 85 % of the unit (head_dim 128 and 64 on M5 Max).
 UNIT_REACHED = 0.88
 REGISTERS = 208 * 1024 // 4 // 32  # S, 32-bit registers of a core per lane of a SIMD group
 MOST_SIMDGROUPS = 24  # S: enough for the full rate; D: what about 68 registers per lane still allow
@@ -167,8 +167,8 @@ def schedule(costs: Sequence[float], cores: int) -> List[List[int]]:
 
 
 def predict(profile: Profile, chip: Chip, efficiency: Optional[float] = None) -> Prediction:
-    """Time of a launch on a chip. efficiency: share of the issue rate that kernels of this kind reach; None: EFFICIENCY,
-    and 1 where the matrix unit is used (see UNIT_REACHED)."""
+    """Time of a launch on a chip. efficiency: share of the issue rate that kernels of this kind reach; None for
+    EFFICIENCY, and for 1 where the matrix unit is used (see UNIT_REACHED)."""
     if efficiency is None:
         efficiency = 1.0 if unit_clocks(profile, chip.family) else EFFICIENCY
     issue = [clocks(row.classes, chip.family) for row in profile.rows]
