@@ -201,14 +201,13 @@ def _time(profile: Profile, chip: Chip, efficiency: float, issue: Sequence[float
     """Clocks of the busiest core, seconds, and what limits them; issue: clocks of each row's instructions."""
     resident = occupancy(profile, chip.family)
     worst, bound = 0.0, "compute"
-    for groups in schedule([issue[i] for i in profile.order], chip.cores):
+    unit = [_unit_clocks(chip.family, [row]) / UNIT_REACHED for row in profile.rows]
+    for groups in schedule([max(issue[i], unit[i]) for i in profile.order], chip.cores):
         rows = [profile.order[i] for i in groups]
         share = min(resident.rate, rate(len(rows) * profile.simdgroups))
         done = [profile.rows[i] for i in rows]
         limits = _core_limits(done, sum(issue[i] for i in rows), share)
-        unit = _unit_clocks(chip.family, done)
-        if unit:
-            limits["matrix unit"] = unit / SCHEDULERS / UNIT_REACHED
+        limits["matrix unit"] = sum(unit[i] for i in rows) / SCHEDULERS
         longest = max(limits, key=lambda name: limits[name])
         if limits[longest] > worst:
             worst, bound = limits[longest], longest

@@ -230,7 +230,7 @@ def _object(text: str, refusal: Refusal) -> Iterator[Edit]:
 
 
 def _vector_of_bool(text: str, refusal: Refusal) -> Iterator[Edit]:
-    """`alias<bool>` of an alias for a vec: its parameter must be deduced elsewhere, so a byte takes the place of bool."""
+    """`alias<bool>` of an alias for a vec, whose element is deduced elsewhere: a byte takes the place of bool."""
     if refusal.aliases:
         tokens = tokenise(text, refusal.aliases[-1], min(len(text), refusal.aliases[-1] + 20000))
         argument = split(tokens[2 : matching_angle(tokens, 1, certain=True)])[0] if tokens[1].text == "<" else []

@@ -1,4 +1,4 @@
-"""Vectors of eight elements, which public kernels use, of bool as well, and through aliases whose element is deduced."""
+"""Vectors of eight elements, which public kernels use, of bool as well, and through aliases with deduced elements."""
 
 import numpy
 import pytest
