@@ -75,7 +75,7 @@ def test_refused(tmp_path, changes, message):
 
 @pytest.mark.parametrize(("changes", "message", "line"), [
     ({"filled": "9"}, "thread 0: element 8 of a cooperative tensor whose capacity is 8", 12),
-    ({"zeroed": "lane == 5 ? 17 : 16"}, "thread 5: element 16 of a cooperative tensor whose capacity is 16", 14),
+    ({"zeroed": "(lane == 5 ? 17 : 16)"}, "thread 5: element 16 of a cooperative tensor whose capacity is 16", 14),
     ({"when": "lane < 16"}, "SIMD group 0 is at matmul2d with 16 of 32 lanes", RUN),
     ({"leave": "if (lane == 3) return;"}, "SIMD group 0 is at matmul2d with 31 of 32 lanes", RUN),
     ({"leave": "if (lane < 4) threadgroup_barrier(mem_flags::mem_none);"}, "diverged: lanes .* matmul2d", RUN),
