@@ -16,8 +16,7 @@ PEAK = 1024 * 40 * 1.62e9  # FLOP a second
 
 @pytest.fixture(scope="module")
 def unit(request):
-    folder = request.path.parent.parent / "kernels"
-    return Library(folder / "matrix_unit.metal", language="metal4.0", deployment_target="26.2")
+    return Library(request.path.parent / "products.metal", language="metal4.0", deployment_target="26.2")
 
 
 @pytest.mark.parametrize(("name", "sizes", "classes"), [

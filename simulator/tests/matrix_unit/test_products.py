@@ -32,8 +32,7 @@ def launch(library, name, buffers, **keywords):
 
 @pytest.fixture(scope="module")
 def unit(request):
-    folder = request.path.parent.parent / "kernels"
-    return Library(folder / "matrix_unit.metal", language="metal4.0", deployment_target="26.2")
+    return Library(request.path.parent / "products.metal", language="metal4.0", deployment_target="26.2")
 
 
 @pytest.mark.parametrize("layout", SOUND)
