@@ -150,3 +150,11 @@ def test_no_driver(library):
 
     with pytest.raises((ToolchainError, LaunchError)):
         LoadedProgram(build(library("row_sum"), "row_sum_float"), {})
+
+
+@needs_ptxas
+def test_products_of_cooperative_tensors_are_refused():
+    source = pathlib.Path(__file__).resolve().parents[1] / "matrix_unit" / "products.metal"
+    library = Library(source, language="metal4.0", deployment_target="26.2")
+    with pytest.raises(CompileError, match="MetalPerformancePrimitives.h.* are not there on NVIDIA GPUs"):
+        build(library, "by_layout", threads=32)

@@ -5,11 +5,11 @@
 #if defined(__HAVE_TENSOR__)
 namespace metal {
 extern "C" {
-// A matrix: rows | columns << 8. Operands: LEFT to RESULT; flags: those of interface.h.
+// A matrix is rows | columns << 8; operands and flags are those of interface.h.
 __attribute__((const)) uint metal_tensor_place(uint matrix, uint flags, uint index);  // row << 16 | column, as stored
 __attribute__((const)) uint metal_tensor_row(uint matrix, uint slot);  // of a lane's rows the slot-th; ~0 beyond the last
 __attribute__((const)) uint metal_tensor_slot(uint matrix, uint index);  // the inverse, for the row of an element
-__attribute__((nomerge)) void metal_tensor_outside(uint index, uint capacity);  // does not return
+__attribute__((noreturn, nomerge)) void metal_tensor_outside(uint index, uint capacity);
 // 16 bytes of what a lane holds of an operand, from the runtime or to it.
 void metal_tensor_give(uint operand, uint chunk, uint4 elements);
 uint4 metal_tensor_take(uint operand, uint chunk);
