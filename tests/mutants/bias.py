@@ -9,13 +9,6 @@ CHECKS = "checks/features.py"
 MUTANTS = [
     # elements
     Mutant("mask: inverted", BIAS, "seen == 0 ? kMaskedScore", "seen != 0 ? kMaskedScore", "numbers"),
-    Mutant(
-        "bias: -inf by a comparison that fast math may drop",
-        BIAS,
-        "as_type<ushort>(bias) == 0xfc00u",
-        "float(bias) == -INFINITY",
-        "fast math",
-    ),
     Mutant("bias: not added", BIAS, "fma(float(bias), unit, factor * score)", "factor * score", "numbers"),
     Mutant(
         "bias: of any dtype of another unit",

@@ -74,6 +74,7 @@ def dense(kernel, gpu, *how):
         (
             (20, 150, Bias("own", EVERY), (-1, -1), {"softmax_scale": -0.2}),
             (40, 38, Bias("mask", EVERY), (-1, 0), {}),  # the first rows see nothing, those beside them do
+            (40, 150, Bias("mask", EVERY, hides=0.98), (-1, -1), {}),  # whole blocks are hidden, others but for a key
             (20, 90, Bias("float", OF_KEYS, more_keys=3), (-1, 0), {"alibi_slopes": slopes, "softmax_scale": 0.3}),
             (70, 75, Bias("float", OF_TOKENS), (-1, -1), {}),
             (70, 30, Bias("own", OF_ROWS, is_transposed=True), (9, 3), {"aligns_first": True, "softmax_scale": 9.0}),
