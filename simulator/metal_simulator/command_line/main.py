@@ -64,6 +64,7 @@ def _add_check(commands) -> None:
     parser.add_argument("--include", "-I", action="append", default=[], help="folder for #include lines")
     parser.add_argument("--errors-only", action="store_true", help="no warnings")
     parser.add_argument("--language", choices=language.NAMES, help="refuse what is newer than its C++ (14, 17)")
+    specification.add_target(parser)
     json_output.add_option(parser, "the diagnostics")
     parser.set_defaults(run=_check)
 
@@ -71,7 +72,9 @@ def _add_check(commands) -> None:
 def _check(options: argparse.Namespace) -> int:
     found = []
     for file in options.files:
-        for diagnostic in Library(file, options.include).check(options.language):
+        for diagnostic in Library(file, options.include, deployment_target=options.deployment_target).check(
+            options.language
+        ):
             if diagnostic.severity == "error" or not options.errors_only:
                 found.append(diagnostic)
                 if options.json != json_output.STANDARD_OUTPUT:
@@ -98,7 +101,7 @@ def _run(options: argparse.Namespace) -> int:
         raise LaunchError("--no-check goes with neither --check-written nor --check-nan")
     if options.print and options.json == json_output.STANDARD_OUTPUT:
         raise LaunchError("--print and --json - would mix on the standard output; give --json a file")
-    library = Library(options.file, options.include, fast_math=options.fast_math)
+    library = specification.library(options)
     kernel = library.kernel(options.kernel, specification.constants(options.constant))
     buffers = specification.buffers(kernel.parameters, options.buffers)
     indices = {p["name"]: p["index"] for p in kernel.parameters if p["kind"] == "buffer"}
@@ -114,6 +117,7 @@ def _run(options: argparse.Namespace) -> int:
         check_nan=options.check_nan,
         timeout=options.timeout,
         threadgroup_memory=options.threadgroup_memory or None,
+        matrix_unit=options.matrix_unit,
     )
     for index, path in outputs:
         _save(path, buffers[index])

@@ -6,10 +6,9 @@ import argparse
 from pathlib import Path
 
 from ..errors import SimulatorError
-from ..library import Library
 from ..profiler import cost_model
 from ..profiler.plot import plot
-from ..profiler.report import FAMILIES, as_fields, chip_named, simdgroup_clocks, text
+from ..profiler.report import as_fields, chip_named, families, simdgroup_clocks, text
 from . import json_output, specification
 
 
@@ -28,18 +27,19 @@ def run(options: argparse.Namespace) -> int:
     chips = [chip_named(name) for name in options.chip] or cost_model.CHIPS
     if options.plot and not Path(options.plot).parent.is_dir():
         raise SimulatorError(f"cannot write {options.plot}: no folder {Path(options.plot).parent}")
-    library = Library(options.file, options.include, fast_math=options.fast_math)
+    library = specification.library(options)
     kernel = library.kernel(options.kernel, specification.constants(options.constant))
     profile = kernel.profile(
         specification.buffers(kernel.parameters, options.buffers),
         specification.three("--grid", options.grid),
         specification.three("--threads", options.threads),
         threadgroup_memory=options.threadgroup_memory,
+        matrix_unit=options.matrix_unit,
     )
     if options.json != json_output.STANDARD_OUTPUT:
         print(text(profile, chips))
     json_output.write(options.json, as_fields(profile, chips))
     if options.plot:
-        bars = [(name, simdgroup_clocks(profile, family)) for family, name in FAMILIES.items()]
+        bars = [(name, simdgroup_clocks(profile, family)) for family, name in families(profile).items()]
         plot(options.plot, bars, profile.kernel)
     return 0

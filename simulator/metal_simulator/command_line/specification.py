@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from ..errors import LaunchError
+from ..launch import matrix_unit
+from ..library import Library
+from ..strict import language
 
 _FORMS = """A buffer is  NAME:dtype[shape]=value  where
 
@@ -211,6 +214,19 @@ def launch_parser(subparsers, name: str, summary: str) -> argparse.ArgumentParse
     parser.add_argument("--include", "-I", action="append", default=[], help="folder for #include lines")
     parser.add_argument("--constant", "-c", action="append", default=[], metavar="NAME=value", help="function constant")
     parser.add_argument("--fast-math", action="store_true", help="compile as Metal does by default; see Library")
+    add_target(parser)
+    parser.add_argument("--language", choices=language.NAMES, help="what the source is told; see Library")
+    parser.add_argument("--matrix-unit", choices=matrix_unit.LAYOUTS, help="lane layout of cooperative tensors")
     sizes = {"action": "append", "type": int, "default": [], "metavar": "BYTES"}
     parser.add_argument("--threadgroup-memory", help="size of the next [[threadgroup(n)]] argument", **sizes)
     return parser
+
+
+def add_target(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--deployment-target", metavar="VERSION", help="of macOS, like 26.2; see Library")
+
+
+def library(options: argparse.Namespace) -> Library:
+    """The library that a launching command names. Raises SimulatorError."""
+    chosen = {name: getattr(options, name) for name in ("fast_math", "language", "deployment_target")}
+    return Library(options.file, options.include, **chosen)

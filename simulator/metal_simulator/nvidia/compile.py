@@ -172,7 +172,11 @@ def _front(library: Library, text: str, lines: bool, folder: Path) -> Edited:
     if done.returncode:
         diagnostics = parse_diagnostics(done.stderr)
         raise CompileError(summary(library.source.path, "does not compile", diagnostics, done.stderr), diagnostics)
-    return edited(built.read_text())
+    module = built.read_text()
+    if "@metal_matrix_unit(" in module:
+        header = "MetalPerformancePrimitives/MetalPerformancePrimitives.h"
+        raise CompileError(f"{library.source.path}: products of <{header}> are not there on NVIDIA GPUs")
+    return edited(module)
 
 
 @functools.lru_cache(maxsize=None)

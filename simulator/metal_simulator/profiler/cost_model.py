@@ -11,7 +11,7 @@ I inferred or fitted here.
 from __future__ import annotations
 
 import heapq
-from typing import Dict, List, NamedTuple, Sequence, Tuple
+from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 from .counters import LINE_BYTES, Profile, Row
 from .instruction_classes import CLASSES
@@ -42,6 +42,7 @@ CHIPS = (
     Chip("M4 Pro", 9, 20, 1.58, 273),
     Chip("M4 Max", 9, 40, 1.58, 546),
     Chip("M5", 10, 10, 1.578, 153),
+    Chip("M5 Pro", 10, 20, 1.60, 307),  # its clock: D, of 32.8 TFLOPS
     Chip("M5 Max", 10, 40, 1.62, 614),
 )
 
@@ -51,6 +52,7 @@ _CLOCKS_7 = {
     "mma_bfloat": 18,  # I, as fp32, to which its operands are widened
     "mma_mixed": 18,  # I, as fp32
     "mma_float": 18,  # S
+    "matrix_unit": 16 * 17,  # I: without the unit, as many 8x8x8 products
     "simple": 1,  # S
     "shift": 4,  # S, 4 to 8
     "convert": 4,  # S
@@ -65,10 +67,18 @@ _CLOCKS_7 = {
 }
 # Published for this family: floating point and complex operations run side by side (S), shuffles 1, products 17 (D).
 _CLOCKS_9 = {**_CLOCKS_7, "mma_bfloat": 17, "bfloat_convert": 0, "shuffle": 1}  # bfloat is native (S)
+_UNIT = CLASSES.index("matrix_unit")
 _COMPLEX = ("shift", "convert", "integer_multiply", "wide_add", "exponential", "divide", "rsqrt")
-CLOCKS = {7: _CLOCKS_7, 9: _CLOCKS_9, 10: _CLOCKS_9}  # M5: simdgroup_matrix does not use its matrix unit (S)
+# M5: simdgroup_matrix does not use the matrix unit (S); what the unit multiplies takes no clocks of the ALUs (I).
+_CLOCKS_10 = {name: number for name, number in _CLOCKS_9.items() if name != "matrix_unit"}
+CLOCKS = {7: _CLOCKS_7, 9: _CLOCKS_9, 10: _CLOCKS_10}
 
 SCHEDULERS = 4  # S, per core
+UNIT_CLOCKS = 64  # of 16 x 32 x 16 by the unit beside one scheduler: D, of 1024 FLOP a clock and core (S)
+# Time of kernels that use the unit, without EFFICIENCY: the longest of the unit's clocks by this share, those of the
+# ALUs, which work beside it, and those of L1. S: 0.88 to 0.90 are published for matrix products; I: the rule, of
+# attention at 81 and 85 % of the unit (head_dim 128 and 64 on M5 Max).
+UNIT_REACHED = 0.88
 REGISTERS = 208 * 1024 // 4 // 32  # S, 32-bit registers of a core per lane of a SIMD group
 MOST_SIMDGROUPS = 24  # S: enough for the full rate; D: what about 68 registers per lane still allow
 # Of 90 kernels of this project by Mesa's compiler for M1: bytes of an instruction (D), and how many it makes of one
@@ -95,8 +105,10 @@ class Prediction(NamedTuple):
     """clocks: of the busiest core, efficiency included
     seconds: where threadgroup loads are issued beside other instructions; seconds_with_loads: where each takes a clock
         of its own. Published shares of the peak fit both
-    bound: "compute", "latency" (too few SIMD groups, or spilled registers), "threadgroup memory", "L1", "L2" or "DRAM"
+    bound: "compute", "latency" (too few SIMD groups, or spilled registers), "matrix unit", "threadgroup memory", "L1",
+        "L2" or "DRAM"
     matrix_share: clocks of matrix products among the clocks that instructions are issued for
+    unit_share: of the matrix unit's peak, over the whole time; 0 on chips without it
     """
 
     chip: str
@@ -106,6 +118,7 @@ class Prediction(NamedTuple):
     occupancy: Occupancy
     matrix_share: float
     seconds_with_loads: float
+    unit_share: float = 0.0
 
 
 def clocks_by_class(classes: Sequence[int], family: int) -> Dict[str, float]:
@@ -153,14 +166,27 @@ def schedule(costs: Sequence[float], cores: int) -> List[List[int]]:
     return assigned
 
 
-def predict(profile: Profile, chip: Chip, efficiency: float = EFFICIENCY) -> Prediction:
-    """Time of a launch on a chip. efficiency: share of the issue rate that kernels of this kind reach."""
+def predict(profile: Profile, chip: Chip, efficiency: Optional[float] = None) -> Prediction:
+    """Time of a launch on a chip. efficiency: share of the issue rate that kernels of this kind reach; None for
+    EFFICIENCY, and for 1 where the matrix unit is used (see UNIT_REACHED)."""
+    if efficiency is None:
+        efficiency = 1.0 if unit_clocks(profile, chip.family) else EFFICIENCY
     issue = [clocks(row.classes, chip.family) for row in profile.rows]
     total, seconds, bound = _time(profile, chip, efficiency, issue)
     longer = [clocks * _share_with_loads(profile, chip.family) for clocks in issue]
     with_loads = _time(profile, chip, efficiency, longer)[1]
     resident, share = occupancy(profile, chip.family), matrix_share(profile, chip.family)
-    return Prediction(chip.name, total, seconds, bound, resident, share, with_loads)
+    unit = unit_clocks(profile, chip.family) / SCHEDULERS / chip.cores / (chip.gigahertz * 1e9 * seconds)
+    return Prediction(chip.name, total, seconds, bound, resident, share, with_loads, unit)
+
+
+def unit_clocks(profile: Profile, family: int) -> int:
+    """Clocks of the matrix unit, over the whole launch; 0 on chips without it."""
+    return _unit_clocks(family, (profile.rows[i] for i in profile.order))
+
+
+def _unit_clocks(family: int, rows: Iterable[Row]) -> int:
+    return sum(row.classes[_UNIT] for row in rows) * UNIT_CLOCKS if family >= 10 else 0
 
 
 def _share_with_loads(profile: Profile, family: int) -> float:
@@ -175,10 +201,13 @@ def _time(profile: Profile, chip: Chip, efficiency: float, issue: Sequence[float
     """Clocks of the busiest core, seconds, and what limits them; issue: clocks of each row's instructions."""
     resident = occupancy(profile, chip.family)
     worst, bound = 0.0, "compute"
-    for groups in schedule([issue[i] for i in profile.order], chip.cores):
+    unit = [_unit_clocks(chip.family, [row]) / UNIT_REACHED for row in profile.rows]
+    for groups in schedule([max(issue[i], unit[i]) for i in profile.order], chip.cores):
         rows = [profile.order[i] for i in groups]
         share = min(resident.rate, rate(len(rows) * profile.simdgroups))
-        limits = _core_limits([profile.rows[i] for i in rows], sum(issue[i] for i in rows), share)
+        done = [profile.rows[i] for i in rows]
+        limits = _core_limits(done, sum(issue[i] for i in rows), share)
+        limits["matrix unit"] = sum(unit[i] for i in rows) / SCHEDULERS
         longest = max(limits, key=lambda name: limits[name])
         if limits[longest] > worst:
             worst, bound = limits[longest], longest
@@ -191,7 +220,7 @@ def _time(profile: Profile, chip: Chip, efficiency: float, issue: Sequence[float
 def matrix_share(profile: Profile, family: int) -> float:
     """Clocks of matrix products among the clocks that instructions are issued for."""
     counts = [profile.classes.get(name, 0) for name in CLASSES]
-    products = sum(n for name, n in clocks_by_class(counts, family).items() if name.startswith("mma"))
+    products = sum(n for name, n in clocks_by_class(counts, family).items() if name.startswith(("mma", "matrix")))
     return products / (clocks(counts, family) or 1)
 
 

@@ -23,6 +23,7 @@ CLASSES = (
     "mma_bfloat",
     "mma_mixed",  # one input float, the other 16 bits wide
     "mma_float",
+    "matrix_unit",  # products of 16 x 32 x 16 by matmul2d, which the matrix unit of family 10 does beside the ALUs
     "simple",  # floating-point add, multiply, fma, compare, select, minimum; integer add, logic, compare, select
     "shift",
     "convert",  # integer <-> floating point
@@ -82,6 +83,13 @@ def collectives() -> Tuple[str, ...]:
     listed = re.findall(r"\bF\((QUAD##)?([A-Z]\w+), ", (INCLUDE / "metal_simulator" / "interface.h").read_text())
     lanes = [name for quad, name in listed if quad]
     return (*(name for quad, name in listed if not quad), *lanes, *(f"QUAD_{name}" for name in lanes))
+
+
+@functools.lru_cache(maxsize=None)
+def _unit_constants() -> Dict[str, int]:
+    """What the header calls the flags of a product by the matrix unit."""
+    text = (INCLUDE / "metal_simulator" / "interface.h").read_text()
+    return {name: int(number) for name, number in re.findall(r"#define __METAL_UNIT_(\w+) (\d+)u?\b", text)}
 
 
 class Classifier:
@@ -211,6 +219,10 @@ class Classifier:
         name = instruction.callee
         if name == "metal_multiply_accumulate":
             return ((self._product(instruction), 1),)
+        if name == "metal_matrix_unit":
+            return self._unit_product(*map(ir.integer, instruction.operands[:2]))
+        if name == "metal_reduce_rows":
+            return (("reduction", (ir.integer(instruction.operands[0]) & 255) // 8),)
         if name == "metal_collective":
             return self._collective(instruction)
         if name == "metal_threadgroup_barrier":
@@ -233,6 +245,15 @@ class Classifier:
         if None not in kinds:
             return "mma_bfloat" if "bfloat" in kinds else "mma_half"
         return "mma_mixed" if any(kinds) else "mma_float"
+
+    def _unit_product(self, shape: int, flags: int) -> Cost:
+        """fp32 that must not be cut is multiplied on the ALUs."""
+        known = _unit_constants()
+        types = [flags >> known[f"{side}_TYPE"] & 3 for side in ("LEFT", "RIGHT")]
+        products = (shape & 255) * (shape >> 8 & 255) * (shape >> 16 & 255) // (16 * 32 * 16)
+        if known["FLOAT"] in types and not flags & known["RELAXED"]:
+            return (("mma_float", 16 * products),)
+        return (("matrix_unit", products),)
 
     def _collective(self, instruction: ir.Instruction) -> Cost:
         number = ir.integer(instruction.operands[0])

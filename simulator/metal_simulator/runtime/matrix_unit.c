@@ -144,7 +144,7 @@ static Place as_destination(uint32_t columns, uint32_t lane, uint32_t index) {
 
 static uint16_t position(uint32_t layout, uint32_t matrix, uint32_t flags, uint32_t lane, uint32_t index) {
   uint32_t columns = columns_of(matrix);
-  if (flags & IN_MEMORY) return index * LANES + lane;
+  if (flags & IN_MEMORY) return index * LANES + LANES - 1 - lane;
   if (!(flags & AS_DESTINATION)) {
     Place p = place(layout, matrix, flags, lane, index);
     return p.row * columns + p.column;

@@ -22,7 +22,7 @@ from ..translate.repairs import repairable, repaired
 from ..translate.rewrite import for_check
 from ..translate.threadgroup_variables import THREADGROUP_LIMIT_MESSAGE
 from . import words
-from .language import Language, language_named, newer, newer_attributes, predefined
+from .language import Language, language_named, newer, newer_attributes, newer_names, predefined
 from .lint import lint
 from .syntax_tree import tree_findings
 
@@ -60,7 +60,7 @@ def _check(clang: Clang, source: Source, language: Optional[Language], flags: Li
         found += _words(clang, source, flags, {(d.file, d.line) for d in refused})
     messages = refused + tree_findings(tree, [str(path) for path in source.files])
     if language:
-        found += _newer_attributes(language, declarations.tokens)
+        found += _newer_tokens(language, declarations.tokens)
         messages += _newer(clang, source, text, language)
     return _ordered([*found, *map(_Places(rewritten, text).to_user, messages)])
 
@@ -73,9 +73,9 @@ def _newer(clang: Clang, source: Source, text: str, language: Language) -> List[
     return [Diagnostic(*place, "error", message) for *place, message in newer(language, stderr) if place[0] in files]
 
 
-def _newer_attributes(language: Language, tokens: List[Token]) -> Iterator[Diagnostic]:
+def _newer_tokens(language: Language, tokens: List[Token]) -> Iterator[Diagnostic]:
     lines = by_line(tokens)
-    for token, message in newer_attributes(language, tokens):
+    for token, message in (*newer_attributes(language, tokens), *newer_names(language, tokens)):
         yield Diagnostic(token.file, token.line, token_column(token, lines), "error", message)
 
 

@@ -17,9 +17,14 @@ class Language(NamedTuple):
     standard: str
     warnings: Tuple[str, ...]  # of clang, about what is newer
     attributes: Tuple[str, ...]  # that are newer: of them clang says nothing
+    names: Tuple[str, ...]  # of Metal's headers that are newer
 
 
 _AFTER_17 = ("-Wc++20-extensions", "-Wc++20-designator", "-Wc++23-extensions")
+_TENSORS = tuple(
+    "mpp tensor tensor_inline tensor_handle tensor_offset cooperative_tensor extents dextents dynamic_extent "
+    "execution_thread execution_simdgroup execution_simdgroups execution_threadgroup".split()
+)
 _LANGUAGES = (
     Language(
         "metal3.1",
@@ -27,8 +32,9 @@ _LANGUAGES = (
         "C++14",
         ("-Wpre-c++17-compat-pedantic", *_AFTER_17),
         ("nodiscard", "maybe_unused", "fallthrough"),
+        _TENSORS,
     ),
-    Language("metal4.0", 400, "C++17", _AFTER_17, ()),
+    Language("metal4.0", 400, "C++17", _AFTER_17, (), ()),
 )
 NAMES = tuple(language.name for language in _LANGUAGES)
 _NEWER = re.compile(
@@ -81,6 +87,16 @@ def newer_attributes(language: Language, tokens: List[Token]) -> Iterator[Tuple[
                 for attribute in attributes:
                     if attribute.name in language.attributes:
                         yield attribute.token, _message(f"[[{attribute.name}]]", language)
+
+
+def newer_names(language: Language, tokens: List[Token]) -> Iterator[Tuple[Token, str]]:
+    """Names of Metal's headers where they are qualified: a kernel may have others of the same spelling."""
+    for namespace, before, token, after in zip([None, None, *tokens], [None, *tokens], tokens, [*tokens[1:], None]):
+        if token.text not in language.names or not namespace or not after:
+            continue
+        is_own_namespace = token.text == "mpp" and after.text == "::"
+        if is_own_namespace or (before and (namespace.text, before.text) == ("metal", "::")):
+            yield token, f"newer than {language.name}: {token.text}"
 
 
 def _message(what: str, language: Language) -> str:

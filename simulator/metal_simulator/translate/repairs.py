@@ -15,6 +15,7 @@ from .constant_copies import is_copy, with_copies
 from .edits import Edit
 
 _ERROR = re.compile(r":(\d+):(\d+):((?:\{[^}]*\})*):? (?:fatal )?error: (.*)$")
+_ALIAS = re.compile(r"(.*?):(\d+):(\d+):(?:\{[^}]*\})*:? note: in instantiation of template type alias ")
 _MARKED = re.compile(r"\{(\d+):(\d+)-(\d+):(\d+)\}")
 
 
@@ -25,6 +26,7 @@ class Refusal(NamedTuple):
     ranges: Tuple[Tuple[int, int], ...]
     message: str
     notes: Tuple[str, ...]
+    aliases: Tuple[int, ...] = ()  # where templates of aliases were used that led to it, innermost first
 
 
 def repairable(message: str, notes: Tuple[str, ...]) -> bool:
@@ -84,6 +86,10 @@ def refusals(text: str, stderr: str) -> Iterator[Refusal]:
             found = Refusal(at, ranges, message, ()) if at >= 0 else None
         elif found and ": note: " in line:
             found = found._replace(notes=(*found.notes, line.split(": note: ", 1)[1]))
+            alias = _ALIAS.match(line)
+            if alias and (alias.group(1), int(alias.group(2))) in rows:
+                place = starts[rows[alias.group(1), int(alias.group(2))]] + int(alias.group(3)) - 1
+                found = found._replace(aliases=(*found.aliases, place))
     if found:
         yield found
 
@@ -223,6 +229,16 @@ def _object(text: str, refusal: Refusal) -> Iterator[Edit]:
     yield Edit(begin, end, f"::metal::__lasting({text[begin:end]}).get()")
 
 
+def _vector_of_bool(text: str, refusal: Refusal) -> Iterator[Edit]:
+    """`alias<bool>` of an alias for a vec, whose element is deduced elsewhere: a byte takes the place of bool."""
+    if refusal.aliases:
+        tokens = tokenise(text, refusal.aliases[-1], min(len(text), refusal.aliases[-1] + 20000))
+        argument = split(tokens[2 : matching_angle(tokens, 1, certain=True)])[0] if tokens[1].text == "<" else []
+        if argument and argument[0].text != "::":
+            begin, end = argument[0].start, argument[-1].end
+            yield Edit(begin, end, f"::metal::__component<{text[begin:end]}>")
+
+
 _CONSTANT = re.compile(r"constexpr variable '.*' must be initialized by a constant expression")
 _UNBOUND = re.compile(
     r"cannot bind reference in default address space to object in address space '__private' in (\d+)\w\w argument"
@@ -245,6 +261,7 @@ _MESSAGES: List[Tuple["re.Pattern[str]", Repair]] = [
     (re.compile(r"invalid operands to binary expression \(.*\b__packed<"), _packed),
     (re.compile(r"no member named '[xyzwrgba]{2,4}' in '.*\b__packed<"), _packed_components),
     (re.compile(r"too few elements in vector initialization"), _fill),
+    (re.compile(r"invalid vector element type 'bool'"), _vector_of_bool),
     (re.compile(r"(?:functional|C)-style cast from .* to '\w+'.* is not allowed"), _cast),
     (
         re.compile(r"invalid operands to binary expression \('[^']*\*__private' and '__private "),

@@ -191,5 +191,5 @@ def test_floor_of_a_decoding_step(name, microseconds):
 
 def test_the_table_names_each_chip_once():
     names = [chip.name for chip in cost_model.CHIPS]
-    assert len(set(names)) == len(names) == 12
+    assert len(set(names)) == len(names) == 13
     assert {chip.family for chip in cost_model.CHIPS} == set(cost_model.CLOCKS)

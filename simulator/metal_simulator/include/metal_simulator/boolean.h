@@ -1,7 +1,7 @@
 // bool2, bool3, bool4. Comparisons of vectors give vectors of integers here; both spellings convert to each other.
 #pragma once
 namespace metal {
-template <int N> struct __bool_components;
+template <int N> struct alignas(N) __bool_components { bool component[N]; };  // of eight
 // clang-format off
 template <> struct __bool_components<1> { union { bool component[1]; bool x, r; }; };
 template <> struct alignas(2) __bool_components<2> {
@@ -103,6 +103,10 @@ using bool4 = __bool_vector<4>;
 // vec<T, N> where T may be bool; the front end writes it wherever T and N need not be deduced.
 template <typename T, int N> struct __vector_of { using type = T __attribute__((ext_vector_type(N))); };
 template <int N> struct __vector_of<bool, N> { using type = __bool_vector<N>; };
+// For bool in a vector whose element type is deduced.
+template <typename T> struct __component_of { using type = T; };
+template <> struct __component_of<bool> { using type = uchar; };
+template <typename T> using __component = typename __component_of<T>::type;
 template <typename T, int N> using __any_vec = typename __vector_of<T, N>::type;
 }  // namespace metal
 using metal::bool2;

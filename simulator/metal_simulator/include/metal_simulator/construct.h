@@ -49,7 +49,8 @@ struct __constructor<T, true, N> {
       S s = __constructor<S>::make(a);
       if constexpr (N == 2) return T{s, s};
       else if constexpr (N == 3) return T{s, s, s};
-      else return T{s, s, s, s};
+      else if constexpr (N == 4) return T{s, s, s, s};
+      else return T(s);  // of eight, which some public kernels use
     }
   }
   template <typename A, typename B, typename... R>

@@ -74,7 +74,8 @@ class matmul2d {
     return true;
   }
 
-  // Lane by lane, so that the simulator's checker and counters see every access. offset, end: of the inner dimension.
+  // Lane by lane, so that the simulator's checker and counters see every access; by other lanes than those that are likely
+  // to have written an element. offset, end: of the inner dimension.
   template <typename Layout, bool ColumnsAreInner, typename T>
   static METAL_FUNC void hand_over(uint operand, const thread T& from, int offset, int end) {
     typedef metal::__element_of<T> Element;
@@ -86,7 +87,7 @@ class matmul2d {
       static_assert(metal::__is_tensor<T>::value, "matmul2d: an operand is a tensor or a cooperative tensor");
       Element elements[Layout::capacity];
       for (int i = 0; i < Layout::capacity; i++) {
-        const int at = i * 32 + metal::metal_lane();
+        const int at = i * 32 + 31 - metal::metal_lane();
         int row = at / Layout::columns, column = at % Layout::columns;
         const int inner = (ColumnsAreInner ? column : row) + offset;
         if constexpr (ColumnsAreInner) column = inner;
