@@ -3,7 +3,8 @@
 #include "blocks_direct.h"
 #include "blocks_staged.h"
 
-#include "attention_forward.h"  // it calls what the loaders declare
+// After what the loaders declare, as it calls that.
+#include "attention_forward.h"
 using namespace metal;
 
 // The host name is Tile.kernel's (planning/tiles.py).

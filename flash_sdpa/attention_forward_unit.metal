@@ -5,7 +5,8 @@
 #if __METAL_VERSION__ >= 400 && defined(__HAVE_TENSOR__) && __ENVIRONMENT_OS_VERSION_MIN_REQUIRED__ >= 260200
 #include "unit.h"
 
-#include "attention_forward.h"  // it calls what the loader declares
+// After what the loader declares, as it calls that.
+#include "attention_forward.h"
 using namespace metal;
 
 // The host name is Tile.kernel's (planning/tiles.py).

@@ -7,11 +7,13 @@ launcher binds.
 from __future__ import annotations
 
 import importlib
+from types import SimpleNamespace
 
 import pytest
 import recorded
 import torch
 from cases import LENGTHS, max_lengths, packed
+from metal_simulator import Library
 from shader_library import ShaderLibrary
 from simulated_launcher import SimulatedLauncher
 
@@ -90,6 +92,44 @@ def test_one_kernel_of_the_table_is_instantiated(metal_kernel, runtime, tmp_path
         folder = tmp_path / name
         folder.mkdir()
         assert ShaderLibrary(text, folder).library.kernels == (name,)
+
+
+@pytest.mark.parametrize("loader", ["unit", "unit_rereads"])
+def test_a_unit_kernel_s_text(metal_kernel, runtime, tmp_path, loader):
+    """Self-contained; strict as Metal 4, and without any kernel where the guard does not hold."""
+    kernels = metal_kernel.planning.tiles.UNIT_KERNELS
+    name = next(name for name in kernels if name.endswith(f"_{loader}"))
+    constants = (("has_bias", True), ("writes_lse", True), ("is_paged", True))
+    text = runtime[0].specialised_source("attention_forward_unit.metal", name, constants)
+    assert '#include "' not in text and "function_constant" not in text
+    path = tmp_path / "specialised.metal"
+    path.write_text(text, encoding="ascii")
+    library = Library(path, language="metal4.0", deployment_target="26.2")
+    assert library.kernels == (name,)
+    assert [found for found in library.check() if found.severity == "error"] == []
+    for system in (
+        {"language": "metal4.0", "deployment_target": "26.0"},
+        {"language": "metal3.1", "deployment_target": "26.2"},
+        {},
+    ):
+        other = Library(path, **system)
+        assert other.kernels == ()
+        assert [found for found in other.check() if found.severity == "error"] == []
+
+
+def test_the_compiled_launcher_leaves_run_time_kernels_to_the_other(metal_kernel, runtime, monkeypatch):
+    """Whose text is in the package of every variant."""
+    compiled = importlib.import_module(f"{metal_kernel.__name__}.launching.compiled")
+    monkeypatch.setattr(runtime[0], "_KERNELS", None)  # there is no such folder in a compiled variant
+    refuse = SimpleNamespace(default=lambda *_: pytest.fail("not in the library"))
+    launcher = compiled.CompiledLauncher(SimpleNamespace(launch_kernel=refuse, describe_pipeline=refuse))
+    query = torch.randn(1, 40, 2, 64).half()
+    device = metal_kernel.device.Device(10, 10, matrix_unit=True)
+    results = []
+    for each in (launcher, SimulatedLauncher()):
+        with metal_kernel.launchers.use_launcher(each, device):
+            results.append(metal_kernel.flash_attn_func(query, query, query, causal=True))
+    assert torch.equal(*results) and len(runtime[1]) == 1
 
 
 def test_a_kernel_that_the_table_lacks(runtime):

@@ -650,7 +650,885 @@ inline void multiply(thread UnitTile<float, kM, kN>& c, thread UnitTile<float, k
   }
 }
 
-#include "attention_forward.h"  // it calls what the loader declares
+// After what the loader declares, as it calls that.
+// Forward attention (FlashAttention-2, Dao 2023): softmax(scale * Q K^T) V in one pass over the keys.
+//
+// A threadgroup owns rows of one sequence and one key/value head; a row is one token of one of the query heads that
+// share it (row r: token r / heads_per_kv, head r % heads_per_kv of them). Its SIMD groups divide the rows among them
+// (kRowGroups, of kRows rows each), and may divide the columns of a row (kSlices) or the keys (kKeyGroups).
+//   for each block of kBlockN keys:  S = Q K^T;  P = exp2(scale_log2 (S - row_max));  O = rescale O + P V
+//   O = O / row_sum
+#include <metal_stdlib>
+// A bias of every score, or a mask, as the caller gave it: bias[(batch,) head, token, key]. A key is hidden where a mask
+// is 0 and where a bias is -inf. An axis of one element has a stride of 0.
+// Which keys a query token may see. One rule gives the loop bounds, the blocks that need no mask, and the mask: token t
+// sees the keys [begin, end) = visible(t), and neither end decreases with t. Causal is window_right = 0.
+
+// Finite, as fast math may assume that there are no infinities. Scores are above -2^127, and so is every row maximum:
+// the distance of a masked score to it is 2^127 at least, and its weight 0 (ScoreParams: scale_log2 >= 2^-119).
+constant constexpr float kMaskedScore = -3.40282347e38f;  // the lowest float
+constant constexpr float kRowMaxFloor = -1.70141183e38f;  // -2^127, where a row maximum starts
+
+struct KeyRange {
+  int begin, end;
+
+  // Whether it has a key of the block that starts at key0.
+  bool meets(int key0, int block) const { return key0 + block > begin && key0 < end; }
+};
+
+struct Mask {
+  int key_length;                 // keys of this sequence that there are to see
+  int diagonal;                   // the key at the position of the first query token; may be negative
+  int window_left, window_right;  // keys before and after the diagonal; at most 2^30, as lengths are below 2^30
+
+  KeyRange visible(int token) const {
+    const int position = token + diagonal;
+    return {max(0, position - window_left), min(key_length, position + window_right + 1)};
+  }
+
+  // The same rule with its roles exchanged: visible(key) are the tokens that see a key.
+  Mask transposed(int query_length) const { return {query_length, -diagonal, window_right, window_left}; }
+};
+
+// The keys that each row of a lane may see: at[i] belongs to row 8 * i + lane.row. A missing row has those of the last.
+template <int kRows>
+struct RowRanges {
+  KeyRange at[kRows / kFragment];
+
+  RowRanges(Mask mask, int row0, int rows, int heads_per_kv, Lane lane) {
+    UNROLL for (short i = 0; i < kRows / kFragment; i++)
+      at[i] = mask.visible(min(row0 + i * kFragment + lane.row, rows - 1) / heads_per_kv);
+  }
+
+  // The keys that any row of the SIMD group may see.
+  KeyRange any_row() const { return {simd_min(at[0].begin), simd_max(at[kRows / kFragment - 1].end)}; }
+};
+
+// The key blocks of a tile of rows: begin is a multiple of the block, and every row sees blocks within
+// [full_begin, full_end) whole.
+struct KeyBlocks {
+  int begin, end, full_begin, full_end;
+
+  bool is_full(int key0, int block) const { return key0 >= full_begin && key0 + block <= full_end; }
+};
+inline KeyBlocks key_blocks(Mask mask, int first_token, int last_token, int block) {
+  const KeyRange first = mask.visible(first_token), last = mask.visible(last_token);
+  return {first.begin / block * block, last.end, last.begin, first.end};
+}
+
+// The key blocks of one of num_splits threadgroups: as many for each, the last maybe fewer or none.
+inline KeyBlocks split_blocks(KeyBlocks blocks, int split, int num_splits, int block) {
+  const int count = (max(0, blocks.end - blocks.begin) + block - 1) / block;
+  const int share = (count + num_splits - 1) / num_splits * block;
+  const int begin = min(blocks.begin + split * share, blocks.end);
+  return {begin, min(begin + share, blocks.end), blocks.full_begin, blocks.full_end};
+}
+
+// scores[row, key] = kMaskedScore where the row may not see the key; the tile's first column is key0.
+template <typename Tile, int kRows>
+inline void hide_invisible(thread Tile& scores, thread const RowRanges<kRows>& visible, int key0, Lane lane) {
+  UNROLL for (short i = 0; i < Tile::kLaneRows; i++)
+    UNROLL for (short j = 0; j < Tile::kLanePairs; j++)
+      UNROLL for (short e = 0; e < 2; e++) {
+        const int key = key0 + Tile::column(j, lane) + e;
+        if (key < visible.at[i].begin || key >= visible.at[i].end) pair(scores, i, j)[e] = kMaskedScore;
+      }
+}
+// Which rows a threadgroup owns, one tile of one sequence, and where they, their keys and their results lie in memory.
+// The host does not read cu_seqlens: the threadgroup finds its sequence by itself.
+#include <metal_stdlib>
+using namespace metal;
+
+// A tile of the rows of one sequence and one key/value head. A row is one token of one of the query heads that share
+// the key/value head; the rows of a token are adjacent.
+struct QueryTile {
+  long batch;                     // index along the tensors' batch axis; 0 when packed
+  int sequence;                   // index among the sequences; undefined where key_length is 0
+  int query_start, query_length;  // tokens: where the sequence starts along the token axis, and how many it has
+  int key_start, key_length;
+  int row0;  // first row of the tile within the sequence; not below rows() in a surplus tile
+  int head_kv, heads_per_kv;
+
+  int rows() const { return query_length * heads_per_kv; }  // of the sequence
+  int token(int row) const { return row / heads_per_kv; }   // within the sequence
+  int head(int row) const { return head_kv * heads_per_kv + row % heads_per_kv; }
+
+  Mask mask(constant ForwardParams& params) const {
+    const int keys = has_bias ? min(key_length, int(params.bias_keys)) : key_length;
+    const int diagonal = int(params.aligns_last) * (key_length - query_length);
+    return {keys, diagonal, int(params.window_left), int(params.window_right)};
+  }
+
+  // The sequence's rows of a query or output tensor, without the columns before first_column.
+  template <typename T>
+  QueryRows<T> rows_of(device T* tensor, constant Strides& strides, int first_column, int columns) const {
+    device T* first = tensor + batch * strides.batch + query_start * strides.token + head(0) * strides.head;
+    return {first + first_column, strides.token, strides.head, heads_per_kv, rows(), columns - first_column};
+  }
+
+  // The sequence's rows of a key or value tensor, from the token first_key on. pages: if is_paged.
+  template <typename T>
+  KeyRows<T> keys_of(device const T* tensor, constant Strides& strides, int first_key, int columns, Pages pages) const {
+    tensor += key_start * strides.token + head_kv * strides.head;
+    if (!is_paged) tensor += batch * strides.batch + first_key * strides.token;
+    return {tensor, strides.token, strides.batch, first_key, key_length, columns, pages};
+  }
+
+  // Index of a row in lse.
+  long lse_index(constant ForwardParams& params, int row) const {
+    return batch * params.lse_batch_stride + head(row) * params.lse_head_stride + query_start + token(row);
+  }
+};
+
+// A value of cu_seqlens, whatever it is, as an index into `total` tokens.
+inline int clamped(device const int* cu_seqlens, int i, int total) { return clamp(cu_seqlens[i], 0, total); }
+
+// Dense: every sequence has ceil(query_length * heads_per_kv / kBlockM) tiles.
+template <int kBlockM>
+inline QueryTile dense_tile(constant ForwardParams& params, int head_kv, int tile) {
+  const int query_length = params.query_length, key_length = params.key_length, heads_per_kv = params.heads_per_kv;
+  const int tiles = (query_length * heads_per_kv + kBlockM - 1) / kBlockM, row0 = tile % tiles * kBlockM;
+  return {tile / tiles, tile / tiles, 0, query_length, 0, key_length, row0, head_kv, heads_per_kv};
+}
+
+// One of the batch + 2 segments that cu_seqlens cuts the tokens of packed sequences into, and a tile of its rows. The
+// first and the last segment hold the tokens before and after all sequences, so that a kernel can reach them, too.
+struct Segment {
+  int index;       // that of the sequence, and 1
+  int start, end;  // tokens; maybe end < start
+  int row0;        // first row of the tile within the segment
+};
+
+// Segment s owns the tiles from bound(s) * rows_per_token / kBlock + s on. That is never fewer than its rows need, at
+// most one more, and grows with s.
+template <int kBlock>
+inline Segment find_segment(device const int* cu_seqlens, int batch, int total, int rows_per_token, int tile) {
+  int segment = 0, start = 0, first_tile = 0;  // the last segment whose first tile is not after ours, by binary search
+  for (int beyond = batch + 2; beyond - segment > 1;) {
+    const int middle = uint(segment + beyond) / 2;  // unsigned divisions are shifts
+    const int bound = clamped(cu_seqlens, middle - 1, total);
+    const int first = uint(bound * rows_per_token) / kBlock + middle;
+    if (first <= tile) {
+      segment = middle;
+      start = bound;
+      first_tile = first;
+    } else {
+      beyond = middle;
+    }
+  }
+  const int end = segment <= batch ? clamped(cu_seqlens, segment, total) : total;
+  return {segment, start, end, (tile - first_tile) * kBlock};
+}
+
+// Packed: rows of no sequence see no key, so that every row of the output is written.
+template <int kBlockM>
+inline QueryTile packed_tile(constant ForwardParams& params, device const int* cu_seqlens_q,
+                             device const int* cu_seqlens_k, int head_kv, int tile) {
+  const int batch = params.batch, total_q = params.query_length, total_k = params.key_length;
+  const int heads_per_kv = params.heads_per_kv;
+  const Segment segment = find_segment<kBlockM>(cu_seqlens_q, batch, total_q, heads_per_kv, tile);
+  const int length = max(0, segment.end - segment.start);
+  QueryTile found = {0, segment.index - 1, segment.start, length, 0, 0, segment.row0, head_kv, heads_per_kv};
+  if (segment.index >= 1 && segment.index <= batch) {
+    if (is_paged && has_seqused_k) {
+      found.key_length = total_k;
+    } else if (is_paged) {  // cu_seqlens_k gives the lengths and nothing else
+      const long keys = long(cu_seqlens_k[segment.index]) - long(cu_seqlens_k[segment.index - 1]);
+      found.key_length = int(min(max(keys, long(0)), long(total_k)));
+    } else {
+      found.key_start = clamped(cu_seqlens_k, segment.index - 1, total_k);
+      found.key_length = max(0, clamped(cu_seqlens_k, segment.index, total_k) - found.key_start);
+    }
+  }
+  return found;
+}
+
+// Whether a bias is -inf. Compares bits, as fast math may assume that all numbers are finite.
+inline bool is_hiding(float bias) { return as_type<uint>(bias) == 0xff800000u; }
+inline bool is_hiding(half bias) { return as_type<ushort>(bias) == 0xfc00u; }
+inline bool is_hiding(bfloat bias) { return as_type<ushort>(bias) == 0xff80u; }
+
+// The biases of a lane's rows: row[i] belongs to row 8 * i + lane.row. A missing row has those of the last.
+template <typename T, int kRows>
+struct Bias {
+  device const uchar* row[kRows / kFragment];  // of key 0
+  int key_stride;                              // 1, or 0 where one bias is that of all keys
+
+  void place(device const uchar* bias, constant ForwardParams& params, QueryTile tile, int row0, Lane lane) {
+    const int bytes = bias_is_mask ? 1 : bias_is_float ? sizeof(float) : sizeof(T);
+    key_stride = params.bias_key_stride;
+    UNROLL for (short i = 0; i < kRows / kFragment; i++) {
+      const int r = min(row0 + i * kFragment + lane.row, tile.rows() - 1);
+      row[i] = bias + bytes * (tile.batch * params.bias.batch + tile.head(r) * params.bias.head +
+                               (tile.query_start + tile.token(r)) * params.bias.token);
+    }
+  }
+};
+
+// What the bias of a score makes of it, and a mask, whose elements are bytes.
+template <typename Element>
+inline float biased(float score, Element bias, float factor, float unit) {
+  return is_hiding(bias) ? kMaskedScore : fma(float(bias), unit, factor * score);
+}
+inline float biased(float score, uchar seen, float, float) { return seen == 0 ? kMaskedScore : score; }
+
+// scores[row, key] = factor * scores[row, key] + unit * bias[row, key], or kMaskedScore where the key is hidden. Element:
+// of the bias. kWhole: every row sees every key, so that addresses differ by constants; else no key is read behind the
+// last that a row sees.
+template <bool kWhole, typename Element, typename Tile, typename T, int kRows>
+inline void add_elements(thread Tile& scores, thread const Bias<T, kRows>& bias,
+                         thread const RowRanges<kRows>& visible, float factor, float unit, int key0, Lane lane) {
+  const int first = key0 + Tile::column(0, lane);
+  UNROLL for (short i = 0; i < Tile::kLaneRows; i++) {
+    device const Element* row = (device const Element*)bias.row[i] + first;
+    const int last = max(visible.at[i].end - 1, 0) * bias.key_stride - first;
+    UNROLL for (short j = 0; j < Tile::kLanePairs; j++)
+      UNROLL for (short e = 0; e < 2; e++) {
+        const int key = Tile::column(j, Lane{0, 0}) + e;  // from the lane's first on
+        const Element element = row[kWhole ? key : min(key, last)];
+        pair(scores, i, j)[e] = biased(pair(scores, i, j)[e], element, factor, unit);
+      }
+  }
+}
+template <typename Element, typename Tile, typename T, int kRows>
+inline void add_elements(thread Tile& scores, thread const Bias<T, kRows>& bias,
+                         thread const RowRanges<kRows>& visible, bool is_full, float factor, float unit, int key0,
+                         Lane lane) {
+  if (is_full && bias.key_stride == 1)
+    add_elements<true, Element>(scores, bias, visible, factor, unit, key0, lane);
+  else
+    add_elements<false, Element>(scores, bias, visible, factor, unit, key0, lane);
+}
+
+// What the caller's bias or mask does to scores. is_full: every row sees every key; factor, scale: of ScoreParams.
+template <typename Tile, typename T, int kRows>
+inline void add_bias(thread Tile& scores, thread const Bias<T, kRows>& bias, thread const RowRanges<kRows>& visible,
+                     bool is_full, float factor, float scale, int key0, Lane lane) {
+  if (bias_is_mask) add_elements<uchar>(scores, bias, visible, is_full, factor, 1, key0, lane);
+  else if (bias_is_float) add_elements<float>(scores, bias, visible, is_full, factor, 1 / scale, key0, lane);
+  else add_elements<T>(scores, bias, visible, is_full, factor, 1 / scale, key0, lane);
+}
+// Dropout by counter: Philox 4x32 with 7 rounds (Salmon, Moraes, Dror & Shaw, 2011), keyed by the seed and counted by
+// where a weight is, has 16 random bits for each weight. So the same weights are dropped in the forward, in the backward
+// and on the CPU (cpu/dropout.py), whatever the tile, the split and the layout.
+
+constant constexpr int kPhiloxRounds = 7;
+
+template <int kRounds>
+inline uint4 philox(uint4 counter, uint2 key) {
+  UNROLL for (short round = 0; round < kRounds; round++) {
+    const uint low = counter[0] * 0xD2511F53u, high = mulhi(counter[0], 0xD2511F53u);
+    const uint other_low = counter[2] * 0xCD9E8D57u, other_high = mulhi(counter[2], 0xCD9E8D57u);
+    counter = uint4{other_high ^ counter[1] ^ key[0], other_low, high ^ counter[3] ^ key[1], low};
+    key += uint2{0x9E3779B9u, 0xBB67AE85u};
+  }
+  return counter;
+}
+
+// Which of a lane's weights of a block of keys are kept: bit 2 * j + e of at[i] is that of element e of pair [i][j].
+template <int kRows>
+struct Kept {
+  uint at[kRows / kFragment];
+};
+
+// A lane's rows, by where they are in the batch.
+template <int kRows>
+struct Dropout {
+  uint2 seed;
+  uint threshold;  // of 2^16: a weight whose number is below is kept
+  uint sequence;
+  uint token[kRows / kFragment], head[kRows / kFragment];
+
+  // first_head: of the query heads that share the key/value head.
+  void place(constant DropoutParams& params, int sequence_, int first_head, int row0, int rows, int heads_per_kv,
+             Lane lane) {
+    seed = uint2{uint(params.seed), uint(params.seed >> 32)};
+    threshold = params.threshold;
+    sequence = sequence_;
+    UNROLL for (short i = 0; i < kRows / kFragment; i++) {
+      const int row = min(row0 + i * kFragment + lane.row, rows - 1);
+      token[i] = row / heads_per_kv;
+      head[i] = first_head + row % heads_per_kv;
+    }
+  }
+};
+
+// What a sum over the kept weights is multiplied by: 1 / (share that is kept), at least 1. Its bits say so, or fast math
+// would multiply by 65536 first, which may leave fp32.
+inline float dropout_factor(constant DropoutParams& params) {
+  return as_type<float>(max(as_type<uint>(65536 / float(params.threshold)), 0x3f800000u));
+}
+
+// Of kKeys keys from key0, a multiple of kKeys, on. One counter has a lane's eight numbers for 32 keys: word w, half e
+// belong to key 8 * w + lane.column + e of them.
+template <int kKeys, int kRows>
+inline Kept<kRows> kept_weights(thread const Dropout<kRows>& dropout, int key0, Lane lane) {
+  constexpr short kWords = kKeys < 32 ? kKeys / kFragment : 4;  // of a counter that these keys take
+  static_assert(kKeys % (kWords * kFragment) == 0 && kKeys <= 128, "whole counters, and a bit for each weight");
+  Kept<kRows> kept;
+  UNROLL for (short i = 0; i < kRows / kFragment; i++) {
+    kept.at[i] = 0;
+    UNROLL for (short first = 0; first < kKeys; first += kWords * kFragment) {
+      const uint block = uint(key0 + first) / 32 * 4 + lane.column / 2;
+      const uint4 counter = uint4{block, dropout.token[i], dropout.head[i], dropout.sequence};
+      uint4 words = philox<kPhiloxRounds>(counter, dropout.seed);
+      if (kWords <= 2 && (key0 & 16)) words = words.zwxy;
+      if (kWords == 1 && (key0 & 8)) words = words.yxwz;
+      UNROLL for (short word = 0; word < kWords; word++) {
+        const uint low = (words[word] & 0xffffu) < dropout.threshold, high = words[word] >> 16 < dropout.threshold;
+        kept.at[i] |= (low | high << 1) << 2 * (first / kFragment + word);
+      }
+    }
+  }
+  return kept;
+}
+
+// From the order of 8x8 fragments, in which a counter's numbers belong to lanes, to that of another kind of tile.
+template <typename Tile, int kRows>
+inline void arrange(thread Kept<kRows>& kept, Lane lane) {
+  UNROLL for (short i = 0; i < kRows / kFragment; i++) kept.at[i] = Tile::own_bits(kept.at[i], lane);
+}
+
+// tile[row, key] = 0 where it is not kept.
+template <typename Tile, int kRows>
+inline void drop(thread Tile& tile, thread const Kept<kRows>& kept) {
+  UNROLL for (short i = 0; i < Tile::kLaneRows; i++)
+    UNROLL for (short j = 0; j < Tile::kLanePairs; j++) {
+      const float2 two = pair(tile, i, j);
+      const uint bits = kept.at[i] >> 2 * j;
+      pair(tile, i, j) = float2{bits & 1 ? two[0] : 0, bits & 2 ? two[1] : 0};
+    }
+}
+// Exchange between SIMD groups that share a tile of rows: they add up scores over slices of head_dim, or merge their
+// results for different keys. All threads of the threadgroup call these functions, as they contain barriers. Memory
+// holds a float2 of every lane side by side.
+// Online softmax in base 2 (Milakov & Gimelshein, 2018). After every block of keys
+//   row_sum = sum of exp2(scale_log2 * (score - row_max) + size) over the keys seen so far,
+// each lane holding its own columns' share of it. Scores are subtracted before they are scaled: two scores that matter
+// are close, and their difference is exact, however large they are. A row that sees no key ends with row_sum = 0.
+
+constant constexpr float kSlack = 8;     // in powers of two; few blocks after the first exceed it
+constant constexpr float kShrunk = -40;  // in powers of two: no sum of 2^30 weights of up to 2^kSlack exceeds 1
+constant constexpr float kLargestRise = 8.5e37f;  // 2^126: as a power of e and of two, a finite number
+constant constexpr float kLogOfNoKey = 1e30f;     // no weight is left of any score
+
+// The exponentials of a row: their sum is exp(log_max) * sum, 0 for a row that sees no key; share is what a weight that
+// values were accumulated with counts in sum. A sink above all scores raises log_max.
+struct Exponentials {
+  float log_max, sum, share, raised;
+
+  // One more exponential, of a score without a value.
+  Exponentials with_sink(float sink) const {
+    const float distance = sink - log_max;
+    const float smaller = fast::exp2(-M_LOG2E_F * abs(distance));
+    Exponentials joined = {log_max, sum + smaller, share, 0};
+    if (distance > 0) joined = {sink, sum * smaller + 1, share * smaller, min(distance, kLargestRise)};
+    return joined;
+  }
+
+  // Factor that turns an accumulated sum of values into their mean.
+  float inverse() const { return sum != 0 ? share / sum : 0; }
+
+  // The bits of the natural logarithm of the sum, or of -inf, which fast math may not see as a number.
+  uint log_sum_exp(bool sees_keys) const {
+    return sees_keys ? as_type<uint>(log_max + precise::log(sum)) : 0xff800000u;
+  }
+
+  // {row_max, log2_sum}: the weight of a score is exp2(min(0, scale_log2 * (score - row_max) - log2_sum)). Apart, as the
+  // logarithm of a large sum is too coarse a number. min, as in another kernel a large score may be rounded otherwise.
+  float2 row_softmax(float row_max, bool sees_keys) const {
+    float2 both = float2{kRowMaxFloor, kLogOfNoKey};
+    if (sees_keys) both = float2{row_max, M_LOG2E_F * raised + precise::log2(sum)};
+    return both;
+  }
+};
+
+// Those of a lane's rows: at[i] belongs to row 8 * i + lane.row.
+template <int kRows>
+struct RowExponentials {
+  Exponentials at[kRows / kFragment];
+
+  // sinks: of the heads that share the key/value head.
+  void add_sinks(device const float* sinks, int row0, int heads_per_kv, Lane lane) {
+    UNROLL for (short i = 0; i < kRows / kFragment; i++)
+      at[i] = at[i].with_sink(sinks[(row0 + i * kFragment + lane.row) % heads_per_kv]);
+  }
+
+  // Times a factor of the values.
+  RowVector<kRows> inverse(float factor) const {
+    RowVector<kRows> inverse;
+    UNROLL for (short i = 0; i < kRows / kFragment; i++) inverse.at[i] = factor * at[i].inverse();
+    return inverse;
+  }
+};
+
+// kRounds: the product with the values rounds weights (Registers::rounded). row_sum is then that of rounded ones, so that
+// an output is a true mean of values, and lse has a sum of its own.
+template <int kRows, bool kRounds = false>
+struct OnlineSoftmax {
+  float scale_log2;
+  RowVector<kRows> size;       // of the largest weights, as a power of two: 0, or kShrunk (overflow.h)
+  RowVector<kRows> row_max;    // of the scores
+  RowVector<kRows> row_sum;    // of the weights that values are multiplied with
+  RowVector<kRows> exact_sum;  // if keeps_exact_sum()
+
+  OnlineSoftmax(float scale_log2_) : scale_log2(scale_log2_) {
+    UNROLL for (short i = 0; i < kRows / kFragment; i++) size.at[i] = 0;
+  }
+
+  static bool keeps_exact_sum() { return kRounds && (writes_lse || writes_softmax); }
+
+  // Forgets all keys.
+  void start() {
+    UNROLL for (short i = 0; i < kRows / kFragment; i++) {
+      row_max.at[i] = kRowMaxFloor;
+      row_sum.at[i] = 0;
+      if (keeps_exact_sum()) exact_sum.at[i] = 0;
+    }
+  }
+
+  // Turns a block's scores into weights. Returns whether any row of the SIMD group has a new row_max; rescale is then
+  // the factor for everything accumulated before, 1 for a row that keeps its maximum: a row's bits depend on its own
+  // scores alone. A maximum may lag behind by kSlack: weights up to 2^kSlack do no harm.
+  template <typename Tile>
+  bool update(thread Tile& scores, thread RowVector<kRows>& rescale) {
+    float block_max[kRows / kFragment];
+    bool grows[kRows / kFragment];
+    bool any_grows = false;
+    UNROLL for (short i = 0; i < kRows / kFragment; i++) {
+      float largest = kRowMaxFloor;
+      UNROLL for (short j = 0; j < Tile::kLanePairs; j++) {
+        const float2 two = pair(scores, i, j);
+        largest = max(largest, max(two[0], two[1]));
+      }
+      largest = max(largest, simd_shuffle_xor(largest, 1));  // a row's four lanes differ in bits 0 and 3
+      largest = max(largest, simd_shuffle_xor(largest, 8));
+      block_max[i] = largest;
+      grows[i] = (largest - row_max.at[i]) * scale_log2 > kSlack;
+      any_grows = any_grows || grows[i];
+    }
+    any_grows = simd_any(any_grows);
+    if (any_grows) {
+      UNROLL for (short i = 0; i < kRows / kFragment; i++) {
+        rescale.at[i] = grows[i] ? fast::exp2((row_max.at[i] - block_max[i]) * scale_log2) : 1;
+        row_max.at[i] = grows[i] ? block_max[i] : row_max.at[i];
+        row_sum.at[i] *= rescale.at[i];
+        if (keeps_exact_sum()) exact_sum.at[i] *= rescale.at[i];
+      }
+    }
+    UNROLL for (short i = 0; i < kRows / kFragment; i++)
+      UNROLL for (short j = 0; j < Tile::kLanePairs; j++) {
+        const float2 two = pair(scores, i, j);
+        const float2 exact = float2{fast::exp2(fma(two[0] - row_max.at[i], scale_log2, size.at[i])),
+                                    fast::exp2(fma(two[1] - row_max.at[i], scale_log2, size.at[i]))};
+        const float2 weight = Tile::rounded(exact);
+        pair(scores, i, j) = weight;
+        row_sum.at[i] += weight[0] + weight[1];
+        if (keeps_exact_sum()) exact_sum.at[i] += exact[0] + exact[1];
+      }
+    return any_grows;
+  }
+
+  // Merges row i of another softmax, over other keys, into this one. Returns the factors for what each has accumulated.
+  // other_exact: its exact_sum.
+  float2 join(short i, float other_max, float other_sum, float other_exact) {
+    const float joint = max(row_max.at[i], other_max);
+    const float2 factor = float2{fast::exp2((row_max.at[i] - joint) * scale_log2),
+                                 fast::exp2((other_max - joint) * scale_log2)};
+    row_max.at[i] = joint;
+    row_sum.at[i] = factor[0] * row_sum.at[i] + factor[1] * other_sum;
+    if (keeps_exact_sum()) exact_sum.at[i] = factor[0] * exact_sum.at[i] + factor[1] * other_exact;
+    return factor;
+  }
+
+  // After the last key: adds up the lanes' shares of row_sum and returns each row's exponentials. scale turns scores
+  // into natural exponents.
+  RowExponentials<kRows> finish(float scale) { return exponentials(scale, row_sum); }
+  // The same of exact_sum, if that is kept.
+  RowExponentials<kRows> finish_exact(float scale) { return exponentials(scale, exact_sum); }
+
+  RowExponentials<kRows> exponentials(float scale, thread RowVector<kRows>& sum) const {
+    RowExponentials<kRows> rows;
+    UNROLL for (short i = 0; i < kRows / kFragment; i++) {
+      sum.at[i] += simd_shuffle_xor(sum.at[i], 1);
+      sum.at[i] += simd_shuffle_xor(sum.at[i], 8);
+      const float share = 1 / fast::exp2(size.at[i]);
+      rows.at[i] = {scale * row_max.at[i], sum.at[i] * share, share, 0};
+    }
+    return rows;
+  }
+};
+
+// Threadgroup memory for add_slices, of scores [kRows, kKeys] on each of kSimdgroups SIMD groups.
+template <int kRows, int kKeys, int kSlices, int kSimdgroups>
+constexpr int slice_bytes() {
+  return kSlices > 1 ? kSimdgroups * kRows * kKeys * sizeof(float) : 0;
+}
+
+// Scores of kSlices adjacent SIMD groups, each over a slice of head_dim, become the sums over all slices, with the same
+// bits in each SIMD group. Another barrier must come before the next call.
+template <int kSlices, typename Tile>
+inline void add_slices(threadgroup float2* memory, thread Tile& scores, uint simdgroup, uint lane_index) {
+  constexpr short kPairs = Tile::kLaneRows * Tile::kLanePairs;
+  threadgroup float2* own = memory + simdgroup * kPairs * kSimdWidth + lane_index;
+  threadgroup const float2* first = memory + simdgroup / kSlices * kSlices * kPairs * kSimdWidth + lane_index;
+  UNROLL for (short i = 0; i < Tile::kLaneRows; i++)
+    UNROLL for (short j = 0; j < Tile::kLanePairs; j++)
+      own[(i * Tile::kLanePairs + j) * kSimdWidth] = pair(scores, i, j);
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  UNROLL for (short i = 0; i < Tile::kLaneRows; i++)
+    UNROLL for (short j = 0; j < Tile::kLanePairs; j++) {
+      float2 sum = 0;
+      UNROLL for (short slice = 0; slice < kSlices; slice++)
+        sum += first[((slice * Tile::kLaneRows + i) * Tile::kLanePairs + j) * kSimdWidth];
+      pair(scores, i, j) = sum;
+    }
+}
+
+// Pairs of a lane's row that merge_key_groups hands over: its softmax, then its output.
+constexpr int merged_softmax_pairs(bool rounds) { return rounds ? 2 : 1; }
+
+// Threadgroup memory for merge_key_groups.
+template <int kRows, int kColumns, int kKeyGroups, bool kRounds = false>
+constexpr int merge_bytes() {
+  return kKeyGroups / 2 * kRows / kFragment * (kColumns / kFragment + merged_softmax_pairs(kRounds)) * kSimdWidth *
+         sizeof(float2);
+}
+
+// kKeyGroups SIMD groups, a power of two, have each seen keys of their own: the first one's result becomes that for the
+// keys of all.
+template <int kKeyGroups, typename Tile, int kRows, bool kRounds>
+inline void merge_key_groups(threadgroup float2* memory, thread Tile& accumulator,
+                             thread OnlineSoftmax<kRows, kRounds>& softmax, uint key_group, uint lane_index) {
+  constexpr short kFirst = merged_softmax_pairs(kRounds), kRowPairs = kFirst + Tile::kLanePairs;
+  constexpr short kPairs = Tile::kLaneRows * kRowPairs;  // of a lane
+  constexpr short kSteps = kKeyGroups == 1 ? 0 : kKeyGroups == 2 ? 1 : 2;
+  static_assert(kKeyGroups == 1 << kSteps, "1, 2 or 4 groups of keys");
+  UNROLL for (short step = 0; step < kSteps; step++) {
+    const uint half_of = kKeyGroups >> (step + 1);  // SIMD groups that merge another one's result into theirs
+    threadgroup float2* slot = memory + key_group % half_of * kPairs * kSimdWidth + lane_index;
+    threadgroup_barrier(mem_flags::mem_threadgroup);  // the memory is free
+    if (key_group / half_of == 1) {
+      UNROLL for (short i = 0; i < Tile::kLaneRows; i++) {
+        slot[i * kRowPairs * kSimdWidth] = float2{softmax.row_max.at[i], softmax.row_sum.at[i]};
+        if (softmax.keeps_exact_sum())
+          slot[(i * kRowPairs + 1) * kSimdWidth] = float2{softmax.exact_sum.at[i], 0};
+        UNROLL for (short j = 0; j < Tile::kLanePairs; j++)
+          slot[(i * kRowPairs + kFirst + j) * kSimdWidth] = pair(accumulator, i, j);
+      }
+    }
+    threadgroup_barrier(mem_flags::mem_threadgroup);  // the other half's results are there
+    if (key_group < half_of) {
+      UNROLL for (short i = 0; i < Tile::kLaneRows; i++) {
+        const float2 other = slot[i * kRowPairs * kSimdWidth];
+        float other_exact = 0;
+        if (softmax.keeps_exact_sum()) other_exact = slot[(i * kRowPairs + 1) * kSimdWidth][0];
+        const float2 factor = softmax.join(i, other[0], other[1], other_exact);
+        UNROLL for (short j = 0; j < Tile::kLanePairs; j++)
+          pair(accumulator, i, j) =
+              factor[0] * pair(accumulator, i, j) + factor[1] * slot[(i * kRowPairs + kFirst + j) * kSimdWidth];
+      }
+    }
+  }
+}
+
+// Whether any of kSimdgroups SIMD groups says so. Another barrier must come before the memory is used again.
+template <int kSimdgroups>
+inline bool any_simdgroup(threadgroup uint* memory, bool says, uint simdgroup, uint lane_index) {
+  if (lane_index == 0) memory[simdgroup] = says;
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  bool any = false;
+  UNROLL for (short other = 0; other < kSimdgroups; other++) any = any || memory[other] != 0;
+  return any;
+}
+// Sums of values that leave fp32 before they are divided by the sum of weights, though their mean does not. The kernel
+// looks for them after the last key. If there are any, it goes through the keys again, with smaller weights for those
+// rows. So the first pass costs nothing more, and no value is ever too small.
+
+// Whether a sum is above 2^126 or NaN. Compares bits, as fast math may assume that all numbers are finite.
+inline bool is_beyond(float sum) { return (as_type<uint>(sum) & 0x7fffffffu) > 0x7e800000u; }
+
+// Bit i tells whether a lane's row i holds such a sum; it is the same on the row's four lanes.
+template <typename Tile>
+inline uint rows_beyond(thread Tile& tile) {
+  uint beyond = 0;
+  UNROLL for (short i = 0; i < Tile::kLaneRows; i++) {
+    float size = 0;  // what is beyond stays so in a sum of magnitudes
+    UNROLL for (short j = 0; j < Tile::kLanePairs; j++) {
+      const float2 two = pair(tile, i, j);
+      size += abs(two[0]) + abs(two[1]);
+    }
+    if (is_beyond(size)) beyond |= 1u << i;
+  }
+  beyond |= simd_shuffle_xor(beyond, 1);
+  beyond |= simd_shuffle_xor(beyond, 8);
+  return beyond;
+}
+
+// Shrinks the weights of the rows whose sums overflowed. Returns whether there is any such row among the SIMD groups
+// that go through the keys together: this one alone, or with kIsShared all of the threadgroup's kSimdgroups. Then all
+// threads call it, as it contains barriers. Where key groups share their rows, the first, which has the sums over all
+// keys, decides for them.
+template <bool kIsShared, int kSimdgroups, int kKeyGroups, typename Tile, int kRows, bool kRounds>
+inline bool shrink_overflowed(threadgroup float2* memory, thread Tile& accumulator,
+                              thread OnlineSoftmax<kRows, kRounds>& softmax, uint simdgroup, uint lane_index) {
+  uint beyond = rows_beyond(accumulator);
+  bool any = simd_any(beyond != 0);
+  if (kIsShared) {
+    threadgroup uint2* votes = (threadgroup uint2*)memory;
+    threadgroup_barrier(mem_flags::mem_threadgroup);  // the memory is free
+    if (kKeyGroups > 1) {
+      if (simdgroup == 0) votes[lane_index] = uint2(beyond, any);
+      threadgroup_barrier(mem_flags::mem_threadgroup);  // the first key group has voted
+      beyond = votes[lane_index][0];
+      any = votes[lane_index][1];
+    } else {
+      if (lane_index == 0) votes[simdgroup] = uint2(any, 0);
+      threadgroup_barrier(mem_flags::mem_threadgroup);  // all SIMD groups have voted
+      UNROLL for (short other = 0; other < kSimdgroups; other++) any = any || votes[other][0];
+    }
+  }
+  UNROLL for (short i = 0; i < kRows / kFragment; i++) softmax.size.at[i] = beyond >> i & 1 ? kShrunk : 0;
+  return any;
+}
+
+// A mean of values, or the largest float where rounding lifted it above. Compares bits, too; NaN stays.
+inline float saturated(float mean) {
+  const uint bits = as_type<uint>(mean), magnitude = bits & 0x7fffffffu;
+  const uint limited = magnitude > 0x7f800000u ? magnitude : min(magnitude, 0x7f7fffffu);
+  return as_type<float>((bits & 0x80000000u) | limited);
+}
+template <typename Tile>
+inline void saturate(thread Tile& means) {
+  UNROLL for (short i = 0; i < Tile::kLaneRows; i++)
+    UNROLL for (short j = 0; j < Tile::kLanePairs; j++) {
+      const float2 two = pair(means, i, j);
+      pair(means, i, j) = float2{saturated(two[0]), saturated(two[1])};
+    }
+}
+// What happens to <query, key> before the mask and the exponential: first softcap, then the bias. Scores are in
+// the unit of ScoreParams.
+
+// scores = tanh(tanh_scale * scores). precise, as fast::tanh overflows to NaN.
+template <typename Tile>
+inline void apply_softcap(thread Tile& scores, float tanh_scale) {
+  UNROLL for (short i = 0; i < Tile::kLaneRows; i++)
+    UNROLL for (short j = 0; j < Tile::kLanePairs; j++)
+      UNROLL for (short e = 0; e < 2; e++) {
+        const float score = pair(scores, i, j)[e];
+        pair(scores, i, j)[e] = precise::tanh(tanh_scale * score);
+      }
+}
+
+// ALiBi (Press, Smith & Lewis, 2022), for each row of a lane: its slope, in units of the scores, and its place among
+// the keys.
+template <int kRows>
+struct Alibi {
+  float slope[kRows / kFragment];
+  int position[kRows / kFragment];
+
+  // slopes: of the heads that share the key/value head.
+  void place(device const float* slopes, float scale, int row0, int rows, int heads_per_kv, int diagonal,
+             Lane lane) {
+    UNROLL for (short i = 0; i < kRows / kFragment; i++) {
+      const int row = min(row0 + i * kFragment + lane.row, rows - 1);
+      slope[i] = slopes[row % heads_per_kv] / scale;
+      position[i] = row / heads_per_kv + diagonal;
+    }
+  }
+};
+
+// scores[row, key] = factor * scores[row, key] - slope[row] * |position[row] - key|; the tile's first column is key0.
+template <typename Tile, int kRows>
+inline void add_alibi(thread Tile& scores, thread const Alibi<kRows>& alibi, float factor, int key0, Lane lane) {
+  UNROLL for (short i = 0; i < Tile::kLaneRows; i++)
+    UNROLL for (short j = 0; j < Tile::kLanePairs; j++)
+      UNROLL for (short e = 0; e < 2; e++) {
+        const int key = key0 + Tile::column(j, lane) + e;
+        const float score = pair(scores, i, j)[e];
+        pair(scores, i, j)[e] = fma(-alibi.slope[i], float(abs(alibi.position[i] - key)), factor * score);
+      }
+}
+using namespace metal;
+
+// Grid: (key/value heads, tiles of query rows from first_tile on, splits). Threadgroups start in the order of their
+// linear index: all heads of a tile together, and the last tiles first, which causal masks make the heaviest, so that the
+// light ones are left to fill the cores at the end.
+//
+// Packed tensors have total_q or total_k in the place of batch and length, paged keys and values num_pages and
+// page_size. Rows hold params.head_dim (query, key) and params.value_dim (value, output) elements, up to kHeadDim and
+// kValueDim. Output rows of no sequence are written too (0, and lse -inf). With is_split each split writes the result
+// of its own keys, for attention_combine to join: [num_splits, ...], the output in fp32, and in the place of lse the
+// row_max and row_sum of its softmax, a float2.
+template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int kRowGroups, int kSlices, int kKeyGroups,
+          Loader kLoader>
+[[kernel, max_total_threads_per_threadgroup(kRowGroups * kSlices * kKeyGroups * kSimdWidth)]] void attention_forward(
+    constant ForwardParams& params [[buffer(0)]], constant ScoreParams& score [[buffer(1)]],
+    device const T* query [[buffer(2)]],                             // [batch, query_length, num_heads, head_dim]
+    device const T* key [[buffer(3)]],                               // [batch, key_length, num_heads_kv, head_dim]
+    device const T* value [[buffer(4)]],                             // [batch, key_length, num_heads_kv, value_dim]
+    device T* output [[buffer(5)]],                                  // [batch, query_length, num_heads, value_dim]
+    device float* lse [[buffer(6), function_constant(writes_lse)]],  // [batch, num_heads, query_length]
+    device const int* cu_seqlens_q [[buffer(7), function_constant(is_packed)]],     // [batch + 1]
+    device const int* cu_seqlens_k [[buffer(8), function_constant(is_packed)]],     // [batch + 1]
+    device const int* seqused_k [[buffer(9), function_constant(has_seqused_k)]],    // [batch]
+    device const int* block_table [[buffer(10), function_constant(is_paged)]],      // [batch, block_table_stride]
+    device const float* alibi_slopes [[buffer(11), function_constant(has_alibi)]],  // [num_heads] or [batch, num_heads]
+    device const float* sinks [[buffer(12), function_constant(has_sinks)]],         // [num_heads]
+    device float2* row_softmax [[buffer(13), function_constant(writes_softmax)]],   // as lse: row_max, log2_sum
+    constant DropoutParams& dropout_params [[buffer(14), function_constant(has_dropout)]],
+    device const uchar* attn_bias
+    [[buffer(15), function_constant(has_bias)]],  // [batch, num_heads, query_length, keys]
+    uint3 position [[threadgroup_position_in_grid]], uint3 grid [[threadgroups_per_grid]],
+    uint simdgroup [[simdgroup_index_in_threadgroup]], uint lane_index [[thread_index_in_simdgroup]]) {
+  constexpr int kSimdgroups = kRowGroups * kSlices * kKeyGroups, kThreads = kSimdgroups * kSimdWidth;
+  constexpr int kBlockM = kRowGroups * kRows;
+  constexpr bool kStaged = kLoader == Loader::staged;
+  constexpr bool kUnit = kLoader == Loader::unit || kLoader == Loader::unit_rereads;
+  static_assert(kKeyGroups == 1 || (kRowGroups == 1 && kSlices == 1 && !kStaged), "no barriers for every block");
+  using Kind = Kinds<kLoader>;
+  using KeyTile = typename Kind::template Block<T, kBlockN, kHeadDim, kSlices>;
+  using ValueTile = typename Kind::template Block<T, kBlockN, kValueDim, kSlices>;
+  using Element = typename KeyTile::Element;  // of the products: T, or what it widens to
+  using Scores = typename Kind::template Registers<kRows, kBlockN>;
+  constexpr int kSliceBytes = slice_bytes<kRows, kBlockN, kSlices, kSimdgroups>();
+  // Where keys and values do not fit together, values take the keys' place once all have multiplied with those.
+  constexpr bool kTakeTurns = KeyTile::kBytes + ValueTile::kBytes + kSliceBytes > kThreadgroupBytes;
+  static_assert(!kTakeTurns || kSlices > 1, "no barrier between keys and values");
+  constexpr int kValueOffset = kTakeTurns ? 0 : KeyTile::kBytes;
+  constexpr int kBlockBytes = larger(KeyTile::kBytes, kValueOffset + ValueTile::kBytes);
+  constexpr int kMemory =
+      larger(kBlockBytes + kSliceBytes, merge_bytes<kRows, kValueDim, kKeyGroups, Scores::kRounds>());
+  constexpr bool kMayOverflow = !is_same_v<T, half>;    // no sum of 2^30 half values leaves fp32
+  constexpr bool kKeepsStep = kUnit && kRowGroups > 1;  // for SIMD groups to find keys and values in the cache
+  constexpr bool kIsShared = kStaged || kKeepsStep || kSlices > 1 || kKeyGroups > 1;  // they go through keys together
+  constexpr int kVoteBytes = kKeepsStep ? kSimdgroups * sizeof(uint2) : 16;
+  threadgroup float4 memory[larger(kMemory, kVoteBytes) / 16];
+
+  // This threadgroup's rows, and the keys they see.
+  const int head_kv = position.x, tile_index = int(params.first_tile) + grid.y - 1 - position.y;
+  QueryTile tile;
+  if (is_packed) tile = packed_tile<kBlockM>(params, cu_seqlens_q, cu_seqlens_k, head_kv, tile_index);
+  else tile = dense_tile<kBlockM>(params, head_kv, tile_index);
+  if (has_seqused_k && tile.key_length > 0) tile.key_length = clamp(seqused_k[tile.sequence], 0, tile.key_length);
+  const int rows = tile.rows(), last_row = min(tile.row0 + kBlockM, rows) - 1;
+  if (tile.row0 >= rows) return;  // a surplus tile, or inconsistent cu_seqlens
+  const Mask mask = tile.mask(params);
+  KeyBlocks blocks = key_blocks(mask, tile.token(tile.row0), tile.token(last_row), kBlockN);
+  if (is_split) blocks = split_blocks(blocks, position.z, int(params.num_splits), kBlockN);
+
+  // This SIMD group's rows, columns and keys.
+  const Lane lane = lane_position(lane_index);
+  const uint thread_index = simdgroup * kSimdWidth + lane_index;
+  const int slice = simdgroup % kSlices, key_group = simdgroup % kKeyGroups;
+  const int row0 = tile.row0 + simdgroup / (kSlices * kKeyGroups) * kRows;
+  const int first_column = slice * (kHeadDim / kSlices), first_value_column = slice * (kValueDim / kSlices);
+  const int begin = blocks.begin + key_group * kBlockN, step = kKeyGroups * kBlockN;
+  const RowRanges<kRows> visible(mask, row0, rows, tile.heads_per_kv, lane);
+  KeyRange own = visible.any_row();  // seen by any of these rows
+  if (row0 >= rows) own.end = 0;
+
+  threadgroup float2* shared = (threadgroup float2*)memory;
+  threadgroup float2* slices = shared + kBlockBytes / sizeof(float2);
+  KeyTile key_tile = {(threadgroup Element*)memory, slice};
+  ValueTile value_tile = {(threadgroup Element*)memory + kValueOffset / sizeof(Element), slice};
+  typename Kind::template Query<Element, kRows, kHeadDim / kSlices> query_tile;
+  Scores scores;                                                              // then weights
+  typename Kind::template Registers<kRows, kValueDim / kSlices> accumulator;  // the output, until divided by row_sum
+  OnlineSoftmax<kRows, Scores::kRounds> softmax(score.scale_log2);
+
+  const int head_dim = params.head_dim, value_dim = params.value_dim;
+  load<KeyTile>(query_tile, tile.rows_of(query, params.query, first_column, head_dim), row0, score.query_factor, lane);
+  Pages pages;
+  if (is_paged) pages = pages_of(block_table, params, tile.sequence);
+  KeyRows<T> keys = tile.keys_of(key, params.key, begin, head_dim, pages);
+  KeyRows<T> values = tile.keys_of(value, params.value, begin, value_dim, pages);
+  KeyTile::place(keys, slice, lane);
+  ValueTile::place(values, slice, lane);
+  Alibi<kRows> alibi;
+  if (has_alibi && tile.key_length > 0)
+    alibi.place(alibi_slopes + tile.sequence * params.alibi_batch_stride + tile.head(0), score.scale, row0, rows,
+                tile.heads_per_kv, mask.diagonal, lane);
+  Bias<T, kRows> bias;
+  if (has_bias) bias.place(attn_bias, params, tile, row0, lane);
+  Dropout<kRows> dropout;
+  if (has_dropout) dropout.place(dropout_params, tile.sequence, tile.head(0), row0, rows, tile.heads_per_kv, lane);
+
+  bool shrinks = false;  // true in a second pass, for sums of values that overflowed in the first
+  for (;;) {
+    softmax.start();
+    zero(accumulator);
+    int key0 = begin;
+    for (; key0 < blocks.end; key0 += step, keys.advance(step), values.advance(step)) {
+      keys.first = values.first = key0;
+      if (kStaged || kSlices > 1) threadgroup_barrier(mem_flags::mem_threadgroup);  // all are done with the last block
+      else if (kKeepsStep) threadgroup_barrier(mem_flags::mem_none);
+      load_block<kThreads>(key_tile, keys, thread_index);
+      if (!kTakeTurns) load_block<kThreads>(value_tile, values, thread_index);
+      if (kStaged) threadgroup_barrier(mem_flags::mem_threadgroup);  // keys and values are there
+      if (kSlices == 1 && !own.meets(key0, kBlockN)) continue;       // loaded for the others; nothing to compute
+
+      zero(scores);
+      multiply_transposed(scores, query_tile, key_tile, lane);  // S = Q K^T
+      if (kSlices > 1) add_slices<kSlices>(slices, scores, simdgroup, lane_index);
+      if (kTakeTurns) load_block<kThreads>(value_tile, values, thread_index);
+      if (has_softcap) apply_softcap(scores, score.tanh_scale);
+      if (has_alibi) add_alibi(scores, alibi, score.bias_factor, key0, lane);
+      const bool is_full = blocks.is_full(key0, kBlockN);
+      if (has_bias)
+        add_bias(scores, bias, visible, is_full, has_alibi ? 1 : score.bias_factor, score.scale, key0, lane);
+      if (!is_full) hide_invisible(scores, visible, key0, lane);
+      RowVector<kRows> rescale;
+      if (softmax.update(scores, rescale)) scale_rows(accumulator, rescale);  // S -> P
+      if (has_dropout) {
+        Kept<kRows> kept = kept_weights<kBlockN>(dropout, key0, lane);
+        arrange<Scores>(kept, lane);
+        drop(scores, kept);
+      }
+      if (kTakeTurns) threadgroup_barrier(mem_flags::mem_threadgroup);  // values are there
+      multiply(accumulator, scores, value_tile, lane);                  // O += P V
+    }
+    if (kKeyGroups > 1) merge_key_groups<kKeyGroups>(shared, accumulator, softmax, key_group, lane_index);
+    if (!kMayOverflow || shrinks) break;
+    shrinks =
+        shrink_overflowed<kIsShared, kSimdgroups, kKeyGroups>(shared, accumulator, softmax, simdgroup, lane_index);
+    if (!shrinks) break;
+    keys.advance(begin - key0);
+    values.advance(begin - key0);
+  }
+  if (key_group > 0) return;
+
+  RowExponentials<kRows> exponentials = softmax.finish(score.scale);
+  if (has_sinks) exponentials.add_sinks(sinks + tile.head(0), row0, tile.heads_per_kv, lane);
+  const float factor = has_dropout && !is_split ? dropout_factor(dropout_params) : 1;
+  const RowVector<kRows> inverse_sum = exponentials.inverse(factor);
+  scale_rows(accumulator, inverse_sum);
+  if (softmax.keeps_exact_sum()) {
+    exponentials = softmax.finish_exact(score.scale);
+    if (has_sinks) exponentials.add_sinks(sinks + tile.head(0), row0, tile.heads_per_kv, lane);
+  }
+  if (kMayOverflow && shrinks) saturate(accumulator);
+  if (is_split) {
+    device float* part = (device float*)output + position.z * params.output_split_stride;
+    store<ValueTile>(tile.rows_of(part, params.output, first_value_column, value_dim), accumulator, row0, lane);
+  } else {
+    store<ValueTile>(tile.rows_of(output, params.output, first_value_column, value_dim), accumulator, row0, lane);
+  }
+  UNROLL for (short i = 0; i < kRows / kFragment; i++) {
+    const int row = row0 + i * kFragment + lane.row;
+    if ((writes_lse || writes_softmax) && lane.column == 0 && slice == 0 && row < rows) {
+      const long index = tile.lse_index(params, row);
+      const bool sees_keys = softmax.row_sum.at[i] != 0;
+      if (is_split) {
+        device float2* part = (device float2*)lse + position.z * params.lse_split_stride;
+        part[index] = float2{softmax.row_max.at[i], exponentials.at[i].sum};
+      } else if (writes_lse) {
+        ((device uint*)lse)[index] = exponentials.at[i].log_sum_exp(sees_keys);
+      }
+      if (writes_softmax) row_softmax[index] = exponentials.at[i].row_softmax(softmax.row_max.at[i], sees_keys);
+    }
+  }
+}
 using namespace metal;
 
 // The host name is Tile.kernel's (planning/tiles.py).
