@@ -192,7 +192,6 @@ void metal_nan_found(Thread* t, const void* site) { first_nan(t, NAN_MADE, (Plac
 void metal_check_products(Simdgroup* s) {
   for (int lane = 0; lane < LANES; lane++) {
     Thread* t = &s->threads[lane];
-    if (makes_nan(s, t->element) || makes_nan(s, t->element + 1))
-      metal_nan_found(t, s->site);
+    if (makes_nan(s, t->element) || makes_nan(s, t->element + 1)) metal_nan_found(t, s->site);
   }
 }

@@ -12,9 +12,7 @@ enum { LEFT = __METAL_UNIT_LEFT, RIGHT = __METAL_UNIT_RIGHT, DESTINATION = __MET
 enum { SUM_OF_ROW, MAXIMUM_OF_ROW, MINIMUM_OF_ROW };
 enum { SIDE = 64, MOST_ELEMENTS = SIDE * SIDE / LANES, CHUNK = 16, TABLES = 8 };
 
-typedef struct {
-  uint32_t row, column;
-} Place;
+typedef struct { uint32_t row, column; } Place;
 
 // Index in a row-major matrix of every element of every lane.
 typedef struct {
@@ -30,8 +28,8 @@ struct MatrixUnit {
 };
 
 struct MatrixUnit* metal_matrix_unit_open(void) {
-  void* memory = mmap(
-      NULL, sizeof(struct MatrixUnit), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* memory =
+      mmap(NULL, sizeof(struct MatrixUnit), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   return memory == MAP_FAILED ? NULL : memory;
 }
 
@@ -52,8 +50,8 @@ static uint32_t lane_row(uint32_t lane) { return (lane / 4 & 4) + lane / 2 % 4; 
 // Parts of 16 x 16 one after the other; of each two rows, of each four columns next to each other.
 static Place apple10(uint32_t matrix, uint32_t lane, uint32_t index) {
   uint32_t across = columns_of(matrix) / 16, part = index / 8, e = index % 8;
-  return (Place){part / across * 16 + e / 4 * 8 + lane_row(lane),
-                 part % across * 16 + 4 * ((lane / 4 & 2) + lane % 2) + e % 4};
+  return (Place){
+      part / across * 16 + e / 4 * 8 + lane_row(lane), part % across * 16 + 4 * ((lane / 4 & 2) + lane % 2) + e % 4};
 }
 
 // Two pairs of columns eight apart; the first rows of two neighbouring parts come before their second ones.
@@ -138,8 +136,7 @@ enum { IN_MEMORY = 1 << 16, AS_DESTINATION = 1 << 17 };  // flags of tables; the
 // one: its second rows are taken for columns that it does not have.
 static Place as_destination(uint32_t columns, uint32_t lane, uint32_t index) {
   uint32_t parts = columns / 16, quad = index / 4;
-  return (Place){quad / parts * 8 + lane_row(lane),
-                 quad % parts * 16 + 4 * ((lane / 4 & 2) + lane % 2) + index % 4};
+  return (Place){quad / parts * 8 + lane_row(lane), quad % parts * 16 + 4 * ((lane / 4 & 2) + lane % 2) + index % 4};
 }
 
 static uint16_t position(uint32_t layout, uint32_t matrix, uint32_t flags, uint32_t lane, uint32_t index) {

@@ -80,13 +80,13 @@ typedef struct {
   uint64_t dynamic_bytes[MAX_BUFFERS];
   Region buffers[MAX_BUFFERS];
   uint64_t barriers, products, unit_products, collectives;  // out
-  uint32_t finding_count, failed;            // out
-  uint64_t failed_group;                     // out
-  uint32_t stopped;                          // out: failed because of the timeout
-  uint32_t layout;                           // of cooperative tensors
-  uint32_t sites[2];                         // out: code offsets of the failure, 0 when unknown
-  uint64_t code;                             // out: where the kernel's shared object lies
-  unsigned char* written[MAX_BUFFERS];       // out, one byte per granule, where Python gives room for it
+  uint32_t finding_count, failed;                           // out
+  uint64_t failed_group;                                    // out
+  uint32_t stopped;                                         // out: failed because of the timeout
+  uint32_t layout;                                          // of cooperative tensors
+  uint32_t sites[2];                                        // out: code offsets of the failure, 0 when unknown
+  uint64_t code;                                            // out: where the kernel's shared object lies
+  unsigned char* written[MAX_BUFFERS];                      // out, one byte per granule, where Python gives room for it
   const Slot* slots;
   Finding* findings;   // out, room for MAX_FINDINGS
   Counters* counters;  // out, in counting launches

@@ -9,8 +9,8 @@ using namespace mpp::tensor_ops;
 template <typename A, typename B, int M, int N, int K, bool kLeft, bool kRight, bool kRelaxed>
 [[kernel]] void by_coordinates(device const A* a [[buffer(0)]], device const B* b [[buffer(1)]],
                                device float* c [[buffer(2)]]) {
-  constexpr auto description = matmul2d_descriptor(
-      M, N, K, kLeft, kRight, kRelaxed, matmul2d_descriptor::mode::multiply_accumulate);
+  constexpr auto description =
+      matmul2d_descriptor(M, N, K, kLeft, kRight, kRelaxed, matmul2d_descriptor::mode::multiply_accumulate);
   matmul2d<description, execution_simdgroup> unit;
   auto left = unit.template get_left_input_cooperative_tensor<A, B, float>();
   auto right = unit.template get_right_input_cooperative_tensor<A, B, float>();

@@ -872,23 +872,28 @@ inline float biased(float score, Element bias, float factor, float unit) {
 }
 inline float biased(float score, uchar seen, float, float) { return seen == 0 ? kMaskedScore : score; }
 
+// That of column(j, lane) + e of the block from key0 on, for row i. kWhole: every row sees every key, so that addresses
+// differ by constants; else no key is read behind the last that a row sees.
+template <typename Tile, typename Element, bool kWhole, typename T, int kRows>
+inline Element load_element(thread const Bias<T, kRows>& bias, thread const RowRanges<kRows>& visible, short i, short j,
+                            short e, int key0, Lane lane) {
+  const int first = key0 + Tile::column(0, lane), key = Tile::column(j, Lane{0, 0}) + e;  // from the lane's first on
+  device const Element* row = (device const Element*)bias.row[i] + first;
+  const int last = max(visible.at[i].end - 1, 0) * bias.key_stride - first;
+  return row[kWhole ? key : min(key, last)];
+}
+
 // scores[row, key] = factor * scores[row, key] + unit * bias[row, key], or kMaskedScore where the key is hidden. Element:
-// of the bias. kWhole: every row sees every key, so that addresses differ by constants; else no key is read behind the
-// last that a row sees.
+// of the bias.
 template <bool kWhole, typename Element, typename Tile, typename T, int kRows>
 inline void add_elements(thread Tile& scores, thread const Bias<T, kRows>& bias,
                          thread const RowRanges<kRows>& visible, float factor, float unit, int key0, Lane lane) {
-  const int first = key0 + Tile::column(0, lane);
-  UNROLL for (short i = 0; i < Tile::kLaneRows; i++) {
-    device const Element* row = (device const Element*)bias.row[i] + first;
-    const int last = max(visible.at[i].end - 1, 0) * bias.key_stride - first;
+  UNROLL for (short i = 0; i < Tile::kLaneRows; i++)
     UNROLL for (short j = 0; j < Tile::kLanePairs; j++)
       UNROLL for (short e = 0; e < 2; e++) {
-        const int key = Tile::column(j, Lane{0, 0}) + e;  // from the lane's first on
-        const Element element = row[kWhole ? key : min(key, last)];
+        const Element element = load_element<Tile, Element, kWhole>(bias, visible, i, j, e, key0, lane);
         pair(scores, i, j)[e] = biased(pair(scores, i, j)[e], element, factor, unit);
       }
-  }
 }
 template <typename Element, typename Tile, typename T, int kRows>
 inline void add_elements(thread Tile& scores, thread const Bias<T, kRows>& bias,
@@ -907,6 +912,24 @@ inline void add_bias(thread Tile& scores, thread const Bias<T, kRows>& bias, thr
   if (bias_is_mask) add_elements<uchar>(scores, bias, visible, is_full, factor, 1, key0, lane);
   else if (bias_is_float) add_elements<float>(scores, bias, visible, is_full, factor, 1 / scale, key0, lane);
   else add_elements<T>(scores, bias, visible, is_full, factor, 1 / scale, key0, lane);
+}
+
+// Whether a mask shows a row of the SIMD group any key of a block. The bytes are loaded again for the scores: kept, they
+// would take registers, or clocks to be packed, through the product of queries and keys.
+template <typename Tile, bool kWhole, typename T, int kRows>
+inline bool shows_any(thread const Bias<T, kRows>& mask, thread const RowRanges<kRows>& visible, int key0, Lane lane) {
+  uint shown = 0;
+  UNROLL for (short i = 0; i < Tile::kLaneRows; i++)
+    UNROLL for (short j = 0; j < Tile::kLanePairs; j++)
+      UNROLL for (short e = 0; e < 2; e++)
+        shown |= load_element<Tile, uchar, kWhole>(mask, visible, i, j, e, key0, lane);
+  return simd_any(shown != 0);
+}
+template <typename Tile, typename T, int kRows>
+inline bool shows_any(thread const Bias<T, kRows>& mask, thread const RowRanges<kRows>& visible, bool is_full, int key0,
+                      Lane lane) {
+  if (is_full && mask.key_stride == 1) return shows_any<Tile, true>(mask, visible, key0, lane);
+  return shows_any<Tile, false>(mask, visible, key0, lane);
 }
 // Dropout by counter: Philox 4x32 with 7 rounds (Salmon, Moraes, Dror & Shaw, 2011), keyed by the seed and counted by
 // where a weight is, has 16 random bits for each weight. So the same weights are dropped in the forward, in the backward
@@ -1467,6 +1490,8 @@ template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int k
       if (!kTakeTurns) load_block<kThreads>(value_tile, values, thread_index);
       if (kStaged) threadgroup_barrier(mem_flags::mem_threadgroup);  // keys and values are there
       if (kSlices == 1 && !own.meets(key0, kBlockN)) continue;       // loaded for the others; nothing to compute
+      const bool is_full = blocks.is_full(key0, kBlockN);
+      if (bias_is_mask && kSlices == 1 && !shows_any<Scores>(bias, visible, is_full, key0, lane)) continue;
 
       zero(scores);
       multiply_transposed(scores, query_tile, key_tile, lane);  // S = Q K^T
@@ -1474,7 +1499,6 @@ template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int k
       if (kTakeTurns) load_block<kThreads>(value_tile, values, thread_index);
       if (has_softcap) apply_softcap(scores, score.tanh_scale);
       if (has_alibi) add_alibi(scores, alibi, score.bias_factor, key0, lane);
-      const bool is_full = blocks.is_full(key0, kBlockN);
       if (has_bias)
         add_bias(scores, bias, visible, is_full, has_alibi ? 1 : score.bias_factor, score.scale, key0, lane);
       if (!is_full) hide_invisible(scores, visible, key0, lane);

@@ -7,7 +7,8 @@ namespace metal {
 extern "C" {
 // A matrix is rows | columns << 8; operands and flags are those of interface.h.
 __attribute__((const)) uint metal_tensor_place(uint matrix, uint flags, uint index);  // row << 16 | column, as stored
-__attribute__((const)) uint metal_tensor_row(uint matrix, uint slot);  // of a lane's rows the slot-th; ~0 beyond the last
+__attribute__((const)) uint metal_tensor_row(uint matrix,
+                                             uint slot);  // of a lane's rows the slot-th; ~0 beyond the last
 __attribute__((const)) uint metal_tensor_slot(uint matrix, uint index);  // the inverse, for the row of an element
 __attribute__((noreturn, nomerge)) void metal_tensor_outside(uint index, uint capacity);
 // 16 bytes of what a lane holds of an operand, from the runtime or to it.
@@ -43,7 +44,10 @@ struct __tensor_iterator {
   thread Tensor* __of;
   ushort __index;
   METAL_FUNC auto& operator*() const { return (*__of)[__index]; }
-  METAL_FUNC thread __tensor_iterator& operator++() thread { ++__index; return *this; }
+  METAL_FUNC thread __tensor_iterator& operator++() thread {
+    ++__index;
+    return *this;
+  }
   METAL_FUNC bool operator!=(__tensor_iterator other) const { return __index != other.__index; }
   METAL_FUNC bool operator==(__tensor_iterator other) const { return __index == other.__index; }
 };

@@ -4,7 +4,8 @@
 #include <metal_simulator/cooperative_tensor.h>
 #if defined(__HAVE_TENSOR__)
 #if !defined(__ENVIRONMENT_OS_VERSION_MIN_REQUIRED__)
-#error "cooperative tensors differ with the deployment target: give Library a deployment_target (26.2 and newer are sound)"
+#error \
+    "cooperative tensors differ with the deployment target: give Library a deployment_target (26.2 and newer are sound)"
 #endif
 namespace metal {
 extern "C" {
@@ -24,8 +25,13 @@ struct matmul2d_descriptor {
   constexpr matmul2d_descriptor(int m, int n, int k = static_cast<int>(metal::dynamic_extent),
                                 bool transpose_left = false, bool transpose_right = false,
                                 bool relaxed_precision = false, mode matmul_mode = mode::multiply)
-      : m(m), n(n), k(k), transpose_left(transpose_left), transpose_right(transpose_right),
-        relaxed_precision(relaxed_precision), matmul_mode(matmul_mode) {}
+      : m(m),
+        n(n),
+        k(k),
+        transpose_left(transpose_left),
+        transpose_right(transpose_right),
+        relaxed_precision(relaxed_precision),
+        matmul_mode(matmul_mode) {}
   // A template argument of class type is C++20: here it travels as a number.
   constexpr operator ulong() const {
     return ulong(m & 0xFFFF) | ulong(n & 0xFFFF) << 16 | ulong(k & 0xFFFF) << 32 | ulong(transpose_left) << 48 |
@@ -49,8 +55,8 @@ class matmul2d {
   static constexpr __constant bool AnyK = K == 0xFFFF;
   static_assert(M >= 16 && N >= 16 && M <= 64 && N <= 64 && M % 16 == 0 && N % 16 == 0 && (AnyK || K % 16 == 0),
                 "matmul2d: m and n are multiples of 16 up to 64 here, k is a multiple of 16 or dynamic_extent");
-  static constexpr __constant bool SmallShape = (M == 16 || M == 32) && (N == 16 || N == 32) && (K == 16 || K == 32) &&
-                                                (M == 32 || N == 32 || K == 32);
+  static constexpr __constant bool SmallShape =
+      (M == 16 || M == 32) && (N == 16 || N == 32) && (K == 16 || K == 32) && (M == 32 || N == 32 || K == 32);
   // Operands in memory are multiplied by parts of the inner dimension.
   static constexpr __constant int Step = SmallShape ? K : M * N == 256 ? 32 : 16;
   typedef metal::__layout<LT ? Step : M, LT ? M : Step, __METAL_UNIT_LEFT | (LT ? __METAL_UNIT_TRANSPOSED : 0)> Left;
@@ -143,7 +149,8 @@ class matmul2d {
   }
   template <typename L, typename R, typename D>
   METAL_FUNC void run(const thread L& left, const thread R& right, thread D& destination) const {
-    static_assert(metal::__is_cooperative<D>::value, "matmul2d: the simulator multiplies into cooperative tensors only");
+    static_assert(
+        metal::__is_cooperative<D>::value, "matmul2d: the simulator multiplies into cooperative tensors only");
     static_assert(metal::is_same<typename D::layout, Destination>::value,
                   "matmul2d: the destination is of another shape, or is an input");
     constexpr bool in_memory = metal::__is_tensor<L>::value && metal::__is_tensor<R>::value;
@@ -175,7 +182,8 @@ METAL_FUNC void reduce_rows(thread S& source, thread D& reduced,
                             reduction_operation operation = reduction_operation::sum,
                             typename D::element_type identity = 0) {
   typedef typename S::layout Matrix;
-  static_assert(metal::is_same<typename D::layout, metal::__rows_of<Matrix>>::value, "reduce_rows: rows of another matrix");
+  static_assert(
+      metal::is_same<typename D::layout, metal::__rows_of<Matrix>>::value, "reduce_rows: rows of another matrix");
   metal::__give<float, Matrix::capacity>(__METAL_UNIT_DESTINATION, source.__elements);
   metal::metal_reduce_rows(Matrix::matrix, uint(operation), identity);
   metal::__take<D::layout::capacity>(__METAL_UNIT_LEFT, reduced.__elements);

@@ -32,11 +32,21 @@ struct tensor<T, Extents, tensor_inline> {
   tensor() = default;
   template <typename Stride>
   METAL_FUNC tensor(T* data, Extents e, array<Stride, 2> strides)
-      : __data(data), __column_step(strides[0]), __row_step(strides[1]), __columns(e.extent(0)), __rows(e.extent(1)),
-        __first_column(0), __first_row(0) {}
+      : __data(data),
+        __column_step(strides[0]),
+        __row_step(strides[1]),
+        __columns(e.extent(0)),
+        __rows(e.extent(1)),
+        __first_column(0),
+        __first_row(0) {}
   METAL_FUNC tensor(T* data, Extents e)
-      : __data(data), __column_step(1), __row_step(e.extent(0)), __columns(e.extent(0)), __rows(e.extent(1)),
-        __first_column(0), __first_row(0) {}
+      : __data(data),
+        __column_step(1),
+        __row_step(e.extent(0)),
+        __columns(e.extent(0)),
+        __rows(e.extent(1)),
+        __first_column(0),
+        __first_row(0) {}
   METAL_FUNC int get_extent(int i) const { return i ? __rows - __first_row : __columns - __first_column; }
   METAL_FUNC bool __holds(int column, int row) const {
     return uint(column + __first_column) < uint(__columns) && uint(row + __first_row) < uint(__rows);
