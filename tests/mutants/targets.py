@@ -250,7 +250,7 @@ def _unit(how):
     """Values of 1, whose mean is 1 however weights are rounded, in tiles of many rows, of key groups, of slices, of
     rows that are read again, and in bfloat16; rows and columns that are missing; a negative scale."""
     for tokens, head_dim, value_dim, dtype in (
-        (70, 64, 64, torch.float16),
+        (70, 64, 64, torch.bfloat16),
         (6, 60, 60, torch.float16),
         (40, 200, 200, torch.bfloat16),
         (20, 192, 128, torch.float16),

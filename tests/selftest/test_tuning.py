@@ -91,7 +91,7 @@ DAMAGES = {
     "not ASCII": (lambda contents: "\xff", "ascii"),
     "a list": (lambda contents: "[]", "not a file of this version"),
     "another version": (lambda contents: change(contents, format=1), "not a file of this version"),
-    "no device": (lambda contents: json.dumps({"format": 2, "tiles": []}), "device"),
+    "no device": (lambda contents: json.dumps({"format": 3, "tiles": []}), "device"),
     "another GPU": (lambda contents: change(contents, device=[9, 8]), r"of the GPU \[9, 8\], this one is \[7, 1"),
     "a number": (lambda contents: change(contents, device=7), "of the GPU 7"),
     "no tiles": (lambda contents: change(contents, tiles=None), "NoneType"),

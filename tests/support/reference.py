@@ -148,13 +148,18 @@ def rounded_weights():
         _rounded_weights.pop()
 
 
+def weight_rounding() -> float:
+    """How far rounded weights may move a 16-bit output, as a part of the largest value."""
+    return 2**-12 if _rounded_weights[-1] else 0.0
+
+
 def output_bound(expected, dtype, value) -> float:
     """Largest allowed |output - expected|: CONTRIBUTING.md, Numerics."""
     largest = value.double().abs().max().item() if value.numel() else 0.0
     if dtype == torch.float32:
         return 5e-6 * largest
     rounding = (expected.to(dtype).double() - expected).abs().max().item() if expected.numel() else 0.0
-    return 1.1 * rounding + (4e-6 + (2**-12 if _rounded_weights[-1] else 0)) * largest
+    return 1.1 * rounding + (4e-6 + weight_rounding()) * largest
 
 
 def assert_output(output, expected, value) -> None:
