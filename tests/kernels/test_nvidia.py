@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 
+import embed
 import pytest
 from metal_simulator import Library, ToolchainError
 from metal_simulator.nvidia.compile import build
@@ -21,7 +22,7 @@ def ptxas() -> None:
 
 
 @pytest.mark.parametrize("matrix", ["exact", "fast"])
-@pytest.mark.parametrize("source", sorted(path.name for path in FOLDER.glob("*.metal")))
+@pytest.mark.parametrize("source", sorted({path.name for path in FOLDER.glob("*.metal")} - set(embed.SOURCES)))
 def test_attention(source, matrix):
     """The first and the last kernel of the file, with constants set after loading: all features at once."""
     library = Library(FOLDER / source, [FOLDER])

@@ -72,7 +72,7 @@ MUTANTS = [
     ),
     Mutant(
         "scores smaller once more for a bias beside ALiBi",
-        "attention_forward.metal",
+        "attention_forward.h",
         "has_alibi ? 1 : score.bias_factor",
         "score.bias_factor",
         "numbers",

@@ -35,7 +35,7 @@ class Verdict(NamedTuple):
     reason: str
 
 
-@functools.lru_cache(maxsize=None)
+@functools.lru_cache(maxsize=16)  # families: a machine has one
 def verdict(family: int) -> Verdict:
     """On this machine, whose GPU is of this family. The check runs once in a process, and warns if it fails."""
     reason = _forbidden(family)
