@@ -1,17 +1,20 @@
 """All features together, at random, in poisoned surroundings, beside float64; some of them under the checker.
 
-Levels: simulation; checker. 150 problems, or as many times more as --shards says.
+Levels: CPU implementation; simulation; checker. 210 problems, or as many times more as --shards says.
 """
 
 from __future__ import annotations
 
+import importlib
+
 import torch
+from cases import call_of
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from simulated_launcher import SimulatedLauncher
 from test_features import arguments, problems
 
-from .exact import assert_gradients
+from .exact import assert_gradients, exact
 from .problem import of_call, run
 
 BUDGETS = st.sampled_from([{}, {}, {"scratch": 1}, {"scratch": 10**5}, {"chunk_keys": 128}])
@@ -39,6 +42,22 @@ def compare(kernel, problem, budget, lse, **settings):
     assert_gradients(call, grads, expected.grads)
 
 
+def compare_on_cpu(kernel, problem, budget, lse):
+    """Through autograd of the operator."""
+    query, key, value, fields, _ = arguments(problem)
+    call = of_call(query, key, value, fields, lse, problem["seed"])
+    inputs = query, key, value
+    leaves = [tensor.detach().clone().requires_grad_() for tensor in inputs]
+    operators = importlib.import_module(f"{kernel.__name__}.operators")
+    output, row_lse, _ = operators.attention_forward(*call_of(kernel, *leaves, **fields), lse, False)
+    results, grad_results = [output], [call.grad_output]
+    if lse:
+        results, grad_results = [output, row_lse], [call.grad_output, call.grad_lse]
+    grads = torch.autograd.grad(results, leaves, grad_results)
+    expected = exact(*inputs, call.grad_output, call.grad_lse, fields, 1.0, of_rounded_output=False)
+    assert_gradients(call, grads, expected.grads)
+
+
 def test_a_table_that_ends_with_the_last_page(kernel):
     """Threads of a block beyond the last key ask for no page behind the table."""
     problem = {
@@ -61,6 +80,10 @@ def test_a_table_that_ends_with_the_last_page(kernel):
         "seed": 0,
     }
     compare(kernel, problem, {}, False, check=True)
+
+
+def test_on_cpu(kernel, shard):
+    search(shard, 60, lambda *problem: compare_on_cpu(kernel, *problem))
 
 
 def test_simulated(kernel, shard):
