@@ -248,7 +248,8 @@ def _operator(how, gpu, call):
 
 def _unit(how):
     """Values of 1, whose mean is 1 however weights are rounded, in tiles of many rows, of key groups, of slices, of
-    rows that are read again, and in bfloat16; rows and columns that are missing; a negative scale."""
+    rows that are read again, and in bfloat16; rows and columns that are missing; a negative scale; scores that grow by
+    hundreds from block to block."""
     for tokens, head_dim, value_dim, dtype in (
         (70, 64, 64, torch.bfloat16),
         (6, 60, 60, torch.float16),
@@ -258,6 +259,9 @@ def _unit(how):
         query, key, value = dense(1, tokens, 150, 4, 2, head_dim, dtype)
         for values in (value, torch.ones_like(value)):
             _attend(how, UNIT, (query, key, values[..., :value_dim]), softmax_scale=-0.1)
+    query, key, value = dense(1, 70, 150, 4, 2, 64, torch.float16)
+    growing = key / 16 + torch.linspace(-10, 10, 150, dtype=torch.float16)[:, None, None]
+    _attend(how, UNIT, (1 + query / 16, growing, value), softmax_scale=0.3)
 
 
 def _narrow(how):
