@@ -45,6 +45,16 @@ def test_only_the_assumed_layout_passes(unit_check, layout):
     assert reason.startswith(REASONS[layout]) and (not reason) == (layout == "apple10")
 
 
+def test_the_caller_s_defaults_do_not_matter(unit_check):
+    """The first call may come under a default device, a default dtype or autocast."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"), torch.autocast("cpu", torch.bfloat16):
+            assert unit_check.why_not(SimulatedLauncher(), CPU) == ""
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 @pytest.mark.parametrize("layout", ["older", "invented", "old_target"])
 def test_products_alone_would_find_it(unit_check, layout, monkeypatch):
     """Were coordinates told as assumed, and elements elsewhere."""

@@ -187,6 +187,6 @@ def test_features_take_the_row_with_room(kernel, tiles, function, fields):
 
 
 def test_the_library_stays_small(kernel, tiles):
-    """116 kernels, of about 1.1 MiB by the instructions that the simulator counts; here by those of every seventh."""
+    """116 kernels, of 1.07 MiB by the instructions that the simulator counts; here by those of every seventh."""
     assert len(tiles.KERNELS) <= 128
     assert library_bytes(kernel, step=7) < 1.25 * 2**20

@@ -89,15 +89,15 @@ def why_not(launcher: Callable[[Plan, Any], None], device: torch.device) -> str:
 
 
 def _wrong_operands(launcher: Callable[[Plan, Any], None], device: torch.device) -> str:
-    generator = torch.Generator().manual_seed(0)
-    a = torch.randint(-8, 9, (16, 16), generator=generator, dtype=torch.int32)
-    b = torch.randint(-8, 9, (16 * 32,), generator=generator, dtype=torch.int32)
+    generator = torch.Generator().manual_seed(0)  # on the CPU, whatever the caller's default device is
+    a = torch.randint(-8, 9, (16, 16), generator=generator, dtype=torch.int32, device="cpu")
+    b = torch.randint(-8, 9, (16 * 32,), generator=generator, dtype=torch.int32, device="cpu")
     given = {
         "places": torch.zeros(len(_OPERANDS), 32, 16, dtype=torch.int32, device=device),
         "capacities": torch.zeros(len(_OPERANDS), dtype=torch.int32, device=device),
         "a": a.to(device),
         "b": b.to(device),
-        "products": torch.full((len(_PRODUCTS), 2, 16, 32), torch.nan, device=device),
+        "products": torch.full((len(_PRODUCTS), 2, 16, 32), torch.nan, dtype=torch.float32, device=device),
     }
     grid, threads = (1, 1, 1), (32, 1, 1)
     launcher(Plan("unit_check.metal", "unit_check", (), tuple(given), grid, threads, "before the first use"), given)
@@ -107,7 +107,7 @@ def _wrong_operands(launcher: Callable[[Plan, Any], None], device: torch.device)
     wrong = (given["places"].cpu() != assumed_places()).flatten(1).any(1).tolist()
     if any(wrong):
         return f"another layout of {', '.join(name for name, is_wrong in zip(_OPERANDS, wrong) if is_wrong)}"
-    expected = torch.stack([a.float() @ b.float().view(16, 32), a.float() @ b.float().view(32, 16).T])
+    expected = torch.stack([a @ b.view(16, 32), a @ b.view(32, 16).T]).to(torch.float32)  # exact, also under autocast
     for name, products in zip(_PRODUCTS, given["products"].cpu()):
         for kind, product, right in zip(("", " transposed"), products, expected):
             if not torch.equal(product, right):
@@ -117,7 +117,7 @@ def _wrong_operands(launcher: Callable[[Plan, Any], None], device: torch.device)
 
 def assumed_places() -> torch.Tensor:
     """int32 [operand, lane, element]: row << 8 | column, as unit.h assumes; -1 for an element that a lane lacks."""
-    lane, element = torch.arange(32)[:, None], torch.arange(16)
+    lane, element = torch.arange(32, device="cpu")[:, None], torch.arange(16, device="cpu")
     row = (lane // 4 & 4) + lane // 2 % 4 + element % 8 // 4 * 8
     column = ((lane // 4 & 2) + lane % 2) * 4 + element % 4
     part = element // 8 * 16
@@ -144,8 +144,9 @@ def _wrong_attention(launcher: Callable[[Plan, Any], None], device: torch.device
 def _attention(launcher, device: torch.device, dtype: torch.dtype, tile: Tile) -> torch.Tensor:
     """Of 70 x 90, causal, on the CPU in fp32."""
     generator = torch.Generator().manual_seed(1)
-    query, key = (torch.randn(1, count, 2, _HEAD_DIM, generator=generator).to(device, dtype) for count in (70, 90))
-    value = (torch.rand(1, 90, 2, _HEAD_DIM, generator=generator) * 2 - 1).to(device, dtype)
+    shapes = [(1, count, 2, _HEAD_DIM) for count in (70, 90, 90)]
+    query, key, value = (torch.rand(shape, generator=generator, device="cpu") * 2 - 1 for shape in shapes)
+    query, key, value = ((scale * t).to(device, dtype) for scale, t in ((2, query), (2, key), (1, value)))
     output = torch.empty_like(query)
     call = Call(
         query=query,
