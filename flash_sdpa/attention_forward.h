@@ -137,13 +137,14 @@ template <typename T, int kHeadDim, int kValueDim, int kRows, int kBlockN, int k
       if (!kTakeTurns) load_block<kThreads>(value_tile, values, thread_index);
       if (kStaged) threadgroup_barrier(mem_flags::mem_threadgroup);  // keys and values are there
       if (kSlices == 1 && !own.meets(key0, kBlockN)) continue;       // loaded for the others; nothing to compute
-      const bool is_full = blocks.is_full(key0, kBlockN);
-      if (bias_is_mask && kSlices == 1 && !shows_any<Scores>(bias, visible, is_full, key0, lane)) continue;
+      if (bias_is_mask && kSlices == 1 && !shows_any<Scores>(bias, visible, blocks.is_full(key0, kBlockN), key0, lane))
+        continue;
 
       zero(scores);
       multiply_transposed(scores, query_tile, key_tile, lane);  // S = Q K^T
       if (kSlices > 1) add_slices<kSlices>(slices, scores, simdgroup, lane_index);
       if (kTakeTurns) load_block<kThreads>(value_tile, values, thread_index);
+      const bool is_full = blocks.is_full(key0, kBlockN);  // asked for again: kept, it costs the product a register
       if (has_softcap) apply_softcap(scores, score.tanh_scale);
       if (has_alibi) add_alibi(scores, alibi, score.bias_factor, key0, lane);
       if (has_bias)

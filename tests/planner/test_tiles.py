@@ -128,14 +128,12 @@ def test_tuning_tries_every_unit_tile_of_a_size(kernel, tiles):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.parametrize("family", [7, 9])
 def test_every_row_leaves_a_core_its_full_rate(kernel, tiles, family, dtype):
-    """16 SIMD groups, by registers and threadgroup memory, on the GPUs that the row is for. One decode row takes a
-    register more: it waits for memory."""
-    above = {tiles.DECODE_F16[9]: 105} if (family, dtype) == (9, torch.bfloat16) else {}
+    """16 SIMD groups, by registers and threadgroup memory, on the GPUs that the row is for."""
     library = Library(SOURCE, include=[SOURCE.parent])
     for tile in {tile for table in tiles.TABLES[family][dtype] for tile in table}:
         needs = budget(kernel, library, tile, dtype)
         live = registers.of_family(needs.registers_by_family, family).live
-        assert live == above[tile] if tile in above else live <= 104, tile
+        assert live <= 104, tile
         assert cost_model.THREADGROUP_BYTES // needs.threadgroup_bytes * tile.simdgroups >= 16, tile
 
 

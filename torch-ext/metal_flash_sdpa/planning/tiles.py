@@ -43,37 +43,37 @@ LARGE_F16 = (
     Tile(     128,       128,      32,          8,      1,          1, STAGED),  # 85.5, 92 %; two slices: 59.5, 84 %
     Tile(     192,       128,      32,          8,      1,          1, STAGED),  # 93.5, 93 %
     Tile(     256,       256,      16,          4,      2,          1, STAGED),  # 83, 88 %; undivided: 134, rate 0.78
-    Tile(     512,       512,      16,          2,      4,          1, STAGED),  # 89, 86 %; 4 row groups save 2 %
-    Tile(     576,       512,      16,          2,      4,          1, STAGED),  # 91, 86 %
+    Tile(     512,       512,      16,          2,      4,          1, STAGED),  # 87.5, 86 %; 4 row groups save 2 %
+    Tile(     576,       512,      16,          2,      4,          1, STAGED),  # 89.5, 86 %
 )
 LARGE_F32 = (
     #    head_dim, value_dim, block_n, row_groups, slices, key_groups, loader
-    Tile(      32,        32,      64,          8,      1,          1, STAGED),  # 66, 79 %
-    Tile(      64,        64,      32,          8,      1,          1, STAGED),  # 74, 85 %
-    Tile(      72,        72,      32,          8,      1,          1, STAGED),  # 78, 86 %
-    Tile(      80,        80,      32,          8,      1,          1, STAGED),  # 82, 87 %
+    Tile(      32,        32,      64,          8,      1,          1, STAGED),  # 65.5, 79 %
+    Tile(      64,        64,      32,          8,      1,          1, STAGED),  # 73.5, 85 %
+    Tile(      72,        72,      32,          8,      1,          1, STAGED),  # 77.5, 86 %
+    Tile(      80,        80,      32,          8,      1,          1, STAGED),  # 81.5, 87 %
     Tile(      96,        96,      32,          8,      1,          1, STAGED),  # 90, 89 %
     Tile(     128,       128,      16,          4,      2,          1, STAGED),  # 71.5, 80 %; undivided: 106, rate 0.78
     Tile(     192,       128,      16,          4,      2,          1, STAGED),  # 80.5, 82 %
     Tile(     256,       256,       8,          2,      4,          1, STAGED),  # 71.5, 71 %; two slices: 104, 84 %
-    Tile(     512,       512,       8,          2,      8,          1, STAGED),  # 73.5, 69 %; four slices: 104.5
-    Tile(     576,       512,       8,          2,      8,          1, STAGED),  # 77.5, 70 %
+    Tile(     512,       512,       8,          2,      8,          1, STAGED),  # 72.5, 69 %; four slices: 104.5
+    Tile(     576,       512,       8,          2,      8,          1, STAGED),  # 76, 70 %
 )
 
 # bf16 on Apple7 and 8, which have no bfloat operands: the query and what is staged are fp32. 8 row groups of two slices
 # would save 3 % of the clocks, but no other threadgroup would fit the core beside them, to work while they wait.
 LARGE_BF16 = (
     #    head_dim, value_dim, block_n, row_groups, slices, key_groups, loader
-    Tile(      32,        32,      64,          8,      1,          1, STAGED),  # 65, 78 %
-    Tile(      64,        64,      32,          8,      1,          1, STAGED),  # 73, 84 %; blocks of 48: 76.5, 85 %
+    Tile(      32,        32,      64,          8,      1,          1, STAGED),  # 64.5, 78 %
+    Tile(      64,        64,      32,          8,      1,          1, STAGED),  # 72.5, 84 %; blocks of 48: 76.5, 85 %
     Tile(      72,        72,      32,          8,      1,          1, STAGED),  # 77.5, 85 %
     Tile(      80,        80,      32,          8,      1,          1, STAGED),  # 81.5, 86 %
     Tile(      96,        96,      32,          8,      1,          1, STAGED),  # 90, 87 %
     Tile(     128,       128,      16,          8,      1,          1, STAGED),  # 103.5, 88 %; 24: 105, rate 0.52
     Tile(     192,       128,      16,          4,      2,          1, STAGED),  # 80.5, 80 %; undivided: 120.5
     Tile(     256,       256,       8,          4,      2,          1, STAGED),  # 102.5, 82 %; blocks of 16: 37 KB
-    Tile(     512,       512,       8,          2,      8,          1, STAGED),  # 73.5, 66 %; four slices: 104.5
-    Tile(     576,       512,       8,          2,      8,          1, STAGED),  # 76.5, 67 %
+    Tile(     512,       512,       8,          2,      8,          1, STAGED),  # 72.5, 66 %; four slices: 104.5
+    Tile(     576,       512,       8,          2,      8,          1, STAGED),  # 75.5, 67 %
 )
 
 # Half the rows, for work that would leave cores idle in tiles of 64. 4 SIMD groups must find room for their blocks four
@@ -91,7 +91,7 @@ SMALL_F16 = (
 )
 SMALL_F32 = (
     #    head_dim, value_dim, block_n, row_groups, slices, key_groups, loader
-    Tile(      32,        32,      32,          4,      1,          1, STAGED),  # 58, 75 %
+    Tile(      32,        32,      32,          4,      1,          1, STAGED),  # 57.5, 75 %
     Tile(      64,        64,      16,          4,      1,          1, STAGED),  # 72.5, 81 %
     Tile(      72,        72,      16,          4,      1,          1, STAGED),  # 77.5, 82 %
     Tile(      80,        80,      16,          4,      1,          1, STAGED),  # 81.5, 83 %
@@ -100,7 +100,7 @@ SMALL_F32 = (
 )
 SMALL_BF16 = (
     #    head_dim, value_dim, block_n, row_groups, slices, key_groups, loader
-    Tile(      32,        32,      32,          4,      1,          1, STAGED),  # 57, 73 %
+    Tile(      32,        32,      32,          4,      1,          1, STAGED),  # 56.5, 73 %
     Tile(      64,        64,      16,          4,      1,          1, STAGED),  # 71.5, 79 %
     Tile(      72,        72,      16,          4,      1,          1, STAGED),  # 77.5, 79 %
     Tile(      80,        80,      16,          4,      1,          1, STAGED),  # 81.5, 81 %
@@ -113,57 +113,57 @@ SMALL_BF16 = (
 # those of staged tiles within 1 % (3 % below head_dim 64); published measurements favour direct loads on M3 and M4.
 DIRECT_F16 = (
     #    head_dim, value_dim, block_n, row_groups, slices, key_groups, loader
-    Tile(      32,        32,      32,          4,      1,          1, DIRECT),  # 56 registers, 87 % on Apple9
-    Tile(      64,        64,      32,          4,      1,          1, DIRECT),  # 71, 93 %
-    Tile(      72,        72,      32,          4,      1,          1, DIRECT),  # 75.5, 94 %
-    Tile(      80,        80,      32,          4,      1,          1, DIRECT),  # 80, 94 %
-    Tile(      96,        96,      32,          4,      1,          1, DIRECT),  # 86, 95 %
-    Tile(     128,       128,      16,          4,      1,          1, DIRECT),  # 95.5, 96 %
-    Tile(     192,       128,       8,          4,      1,          1, DIRECT),  # 98, 95 %
-    Tile(     256,       256,      16,          4,      2,          1, DIRECT),  # 96.5, 95 %
-    Tile(     512,       512,      16,          2,      4,          1, DIRECT),  # 96.5, 94 %
-    Tile(     576,       512,       8,          2,      4,          1, DIRECT),  # 88, 94 %; 16: 105 in bf16
+    Tile(      32,        32,      32,          4,      1,          1, DIRECT),  # 55.5 registers, 87 % on Apple9
+    Tile(      64,        64,      32,          4,      1,          1, DIRECT),  # 70.5, 93 %
+    Tile(      72,        72,      32,          4,      1,          1, DIRECT),  # 75, 94 %
+    Tile(      80,        80,      32,          4,      1,          1, DIRECT),  # 79.5, 94 %
+    Tile(      96,        96,      32,          4,      1,          1, DIRECT),  # 85.5, 95 %
+    Tile(     128,       128,      16,          4,      1,          1, DIRECT),  # 95, 96 %
+    Tile(     192,       128,       8,          4,      1,          1, DIRECT),  # 97.5, 95 %
+    Tile(     256,       256,      16,          4,      2,          1, DIRECT),  # 95, 95 %
+    Tile(     512,       512,      16,          2,      4,          1, DIRECT),  # 95, 94 %
+    Tile(     576,       512,       8,          2,      4,          1, DIRECT),  # 86.5, 94 %; 16: 105 in bf16
 )
 DIRECT_F32 = (
     #    head_dim, value_dim, block_n, row_groups, slices, key_groups, loader
-    Tile(      32,        32,      32,          4,      1,          1, DIRECT),  # 65.5, 87 %
-    Tile(      64,        64,      32,          4,      1,          1, DIRECT),  # 86.5, 93 %
-    Tile(      72,        72,      32,          4,      1,          1, DIRECT),  # 90, 94 %
-    Tile(      80,        80,      32,          4,      1,          1, DIRECT),  # 93.5, 94 %
-    Tile(      96,        96,      16,          4,      1,          1, DIRECT),  # 99, 94 %
-    Tile(     128,       128,      32,          4,      2,          1, DIRECT),  # 88.5, 92 %
-    Tile(     192,       128,      16,          4,      2,          1, DIRECT),  # 95, 92 %
-    Tile(     256,       256,      16,          4,      4,          1, DIRECT),  # 85, 90 %
-    Tile(     512,       512,      16,          2,      8,          1, DIRECT),  # 85, 87 %; four slices: 109
-    Tile(     576,       512,      16,          2,      8,          1, DIRECT),  # 95, 88 %
+    Tile(      32,        32,      32,          4,      1,          1, DIRECT),  # 65, 87 %
+    Tile(      64,        64,      32,          4,      1,          1, DIRECT),  # 86, 93 %
+    Tile(      72,        72,      32,          4,      1,          1, DIRECT),  # 89.5, 94 %
+    Tile(      80,        80,      32,          4,      1,          1, DIRECT),  # 93, 94 %
+    Tile(      96,        96,      16,          4,      1,          1, DIRECT),  # 98.5, 94 %
+    Tile(     128,       128,      32,          4,      2,          1, DIRECT),  # 87, 92 %
+    Tile(     192,       128,      16,          4,      2,          1, DIRECT),  # 93.5, 92 %
+    Tile(     256,       256,      16,          4,      4,          1, DIRECT),  # 83.5, 90 %
+    Tile(     512,       512,      16,          2,      8,          1, DIRECT),  # 83.5, 87 %; four slices: 109
+    Tile(     576,       512,      16,          2,      8,          1, DIRECT),  # 93.5, 88 %
 )
 
 # Up to 8 rows: all SIMD groups work on the same ones, on keys of their own, so that each is loaded once, directly.
 DECODE_F16 = (
     #    head_dim, value_dim, block_n, row_groups, slices, key_groups, loader
-    Tile(      32,        32,      32,          1,      1,          4, DIRECT),  # 59 registers
-    Tile(      64,        64,      16,          1,      1,          4, DIRECT),  # 70
-    Tile(      72,        72,      16,          1,      1,          4, DIRECT),  # 73.5
-    Tile(      80,        80,      16,          1,      1,          4, DIRECT),  # 78.5
-    Tile(      96,        96,      16,          1,      1,          4, DIRECT),  # 84.5
-    Tile(     128,       128,      16,          1,      1,          4, DIRECT),  # 98.5
-    Tile(     192,       128,       8,          1,      1,          4, DIRECT),  # 101
-    Tile(     256,       256,      16,          1,      4,          1, DIRECT),  # 68; undivided: 149
-    Tile(     512,       512,      16,          1,      4,          1, DIRECT),  # 96.5
-    Tile(     576,       512,      16,          1,      4,          1, DIRECT),  # 100.5
+    Tile(      32,        32,      32,          1,      1,          4, DIRECT),  # 59.5 registers
+    Tile(      64,        64,      16,          1,      1,          4, DIRECT),  # 70.5
+    Tile(      72,        72,      16,          1,      1,          4, DIRECT),  # 74
+    Tile(      80,        80,      16,          1,      1,          4, DIRECT),  # 79
+    Tile(      96,        96,      16,          1,      1,          4, DIRECT),  # 85
+    Tile(     128,       128,      16,          1,      1,          4, DIRECT),  # 99
+    Tile(     192,       128,       8,          1,      1,          4, DIRECT),  # 101.5
+    Tile(     256,       256,      16,          1,      4,          1, DIRECT),  # 66.5; undivided: 149
+    Tile(     512,       512,      16,          1,      4,          1, DIRECT),  # 95
+    Tile(     576,       512,      16,          1,      4,          1, DIRECT),  # 99
 )
 DECODE_F32 = (
     #    head_dim, value_dim, block_n, row_groups, slices, key_groups, loader
-    Tile(      32,        32,      32,          1,      1,          4, DIRECT),  # 68.5
-    Tile(      64,        64,      16,          1,      1,          4, DIRECT),  # 85
-    Tile(      72,        72,      16,          1,      1,          4, DIRECT),  # 88
-    Tile(      80,        80,      16,          1,      1,          4, DIRECT),  # 92
-    Tile(      96,        96,      16,          1,      1,          4, DIRECT),  # 102
-    Tile(     128,       128,      16,          1,      2,          1, DIRECT),  # 85; undivided: 119.5
-    Tile(     192,       128,      16,          1,      2,          1, DIRECT),  # 95
-    Tile(     256,       256,      16,          1,      4,          1, DIRECT),  # 85
-    Tile(     512,       512,      16,          1,      8,          1, DIRECT),  # 85; four slices: 109
-    Tile(     576,       512,      16,          1,      8,          1, DIRECT),  # 95
+    Tile(      32,        32,      32,          1,      1,          4, DIRECT),  # 69
+    Tile(      64,        64,      16,          1,      1,          4, DIRECT),  # 85.5
+    Tile(      72,        72,      16,          1,      1,          4, DIRECT),  # 88.5
+    Tile(      80,        80,      16,          1,      1,          4, DIRECT),  # 92.5
+    Tile(      96,        96,      16,          1,      1,          4, DIRECT),  # 102.5
+    Tile(     128,       128,      16,          1,      2,          1, DIRECT),  # 83.5; undivided: 119.5
+    Tile(     192,       128,      16,          1,      2,          1, DIRECT),  # 93.5
+    Tile(     256,       256,      16,          1,      4,          1, DIRECT),  # 83.5
+    Tile(     512,       512,      16,          1,      8,          1, DIRECT),  # 83.5; four slices: 109
+    Tile(     576,       512,      16,          1,      8,          1, DIRECT),  # 93.5
 )
 # Apple7 and 8: each of the query's values takes 32 bits, and 32 more once it is widened, unless a block of 8 keys needs
 # it once only. From 128 on the columns are divided, in four: threadgroups of two SIMD groups would make more parts of
@@ -171,13 +171,13 @@ DECODE_F32 = (
 DECODE_BF16 = (
     #    head_dim, value_dim, block_n, row_groups, slices, key_groups, loader
     *DECODE_F16[:3],  # up to 72: 75.5, 96.5, 102
-    Tile(      80,        80,       8,          1,      1,          4, DIRECT),  # 86.5; blocks of 16: 108.5
-    Tile(      96,        96,       8,          1,      1,          4, DIRECT),  # 96.5; blocks of 16: 120.5
-    Tile(     128,       128,      32,          1,      4,          1, DIRECT),  # 74.5; undivided: 116
-    Tile(     192,       128,      32,          1,      4,          1, DIRECT),  # 87.5; undivided: 128
+    Tile(      80,        80,       8,          1,      1,          4, DIRECT),  # 87; blocks of 16: 108.5
+    Tile(      96,        96,       8,          1,      1,          4, DIRECT),  # 97; blocks of 16: 120.5
+    Tile(     128,       128,      32,          1,      4,          1, DIRECT),  # 73; undivided: 116
+    Tile(     192,       128,      32,          1,      4,          1, DIRECT),  # 86; undivided: 128
     DECODE_F16[7],  # 96.5
-    Tile(     512,       512,      16,          1,      8,          1, DIRECT),  # 96.5; four slices: 128
-    Tile(     576,       512,       8,          1,      8,          1, DIRECT),  # 82.5; blocks of 16: 106
+    Tile(     512,       512,      16,          1,      8,          1, DIRECT),  # 95; four slices: 128
+    Tile(     576,       512,       8,          1,      8,          1, DIRECT),  # 81; blocks of 16: 106
 )
 
 # What some rows give place to when a call has features: packed or padded rows, pages, lse, ALiBi, dropout or a bias
