@@ -63,9 +63,11 @@ bench: build ## run the benchmarks
 	    echo "== benchmarks/$$benchmark.py"; $(RUN) benchmarks/$$benchmark.py || exit 1; \
 	done
 
-bench-peers: build ## count our kernels beside PyTorch's own on the simulator, with predicted times
+bench-peers: build ## count our kernels beside PyTorch's own and beside the floor, on the simulator, with predicted times
 	@$(RUN) benchmarks/peers.py
 	@$(RUN) benchmarks/peers_backward.py
+	@$(RUN) benchmarks/decode.py
+	@$(RUN) benchmarks/serving.py
 
 bench-tiles: build ## static budget of every kernel, the counters behind the tile tables, and bf16 beside fp16
 	@$(RUN) benchmarks/tiles.py

@@ -21,14 +21,14 @@ import kernels
 import torch
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "simulator")]
+sys.path[:0] = [str(ROOT / "simulator"), str(ROOT / "tools")]
 
 import pytorch_attention  # noqa: E402
-from metal_simulator import Library  # noqa: E402
 from metal_simulator.profiler import cost_model  # noqa: E402
 from metal_simulator.profiler.counters import Profile  # noqa: E402
 from metal_simulator.profiler.plot import plot  # noqa: E402
 from metal_simulator.profiler.report import chip_named, simdgroup_clocks  # noqa: E402
+from simulated_launcher import library  # noqa: E402
 
 KERNELS = ROOT / "flash_sdpa"
 CHIPS = ("M1 Max", "M3 Max")
@@ -79,7 +79,7 @@ class Profiler:
 
     def __call__(self, plan, tensors) -> None:
         self.plans.append(plan)
-        kernel = Library(KERNELS / plan.source, include=[KERNELS]).kernel(plan.kernel, dict(plan.constants))
+        kernel = library(KERNELS / plan.source).kernel(plan.kernel, dict(plan.constants))
         buffers = [tensors[a] if isinstance(a, str) else a and a.data for a in plan.arguments]
         self.profiles.append(kernel.profile(buffers, plan.grid, plan.threads))
 
@@ -114,8 +114,8 @@ def ours(build, chips: Sequence[cost_model.Chip], call: Callable[[], torch.Tenso
 
 def theirs(dispatches, tensors, causal: bool) -> Side:
     profiles = []
-    for library, host_name, constants, buffers, grid, threads in dispatches:
-        profiles.append(library.kernel(host_name, constants).profile(buffers, grid, threads))
+    for source, host_name, constants, buffers, grid, threads in dispatches:
+        profiles.append(source.kernel(host_name, constants).profile(buffers, grid, threads))
     verify(dispatches[-1].buffers[pytorch_attention.OUTPUT], exact(*tensors, causal))
     return Side(profiles)
 

@@ -43,7 +43,7 @@ def problems(draw, widest=576):
         "scale": draw(st.sampled_from([1.0, 1.0, 2.0, -1.5, 0.0])),  # times the usual one: fp32 errors grow with it
         "alibi": draw(st.sampled_from([None, None, "heads", "batch and heads"])),
         "sinks": draw(st.booleans()),
-        "num_splits": draw(st.sampled_from([0, 0, 1, 2, 5])),
+        "num_splits": draw(st.sampled_from([0, 0, 1, 2, 5, 33])),
         "device": draw(st.sampled_from([(7, 1), (7, 8), (7, 64), (9, 10), (9, 40), (10, 40)])),
         "seed": draw(st.integers(0, 2**20)),
     }

@@ -83,7 +83,7 @@ def test_a_sink_of_minus_infinity_is_none(kernel, launcher):
     assert_output(output, attention(query, key, value)[0], value)
 
 
-@pytest.mark.parametrize("length", [255, 256, 257, 511, 512, 513])
+@pytest.mark.parametrize("length", [511, 512, 513, 1023, 1024, 1025])
 def test_both_sides_of_the_split_thresholds(kernel, launcher, length):
     """A decode step whose keys are divided or not, by one key more or less."""
     check(kernel, dense(1, 1, length, 8, 1, 64, torch.float16), causal=True)

@@ -69,11 +69,12 @@ def _bound(buffer):
 
 @functools.lru_cache(maxsize=None)
 def _compiled(source: pathlib.Path, fast_math: bool, kernel: str, constants):
-    return _library(source, fast_math).kernel(kernel, constants=dict(constants))
+    return library(source, fast_math).kernel(kernel, constants=dict(constants))
 
 
 @functools.lru_cache(maxsize=None)
-def _library(source: pathlib.Path, fast_math: bool) -> Library:
+def library(source: pathlib.Path, fast_math: bool = False) -> Library:
+    """One of the project's Metal sources, told what its compiler on a Mac is told."""
     if source.name in embed.SOURCES:  # run time only: never with fast math
         return Library(source, include=[source.parent], language="metal4.0", deployment_target="26.2")
     return Library(source, include=[source.parent], fast_math=fast_math)

@@ -93,8 +93,12 @@ MUTANTS = [
         "parts not weighted", COMBINE, "fast::exp2((part_max[part] - largest) * score.scale_log2)", "1.0f", "numbers"
     ),
     Mutant("parts not normalised", COMBINE, "share[part] *= exponentials.inverse()", "share[part] *= 1", "numbers"),
+    Mutant("weight of another part", COMBINE, "ushort(split)", "ushort(split ^ 1)", "numbers"),
+    Mutant("every thread joins all parts", COMBINE, "split += threads.y, source", "split++, source", "numbers"),
+    Mutant("all threads start at the first part", COMBINE, "source += first * part_stride;", "", "numbers"),
+    Mutant("sums of other threads left out", COMBINE, "value += sums[other * threads.x + column];", ";", "numbers"),
     Mutant(
-        "weight of another part", COMBINE, "ushort(split % kSimdWidth)", "ushort(split % kSimdWidth ^ 1)", "numbers"
+        "sums read before they are there", COMBINE, "threadgroup_barrier(mem_flags::mem_threadgroup);", "", "checker"
     ),
     Mutant("joined without the sink", COMBINE, "if (has_sinks) exponentials", "if (false) exponentials", "numbers"),
     Mutant("one column too many joined", COMBINE, "if (column < value_dim) target", "if (true) target", "checker"),

@@ -173,7 +173,7 @@ def _features(how, gpu, tokens, num_heads_kv, head_dim, length):
     for keys, window in (
         (length, (-1, 0)),  # in parts
         (length, (-1, -1)),
-        (length // 2, (-1, 0)),  # whole
+        (100, (-1, 0)),  # whole
         (3, (-1, 0)),  # rows that see nothing
     ):
         _attend(how, gpu, (query, key[:, :keys], value[:, :keys]), window=window, **features)
@@ -289,8 +289,8 @@ TURNS = {"tokens": 5, "head_dim": 320, "value_dim": 300, "length": 40, "dtype": 
 WIDE_DECODE = {"tokens": 2, "head_dim": 200, "value_dim": 200, "length": 50, "dtype": torch.float16}
 WHOLE = {"tokens": 70, "num_heads_kv": 2, "length": 90}
 ONE_ROW_OF_TILES = {"tokens": 2, "num_heads_kv": 1, "length": 600}
-MANY = {"tokens": 5, "num_heads_kv": 2, "head_dim": 100, "length": 100}
-FEW = {"tokens": 2, "num_heads_kv": 1, "head_dim": 36, "length": 300}
+MANY = {"tokens": 9, "num_heads_kv": 2, "head_dim": 100, "length": 600}
+FEW = {"tokens": 2, "num_heads_kv": 1, "head_dim": 36, "length": 1200}
 IN_HALF = {"tokens": 20, "head_dim": 32, "length": 80, "dtype": torch.float16}
 IN_PARTS = {"tokens": 3, "head_dim": 64, "length": 200, "num_splits": 3}
 

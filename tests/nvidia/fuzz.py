@@ -83,7 +83,7 @@ def _problem(name: str, choice: random.Random) -> Problem:
         window=choice.choice(WINDOWS),
         scale=choice.choice((1.0, 1.0, 1.0, 2.0, -1.5, 0.0)),
         softcap=choice.choice((0.0, 0.0, 0.0, 1.0, 5.0, 30.0, 50.0)),
-        num_splits=choice.choice((0, 0, 0, 1, 2, 5, 13)),
+        num_splits=choice.choice((0, 0, 0, 1, 2, 5, 33)),
         seed=choice.randint(0, 2**31),
         dropout_p=choice.choice((0.0, 0.0, 0.0, 0.1, 0.5, 0.9)),
     )

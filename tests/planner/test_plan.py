@@ -46,7 +46,7 @@ def params_of(kernel, plan, kind="ForwardParams"):
 def test_planned_kernels_are_the_kernels_that_exist(kernel):
     tiles, planned = kernel.planning.tiles, set()
     devices = [kernel.device.Device(family, cores) for family in kernel.device.FAMILIES for cores in (1, 64)]
-    lengths = [(4, 4), (64, 2000)]  # for a decode tile; for large tiles on few cores, small ones on many
+    lengths = [(4, 4), (64, 500), (64, 2000)]  # for a decode tile; large tiles on few cores, small ones on many; parts
     sizes = [*tiles.SHAPES, (8, 8), (256, 8), (8, 256), (160, 160), (320, 320), (8, 512)]
     for dtype, (head_dim, value_dim), device in itertools.product(kernel.call.DTYPES, sizes, devices):
         for seqlen_q, seqlen_k in lengths:
@@ -61,7 +61,11 @@ def test_planned_kernels_are_the_kernels_that_exist(kernel):
     "family, cores, rows, expected",
     [
         (7, 8, 8, "_r8_n16_g1x1x4_direct"),  # one fragment of rows: all SIMD groups on their own keys
-        (7, 8, 9, "_r8_n32_g4x1x1_staged"),
+        (7, 8, 9, "_r8_n16_g1x1x4_direct"),  # two of them, as fast as any other
+        (7, 8, 16, "_r8_n16_g1x1x4_direct"),
+        (7, 8, 17, "_r8_n32_g4x1x1_staged"),
+        (7, 32, 17, "_r8_n16_g1x1x4_direct"),  # whose cores 64 parts of one tile of 32 rows would not fill
+        (7, 32, 33, "_r8_n32_g4x1x1_staged"),
         (7, 8, 8 * 64, "_r8_n32_g8x1x1_staged"),  # a tile of 64 rows for every core
         (7, 8, 8 * 64 + 1, "_r8_n32_g4x1x1_staged"),  # a ninth would be alone in a second round
         (7, 16, 8 * 64, "_r8_n32_g4x1x1_staged"),  # of 64 rows there are 8 tiles only
@@ -124,11 +128,27 @@ def test_structs_mirror_params_h(kernel, name):
     assert list(getattr(kernel.planning.plan, name)._fields) == metal_struct(name)
 
 
-@pytest.mark.parametrize("file, name", [("tile.h", "kSimdWidth"), ("attention_combine.metal", "kMaxSplits")])
-def test_numbers_mirror_the_kernels(kernel, file, name):
+@pytest.mark.parametrize(
+    ("file", "name", "ours"),
+    [
+        ("tile.h", "kSimdWidth", "SIMD_WIDTH"),
+        ("attention_combine.metal", "kMaxSplits", "MAX_SPLITS"),
+        ("attention_combine.metal", "kMostThreads", "COMBINE_THREADS"),
+    ],
+)
+def test_numbers_mirror_the_kernels(kernel, file, name, ours):
     [number] = re.findall(rf"constant constexpr \w+ {name} = (\d+);", (KERNELS / file).read_text())
-    ours = {"kSimdWidth": kernel.planner.SIMD_WIDTH, "kMaxSplits": kernel.planner.MAX_SPLITS}
-    assert int(number) == ours[name]
+    assert int(number) == getattr(kernel.planner, ours)
+
+
+@pytest.mark.parametrize(
+    ("value_dim", "num_splits", "threads"),
+    [(64, 2, (64, 1)), (64, 64, (64, 8)), (40, 17, (64, 4)), (8, 64, (32, 16)), (96, 64, (96, 4)), (512, 64, (512, 1))],
+)
+def test_each_thread_joins_at_least_four_parts_of_a_column_or_has_it_alone(kernel, value_dim, num_splits, threads):
+    query, value = torch.empty(1, 1, 1, 64, device="meta"), torch.empty(1, 9000, 1, value_dim, device="meta")
+    *_, combine = chain_of(kernel, query, value.new_empty(1, 9000, 1, 64), value, num_splits=num_splits).launches
+    assert combine.threads == (*threads, 1)
 
 
 def test_constants_mirror_function_constants_h(kernel):
@@ -286,11 +306,41 @@ def test_splits_fill_the_gpu_and_no_more(kernel):
 
     assert splits(2**17) == 16  # 32 threadgroups of 4 SIMD groups fill 8 cores; 2 key/value heads
     assert splits(2**17, batch=16) == 1
-    assert splits(255) == 1  # fewer than 2 blocks of 16 keys for each of two SIMD groups of two parts
-    assert splits(256) == 2
+    assert splits(512) == 1  # no second launch for so few
+    assert splits(1024) == 8  # 2 blocks of 16 keys for each of the SIMD groups
     assert splits(2**17, num_splits=3) == 3
     assert splits(2**17, num_splits=1000) == kernel.planner.MAX_SPLITS
     assert splits(2**17, batch=16, device=kernel.device.Device(family=9, cores=40)) == 5
+
+
+@pytest.mark.parametrize(
+    ("threadgroups", "cores", "keys", "expected"),
+    [
+        (80, 40, 8192, 2),  # 4 of 4 SIMD groups fill a core
+        (32, 10, 8192, 3),  # 9.6 of a third on a core that has 10 to do; undivided 3.2, that has 4
+        (160, 40, 8192, 1),
+        (164, 40, 8192, 4),  # 16.4 of a fourth on one that has 17; undivided 4.1, that has 5
+        (164, 40, 768, 1),  # each part costs as much as some keys
+        (4000, 40, 2**17, 1),  # no more than MOST_WAVES
+    ],
+)
+def test_parts_leave_no_core_with_more_work_than_others(kernel, threadgroups, cores, keys, expected):
+    query, key = (torch.empty(1, length, threadgroups, 64, dtype=torch.float16, device="meta") for length in (1, keys))
+    assert plan_of(kernel, query, key, device=kernel.device.Device(9, cores)).grid[2] == expected
+
+
+@pytest.mark.parametrize(("window_right", "expected"), [(-1, 2), (0, 1)])
+def test_causal_tiles_need_no_parts_to_be_even(kernel, window_right, expected):
+    query = torch.empty(1, 1408, 1, 64, dtype=torch.float16, device="meta")  # 44 threadgroups, 4 to a core
+    device = kernel.device.Device(9, 10)
+    assert plan_of(kernel, query, query, device=device, window_right=window_right).grid[2] == expected
+
+
+def test_parts_of_a_call_without_features_take_the_tile_of_those_with(kernel):
+    """Their lse takes the registers that ROOMY leaves."""
+    query, key = (torch.empty(1, length, 1, 128, dtype=torch.bfloat16, device="meta") for length in (64, 8192))
+    whole, parts = (plan_of(kernel, query, key, num_splits=n).kernel for n in (1, 2))
+    assert whole.endswith("_n8_g4x1x1_staged") and parts.endswith("_n32_g4x2x1_staged")
 
 
 @pytest.mark.parametrize("head_dim, value_dim, sizes", [(1, 1, (32, 32)), (33, 32, (64, 64)), (192, 128, (192, 128))])

@@ -60,7 +60,7 @@ def test_decode_tiles_have_the_rows_of_one_simd_group(tiles):
 def chosen(kernel, family, dtype, few_rows=0, matrix_unit=False):
     """The tile of head_dim 64 for more rows than fit 8 cores."""
     device = kernel.device.Device(family, 8, matrix_unit=matrix_unit)
-    return kernel.planning.tiles.choose(device, dtype, 64, 64, few_rows, False, lambda block_m: 2**16 // block_m)
+    return kernel.planning.tiles.choose(device, dtype, 64, 64, few_rows, lambda block_m: 2**16 // block_m, False)
 
 
 def test_a_family_and_a_dtype_may_have_rows_of_their_own(kernel, tiles, monkeypatch):
@@ -100,7 +100,7 @@ def test_the_matrix_unit_serves_every_size(kernel, tiles):
     device = kernel.device.Device(10, 8, matrix_unit=True)
     for few_rows in (16, 0):
         for head_dim, value_dim in [*tiles.SHAPES, (20, 100), (300, 40)]:
-            tile = tiles.choose(device, torch.bfloat16, head_dim, value_dim, few_rows, False, lambda block_m: 1)
+            tile = tiles.choose(device, torch.bfloat16, head_dim, value_dim, few_rows, lambda block_m: 1, False)
             assert tile.head_dim >= head_dim and tile.value_dim >= value_dim
             assert tile.uses_unit == (head_dim <= 256)
             if head_dim in (72, 80):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from typing import Any, Iterable, Iterator, Optional
 
 import torch
@@ -27,11 +28,14 @@ from .problem import (
     refuse_too_many_rows,
     score_params,
 )
-from .tiles import DECODE_ROWS, UNIT_ROWS, Tile, choose
+from .tile import FEW_ROWS
+from .tiles import MAX_SPLITS, SIMDGROUPS_PER_CORE, Tile, choose
 
-SIMDGROUPS_PER_CORE = 16  # at full rate, by published measurements of M1 and M2
-MIN_SPLIT_BLOCKS = 2  # for each SIMD group: a part costs a write and a read of its fp32 output
-MAX_SPLITS = 64  # attention_combine.metal: kMaxSplits. Bounds the scratch, too: 64 outputs that do not fill the GPU
+SHORT = 512  # keys that are not worth a second launch
+MIN_SPLIT_BLOCKS = 2  # for each SIMD group
+SPLIT_GAIN = 0.97  # of the time that fewer parts take, or those are taken
+COMBINE_THREADS = 512  # attention_combine.metal: kMostThreads
+MOST_WAVES = 5  # threadgroups of all parts, in times what the GPU holds at full rate: what bounds the scratch
 SOFTMAX_OF_NO_KEY = (-(2.0**127), 1e30)  # row_softmax of a row that sees no key: mask.h, softmax.h
 
 
@@ -81,7 +85,7 @@ def plan_forward(
 
 def _few_rows(rows: int, num_heads_kv: int) -> int:
     """rows: of the longest sequence, of all key/value heads."""
-    return next((few for few in (DECODE_ROWS, UNIT_ROWS) if rows <= few * num_heads_kv), 0)
+    return next((few for few in FEW_ROWS if rows <= few * num_heads_kv), 0)
 
 
 @functools.lru_cache(maxsize=1024)  # bounded: a server sees ever new lengths
@@ -93,19 +97,20 @@ def _plan_forward(
     params = forward_params(problem)
     refuse_too_many_rows(params)
     packed = problem.batch is not None
-    tile = choose(
+    tile_for = functools.partial(
+        choose,
         problem.device,
         problem.dtype,
         params.head_dim,
         params.value_dim,
         problem.few_rows,
-        _has_features(problem),
-        threadgroups=lambda block_m: query_tiles(params, packed, block_m) * problem.key.shape[-2],
+        lambda block_m: query_tiles(params, packed, block_m) * problem.key.shape[-2],
     )
+    tile = tile_for(_has_features(problem))
     num_splits = min(problem.num_splits or _num_splits(problem, params, tile), MAX_SPLITS)
     if num_splits == 1:
         return Chain((), _launches(problem, params, tile))
-    return _split_chain(problem, params, tile, num_splits)
+    return _split_chain(problem, params, tile_for(has_features=True), num_splits)  # as parts write their lse
 
 
 def _has_features(problem: Problem) -> bool:
@@ -195,6 +200,7 @@ def _split_chain(problem: Problem, params: ForwardParams, tile: Tile, num_splits
         value_dim=params.value_dim,
         num_splits=num_splits,
     )
+    columns = -(-params.value_dim // SIMD_WIDTH) * SIMD_WIDTH
     constants = {
         "has_sinks": problem.has_sinks,
         "writes_lse": problem.has_lse,
@@ -209,8 +215,8 @@ def _split_chain(problem: Problem, params: ForwardParams, tile: Tile, num_splits
         + ("partial_output", "partial_softmax", "output")
         + optional(constants, "lse", "sinks", "row_softmax", "dropout"),
         grid=(rows, 1, 1),
-        threads=(-(-params.value_dim // SIMD_WIDTH) * SIMD_WIDTH, 1, 1),
-        reason="one thread a column, one threadgroup a row",
+        threads=(columns, 2 ** (min(COMBINE_THREADS // columns, -(-num_splits // 4)).bit_length() - 1), 1),
+        reason="one threadgroup a row, each thread some parts of a column",
     )
     params = params._replace(
         output=(params.query_length * token_stride if problem.batch is None else 0, token_stride, params.value_dim),
@@ -226,14 +232,32 @@ def _split_chain(problem: Problem, params: ForwardParams, tile: Tile, num_splits
 
 
 def _num_splits(problem: Problem, params: ForwardParams, tile: Tile) -> int:
-    """As many parts as the GPU still has room for, each of at least MIN_SPLIT_BLOCKS blocks of keys."""
+    """The parts of the keys in which the busiest core is done first."""
     rows = params.query_length * params.heads_per_kv
     tiles = -(-rows // tile.block_m)
     # Packed: at least one for each sequence, as the planner does not know the empty ones.
     tiles = tiles * params.batch if problem.batch is None else max(tiles, params.batch)
     keys = _keys_of_a_tile(problem, params, tile)
-    room = problem.device.cores * SIMDGROUPS_PER_CORE // tile.simdgroups // max(1, tiles * problem.key.shape[-2])
-    return max(1, min(room, keys // (tile.block_n * tile.key_groups * MIN_SPLIT_BLOCKS)))
+    if keys <= SHORT:
+        return 1
+    threadgroups = tiles * problem.key.shape[-2]
+    full_rate = SIMDGROUPS_PER_CORE / tile.simdgroups  # threadgroups that a core must have for it
+    # Of causal tiles the long ones start first, so that short ones fill the cores' last gaps.
+    differ = problem.window_right >= 0 and 2 * params.query_length > keys
+    # A part's fp32 output is written and read, as many bytes as two keys for each row; its start and its end take as
+    # long as a block.
+    overhead = 2 * tile.block_m + tile.block_n * tile.key_groups
+
+    def time(parts: int) -> float:  # in keys that a threadgroup works on alone, at the core's full rate
+        of_a_core = threadgroups * parts / problem.device.cores
+        return max(full_rate, of_a_core if differ else math.ceil(of_a_core)) * (keys / parts + overhead)
+
+    room = int(MOST_WAVES * full_rate * problem.device.cores) // max(1, threadgroups)
+    best = 1
+    for parts in range(2, min(MAX_SPLITS, room, keys // (tile.block_n * tile.key_groups * MIN_SPLIT_BLOCKS)) + 1):
+        if time(parts) < SPLIT_GAIN * time(best):
+            best = parts
+    return best
 
 
 def _keys_of_a_tile(problem: Problem, params: ForwardParams, tile: Tile) -> int:

@@ -68,7 +68,7 @@ class Problem(NamedTuple):
     window_right: int
     aligns_first: bool
     softcap: float
-    few_rows: int  # tiles.DECODE_ROWS or UNIT_ROWS, if no sequence has more rows; else 0
+    few_rows: int  # one of tile.FEW_ROWS, if no sequence has more rows; else 0
     longest_key: int  # bound of max_seqlen_k, rounded up to a power of two
     num_splits: int  # 0 = the planner's choice
 

@@ -30,6 +30,9 @@ from .unit_tiles import UNIT_16, UNIT_FEW_16, UNIT_TRIALS_16
 
 __all__ = ["DIRECT", "STAGED", "Loader", "Tile", "candidates", "choose"]  # of tile.py, and the choice
 
+SIMDGROUPS_PER_CORE = 16  # at full rate, by published measurements of M1 and M2
+MAX_SPLITS = 64  # parts of the keys; attention_combine.metal: kMaxSplits
+
 # fmt: off
 
 # Many rows on Apple7 and 8: 8 SIMD groups share what they stage, which saves 1 to 2 % of the clocks beside 4.
@@ -139,6 +142,8 @@ DIRECT_F32 = (
 )
 
 # Up to 8 rows: all SIMD groups work on the same ones, on keys of their own, so that each is loaded once, directly.
+# Up to 16, two such threadgroups are as fast by the counters as any tile of more rows (python benchmarks/decode.py), in
+# bf16 on Apple7 up to 2.8 times; what the second loads, it finds in the L2 cache.
 DECODE_F16 = (
     #    head_dim, value_dim, block_n, row_groups, slices, key_groups, loader
     Tile(      32,        32,      32,          1,      1,          4, DIRECT),  # 59.5 registers
@@ -196,14 +201,14 @@ ROOMY: Mapping[Tuple[torch.dtype, Tile], Tile] = {
 # fmt: on
 
 APPLE7 = {
-    torch.float16: Tables(LARGE_F16, SMALL_F16, DECODE_F16),
-    torch.bfloat16: Tables(LARGE_BF16, SMALL_BF16, DECODE_BF16),
-    torch.float32: Tables(LARGE_F32, SMALL_F32, DECODE_F32),
+    torch.float16: Tables(LARGE_F16, SMALL_F16, DECODE_F16, DECODE_F16),
+    torch.bfloat16: Tables(LARGE_BF16, SMALL_BF16, DECODE_BF16, DECODE_BF16),
+    torch.float32: Tables(LARGE_F32, SMALL_F32, DECODE_F32, DECODE_F32),
 }
 APPLE9 = {
-    torch.float16: Tables(DIRECT_F16, DIRECT_F16, DECODE_F16),
-    torch.bfloat16: Tables(DIRECT_F16, DIRECT_F16, DECODE_F16),
-    torch.float32: Tables(DIRECT_F32, DIRECT_F32, DECODE_F32),
+    torch.float16: Tables(DIRECT_F16, DIRECT_F16, DECODE_F16, DECODE_F16),
+    torch.bfloat16: Tables(DIRECT_F16, DIRECT_F16, DECODE_F16, DECODE_F16),
+    torch.float32: Tables(DIRECT_F32, DIRECT_F32, DECODE_F32, DECODE_F32),
 }
 # From 512 on, 4 slices would hand on more scores than the unit hides, and 576 has no slices of 32 columns.
 _UNIT_LARGE, _UNIT_FEW = (*UNIT_16, *DIRECT_F16[8:]), (*UNIT_FEW_16, *DIRECT_F16[8:])
@@ -249,11 +254,11 @@ def choose(
     head_dim: int,
     value_dim: int,
     few_rows: int,
-    has_features: bool,
     threadgroups: Callable[[int], int],
+    has_features: bool,
 ) -> Tile:
-    """The tile for a call. few_rows: DECODE_ROWS or UNIT_ROWS, if no sequence has more rows, else 0; has_features: any
-    of those of ROOMY, apart from padding; threadgroups(block_m) tells how many threadgroups there are.
+    """The tile for a call. few_rows: one of FEW_ROWS, if no sequence has more rows, else 0; threadgroups(block_m) tells
+    how many threadgroups there are for undivided keys; has_features: any of those of ROOMY, apart from padding.
 
     Raises NotImplementedError as `candidates`.
     """
@@ -263,8 +268,13 @@ def choose(
     tables = _tables(device, dtype)
     if few_rows == DECODE_ROWS:
         return _first(tables.decode, dtype, head_dim, value_dim)
-    if few_rows == UNIT_ROWS and tables.few:
-        return _first(tables.few, dtype, head_dim, value_dim)
+    few = _first(tables.few, dtype, head_dim, value_dim)
+    if few_rows == UNIT_ROWS:
+        return few
+    if few_rows:
+        tile = _first(tables.small, dtype, head_dim, value_dim)
+        if threadgroups(tile.block_m) * MAX_SPLITS * tile.simdgroups < device.cores * SIMDGROUPS_PER_CORE:
+            return few
     large = _first(tables.large, dtype, head_dim, value_dim)
     winners = tuned.winners(Device(device.family, device.cores, matrix_unit=device.matrix_unit), _checked)
     fastest = winners.get((DTYPES[dtype], large.head_dim, large.value_dim))  # if that was measured on this machine
