@@ -95,9 +95,8 @@ def counted(build, one: Decode, device, parts: int) -> Tuple:
 
 def predict(build, call: Decode, chip: cost_model.Chip) -> Tuple[peers.Side, str]:
     """What a call takes on a chip, and how it was planned."""
-    plans, has_unit = [], chip.family >= 10
-    device = build.device.Device(chip.family, chip.cores, matrix_unit=has_unit)
-    with build.launchers.use_launcher(lambda plan, tensors: plans.append(plan), device):
+    plans = []
+    with build.launchers.use_launcher(lambda plan, tensors: plans.append(plan), peers.device(build, chip)):
         build.flash_attn_with_kvcache(**call.arguments())
     tiles, parts = build.planning.tiles, plans[0].grid[2]
     tile, _ = {**tiles.KERNELS, **tiles.UNIT_KERNELS}[plans[0].kernel]

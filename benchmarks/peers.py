@@ -1,12 +1,13 @@
-"""Our forward kernel beside PyTorch's own Metal attention, on equal work: python benchmarks/peers.py
+"""Our forward kernel beside PyTorch's and MLX's Metal attention, on equal work: python benchmarks/peers.py
 
-Both run unmodified on the simulator, PyTorch's kernels from the headers of the installed wheel; both results are
-compared with float64. Ours is planned for each chip. Counters are those of the optimised code; times are predictions
-of the cost model for each chip, not measurements. fp16, tensors contiguous in each library's own layout. PyTorch's
-heads are alike: one is simulated and counted as often as there are.
+All run unmodified on the simulator, PyTorch's kernels from the headers of the installed wheel, MLX's from those of its
+wheel for macOS (downloaded once; left out where it cannot be had); results are compared with float64. Ours and MLX's
+are planned for each chip. Counters are those of the optimised code; times are predictions of the cost model for each
+chip, not measurements. fp16, tensors contiguous in each library's own layout. Heads are alike: one of keys and values
+is simulated and counted as often as there are.
 
-PyTorch decodes long caches in two passes; both kernels are counted, as is our combine kernel. ratio: PyTorch's time
-over ours, above 1 is faster. clocks: those that instructions are issued for, PyTorch's over ours. floor: our time over
+PyTorch and MLX decode long caches in two passes; both kernels are counted, as is our combine kernel. ratio: their time
+over ours, above 1 is faster. clocks: those that instructions are issued for, theirs over ours. floor: our time over
 that of reading the keys and values once at the memory's reachable rate, a launch included.
 """
 
@@ -15,7 +16,7 @@ from __future__ import annotations
 import argparse
 import pathlib
 import sys
-from typing import Callable, Mapping, NamedTuple, Sequence
+from typing import Dict, Iterable, List, Mapping, NamedTuple, Sequence
 
 import kernels
 import torch
@@ -23,6 +24,7 @@ import torch
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "simulator"), str(ROOT / "tools")]
 
+import mlx_attention  # noqa: E402
 import pytorch_attention  # noqa: E402
 from metal_simulator.profiler import cost_model  # noqa: E402
 from metal_simulator.profiler.counters import Profile  # noqa: E402
@@ -31,7 +33,7 @@ from metal_simulator.profiler.report import chip_named, simdgroup_clocks  # noqa
 from simulated_launcher import library  # noqa: E402
 
 KERNELS = ROOT / "flash_sdpa"
-CHIPS = ("M1 Max", "M3 Max")
+CHIPS = ("M1 Max", "M3 Max", "M5 Max")
 DECODE_CHIPS = ("M1", "M1 Max", "M3 Max", "M4", "M4 Max")
 HEADS = 8
 PASSES = 32  # parts of the keys in PyTorch's two-pass decoding
@@ -64,20 +66,25 @@ class Side(NamedTuple):
         return sum(profile.classes.get(name, 0) for profile in self.profiles for name in classes)
 
 
+Sides = Mapping[cost_model.Chip, Side]
+
+
 class Case(NamedTuple):
     name: str
-    ours: Mapping[cost_model.Chip, Side]
-    theirs: Side
+    ours: Sides
+    theirs: Mapping[str, Sides]  # by the peer's name
     floor_bytes: int = 0  # that must come from memory
 
 
 class Profiler:
-    """A launcher that profiles each plan on the simulator."""
+    """A launcher that profiles each plan on the simulator; of `heads` heads of keys and values only the first, or the
+    rows of its queries."""
 
-    def __init__(self):
-        self.plans, self.profiles = [], []
+    def __init__(self, heads: int = 1):
+        self.heads, self.plans, self.profiles = heads, [], []
 
     def __call__(self, plan, tensors) -> None:
+        plan = plan._replace(grid=(plan.grid[0] // self.heads, *plan.grid[1:]))
         self.plans.append(plan)
         kernel = library(KERNELS / plan.source).kernel(plan.kernel, dict(plan.constants))
         buffers = [tensors[a] if isinstance(a, str) else a and a.data for a in plan.arguments]
@@ -101,23 +108,30 @@ def verify(output: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(output.double(), expected, atol=TOLERANCE, rtol=0)
 
 
-def ours(build, chips: Sequence[cost_model.Chip], call: Callable[[], torch.Tensor], expected: torch.Tensor):
-    """Our side of a call, for each chip."""
+def device(build, chip: cost_model.Chip):
+    """The chip as a planner knows it, with its matrix unit."""
+    return build.device.Device(chip.family, chip.cores, matrix_unit=chip.family >= 10)
+
+
+def dense(build, chips: Sequence[cost_model.Chip], tensors, heads: int, causal: bool) -> Sides:
+    """Our side of a call of as many heads of keys and values as `tensors`, of one, is repeated."""
     sides = {}
+    query, key, value = (t.expand(1, heads, -1, -1, -1).flatten(1, 2) for t in (t.unsqueeze(1) for t in tensors))
     for chip in chips:
-        profiler = Profiler()
-        with build.launchers.use_launcher(profiler, build.device.Device(chip.family, chip.cores)):
-            verify(call(), expected)
-        sides[chip] = Side(profiler.profiles)
+        profiler = Profiler(heads)
+        with build.launchers.use_launcher(profiler, device(build, chip)):
+            output = build.flash_attn_func(*(t.transpose(1, 2) for t in (query, key, value)), causal=causal)
+        verify(output.transpose(1, 2)[:, : tensors[0].shape[1]], exact(*tensors, causal))
+        sides[chip] = Side(profiler.profiles).repeated(heads)
     return sides
 
 
-def theirs(dispatches, tensors, causal: bool) -> Side:
+def theirs(dispatches: Iterable[pytorch_attention.Dispatch], expected: torch.Tensor, heads: int) -> Side:
     profiles = []
     for source, host_name, constants, buffers, grid, threads in dispatches:
         profiles.append(source.kernel(host_name, constants).profile(buffers, grid, threads))
-    verify(dispatches[-1].buffers[pytorch_attention.OUTPUT], exact(*tensors, causal))
-    return Side(profiles)
+    verify(next(t for t in reversed(buffers) if isinstance(t, torch.Tensor)), expected)
+    return Side(profiles).repeated(heads)
 
 
 def two_pass_decode(query, key, value, softmax_scale: float):
@@ -140,36 +154,43 @@ def two_pass_decode(query, key, value, softmax_scale: float):
 def prefill_cases(build, chips, head_dims: Sequence[int], seqlen: int):
     for head_dim in head_dims:
         for causal in (False, True):
-            one = inputs(1, 1, seqlen, seqlen, head_dim)
-            dispatch = pytorch_attention.prefill(*one, head_dim**-0.5, causal)
-            other = theirs([dispatch], one, causal).repeated(HEADS)
-            tensors = inputs(HEADS, HEADS, seqlen, seqlen, head_dim)
+            tensors = inputs(1, 1, seqlen, seqlen, head_dim)
+            arguments, expected = (*tensors, head_dim**-0.5, causal), exact(*tensors, causal)
+            pytorch = theirs([pytorch_attention.prefill(*arguments)], expected, HEADS)
+            peers: Dict[str, Dict] = {"PyTorch": dict.fromkeys(chips, pytorch)}
+            if mlx_attention.available():
+                by_unit = {
+                    unit: theirs([mlx_attention.prefill(*arguments, unit)], expected, HEADS)
+                    for unit in {chip.family >= 10 for chip in chips}
+                    if head_dim < 256 or unit  # MLX takes separate operations otherwise
+                }
+                peers["MLX"] = {c: by_unit[c.family >= 10] for c in chips if c.family >= 10 in by_unit}
             name = f"prefill {seqlen}{' causal' if causal else ''} d{head_dim}"
-            yield Case(name, dense(build, chips, tensors, causal), other)
-
-
-def dense(build, chips, tensors, causal: bool):
-    def call():
-        return build.flash_attn_func(*(t.transpose(1, 2).contiguous() for t in tensors), causal=causal).transpose(1, 2)
-
-    return ours(build, chips, call, exact(*tensors, causal))
+            yield Case(name, dense(build, chips, tensors, HEADS, causal), peers)
 
 
 def decode_cases(build, chips, seqlen: int):
-    one = inputs(8, 1, 1, seqlen, 128)
-    other = theirs(two_pass_decode(*one, 128**-0.5), one, False)
+    tensors = inputs(8, 1, 1, seqlen, 128)
+    expected = exact(*tensors, False)
     for heads_kv in (1, 8):
-        tensors = inputs(8 * heads_kv, heads_kv, 1, seqlen, 128)
+        pytorch = theirs(two_pass_decode(*tensors, 128**-0.5), expected, heads_kv)
+        peers: Dict[str, Dict] = {"PyTorch": dict.fromkeys(chips, pytorch)}
+        if mlx_attention.available():
+            by_size = {
+                is_max: theirs(mlx_attention.decode(*tensors, 128**-0.5, is_max), expected, heads_kv)
+                for is_max in {chip.name.endswith("Max") for chip in chips}
+            }
+            peers["MLX"] = {chip: by_size[chip.name.endswith("Max")] for chip in chips}
         name = f"decode {seqlen} keys {8 * heads_kv}/{heads_kv} heads"
-        read = sum(tensor.nbytes for tensor in tensors)
-        yield Case(name, dense(build, chips, tensors, False), other.repeated(heads_kv), read)
+        read = sum(tensor.nbytes for tensor in tensors) * heads_kv
+        yield Case(name, dense(build, chips, tensors, heads_kv, False), peers, read)
 
 
 def wide_decode(build, chips, seqlen: int):
     """A line for each chip on 16 heads of 512 with 2 of keys and values, as Gemma 4's; PyTorch has no kernel for it."""
-    tensors = inputs(16, 2, 1, seqlen, 512)
-    read = sum(tensor.nbytes for tensor in tensors)
-    for chip, side in dense(build, chips, tensors, False).items():
+    tensors = inputs(8, 1, 1, seqlen, 512)
+    read = 2 * sum(tensor.nbytes for tensor in tensors)
+    for chip, side in dense(build, chips, tensors, 2, False).items():
         seconds, bound = side.seconds(chip), side.longest(chip).bound
         yield f"{chip.name}: {seconds * 1e6:.1f} us, {bound}, {seconds / floor(read, chip):.2f} of the floor"
 
@@ -220,19 +241,31 @@ def ragged_cost(build, chip: cost_model.Chip, sequences: int) -> str:
 
 
 def print_times(case: Case) -> None:
-    for chip, side in case.ours.items():
-        ratio, clocks = case.theirs.seconds(chip) / side.seconds(chip), case.theirs.clocks(chip) / side.clocks(chip)
-        line = f"{case.name:32} {chip.name:8} {ratio:5.2f} {clocks:6.2f}"
-        for each in (side, case.theirs):
-            longest = each.longest(chip)
-            line += f" {each.seconds(chip) * 1e6:9.1f} {100 * longest.matrix_share:3.0f}% {longest.bound:17}"
+    for chip, ours in case.ours.items():
+        longest = ours.longest(chip)
+        line = f"{case.name:32} {chip.name:8} {ours.seconds(chip) * 1e6:9.1f} {_shares(longest)}"
+        for sides in case.theirs.values():
+            if chip not in sides:
+                line += f" |{'':49}"
+                continue
+            other = sides[chip]
+            ratio, clocks = other.seconds(chip) / ours.seconds(chip), other.clocks(chip) / ours.clocks(chip)
+            line += f" | {ratio:5.2f} {clocks:6.2f} {other.seconds(chip) * 1e6:9.1f} {_shares(other.longest(chip))}"
         if case.floor_bytes:
-            line += f" {side.seconds(chip) / floor(case.floor_bytes, chip):5.2f}"
+            line += f" {ours.seconds(chip) / floor(case.floor_bytes, chip):5.2f}"
         print(line, flush=True)
 
 
+def _shares(longest: cost_model.Prediction) -> str:
+    return f"{100 * longest.matrix_share:3.0f}% {100 * longest.unit_share:3.0f}% {longest.bound:17}"
+
+
 def print_counters(case: Case) -> None:
-    for who, side in (*((f"{chip.name}", side) for chip, side in case.ours.items()), ("PyTorch", case.theirs)):
+    peers: List = []
+    for name, sides in case.theirs.items():
+        different = {id(side): f"{name} {chip.name}" for chip, side in reversed(sides.items())}
+        peers += [(different[id(side)], side) for side in {id(side): side for side in sides.values()}.values()]
+    for who, side in (*((f"{chip.name}", side) for chip, side in case.ours.items()), *peers):
         traffic = [t for profile in side.profiles for t in profile.traffic]
         device = [t for t in traffic if t.space == "device"]
         values = [
@@ -250,7 +283,7 @@ def print_counters(case: Case) -> None:
             sum(t.conflicts for t in traffic),
         ]
         registers = max(profile.registers for profile in side.profiles)
-        print(f"{case.name:32} {who:8}" + "".join(f"{value:11}" for value in values) + f"{registers:11.0f}")
+        print(f"{case.name:32} {who:16}" + "".join(f"{value:11}" for value in values) + f"{registers:11.0f}")
 
 
 def main() -> None:
@@ -267,8 +300,9 @@ def main() -> None:
     build = kernels.get_local_kernel(ROOT / "build")
     print(__doc__.split("\n\n", 1)[1])
     print(f"torch {torch.__version__}. {cost_model.LABEL}")
-    print("times in us, with the share of matrix products among the clocks, and the bound\n")
-    print(f"{'':32} {'chip':8} ratio clocks {'ours':>9}{'':23} {'PyTorch':>9}{'':23} floor")
+    print("times in us, with the share of matrix products among the clocks, that of the matrix unit, and the bound\n")
+    names = "".join(f" | ratio clocks {name:>9}{'':28}" for name in ("PyTorch", "MLX"))
+    print(f"{'':32} {'chip':8} {'ours':>9}{'':28}{names} floor")
     cases = []
     prefill = prefill_cases(build, chips, options.head_dim, options.length)
     for group in (prefill, decode_cases(build, decode_chips, 8192)):
@@ -286,14 +320,14 @@ def main() -> None:
         print(ragged_cost(build, chip, 64), flush=True)
     names = ("products", "fp32 prod.", "simple", "exp2", "complex", "shuffles", "reductions", "barriers", "KB moved")
     names += ("KB first", "lines", "conflicts", "registers")
-    print(f"\ncounters, executions by SIMD groups\n{'':41}" + "".join(f"{name:>11}" for name in names))
+    print(f"\ncounters, executions by SIMD groups\n{'':49}" + "".join(f"{name:>11}" for name in names))
     for case in cases:
         print_counters(case)
     if options.plot:
         sides = [
             (f"{c.name} {who}", side)
             for c in cases
-            for who, side in (("ours", c.ours[chips[0]]), ("PyTorch", c.theirs))
+            for who, side in (("ours", c.ours[chips[0]]), ("PyTorch", c.theirs["PyTorch"][chips[0]]))
         ]
         bars = [(name, simdgroup_clocks(side.profiles[0], chips[0].family)) for name, side in sides]
         plot(options.plot, bars, "our forward kernel and PyTorch's, the first launch of each")

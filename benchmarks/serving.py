@@ -47,13 +47,6 @@ def batches() -> Sequence[Batch]:
         yield Batch([(tokens, tokens + before) for tokens, before in prompts], [(1, length) for length in keys])
 
 
-class OneHead(peers.Profiler):
-    """Profiles the first of HEADS_KV heads of keys and values, or the rows of its queries."""
-
-    def __call__(self, plan, tensors) -> None:
-        super().__call__(plan._replace(grid=(plan.grid[0] // HEADS_KV, *plan.grid[1:])), tensors)
-
-
 def arguments(lengths: Lengths) -> dict:
     """Of flash_attn_varlen_func; all heads of keys and values lie in one place, which a plan does not see."""
     generator = torch.Generator().manual_seed(0)
@@ -77,10 +70,8 @@ def arguments(lengths: Lengths) -> dict:
 
 def predict(build, lengths: Lengths, chip: cost_model.Chip) -> Tuple[float, str]:
     """Seconds, and how the call was planned."""
-    profiler = OneHead()
-    with build.launchers.use_launcher(
-        profiler, build.device.Device(chip.family, chip.cores, matrix_unit=chip.family >= 10)
-    ):
+    profiler = peers.Profiler(HEADS_KV)
+    with build.launchers.use_launcher(profiler, peers.device(build, chip)):
         build.flash_attn_varlen_func(**arguments(lengths))
     plan, side = profiler.plans[0], peers.Side([profile.repeated(HEADS_KV) for profile in profiler.profiles])
     return side.seconds(
