@@ -137,6 +137,16 @@ def test_the_problems_meet_every_feature(kernel) -> None:
     assert any(queries > keys for case in cases for queries, keys in case.lengths)
 
 
+def test_problems_without_any_key_pass(kernel) -> None:
+    """Whose expected results hang on no input; the default problems have some, with every dtype and with sinks."""
+    cases = submodule(kernel, "selftest.cases")
+    empty = [case for case in cases.random_cases(300, 0) if not any(keys for _, keys in case.lengths)]
+    assert len({case.dtype for case in empty}) == 3 and any(case.sinks for case in empty)
+    empty += [case._replace(layout="packed") for case in empty[:2]]
+    for case in empty:
+        assert cases.solve(case, torch.device("cpu")).passed, case
+
+
 def test_its_reference_agrees_with_the_independent_one(kernel) -> None:
     ours = submodule(kernel, "selftest.reference")
     torch.manual_seed(0)
