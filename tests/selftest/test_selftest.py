@@ -50,7 +50,9 @@ def test_the_cpu_implementation_passes_and_the_report_says_what_was_tested(selft
 def test_the_kernels_pass_on_the_simulator(kernel, selftest) -> None:
     target = kernel.launchers.Target(SimulatedLauncher(), kernel.launchers.SMALLEST)
     lines = []
-    result = selftest.test_launcher("simulated", target, torch.device("cpu"), 9, 3, False, lines.append)
+    result = selftest.test_launcher(
+        "simulated", target, torch.device("cpu"), 9, 3, False, kernel.selftest.display.Show(lines.append)
+    )
     assert result["passed"] and result["ranges"] == result["dropout"] == "right", "\n".join(lines)
 
 
@@ -183,6 +185,15 @@ def test_the_command(installed: Path, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert "everything is right" in result.stderr
     assert json.loads((tmp_path / "selftest.json").read_text())["passed"] is True
+
+
+def test_the_command_for_programs(installed: Path, tmp_path: Path) -> None:
+    """stdout has the report and nothing else; a file is written where one is named."""
+    result = command(installed, "--count", "3", "--no-timing", "--json", cwd=tmp_path)
+    assert result.returncode == 0 and json.loads(result.stdout)["passed"] is True
+    assert "everything is right" in result.stderr and "\x1b" not in result.stderr and not list(tmp_path.iterdir())
+    result = command(installed, "--count", "3", "--no-timing", "--json", "--report", "named.json", cwd=tmp_path)
+    assert json.loads(result.stdout) == json.loads((tmp_path / "named.json").read_text())
 
 
 def test_the_command_fails_when_anything_is_wrong(installed: Path, tmp_path: Path) -> None:
