@@ -53,8 +53,14 @@ def wrapped(text: str) -> List[str]:
             lines.append(line)
             continue
         indent = " " * (len(line) - len(line.lstrip()))
-        first, rest = {"initial_indent": indent}, {"subsequent_indent": indent + " " * 4}
-        lines += textwrap.wrap(line.strip(), COLUMNS, **first, **rest, break_long_words=False, break_on_hyphens=False)
+        lines += textwrap.wrap(
+            line.strip(),
+            COLUMNS,
+            initial_indent=indent,
+            subsequent_indent=indent + " " * 4,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
     return lines
 
 
