@@ -56,7 +56,7 @@ def mlx_prefill(include: Path, query, key, value, softmax_scale: float, causal: 
 
 
 def predicted() -> dict:
-    """What predicted.json holds: microseconds by call, chip and kernel, and the versions."""
+    """What predicted.json holds: microseconds by call, chip and library, the kernels that we planned, and versions."""
     sys.path[:0] = [str(ROOT / folder) for folder in ("benchmarks", "simulator", "simulator/tests")]
     import peers
     import pytorch_attention
@@ -71,6 +71,7 @@ def predicted() -> dict:
         raise RuntimeError(f"no wheel of {public_matrix_unit.WHEEL} in {folder}, and none can be downloaded")
     build, chips = peers.kernels.get_local_kernel(ROOT / "build"), [chip_named(name) for name in peers.CHIPS]
     calls: dict = {}
+    planned: dict = {}
     for head_dim in HEAD_DIMS:
         for causal in (False, True):
             one = peers.inputs(1, 1, TOKENS, TOKENS, head_dim)
@@ -81,14 +82,17 @@ def predicted() -> dict:
             theirs = [peers.theirs([launch], one, causal).repeated(peers.HEADS) for launch in launches]
             tensors = peers.inputs(peers.HEADS, peers.HEADS, TOKENS, TOKENS, head_dim)
             ours = peers.dense(build, chips, tensors, causal)
-            calls[f"head_dim {head_dim}{', causal' if causal else ''}"] = {
+            call = f"head_dim {head_dim}{', causal' if causal else ''}"
+            planned[call] = {chip.name: [profile.kernel for profile in ours[chip].profiles] for chip in chips}
+            calls[call] = {
                 chip.name: {
                     name: round(side.seconds(chip) * 1e6, 1) for name, side in zip(COLOURS, (ours[chip], *theirs))
                 }
                 for chip in chips
             }
     versions = {"PyTorch": torch.__version__.partition("+")[0], "MLX": public_matrix_unit.WHEEL.partition("==")[2]}
-    return {"tokens": TOKENS, "heads": peers.HEADS, "dtype": "fp16", "versions": versions, "microseconds": calls}
+    settings = {"tokens": TOKENS, "heads": peers.HEADS, "dtype": "fp16", "versions": versions}
+    return {**settings, "kernels": planned, "microseconds": calls}
 
 
 def drawn(data: dict) -> str:

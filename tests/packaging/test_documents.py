@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import NamedTuple, Optional
 
 import pytest
+import recorded
+import torch
 from check_build import card
+from metal_simulator.profiler.report import chip_named
 from mutants import MUTANTS
 from wheel import write_wheel
 
@@ -222,6 +225,19 @@ def test_the_picture_is_that_of_its_figures() -> None:
         r"predicted\.svg\)\n\n\*Predicted by the project's cost model, not measured on a Mac\.",
         (ROOT / "README.md").read_text(),
     )
+
+
+def test_the_picture_is_of_the_kernels_that_are_planned(kernel) -> None:
+    """If not, the tables of tiles have changed: python docs/pictures/predicted.py, and docs/performance.md anew."""
+    data = json.loads((ROOT / "docs/pictures/predicted.json").read_text())
+    for call, chips in data["kernels"].items():
+        head_dim = int(re.search(r"\d+", call)[0])
+        tensor = torch.zeros(1, data["tokens"], data["heads"], head_dim, dtype=torch.float16)
+        for name, kernels in chips.items():
+            chip, plans = chip_named(name), recorded.Plans()
+            with kernel.launchers.use_launcher(plans, kernel.device.Device(chip.family, chip.cores)):
+                kernel.flash_attn_func(tensor, tensor, tensor, causal="causal" in call)
+            assert [plan.kernel for plan, _ in plans.seen] == kernels, (call, name)
 
 
 def test_the_picture_agrees_with_the_page() -> None:
