@@ -46,7 +46,8 @@ def main() -> int:
     if options.json:
         print(json.dumps(report, indent=1))
     else:
-        print(f"  report: {path} (paste it into an issue)")
+        is_wanted = report["machine"]["gpu"] is not None
+        print(f"  report: {path}{' (please paste it into an issue)' if is_wanted else ''}")
     return 0 if report["passed"] else 1
 
 
