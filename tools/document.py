@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import re
+import textwrap
 from pathlib import Path
 
 import kernels
@@ -22,8 +23,34 @@ HEAD = """\
 
 Written by `tools/document.py` from the functions' docstrings; a test compares. Each mark in the table is a call that
 was made: on the CPU implementation, and up to the launch of the Metal kernels, without running them. How far the
-kernels' results are proved is in the [README](../README.md#what-is-proved-and-how). What is not implemented raises
-`NotImplementedError`, a gradient when the backward is asked for.
+kernels' results are proved is in [proofs.md](proofs.md). What is not implemented raises `NotImplementedError`, a
+gradient when the backward is asked for.
+
+## Limits
+
+| | |
+|---|---|
+| functions | those of flash-attn 2, with its names, shapes and defaults; `flash_attention_varlen` writes to a given \
+output |
+| helpers | `unpad_input`, `pad_input`, `index_first_axis`; `merge_attention_states` joins results for different keys |
+| dtypes | float32, float16, bfloat16; sums and softmax in float32 |
+| head_dim | 1 to 512, the values' may differ; 513 to 576 with values of up to 512; gradients on Metal up to 256; the \
+common ones have kernels of their own (`planning/tiles.py`; above 256 these are 512, and 576 with values of 512), any \
+other runs in the next larger |
+| heads | any number of query heads that is a multiple of the key/value heads |
+| masks | none, causal, window to the left and right (0 or more keys, or -1 for all; less is an error); always aligned \
+at the last query and the last key, but as torch's `scaled_dot_product_attention`: there causal is aligned at the \
+first ones |
+| scores | softcap; ALiBi, by head or by sequence and head; attention sinks; `attn_bias`, a bias or a boolean mask of \
+every score, with any axis shared |
+| keys | dense, packed, or in pages (`block_table`); `seqused_k` shortens those of each sequence; a cache grows in \
+place, with rotary embedding |
+| few queries, many keys | the keys are divided among threadgroups, and a second small kernel joins the parts |
+| layout | any strides with contiguous rows, without a copy; empty sequences, more queries than keys |
+| second output | log-sum-exp, with `return_attn_probs=True` |
+
+Wrong `cu_seqlens`, `seqused_k` or `block_table` may give a wrong answer; they never reach memory outside the tensors. A
+call that writes, to `out` or caches, counts as an in-place operation, and refuses tensors that share memory.
 
 ## What runs where
 
@@ -32,8 +59,8 @@ kernels' results are proved is in the [README](../README.md#what-is-proved-and-h
 
 def document(kernel) -> str:
     """The text of docs/reference.md."""
-    definition = docstring(kernel.interface).partition("\n\n")[2]
-    parts = [HEAD + table(kernel), "## What is computed\n\n" + definition.strip(), "## Functions"]
+    definition = fenced(docstring(kernel.interface).partition("\n\n")[2].strip())
+    parts = [HEAD + table(kernel), "## What is computed\n\n" + definition, "## Functions"]
     parts += [f"### {name}\n\n{function_text(getattr(kernel, name))}" for name in kernel.__all__]
     return "\n\n".join(parts) + "\n"
 
@@ -54,7 +81,14 @@ def function_text(function) -> str:
     if any(keyword_only):
         texts.insert(keyword_only.index(True), "*")
     lines = "".join(f"\n    {text}," for text in texts) + "\n" * bool(texts)
-    return f"```python\n{function.__name__}({lines})\n```\n\n{markdown(docstring(function))}"
+    return f"```python\ndef {function.__name__}({lines}): ...\n```\n\n{markdown(docstring(function))}"
+
+
+def fenced(text: str) -> str:
+    """Indented blocks in fences."""
+    return re.sub(
+        r"(?:^    .*\n)+", lambda block: f"```text\n{textwrap.dedent(block[0])}```\n", text, flags=re.MULTILINE
+    )
 
 
 def markdown(docstring: str) -> str:

@@ -17,7 +17,7 @@ from check_build import card
 from metal_simulator.command_line import main as command_line
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", "simulator/README.md"]
+DOCUMENTS = ["README.md", "CARD.md", "CONTRIBUTING.md", "CHANGELOG.md", "simulator/README.md"]
 DOCUMENTS += sorted(
     str(path.relative_to(ROOT)) for path in [*ROOT.glob("docs/*.md"), *ROOT.glob("simulator/docs/*.md")]
 )
@@ -59,14 +59,14 @@ def test_only_commands_that_exist_are_mentioned() -> None:
         text = path.read_text(encoding="utf-8")
         names = re.findall(r"`make ([\w-]+)", text)
         if path.suffix == ".md":
-            names += re.findall(r"^ +make ([\w-]+)", text, re.MULTILINE)
+            names += re.findall(r"^(?: +|```sh\n)make ([\w-]+)", text, re.MULTILINE)
         mentioned |= dict.fromkeys(names, path)
     assert {"check", "check-build", "bench-peers", "bench-tiles"} <= set(mentioned)
     assert {name: path for name, path in mentioned.items() if name not in make_targets()} == {}
 
 
 def test_the_layout_names_what_exists() -> None:
-    layout = (ROOT / "README.md").read_text().partition("## Layout")[2].partition("\n## ")[0]
+    layout = (ROOT / "CONTRIBUTING.md").read_text().partition("## Layout")[2].partition("\n## ")[0]
     names = re.findall(r"^    (\S+)", layout, re.MULTILINE)
     assert names and [name for name in names if not (ROOT / name).exists()] == []
 

@@ -50,7 +50,9 @@ def test_the_cpu_implementation_passes_and_the_report_says_what_was_tested(selft
 def test_the_kernels_pass_on_the_simulator(kernel, selftest) -> None:
     target = kernel.launchers.Target(SimulatedLauncher(), kernel.launchers.SMALLEST)
     lines = []
-    result = selftest.test_launcher("simulated", target, torch.device("cpu"), 9, 3, False, lines.append)
+    result = selftest.test_launcher(
+        "simulated", target, torch.device("cpu"), 9, 3, False, kernel.selftest.display.Show(lines.append)
+    )
     assert result["passed"] and result["ranges"] == result["dropout"] == "right", "\n".join(lines)
 
 
@@ -137,6 +139,16 @@ def test_the_problems_meet_every_feature(kernel) -> None:
     assert any(queries > keys for case in cases for queries, keys in case.lengths)
 
 
+def test_problems_without_any_key_pass(kernel) -> None:
+    """Whose expected results hang on no input; the default problems have some, with every dtype and with sinks."""
+    cases = submodule(kernel, "selftest.cases")
+    empty = [case for case in cases.random_cases(300, 0) if not any(keys for _, keys in case.lengths)]
+    assert len({case.dtype for case in empty}) == 3 and any(case.sinks for case in empty)
+    empty += [case._replace(layout="packed") for case in empty[:2]]
+    for case in empty:
+        assert cases.solve(case, torch.device("cpu")).passed, case
+
+
 def test_its_reference_agrees_with_the_independent_one(kernel) -> None:
     ours = submodule(kernel, "selftest.reference")
     torch.manual_seed(0)
@@ -172,7 +184,17 @@ def test_the_command(installed: Path, tmp_path: Path) -> None:
     result = command(installed, "--count", "9", "--no-timing", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "everything is right" in result.stderr
+    assert result.stdout == "  report: selftest.json\n"  # an issue is for reports of an Apple GPU
     assert json.loads((tmp_path / "selftest.json").read_text())["passed"] is True
+
+
+def test_the_command_for_programs(installed: Path, tmp_path: Path) -> None:
+    """stdout has the report and nothing else; a file is written where one is named."""
+    result = command(installed, "--count", "3", "--no-timing", "--json", cwd=tmp_path)
+    assert result.returncode == 0 and json.loads(result.stdout)["passed"] is True
+    assert "everything is right" in result.stderr and "\x1b" not in result.stderr and not list(tmp_path.iterdir())
+    result = command(installed, "--count", "3", "--no-timing", "--json", "--report", "named.json", cwd=tmp_path)
+    assert json.loads(result.stdout) == json.loads((tmp_path / "named.json").read_text())
 
 
 def test_the_command_fails_when_anything_is_wrong(installed: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.resources
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,20 +39,20 @@ def batches(sentences: list[str]) -> Iterator[BatchEncoding]:
 
 
 @torch.inference_mode()
-def embed_padded(model: PreTrainedModel, encodings: list[BatchEncoding]) -> Embeddings:
+def embed_padded(model: PreTrainedModel, encodings: Iterable[BatchEncoding]) -> Embeddings:
     """The usual way: the model computes on every token, padding included."""
     start = time.perf_counter()
-    pooled = []
+    pooled, tokens = [], 0
     for encoding in encodings:
         hidden = model(**encoding).last_hidden_state  # [batch, longest, 384]
         mask = encoding["attention_mask"].unsqueeze(-1).to(hidden.dtype)
         pooled.append((hidden * mask).sum(1) / mask.sum(1))
-    tokens = sum(encoding["input_ids"].numel() for encoding in encodings)
+        tokens += encoding["input_ids"].numel()
     return Embeddings(normalized(pooled), tokens, time.perf_counter() - start)
 
 
 @torch.inference_mode()
-def embed_packed(model: PreTrainedModel, encodings: list[BatchEncoding]) -> Embeddings:
+def embed_packed(model: PreTrainedModel, encodings: Iterable[BatchEncoding]) -> Embeddings:
     """Without padding: the sentences of a batch form one row, and cu_seqlens tells the attention where each begins."""
     start = time.perf_counter()
     pooled, tokens = [], 0

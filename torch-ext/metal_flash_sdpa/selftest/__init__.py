@@ -11,7 +11,6 @@ import contextlib
 import contextvars
 import json
 import pathlib
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Callable, ContextManager, Dict, Iterator, List, Optional, Union
@@ -19,12 +18,13 @@ from typing import Any, Callable, ContextManager, Dict, Iterator, List, Optional
 import torch
 
 from .. import launching as launchers
-from . import cases, machine, pipelines, reference, timing, workloads
+from . import cases, display, machine, pipelines, reference, timing, workloads
 from .calls import describe_call as describe_call
 
 CPU = "CPU implementation"
 Report = Dict[str, Any]  # of JSON: dicts, lists, strings and numbers
 _DROPOUT = 0.3
+_SHOWN = 3  # failures of a group; the report has all of them
 _MORE = {  # tests of a launcher beside the random problems
     "threads": "called from four threads",
     "ranges": "launches of one tile of rows, the same bits",
@@ -44,16 +44,15 @@ def run(
 
     On a machine without an Apple GPU, the CPU implementation is tested instead. The report is made of dicts, lists,
     strings and numbers, and written to `path` as JSON unless that is None; report["passed"] says whether everything
-    was right. print_line takes each line of the table;
-    by default it is printed to stderr.
+    was right. print_line takes each line; by default they are printed to stderr, in 80 columns.
     """
-    print_line = print_line or _print_line
+    show = display.Show(print_line)
     report: Report = {"format": 1, "machine": machine.describe(), "seed": seed, "launchers": {}}
     for name, value in report["machine"].items():
-        print_line(f"{name:10} {value}")
+        show(f"{name:10} {value}")
     is_metal = torch.backends.mps.is_available()
     if not is_metal:
-        print_line("no Apple GPU here: this tests the CPU implementation, and nothing of Metal")
+        show("no Apple GPU here: this tests the CPU implementation, and nothing of Metal")
     device = torch.device("mps" if is_metal else "cpu")
     targets: Dict[str, Optional[launchers.Target]] = {**launchers.available()} if is_metal else {CPU: None}
     if not targets:
@@ -62,13 +61,16 @@ def run(
         if target is not None:
             verdict = launchers.unit_check.verdict(target.device.family)
             report["matrix_unit"] = verdict._asdict()
-            print_line(f"matrix unit of {name}: {'used' if verdict.is_usable else 'not used'}: {verdict.reason}")
+            show(f"matrix unit of {name}: {'used' if verdict.is_usable else 'not used'}: {verdict.reason}")
             target = launchers.with_matrix_unit(target)
-        report["launchers"][name] = test_launcher(name, target, device, count, seed, timed, print_line)
+        report["launchers"][name] = test_launcher(name, target, device, count, seed, timed, show)
     report["passed"] = all(result["passed"] for result in report["launchers"].values())
     if path is not None:
         pathlib.Path(path).write_text(json.dumps(report, indent=1) + "\n", encoding="ascii")
-    print_line("everything is right" if report["passed"] else "NOT everything is right: please report the lines above")
+    verdict_line, *reasons = display.conclusion(report)
+    show(f"\n{verdict_line}", "good" if report["passed"] else "bad")
+    for line in reasons:
+        show(line)
     return report
 
 
@@ -79,44 +81,47 @@ def test_launcher(
     count: int,
     seed: int,
     timed: bool,
-    print_line: Callable[[str], None],
+    show: display.Show,
 ) -> Report:
     """The part of the report on one launcher; target None is the CPU implementation."""
     planned_for = "" if target is None else f", planned for family {target.device.family}, {target.device.cores} cores"
-    print_line(f"\n{name}{planned_for}: {count} random problems against float64 on the CPU")
+    show(f"\n{name}{planned_for}: {count} random problems against float64 on the CPU", "strong")
     use_target: ContextManager[None] = contextlib.nullcontext()
     if target is not None:
         described = pipelines.Described(target.launcher)
         use_target = launchers.use_launcher(described, target.device)
     with use_target:
-        result = _numbers(cases.random_cases(count, seed), device, print_line)
+        result = _numbers(cases.random_cases(count, seed), device, show)
         few = cases.random_cases(9, seed)
+        show.progress("  called from four threads, with other launches, with dropout")
         result["threads"] = _outcome_of(_same_in_threads, few, target, device)
         if target is not None:  # of the CPU implementation, these would say nothing
             result["ranges"] = _outcome_of(_same_in_ranges, few, launchers.Target(described, target.device), device)
             result["dropout"] = _outcome_of(_same_dropout, few, device)
         more = {name: result[name] for name in _MORE if name in result}
         for name, outcome in more.items():
-            print_line(f"  {_MORE[name]:44} {outcome}")
-        result["timings"] = _timings(device, print_line) if timed else {}
+            show(f"  {_MORE[name]:47} {outcome}", "" if outcome == "right" else "bad")
+        result["timings"] = _timings(device, show) if timed else {}
     if target is not None:
         result["pipelines"] = described.entries()
         for line in pipelines.summary(result["pipelines"], target.device.family):
-            print_line(f"  {line}")
+            show(f"  {line}")
     wrong = [timings for timings in result["timings"].values() if "failed" in timings or not timings["error"] <= 1]
     all_right = all(outcome == "right" for outcome in more.values())
     result["passed"] = not result["failures"] and all_right and not wrong
     return result
 
 
-def _numbers(problems: List[cases.Case], device: torch.device, print_line) -> Report:
+def _numbers(problems: List[cases.Case], device: torch.device, show: display.Show) -> Report:
     """Solves the problems; counts, and largest errors as parts of what is allowed, by dtype and layout."""
     groups: Dict[str, Dict] = {}
     failures = []
+    show(f"  {'largest error / what is allowed':41} {'output':>6} {'lse':>5} {'gradients':>9}")
     for group, members in _grouped(problems).items():
         started = time.perf_counter()
         counts = groups[group] = {"problems": len(members), "failed": 0, **dict.fromkeys(_ERRORS, 0.0)}
-        for case in members:
+        for number, case in enumerate(members):
+            show.progress(f"  {group:16} {number + 1:4} of {len(members)}")
             outcome = _outcome_of(cases.solve, case, device)
             if isinstance(outcome, cases.Outcome) and outcome.passed:
                 for error in _ERRORS:
@@ -124,11 +129,13 @@ def _numbers(problems: List[cases.Case], device: torch.device, print_line) -> Re
                 continue
             counts["failed"] += 1
             failures.append({"case": case._asdict(), "outcome": str(outcome)})
-            print_line(f"  WRONG {case}\n        {outcome}")
+            if counts["failed"] <= _SHOWN:
+                show(f"  WRONG {case}\n        {outcome}", "bad")
         state = f"{counts['failed']} WRONG" if counts["failed"] else "right"
-        largest = "error {:.2f} (lse {:.2f}, gradients {:.2f}) of what is allowed".format(*map(counts.get, _ERRORS))
+        errors = "{:6.2f} {:5.2f} {:9.2f}".format(*map(counts.get, _ERRORS))
         seconds = time.perf_counter() - started
-        print_line(f"  {group:16} {len(members):4} problems  {state:8}  {largest}  {seconds:.1f} s")
+        line = f"  {group:16} {len(members):4} problems  {state:9} {errors} {seconds:6.1f} s"
+        show(line, "bad" if counts["failed"] else "")
     return {"groups": groups, "failures": failures}
 
 
@@ -189,30 +196,31 @@ def _own_stream(device: torch.device):
     return contextlib.nullcontext()
 
 
-def _timings(device: torch.device, print_line) -> Dict[str, Dict]:
-    print_line(f"  {'standard shape':24} {'ours ms':>9} {'SDPA ms':>9}   SDPA / ours")
+def _timings(device: torch.device, show: display.Show) -> Dict[str, Dict]:
+    smaller = "" if device.type == "mps" else ": a 64th of their tokens"
+    show(f"\n  standard shapes beside F.scaled_dot_product_attention{smaller}")
+    show(f"  {'':22} {'ours ms':>9} {'SDPA ms':>9} SDPA / ours")
     timings = {}
     for name, workload in _fitting(device):
+        show.progress(f"  {name}")
         found = timings[name] = _outcome_of(timing.time_workload, workload, device)
         if not isinstance(found, dict):
             timings[name] = {"failed": found}
-            print_line(f"  {name:24} WRONG {found}")
+            show(f"  {name:22} WRONG {found}", "bad")
             continue
-        sdpa, ratio = ("-", "-") if found["sdpa_ms"] is None else _compared(found)
-        state = "" if found["error"] <= 1 else f"  WRONG: error {found['error']:.3g} of what is allowed"
-        print_line(f"  {name:24} {found['ours_ms']:9.3f} {sdpa:>9}   {ratio}{state}")
+        sdpa, ratio = ("-", "") if found["sdpa_ms"] is None else _compared(found)
+        show(f"  {name:22} {found['ours_ms']:9.3f} {sdpa:>9} {ratio}".rstrip())
+        if not found["error"] <= 1:
+            show(f"    WRONG: error {found['error']:.3g} of what is allowed", "bad")
     return timings
 
 
 def _compared(found: Dict[str, float]):
-    return f"{found['sdpa_ms']:.3f}", f"{found['sdpa_ms'] / found['ours_ms']:.2f}"
+    ratio = found["sdpa_ms"] / found["ours_ms"]
+    return f"{found['sdpa_ms']:.3f}", f"{ratio:6.2f} {display.bar(ratio)}"
 
 
 def _fitting(device: torch.device) -> Iterator:
     """The standard shapes; small ones on a CPU."""
     for name, workload in workloads.WORKLOADS.items():
         yield name, workload if device.type == "mps" else workload.small()
-
-
-def _print_line(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

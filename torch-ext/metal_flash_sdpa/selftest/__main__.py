@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 import pathlib
 import sys
 
-from . import run, tuning
+from . import display, run, tuning
 
 
 def _count(text: str) -> int:
@@ -24,25 +25,30 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the random problems; default: 0")
     parser.add_argument("--no-timing", action="store_true", help="leave out the times of the standard shapes")
     parser.add_argument(
-        "--report", type=pathlib.Path, default=pathlib.Path("selftest.json"), help="default: selftest.json"
+        "--report", type=pathlib.Path, help="the file for the report; default: selftest.json, with --json none"
     )
+    parser.add_argument("--json", action="store_true", help="print the report, and nothing else, to stdout")
     parser.add_argument(
         "--tune", action="store_true", help="time the candidates for each tile, and keep the winners for this machine"
     )
     options = parser.parse_args()
+    path = options.report or (None if options.json else pathlib.Path("selftest.json"))
     try:
         if options.tune:
-            tuning.tune(print_line=_print_line)
-        report = run(options.count, options.seed, not options.no_timing, options.report)
+            tuning.tune(print_line=display.Show())
+        report = run(options.count, options.seed, not options.no_timing, path)
     except (RuntimeError, OSError) as error:
         print(f"selftest: {error}", file=sys.stderr)
         return 2
-    print(f"report: {options.report} (paste it into an issue)")
+    except KeyboardInterrupt:
+        print("\nselftest: interrupted, there is no report", file=sys.stderr)
+        return 130
+    if options.json:
+        print(json.dumps(report, indent=1))
+    else:
+        is_wanted = report["machine"]["gpu"] is not None
+        print(f"  report: {path}{' (please paste it into an issue)' if is_wanted else ''}")
     return 0 if report["passed"] else 1
-
-
-def _print_line(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

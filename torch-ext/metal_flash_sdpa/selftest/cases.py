@@ -97,7 +97,9 @@ def solve(case: Case, device: torch.device) -> Outcome:
         for grad, result in zip(_flowing_back(case, output, lse), (expected, expected_lse))
     )
     leaves = list(sources.values())
-    expected_grads = torch.autograd.grad([expected, expected_lse], leaves, [grad_output, grad_lse]) if leaves else ()
+    expected_grads: Sequence[torch.Tensor] = [torch.zeros_like(leaf) for leaf in leaves]
+    if expected.requires_grad:  # not without leaves, nor without a key
+        expected_grads = torch.autograd.grad([expected, expected_lse], leaves, [grad_output, grad_lse])
     return Outcome(
         reference.output_error(output.cpu(), expected.detach().view(output.shape), tensors["v"]),
         reference.lse_error(lse.cpu(), expected_lse.detach()),
