@@ -84,11 +84,13 @@ class Profiler:
         self.heads, self.plans, self.profiles = heads, [], []
 
     def __call__(self, plan, tensors) -> None:
-        plan = plan._replace(grid=(plan.grid[0] // self.heads, *plan.grid[1:]))
         self.plans.append(plan)
         kernel = library(KERNELS / plan.source).kernel(plan.kernel, dict(plan.constants))
         buffers = [tensors[a] if isinstance(a, str) else a and a.data for a in plan.arguments]
-        self.profiles.append(kernel.profile(buffers, plan.grid, plan.threads))
+        grid = (plan.grid[0] // self.heads, *plan.grid[1:])
+        self.profiles.append(kernel.profile(buffers, grid, plan.threads))
+        if plan.source == "attention_combine.metal" and self.heads > 1:  # whose first rows are of all heads
+            kernel.launch(buffers, plan.grid, plan.threads)
 
 
 def inputs(heads: int, heads_kv: int, seqlen_q: int, seqlen_k: int, head_dim: int):
@@ -164,7 +166,7 @@ def prefill_cases(build, chips, head_dims: Sequence[int], seqlen: int):
                     for unit in {chip.family >= 10 for chip in chips}
                     if head_dim < 256 or unit  # MLX takes separate operations otherwise
                 }
-                peers["MLX"] = {c: by_unit[c.family >= 10] for c in chips if c.family >= 10 in by_unit}
+                peers["MLX"] = {c: by_unit[c.family >= 10] for c in chips if (c.family >= 10) in by_unit}
             name = f"prefill {seqlen}{' causal' if causal else ''} d{head_dim}"
             yield Case(name, dense(build, chips, tensors, HEADS, causal), peers)
 

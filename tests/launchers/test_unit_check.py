@@ -5,8 +5,11 @@ Levels: simulation, with every layout of operands that the simulator knows.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import embed
 import pytest
@@ -30,9 +33,9 @@ def unit_check(metal_kernel, monkeypatch):
     monkeypatch.delenv(module.VARIABLE, raising=False)
     monkeypatch.setattr("platform.mac_ver", lambda: ("26.2", ("", "", ""), "arm64"))
     monkeypatch.setattr(module, "_of_this_gpu", lambda: module.why_not(SimulatedLauncher(), CPU))
-    module.verdict.cache_clear()
+    module._verdict.cache_clear()
     yield module
-    module.verdict.cache_clear()
+    module._verdict.cache_clear()
 
 
 def test_the_text_in_the_package_is_that_of_the_kernels():
@@ -126,6 +129,21 @@ def test_a_right_one_is_used(metal_kernel, unit_check, monkeypatch):
     assert target.device == metal_kernel.device.Device(10, 10, matrix_unit=True) and len(asked) == 1
     assert unit_check.verdict(10) == (True, "layouts, products and an attention are right")
     assert sources(metal_kernel, target.device) == ["attention_forward_unit.metal"]
+
+
+def test_threads_that_ask_at_once_wait_for_one_check(unit_check, monkeypatch):
+    asked, several = [], threading.Barrier(2)
+
+    def ask():
+        asked.append(1)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            several.wait(0.2)  # for a second one, which must not come
+        return ""
+
+    monkeypatch.setattr(unit_check, "_of_this_gpu", ask)
+    with ThreadPoolExecutor(4) as pool:
+        assert all(verdict.is_usable for verdict in pool.map(unit_check.verdict, [10] * 4))
+    assert len(asked) == 1
 
 
 def sources(kernel, device):

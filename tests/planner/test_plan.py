@@ -331,8 +331,8 @@ def test_parts_leave_no_core_with_more_work_than_others(kernel, threadgroups, co
 
 @pytest.mark.parametrize(("window_right", "expected"), [(-1, 2), (0, 1)])
 def test_causal_tiles_need_no_parts_to_be_even(kernel, window_right, expected):
-    query = torch.empty(1, 1408, 1, 64, dtype=torch.float16, device="meta")  # 44 threadgroups, 4 to a core
-    device = kernel.device.Device(9, 10)
+    query = torch.empty(1, 8192, 1, 64, dtype=torch.float16, device="meta")  # 256 threadgroups, 4.06 to a core
+    device = kernel.device.Device(9, 63)
     assert plan_of(kernel, query, query, device=device, window_right=window_right).grid[2] == expected
 
 

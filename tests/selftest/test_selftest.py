@@ -164,6 +164,31 @@ def test_its_reference_agrees_with_the_independent_one(kernel) -> None:
         assert torch.allclose(found[1], expected[1][0], atol=1e-13)
 
 
+@pytest.mark.parametrize("is_broken", [False, True])
+def test_the_matrix_unit_is_timed_beside_what_serves_without(kernel, selftest, monkeypatch, is_broken: bool) -> None:
+    """Of a GPU that has one; a call that fails is a failure."""
+    planned_for = []
+
+    def prefill(device, dtype, head_dim, value_dim, tokens):
+        assert head_dim == value_dim
+        planned_for.append((dtype, head_dim, tokens, device.matrix_unit))
+        if is_broken and head_dim == 96 and device.matrix_unit:
+            raise RuntimeError("the GPU refuses")
+        return 2.0 if device.matrix_unit else 5.0
+
+    monkeypatch.setattr(submodule(kernel, "selftest.timing"), "prefill_milliseconds", prefill)
+    monkeypatch.setattr(selftest, "_timings", lambda device, show: {})
+    target = kernel.launchers.Target(SimulatedLauncher(), kernel.device.Device(10, 10, matrix_unit=True))
+    lines: list[str] = []
+    show = submodule(kernel, "selftest.display").Show(lines.append)
+    result = selftest.test_launcher("simulated", target, torch.device("cpu"), 1, 0, True, show)
+    assert result["passed"] is not is_broken and len(set(planned_for)) == 48 - 6 * is_broken
+    first = {"dtype": "f16", "head_dim": 64, "tokens": 512, "with_ms": 2.0, "without_ms": 5.0}
+    assert result["matrix_unit"][0] == first
+    assert "  f16 d64 512 tokens         2.000     5.000   2.50 ========|===========" in lines
+    assert ("  bf16 d96 8192 tokens   FAILED RuntimeError: the GPU refuses" in lines) is is_broken
+
+
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("installed")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import platform
+import threading
 import warnings
 from typing import Any, Callable, NamedTuple, Optional
 
@@ -35,9 +36,18 @@ class Verdict(NamedTuple):
     reason: str
 
 
-@functools.lru_cache(maxsize=16)  # families: a machine has one
+_LOCK = threading.Lock()
+
+
 def verdict(family: int) -> Verdict:
-    """On this machine, whose GPU is of this family. The check runs once in a process, and warns if it fails."""
+    """On this machine, whose GPU is of this family. The check runs once in a process, whatever the threads that ask,
+    and warns if it fails."""
+    with _LOCK:
+        return _verdict(family)
+
+
+@functools.lru_cache(maxsize=16)  # families: a machine has one
+def _verdict(family: int) -> Verdict:
     reason = _forbidden(family)
     if reason:
         return Verdict(False, reason)
@@ -49,7 +59,7 @@ def verdict(family: int) -> Verdict:
         warnings.warn(
             f"attention runs without this GPU's matrix unit, slower but right, as a check failed: {reason}. "
             f"Please report it; {VARIABLE}=0 in the environment skips the check",
-            stacklevel=2,
+            stacklevel=3,
         )
         return Verdict(False, reason)
     return Verdict(True, "layouts, products and an attention are right")

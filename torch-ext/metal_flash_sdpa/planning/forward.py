@@ -241,18 +241,20 @@ def _num_splits(problem: Problem, params: ForwardParams, tile: Tile) -> int:
     if keys <= SHORT:
         return 1
     threadgroups = tiles * problem.key.shape[-2]
-    full_rate = SIMDGROUPS_PER_CORE / tile.simdgroups  # threadgroups that a core must have for it
+    full_rate = 1 if tile.uses_unit else SIMDGROUPS_PER_CORE / tile.simdgroups  # threadgroups that keep a core busy
     # Of causal tiles the long ones start first, so that short ones fill the cores' last gaps.
     differ = problem.window_right >= 0 and 2 * params.query_length > keys
     # A part's fp32 output is written and read, as many bytes as two keys for each row; its start and its end take as
-    # long as a block.
+    # long as a block. To join a row takes about as long as 4 keys (counted, of 2,048 to 8,192 rows).
     overhead = 2 * tile.block_m + tile.block_n * tile.key_groups
+    join = 4 * problem.output.shape[:-1].numel() / problem.device.cores
 
     def time(parts: int) -> float:  # in keys that a threadgroup works on alone, at the core's full rate
         of_a_core = threadgroups * parts / problem.device.cores
-        return max(full_rate, of_a_core if differ else math.ceil(of_a_core)) * (keys / parts + overhead)
+        busy = max(full_rate, of_a_core if differ else math.ceil(of_a_core)) * (keys / parts + overhead)
+        return busy + (join if parts > 1 else 0)
 
-    room = int(MOST_WAVES * full_rate * problem.device.cores) // max(1, threadgroups)
+    room = MOST_WAVES * SIMDGROUPS_PER_CORE * problem.device.cores // (tile.simdgroups * max(1, threadgroups))
     best = 1
     for parts in range(2, min(MAX_SPLITS, room, keys // (tile.block_n * tile.key_groups * MIN_SPLIT_BLOCKS)) + 1):
         if time(parts) < SPLIT_GAIN * time(best):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import contextvars
+import itertools
 import json
 import pathlib
 import time
@@ -18,6 +19,9 @@ from typing import Any, Callable, ContextManager, Dict, Iterator, List, Optional
 import torch
 
 from .. import launching as launchers
+from ..call import DTYPES
+from ..planning.device import Device
+from ..planning.tiles import MATRIX_UNIT
 from . import cases, display, machine, pipelines, reference, timing, workloads
 from .calls import describe_call as describe_call
 
@@ -102,11 +106,14 @@ def test_launcher(
         for name, outcome in more.items():
             show(f"  {_MORE[name]:47} {outcome}", "" if outcome == "right" else "bad")
         result["timings"] = _timings(device, show) if timed else {}
+        if timed and target is not None and target.device.matrix_unit:
+            result["matrix_unit"] = _matrix_unit(target.device, show)
     if target is not None:
         result["pipelines"] = described.entries()
         for line in pipelines.summary(result["pipelines"], target.device.family):
             show(f"  {line}")
     wrong = [timings for timings in result["timings"].values() if "failed" in timings or not timings["error"] <= 1]
+    wrong += [times for times in result.get("matrix_unit", []) if "failed" in times]
     all_right = all(outcome == "right" for outcome in more.values())
     result["passed"] = not result["failures"] and all_right and not wrong
     return result
@@ -218,6 +225,26 @@ def _timings(device: torch.device, show: display.Show) -> Dict[str, Dict]:
 def _compared(found: Dict[str, float]):
     ratio = found["sdpa_ms"] / found["ours_ms"]
     return f"{found['sdpa_ms']:.3f}", f"{ratio:6.2f} {display.bar(ratio)}"
+
+
+def _matrix_unit(device: Device, show: display.Show) -> List[Dict]:
+    """Times of prefills with the matrix unit, beside those of the kernels that serve without it."""
+    show("\n  causal prefills with the matrix unit, and without")
+    show(f"  {'':22} {'with ms':>9} {'without':>9} without / with")
+    found = []
+    for dtype, head_dim, tokens in itertools.product(MATRIX_UNIT, (64, 96, 128, 256), (512, 2048, 8192)):
+        name = f"{DTYPES[dtype]} d{head_dim} {tokens} tokens"
+        show.progress(f"  {name}")
+        times = _outcome_of(timing.time_matrix_unit, device, dtype, head_dim, tokens)
+        if not isinstance(times, dict):
+            times = {"failed": times}
+            show(f"  {name:22} FAILED {times['failed']}", "bad")
+        else:
+            ratio = times["without_ms"] / times["with_ms"]
+            line = f"  {name:22} {times['with_ms']:9.3f} {times['without_ms']:9.3f} {ratio:6.2f} {display.bar(ratio)}"
+            show(line.rstrip())
+        found.append({"dtype": DTYPES[dtype], "head_dim": head_dim, "tokens": tokens, **times})
+    return found
 
 
 def _fitting(device: torch.device) -> Iterator:

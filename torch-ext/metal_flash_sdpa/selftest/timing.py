@@ -7,6 +7,9 @@ from typing import Callable, Dict, List, Optional
 
 import torch
 
+from .. import interface
+from .. import launching as launchers
+from ..planning.device import Device
 from .machine import synchronize
 from .workloads import Problem, Workload
 
@@ -33,6 +36,26 @@ def time_workload(workload: Workload, device: torch.device) -> Dict[str, Optiona
     error = problem.error(*problem.solve(problem.ours))
     ours = milliseconds(lambda: problem.solve(problem.ours), device)
     return {"ours_ms": ours, "sdpa_ms": _sdpa_milliseconds(problem, device), "error": error}
+
+
+def time_matrix_unit(device: Device, dtype: torch.dtype, head_dim: int, tokens: int) -> Dict[str, float]:
+    """Milliseconds of a causal prefill with the matrix unit, and without."""
+    with_unit, without = (
+        prefill_milliseconds(device._replace(matrix_unit=is_used), dtype, head_dim, head_dim, tokens)
+        for is_used in (True, False)
+    )
+    return {"with_ms": with_unit, "without_ms": without}
+
+
+def prefill_milliseconds(device: Device, dtype: torch.dtype, head_dim: int, value_dim: int, tokens: int) -> float:
+    """Of 16 heads with 4 of keys and values, causal, on `mps`, planned for a device."""
+    mps = torch.device("mps")
+    query, key, value = (
+        torch.randn(1, tokens, *shape, device=mps, dtype=dtype)
+        for shape in ((16, head_dim), (4, head_dim), (4, value_dim))
+    )
+    with torch.no_grad(), launchers.use_launcher(launchers.metal().launcher, device):
+        return milliseconds(lambda: interface.flash_attn_func(query, key, value, causal=True), mps)
 
 
 def _sdpa_milliseconds(problem: Problem, device: torch.device) -> Optional[float]:

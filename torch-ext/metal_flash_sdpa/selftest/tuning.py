@@ -4,19 +4,19 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Callable, Dict, Optional
 
 import torch
 
-from .. import interface
 from .. import launching as launchers
 from ..call import DTYPES
 from ..planning import tiles, tuned
 from ..planning.device import Device
-from .timing import milliseconds
+from .timing import prefill_milliseconds
 
-_TOKENS, _HEADS, _HEADS_KV = 2048, 16, 4  # of the causal prefill that is timed: enough to fill the largest GPU
+_TOKENS = 2048  # of the prefill that is timed: enough to fill the largest GPU
 
 Measure = Callable[[Device, torch.dtype, int, int], float]
 
@@ -33,7 +33,7 @@ def tune(
     """
     if measure is None and not torch.backends.mps.is_available():
         raise RuntimeError("no Apple GPU here: tiles can be timed on a Mac only")
-    measure = measure or _milliseconds
+    measure = measure or functools.partial(prefill_milliseconds, tokens=_TOKENS)
     device = device or launchers.metal().device
     found: Dict[tuned.Key, tuned.Tile] = {}
     for dtype, name in DTYPES.items():
@@ -55,13 +55,3 @@ def _time(measure: Measure, *problem) -> float:
         return measure(*problem)
     except RuntimeError:  # a kernel that this GPU refuses: no winner
         return math.inf
-
-
-def _milliseconds(device: Device, dtype: torch.dtype, head_dim: int, value_dim: int) -> float:
-    mps = torch.device("mps")
-    query, key, value = (
-        torch.randn(1, _TOKENS, *shape, device=mps, dtype=dtype)
-        for shape in ((_HEADS, head_dim), (_HEADS_KV, head_dim), (_HEADS_KV, value_dim))
-    )
-    with torch.no_grad(), launchers.use_launcher(launchers.metal().launcher, device):
-        return milliseconds(lambda: interface.flash_attn_func(query, key, value, causal=True), mps)
