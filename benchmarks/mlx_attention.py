@@ -74,17 +74,18 @@ def prefill(
     if head_dim not in HEAD_DIMS or query.dtype not in _METAL:
         raise ValueError(f"MLX has no prefill kernel for head_dim {head_dim}, {query.dtype}")
     kind = _METAL[query.dtype]
+    widths, options = f"{head_dim}, {head_dim}", {}
     if matrix_unit:
-        rows, columns, threads = 64, 32, (32, 4, 2 if head_dim == 256 else 1)
-        function, headers = "attention_nax", ["utils.h", "steel/attn/kernels/steel_attention_nax.h"]
-        function += "_dsplit" if head_dim == 256 else ""
-        widths, options = f"{head_dim}, {head_dim}", {"language": "metal4.0", "deployment_target": "26.2"}
+        rows, columns, threads, function = 64, 32, (32, 4, 1), "attention_nax"
+        header, options = "steel_attention_nax.h", {"language": "metal4.0", "deployment_target": "26.2"}
+        if head_dim == 256:
+            threads, function, widths = (32, 4, 2), "attention_nax_dsplit", "256"
     else:
-        rows, columns, threads = 32, 32 if head_dim < 128 else 16, (32, 4, 1)
-        function, headers = "attention", ["utils.h", "steel/attn/kernels/steel_attention.h"]
-        widths, options = f"{head_dim}, {head_dim}", {}
+        rows, columns, threads, function = 32, 32 if head_dim < 128 else 16, (32, 4, 1), "attention"
+        header = "steel_attention.h"
     name = f"{function}_{kind}_{head_dim}"
     arguments = f"{kind}, {rows}, {columns}, {widths}, {threads[1]}, {threads[2]}, {kind}, float"
+    headers = ["utils.h", f"steel/attn/kernels/{header}"]
     library = _library(name, headers, f'instantiate_kernel("{name}", {function}, {arguments})', **options)
     output = torch.full(query.shape, float("nan"), dtype=query.dtype)
     blocks, whole = (math.ceil(seqlen_q / rows), math.ceil(seqlen_k / columns)), (seqlen_q // rows, seqlen_k // columns)

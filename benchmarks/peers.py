@@ -33,7 +33,7 @@ from metal_simulator.profiler.report import chip_named, simdgroup_clocks  # noqa
 from simulated_launcher import library  # noqa: E402
 
 KERNELS = ROOT / "flash_sdpa"
-CHIPS = ("M1 Max", "M3 Max", "M5 Max")
+CHIPS = ("M1 Max", "M3 Max")
 DECODE_CHIPS = ("M1", "M1 Max", "M3 Max", "M4", "M4 Max")
 HEADS = 8
 PASSES = 32  # parts of the keys in PyTorch's two-pass decoding
@@ -160,13 +160,9 @@ def prefill_cases(build, chips, head_dims: Sequence[int], seqlen: int):
             arguments, expected = (*tensors, head_dim**-0.5, causal), exact(*tensors, causal)
             pytorch = theirs([pytorch_attention.prefill(*arguments)], expected, HEADS)
             peers: Dict[str, Dict] = {"PyTorch": dict.fromkeys(chips, pytorch)}
-            if mlx_attention.available():
-                by_unit = {
-                    unit: theirs([mlx_attention.prefill(*arguments, unit)], expected, HEADS)
-                    for unit in {chip.family >= 10 for chip in chips}
-                    if head_dim < 256 or unit  # MLX takes separate operations otherwise
-                }
-                peers["MLX"] = {c: by_unit[c.family >= 10] for c in chips if (c.family >= 10) in by_unit}
+            if mlx_attention.available() and head_dim < 256:  # MLX takes separate operations from there on
+                mlx = theirs([mlx_attention.prefill(*arguments)], expected, HEADS)
+                peers["MLX"] = {c: mlx for c in chips if c.family < 10}  # the others: matrix_unit.py
             name = f"prefill {seqlen}{' causal' if causal else ''} d{head_dim}"
             yield Case(name, dense(build, chips, tensors, HEADS, causal), peers)
 

@@ -21,7 +21,7 @@ ROOT = HERE.parents[1]
 DATA, PICTURE = HERE / "predicted.json", HERE / "predicted.svg"
 TOKENS, HEAD_DIMS = 1024, (64, 128)
 COLOURS = {"metal-flash-sdpa": "#0969da", "PyTorch": "#d4762b", "MLX": "#8250df"}
-LEFT, COLUMN, ROOM, BAR, GAP = 180, 250, 75, 15, 14  # pixels; ROOM: for the number behind a bar
+LEFT, COLUMN, ROOM, BAR, GAP = 180, 330, 75, 15, 14  # pixels; ROOM: for the number behind a bar
 
 
 def predicted() -> dict:
