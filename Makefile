@@ -68,6 +68,7 @@ bench-peers: build ## count our kernels beside PyTorch's own and beside the floo
 	@$(RUN) benchmarks/peers_backward.py
 	@$(RUN) benchmarks/decode.py
 	@$(RUN) benchmarks/serving.py
+	@$(RUN) benchmarks/matrix_unit.py --tokens 1024 --tokens 8192
 
 bench-tiles: build ## static budget of every kernel, the counters behind the tile tables, and bf16 beside fp16
 	@$(RUN) benchmarks/tiles.py

@@ -103,7 +103,7 @@ def predict(build, call: Decode, chip: cost_model.Chip) -> Tuple[peers.Side, str
     same = build.device.Device(10 if tile.uses_unit else 7, 1, preferred=tile, matrix_unit=tile.uses_unit)
     profiles = counted(build, call._replace(sequences=1, heads_kv=1), same, parts)
     name = plans[0].kernel.partition("_r")[2]
-    side = peers.Side([profile.repeated(call.sequences * call.heads_kv) for profile in profiles])
+    side = peers.Side(profiles).of_heads(call.sequences * call.heads_kv)
     return side, f"{parts} part(s) of r{name}, {side.longest(chip).bound}"
 
 

@@ -2,8 +2,8 @@
 
 Causal, 16 heads, bf16; one head is simulated and counted as often. Predicted milliseconds, TFLOPS of the products that
 a causal mask leaves, and the share of the unit's peak, for tiles that use the unit, for those that serve without it,
-and for MLX's kernel, unmodified from its wheel (left out where that cannot be had). Then, of the unit's tiles, the
-ALUs' clocks for each block of 16 rows and 32 keys: of simple instructions and of others.
+and for MLX's kernel, unmodified from its wheel (left out where that cannot be had). Then every tile that uses the unit:
+estimated live registers and, for each block of 16 rows and 32 keys, clocks of the unit and of the ALUs, fp16.
 
 MLX's own figures for M5 Max, 8,192 tokens, are 54.1 TFLOPS at head_dim 128 and 56.3 at 64: compare ours with those, for
 the prediction of MLX's is far below. As clang compiles it here, it loads most keys element by element, which fills L1;
@@ -32,7 +32,7 @@ def ours(build, tensors, device) -> peers.Side:
     profiler = peers.Profiler()
     with build.launchers.use_launcher(profiler, device):
         build.flash_attn_with_kvcache(*(t.transpose(1, 2) for t in tensors), causal=True, num_splits=1)
-    return peers.Side(profiler.profiles)
+    return peers.Side(profiler.profiles).of_heads(HEADS)
 
 
 def theirs(tensors) -> Optional[peers.Side]:
@@ -40,24 +40,37 @@ def theirs(tensors) -> Optional[peers.Side]:
         return None
     launch = peers.mlx_attention.prefill(*tensors, tensors[0].shape[-1] ** -0.5, True, matrix_unit=True)
     kernel = launch.library.kernel(launch.host_name, launch.constants)
-    return peers.Side([kernel.profile(launch.buffers, launch.grid, launch.threads)])
+    return peers.Side([kernel.profile(launch.buffers, launch.grid, launch.threads)]).repeated(HEADS)
 
 
 def described(side: peers.Side, chip: cost_model.Chip, tokens: int, head_dim: int) -> str:
-    side = side.repeated(HEADS)
     seconds, longest = side.seconds(chip), side.longest(chip)
     teraflops = 2 * HEADS * head_dim * tokens * (tokens + 1) / seconds / 1e12
     return f" | {seconds * 1e3:8.3f} {teraflops:5.1f} {100 * longest.unit_share:3.0f}% {longest.bound:11}"
 
 
-def of_a_block(side: peers.Side, head_dim: int) -> str:
-    """Clocks of the ALUs for 16 rows x 32 keys, of which the unit does a product for each 16 columns of Q K and P V."""
-    blocks = side.total("matrix_unit") / (2 * head_dim / 16)
-    table = cost_model.CLOCKS[10]
-    classes = {name: side.total(name) * clocks / blocks for name, clocks in table.items()}
-    return f"{classes['simple']:.0f} simple, {sum(classes.values()) - classes['simple']:.0f} other, of those " + (
-        f"{classes['wide_add']:.0f} for {classes['wide_add'] / table['wide_add']:.0f} 64-bit additions, "
-        f"{classes['exponential']:.0f} for exponentials"
+def describe(build, tile) -> str:
+    """One line on a tile: what 512 more keys take, for 64 rows."""
+    device = build.device.Device(10, 10, preferred=tile, matrix_unit=True)
+    profilers = [peers.Profiler(), peers.Profiler()]
+    for profiler, keys in zip(profilers, (512, 1024)):
+        query, key, value = (
+            torch.zeros(1, rows, 1, width, dtype=torch.float16)
+            for rows, width in ((64, tile.head_dim), (keys, tile.head_dim), (keys, tile.value_dim))
+        )
+        with build.launchers.use_launcher(profiler, device):
+            build.flash_attn_with_kvcache(query, key, value, num_splits=1)
+    few, many = (profiler.profiles[0] for profiler in profilers)
+    blocks = 64 / 16 * 512 / 32
+    clocks = {
+        n: (many.classes.get(n, 0) - few.classes.get(n, 0)) / blocks * c for n, c in cost_model.CLOCKS[10].items()
+    }
+    unit = (many.classes["matrix_unit"] - few.classes["matrix_unit"]) / blocks * cost_model.UNIT_CLOCKS / tile.slices
+    others = sum(clocks.values()) - clocks["simple"]
+    return (
+        f"{tile.kernel(torch.float16).removeprefix('attention_forward_f16_'):40} {few.needs(10).live:6.1f} registers, "
+        f"{unit:5.0f} of the unit, {clocks['simple']:4.0f} simple, {others:4.0f} other, of those "
+        f"{clocks['wide_add']:3.0f} of 64-bit additions, {clocks['exponential']:3.0f} of exponentials"
     )
 
 
@@ -72,7 +85,6 @@ def main() -> None:
     columns = "".join(f" | {name:>8}  TFLOPS, unit {'':9}" for name in ("unit ms", "without", "MLX ms"))
     print(f"{'':28}{columns}")
     for head_dim in options.head_dim or HEAD_DIMS:
-        blocks = ""
         for tokens in options.tokens or TOKENS:
             tensors = [t.to(torch.bfloat16) for t in peers.inputs(1, 1, tokens, tokens, head_dim)]
             by_unit = {has: ours(build, tensors, build.device.Device(10, 10, matrix_unit=has)) for has in (True, False)}
@@ -82,8 +94,9 @@ def main() -> None:
                 for side in (by_unit[True], by_unit[False], mlx):
                     line += described(side, chip, tokens, head_dim) if side else ""
                 print(line, flush=True)
-            blocks = of_a_block(by_unit[True], head_dim)
-        print(f"d{head_dim:<4} clocks of 16 x 32: {blocks}", flush=True)
+    print("\nclocks of 16 rows x 32 keys (of slices: together)")
+    for tile in dict.fromkeys(tile for tile, _ in build.planning.tiles.UNIT_KERNELS.values()):
+        print(describe(build, tile), flush=True)
 
 
 if __name__ == "__main__":

@@ -46,7 +46,14 @@ class Side(NamedTuple):
     profiles: Sequence[Profile]
 
     def repeated(self, times: int) -> "Side":
+        """One after the other, as where heads are a later axis of the grid."""
         return Side([profile.repeated(times) for profile in self.profiles])
+
+    def of_heads(self, heads: int) -> "Side":
+        """As where heads are the grid's first axis: in turns."""
+        orders = [tuple(row for row in profile.order for _ in range(heads)) for profile in self.profiles]
+        repeated = self.repeated(heads).profiles
+        return Side([profile._replace(order=order) for profile, order in zip(repeated, orders)])
 
     def seconds(self, chip: cost_model.Chip) -> float:
         """Of all launches; the overhead of launching counts once."""
@@ -124,7 +131,7 @@ def dense(build, chips: Sequence[cost_model.Chip], tensors, heads: int, causal: 
         with build.launchers.use_launcher(profiler, device(build, chip)):
             output = build.flash_attn_func(*(t.transpose(1, 2) for t in (query, key, value)), causal=causal)
         verify(output.transpose(1, 2)[:, : tensors[0].shape[1]], exact(*tensors, causal))
-        sides[chip] = Side(profiler.profiles).repeated(heads)
+        sides[chip] = Side(profiler.profiles).of_heads(heads)
     return sides
 
 

@@ -73,7 +73,7 @@ def predict(build, lengths: Lengths, chip: cost_model.Chip) -> Tuple[float, str]
     profiler = peers.Profiler(HEADS_KV)
     with build.launchers.use_launcher(profiler, peers.device(build, chip)):
         build.flash_attn_varlen_func(**arguments(lengths))
-    plan, side = profiler.plans[0], peers.Side([profile.repeated(HEADS_KV) for profile in profiler.profiles])
+    plan, side = profiler.plans[0], peers.Side(profiler.profiles).of_heads(HEADS_KV)
     return side.seconds(
         chip
     ), f"{plan.grid[2]} part(s) of r{plan.kernel.partition('_r')[2]}, {side.longest(chip).bound}"
