@@ -46,7 +46,7 @@ def params_of(kernel, plan, kind="ForwardParams"):
 def test_planned_kernels_are_the_kernels_that_exist(kernel):
     tiles, planned = kernel.planning.tiles, set()
     devices = [kernel.device.Device(family, cores) for family in kernel.device.FAMILIES for cores in (1, 64)]
-    lengths = [(4, 4), (64, 500), (64, 2000)]  # for a decode tile; large tiles on few cores, small ones on many; parts
+    lengths = [(4, 4), (65, 500), (65, 2000)]  # for a decode tile; large tiles on few cores, small ones on many; parts
     sizes = [*tiles.SHAPES, (8, 8), (256, 8), (8, 256), (160, 160), (320, 320), (8, 512)]
     for dtype, (head_dim, value_dim), device in itertools.product(kernel.call.DTYPES, sizes, devices):
         for seqlen_q, seqlen_k in lengths:
@@ -66,6 +66,8 @@ def test_planned_kernels_are_the_kernels_that_exist(kernel):
         (7, 8, 17, "_r8_n32_g4x1x1_staged"),
         (7, 32, 17, "_r8_n16_g1x1x4_direct"),  # whose cores 64 parts of one tile of 32 rows would not fill
         (7, 32, 33, "_r8_n32_g4x1x1_staged"),
+        (9, 40, 64, "_r8_n16_g1x1x4_direct"),
+        (9, 40, 65, "_r8_n32_g4x1x1_direct"),
         (7, 8, 8 * 64, "_r8_n32_g8x1x1_staged"),  # a tile of 64 rows for every core
         (7, 8, 8 * 64 + 1, "_r8_n32_g4x1x1_staged"),  # a ninth would be alone in a second round
         (7, 16, 8 * 64, "_r8_n32_g4x1x1_staged"),  # of 64 rows there are 8 tiles only

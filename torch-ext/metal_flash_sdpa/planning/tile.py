@@ -12,7 +12,7 @@ from ..call import DTYPES
 ROWS = 8  # of a SIMD group: one 8x8 fragment
 DECODE_ROWS = ROWS  # of a decode tile, whose SIMD groups work on the same ones
 UNIT_ROWS = 16  # of a SIMD group's product in the matrix unit
-FEW_ROWS = (DECODE_ROWS, UNIT_ROWS, 32)  # up to which a choice of tiles differs
+FEW_ROWS = (DECODE_ROWS, UNIT_ROWS, 64)  # up to which a choice of tiles differs
 METAL_TYPES = {torch.float32: "float", torch.float16: "half", torch.bfloat16: "bfloat"}
 
 
