@@ -112,9 +112,9 @@ def test_a_tile_on_trial_is_planned_with(kernel):
     assert preferring.kernel == plan_of(kernel, wide, wide, device=gpu).kernel
 
 
-def metal_struct(name):
-    """Field names of a struct of params.h, in order; Strides fields once each."""
-    text = re.sub(r"//.*", "", (KERNELS / "params.h").read_text())
+def metal_struct(name, file="params.h"):
+    """Field names of a struct of a header or kernel, in order; Strides fields once each."""
+    text = re.sub(r"//.*", "", (KERNELS / file).read_text())
     body = re.search(rf"struct {name} {{(.*?)}};", text, re.DOTALL).group(1)
     return [field.strip() for names in re.findall(r"\w+ ([\w, ]+);", body) for field in names.split(",")]
 
@@ -124,10 +124,18 @@ def test_structs_mirror_params_h(kernel, name):
     assert list(getattr(kernel.planning.plan, name)._fields) == metal_struct(name)
 
 
-@pytest.mark.parametrize("file, name", [("tile.h", "kSimdWidth"), ("attention_combine.metal", "kMaxSplits")])
+def test_the_struct_of_the_kernel_that_appends(kernel):
+    assert list(kernel.planning.plan.AppendParams._fields) == metal_struct("AppendParams", "cache_append.metal")
+
+
+@pytest.mark.parametrize(
+    "file, name",
+    [("tile.h", "kSimdWidth"), ("attention_combine.metal", "kMaxSplits"), ("cache_append.metal", "kRows")],
+)
 def test_numbers_mirror_the_kernels(kernel, file, name):
     [number] = re.findall(rf"constant constexpr \w+ {name} = (\d+);", (KERNELS / file).read_text())
     ours = {"kSimdWidth": kernel.planner.SIMD_WIDTH, "kMaxSplits": kernel.planner.MAX_SPLITS}
+    ours["kRows"] = kernel.planning.append.ROWS
     assert int(number) == ours[name]
 
 

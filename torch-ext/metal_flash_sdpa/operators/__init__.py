@@ -15,6 +15,7 @@ from ..checks import memory
 from . import autograd, cache_rows, flops, metal
 from .autograd import refuse_captured, without_backward
 from .schemas import (
+    append_to_cache,
     attention_backward,
     attention_forward,
     attention_forward_out,
@@ -24,6 +25,8 @@ from .schemas import (
 )
 
 __all__ = [
+    "append_to_cache",
+    "appends",
     "attention_backward",
     "attention_forward",
     "attention_forward_out",
@@ -66,6 +69,53 @@ def _over_rows(*arguments) -> Tuple[torch.Tensor, torch.Tensor]:
     shape = call.query.shape[:2]
     output = output.unflatten(0, shape)
     return output, lse.unflatten(1, shape).transpose(0, 1).contiguous() if return_lse else lse
+
+
+def appends(query: torch.Tensor, *written: torch.Tensor) -> bool:
+    """Whether append_to_cache takes the place of torch's own operations: a launcher runs it, nothing is traced, nothing
+    is empty, as then it may have no memory to bind, and nothing of what is written, caches and new tokens, has a
+    gradient to be followed."""
+    if torch.compiler.is_compiling() or not launchers.takes(query) or torch._C._are_functorch_transforms_active():
+        return False
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in written):
+        return False
+    return query.numel() != 0 and all(tensor.numel() for tensor in written)
+
+
+def _append(
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    query: torch.Tensor,
+    cache_seqlens: torch.Tensor,
+    cache_batch_idx: Optional[torch.Tensor],
+    block_table: Optional[torch.Tensor],
+    rotary_cos: Optional[torch.Tensor],
+    rotary_sin: Optional[torch.Tensor],
+    rotary_interleaved: bool,
+    turns_by_first: bool,
+) -> Tuple[torch.Tensor, torch.Tensor]:
+    for cache in (k_cache, v_cache):
+        if not cache.is_inference():
+            increment_version(cache)  # a launcher writes behind torch's back
+    rotary = None
+    if rotary_cos is not None and rotary_sin is not None:
+        rotary = _with_rows(rotary_cos), _with_rows(rotary_sin)
+    return metal.append_to_cache(
+        launchers.metal(),
+        k_cache,
+        v_cache,
+        _with_rows(k),
+        _with_rows(v),
+        _with_rows(query),
+        cache_seqlens,
+        cache_batch_idx,
+        block_table,
+        rotary,
+        rotary_interleaved,
+        turns_by_first,
+    )
 
 
 def _new_results(call: Call, return_lse: bool, return_softmax: bool) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -170,6 +220,10 @@ def _over_rows_fake(*arguments):
     return _new_results(call, return_lse, False)[:2]
 
 
+def _append_fake(_k_cache, _v_cache, _k, _v, query, cache_seqlens, _rows, _table, rotary_cos, *_rest):
+    return metal.new_appended(query, cache_seqlens, rotary_cos is not None)
+
+
 def _refuse_backward_fake(grad, shape):
     return grad.new_empty(shape)
 
@@ -179,6 +233,7 @@ for _name, _implementation, _autograd, _fake in (
     ("attention_forward_out", _forward_out, autograd.without_gradient(attention_forward_out), _forward_out_fake),
     ("attention_backward", _backward, autograd.backward, _backward_fake),
     ("attention_over_rows", _over_rows, autograd.without_gradient(attention_over_rows), _over_rows_fake),
+    ("append_to_cache", _append, autograd.without_gradient(append_to_cache), _append_fake),
     ("refuse_backward", _refuse_backward, autograd.without_gradient(refuse_backward), _refuse_backward_fake),
 ):
     for _device in ("CPU", "MPS"):
