@@ -49,6 +49,7 @@ def cases(kernel) -> dict:
             *packed, causal=True, window_size=(127, 0), softcap=30.0, s_aux=sinks, alibi_slopes=slopes
         ),
         "flash_attention_varlen": lambda: kernel.flash_attention_varlen(out, *packed, True),
+        "flash_attn_func, decode": lambda: kernel.flash_attn_func(step, *dense[1:], causal=True),
         "flash_attn_with_kvcache": lambda: kernel.flash_attn_with_kvcache(
             step, *dense[1:], cache_seqlens=lengths, causal=True, num_splits=1
         ),

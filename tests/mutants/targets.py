@@ -290,7 +290,7 @@ WIDE_DECODE = {"tokens": 2, "head_dim": 200, "value_dim": 200, "length": 50, "dt
 WHOLE = {"tokens": 70, "num_heads_kv": 2, "length": 90}
 ONE_ROW_OF_TILES = {"tokens": 2, "num_heads_kv": 1, "length": 600}
 MANY = {"tokens": 5, "num_heads_kv": 2, "head_dim": 100, "length": 100}
-FEW = {"tokens": 2, "num_heads_kv": 1, "head_dim": 36, "length": 300}
+FEW = {"tokens": 2, "num_heads_kv": 1, "head_dim": 36, "length": 600}
 IN_HALF = {"tokens": 20, "head_dim": 32, "length": 80, "dtype": torch.float16}
 IN_PARTS = {"tokens": 3, "head_dim": 64, "length": 200, "num_splits": 3}
 

@@ -294,11 +294,23 @@ def test_splits_fill_the_gpu_and_no_more(kernel):
 
     assert splits(2**17) == 16  # 32 threadgroups of 4 SIMD groups fill 8 cores; 2 key/value heads
     assert splits(2**17, batch=16) == 1
-    assert splits(255) == 1  # fewer than 2 blocks of 16 keys for each of two SIMD groups of two parts
-    assert splits(256) == 2
+    assert splits(512) == 1  # the launch that joins parts would begin when this one has ended
+    assert splits(513) == 4  # at least 2 blocks of 16 keys for each of four SIMD groups of a part
     assert splits(2**17, num_splits=3) == 3
     assert splits(2**17, num_splits=1000) == kernel.planner.MAX_SPLITS
     assert splits(2**17, batch=16, device=kernel.device.Device(family=9, cores=40)) == 5
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 4])
+@pytest.mark.parametrize("family, cores", [(7, 8), (7, 64), (8, 38), (9, 80), (10, 40)])
+def test_short_work_is_one_launch(kernel, family, cores, batch):
+    gpu = kernel.device.Device(family, cores, matrix_unit=family == 10)
+    for head_dim, keys, tokens in itertools.product((64, 96, 128, 256, 512), (1, 100, 512), (1, 4)):
+        for dtype, heads_kv in itertools.product((torch.float16, torch.bfloat16, torch.float32), (1, 8)):
+            query = torch.empty(batch, tokens, 8, head_dim, dtype=dtype, device="meta")
+            key = torch.empty(batch, keys, heads_kv, head_dim, dtype=dtype, device="meta")
+            [plan] = chain_of(kernel, query, key, device=gpu, window_right=0).launches
+            assert plan.grid[2] == 1
 
 
 @pytest.mark.parametrize("head_dim, value_dim, sizes", [(1, 1, (32, 32)), (33, 32, (64, 64)), (192, 128, (192, 128))])

@@ -187,15 +187,17 @@ def flash_attn_with_kvcache(
         aligns_first=False,
         **fields,
     )
-    with torch.no_grad():
-        if over_rows:
-            output, lse = operators.attention_over_rows(*call, cache.rows, leftpad, return_softmax_lse)
-        else:
-            output, lse, _ = operators.attention_forward(*call, return_softmax_lse, False)
-    inputs = q, k_cache, v_cache, k, v, fields["sinks"], attn_bias
-    sources = [t for t in inputs if t is not None and t.requires_grad]
-    if sources and torch.is_grad_enabled():
-        output, lse = operators.without_backward(output, lse, *sources)
+    if over_rows:
+        output, lse = operators.without_gradient_of(
+            operators.attention_over_rows, *call, cache.rows, leftpad, return_softmax_lse
+        )
+    else:
+        output, lse = operators.attention_without_gradient(call, return_softmax_lse)
+    if torch.is_grad_enabled():
+        inputs = q, k_cache, v_cache, k, v, fields["sinks"], attn_bias
+        sources = [t for t in inputs if t is not None and t.requires_grad]
+        if sources:
+            output, lse = operators.without_backward(output, lse, *sources)
     return (output, lse) if return_softmax_lse else output
 
 
@@ -213,8 +215,19 @@ def _extend(
     seqlen_new = k.shape[1]
     if operators.appends(query, cache.keys, cache.values, k, v) and cache.capacity > 0:
         cos, sin, interleaved = (None, None, False) if rotary is None else rotary
-        rotated, lengths = operators.append_to_cache(
-            *cache[:2], k, v, query, lengths, cache.rows, cache.block_table, cos, sin, interleaved, turns_by_first
+        rotated, lengths = operators.without_gradient_of(
+            operators.append_to_cache,
+            *cache[:2],
+            k,
+            v,
+            query,
+            lengths,
+            cache.rows,
+            cache.block_table,
+            cos,
+            sin,
+            interleaved,
+            turns_by_first,
         )
         return query if rotary is None else rotated, lengths
     if rotary is not None:
@@ -255,10 +268,10 @@ def _where_it_is(
     if rows is not None:  # a page for each row of the cache
         block_table = rows.to(torch.int32).unsqueeze(1)
     if lengths is not None:
-        lengths = lengths.to(torch.int32)
+        lengths = lengths if lengths.dtype == torch.int32 else lengths.to(torch.int32)
     elif block_table is not None:
         lengths = torch.full((batch,), capacity, dtype=torch.int32, device=key.device)
-    if block_table is None:
+    if block_table is None and key.shape[0] != batch:
         key, value = key[:batch], value[:batch]
     return key, value, block_table, lengths
 
@@ -275,7 +288,7 @@ def _check_cache(
     layout = Layout.CACHE if block_table is None else Layout.PAGED
     tensors.check_key_value(query, k_cache, v_cache, layout, _NAMES)
     for tensor, name in ((k_cache, "k_cache"), (v_cache, "v_cache")):
-        if tensor.stride(-1) != 1:
+        if tensor.stride()[-1] != 1:
             raise ValueError(f"{name} must have a contiguous last dimension, got strides {tensor.stride()}")
     rows = None
     if cache_batch_idx is not None:

@@ -54,12 +54,12 @@ def current() -> Optional[Target]:
 
 def takes(tensor: torch.Tensor) -> bool:
     """Whether calls on the tensor go to a launcher, and not to the CPU implementation."""
-    return tensor.device.type == "mps" or current() is not None
+    return _current.get() is not None or tensor.device.type == "mps"
 
 
 def target_for(tensor: torch.Tensor) -> Optional[Target]:
     """Who runs calls on the tensor: None for the CPU implementation. Raises RuntimeError as `metal`."""
-    return metal() if takes(tensor) else None
+    return _current.get() or (_preferred() if tensor.device.type == "mps" else None)
 
 
 def metal() -> Target:

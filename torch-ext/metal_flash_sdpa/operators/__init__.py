@@ -10,14 +10,15 @@ from torch.autograd.graph import increment_version
 from .. import cpu
 from .. import launching as launchers
 from .._ops import add_op_namespace_prefix, ops
-from ..call import TENSORS, Call, Dropout, Gradients, taken, tensors_of
+from ..call import TENSORS, Call, Dropout, Gradients, differentiable_of, taken, tensors_of
 from ..checks import memory
 from . import autograd, cache_rows, flops, metal
-from .autograd import refuse_captured, without_backward
+from .autograd import any_requires_grad, is_plain, refuse_captured, without_backward, without_gradient_of
 from .schemas import (
     append_to_cache,
     attention_backward,
     attention_forward,
+    attention_forward_inference,
     attention_forward_out,
     attention_over_rows,
     library,
@@ -27,13 +28,16 @@ from .schemas import (
 __all__ = [
     "append_to_cache",
     "appends",
+    "attention",
     "attention_backward",
     "attention_forward",
     "attention_forward_out",
     "attention_over_rows",
     "refuse_backward",
     "refuse_captured",
+    "attention_without_gradient",
     "without_backward",
+    "without_gradient_of",
 ]
 
 _NO_DROPOUT = Dropout()
@@ -53,6 +57,13 @@ def _forward(*arguments) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return results
 
 
+def _forward_inference(*arguments) -> torch.Tensor:
+    call = Call(*arguments)
+    output = _new_output(call)
+    _compute(output, None, None, call, _NO_DROPOUT)
+    return output
+
+
 def _forward_out(output: torch.Tensor, *arguments) -> None:
     call = Call(*arguments)
     # Here, as tracing knows no memory.
@@ -69,6 +80,33 @@ def _over_rows(*arguments) -> Tuple[torch.Tensor, torch.Tensor]:
     shape = call.query.shape[:2]
     output = output.unflatten(0, shape)
     return output, lse.unflatten(1, shape).transpose(0, 1).contiguous() if return_lse else lse
+
+
+def attention(call: Call, return_lse: bool, *dropout) -> Tuple[torch.Tensor, torch.Tensor]:
+    """(output, lse; without return_lse, any tensor stands in its place)."""
+    wants_gradient = torch.is_grad_enabled() and any_requires_grad(differentiable_of(call))
+    if wants_gradient or dropout or not is_plain(call.query):
+        output, lse, _ = attention_forward(*call, return_lse, False, *dropout)
+        return output, lse
+    return _inference(call, return_lse)
+
+
+def attention_without_gradient(call: Call, return_lse: bool) -> Tuple[torch.Tensor, torch.Tensor]:
+    """As attention."""
+    if is_plain(call.query):
+        return _inference(call, return_lse)
+    with torch.no_grad():
+        output, lse, _ = attention_forward(*call, return_lse, False)
+    return output, lse
+
+
+def _inference(call: Call, return_lse: bool) -> Tuple[torch.Tensor, torch.Tensor]:
+    with torch._C._AutoDispatchBelowAutograd():
+        if return_lse:
+            output, lse, _ = attention_forward(*call, True, False)
+            return output, lse
+        output = attention_forward_inference(*call)
+        return output, output
 
 
 def appends(query: torch.Tensor, *written: torch.Tensor) -> bool:
@@ -127,10 +165,14 @@ def _new_results(call: Call, return_lse: bool, return_softmax: bool) -> Tuple[to
     rows = (*batch, num_heads, seqlen_q)
     has_softmax = return_softmax and launchers.takes(query)
     return (
-        query.new_empty((*batch, seqlen_q, num_heads, call.value.shape[-1])),
+        _new_output(call),
         query.new_empty(rows if return_lse else 0, dtype=torch.float32),
         query.new_empty((*rows, 2) if has_softmax else 0, dtype=torch.float32),
     )
+
+
+def _new_output(call: Call) -> torch.Tensor:
+    return call.query.new_empty((*call.query.shape[:-1], call.value.shape[-1]))
 
 
 def _compute(
@@ -160,7 +202,7 @@ def _with_rows_of(call: Call) -> Call:
     query, key, value, bias = call.query, call.key, call.value, call.attn_bias
     if bias is not None and bias.shape[-1] > 1 and bias.stride(-1) != 0:  # one bias for all columns may stay one
         call = call._replace(attn_bias=_with_rows(bias))
-    if query.stride(-1) == key.stride(-1) == value.stride(-1) == 1:
+    if query.stride()[-1] == key.stride()[-1] == value.stride()[-1] == 1:  # faster than stride(-1)
         return call
     return call._replace(query=_with_rows(query), key=_with_rows(key), value=_with_rows(value))
 
@@ -206,6 +248,10 @@ def _forward_fake(*arguments):
     return _new_results(call, return_lse, return_softmax)
 
 
+def _forward_inference_fake(*arguments):
+    return _new_output(Call(*arguments))
+
+
 def _forward_out_fake(output, *_arguments):
     return None
 
@@ -230,6 +276,12 @@ def _refuse_backward_fake(grad, shape):
 
 for _name, _implementation, _autograd, _fake in (
     ("attention_forward", _forward, autograd.forward, _forward_fake),
+    (
+        "attention_forward_inference",
+        _forward_inference,
+        autograd.without_gradient(attention_forward_inference),
+        _forward_inference_fake,
+    ),
     ("attention_forward_out", _forward_out, autograd.without_gradient(attention_forward_out), _forward_out_fake),
     ("attention_backward", _backward, autograd.backward, _backward_fake),
     ("attention_over_rows", _over_rows, autograd.without_gradient(attention_over_rows), _over_rows_fake),

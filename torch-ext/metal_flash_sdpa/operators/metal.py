@@ -26,8 +26,8 @@ def attention_forward(
     dropout: Dropout,
 ) -> None:
     """Fills output, and lse and row_softmax unless None. Rows of all tensors are contiguous."""
-    tensors = present(call)
-    if not _have_elements(tensors):
+    chain = planner.plan_forward(target.device, output, lse, call, row_softmax, dropout.dropout_p > 0)
+    if not chain.launches:
         # Nothing to see: no queries, no keys, no pages or no sequences. An empty tensor may have no memory to bind.
         output.zero_()
         if lse is not None:
@@ -35,9 +35,14 @@ def attention_forward(
         if row_softmax is not None:
             row_softmax.copy_(row_softmax.new_tensor(planner.SOFTMAX_OF_NO_KEY))
         return
-    chain = planner.plan_forward(target.device, output, lse, call, row_softmax, dropout.dropout_p > 0)
-    given: _Given = {**tensors, "output": output}
-    _add(given, lse=lse, row_softmax=row_softmax, dropout=_packed(dropout))
+    given: _Given = present(call)
+    given["output"] = output
+    if lse is not None:
+        given["lse"] = lse
+    if row_softmax is not None:
+        given["row_softmax"] = row_softmax
+    if dropout.dropout_p > 0:
+        given["dropout"] = _packed(dropout)
     _run(target, chain, given)
 
 

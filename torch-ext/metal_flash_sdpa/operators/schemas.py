@@ -8,6 +8,7 @@ from .._ops import add_op_namespace_prefix, ops
 from ..call import Call, Dropout, schema
 
 library = torch.library.Library(add_op_namespace_prefix("").rstrip(":"), "FRAGMENT")
+# attention_forward_inference gives the output alone, for calls without gradients that nothing watches.
 # attention_backward takes what the forward returned where a launcher ran it; None where the CPU implementation did,
 # which computes the weights again. Without wants_key_value, the gradients of key and value are [0], and
 # without wants_attn_bias that of attn_bias.
@@ -20,6 +21,7 @@ library = torch.library.Library(add_op_namespace_prefix("").rstrip(":"), "FRAGME
 for _schema in (
     f"attention_forward({schema(Call)}, bool return_lse, bool return_softmax, {schema(Dropout)}) "
     "-> (Tensor output, Tensor lse, Tensor row_softmax)",
+    f"attention_forward_inference({schema(Call)}) -> Tensor",
     f"attention_forward_out(Tensor(a!) output, {schema(Call)}) -> ()",
     f"attention_backward(Tensor grad_output, Tensor? grad_lse, {schema(Call)}, Tensor? output, Tensor? row_softmax, "
     f"bool wants_key_value, bool wants_attn_bias, {schema(Dropout)}) "
@@ -34,6 +36,7 @@ for _schema in (
     library.define(_schema, tags=torch.Tag.pt2_compliant_tag)
 
 attention_forward = ops.attention_forward.default
+attention_forward_inference = ops.attention_forward_inference.default
 attention_forward_out = ops.attention_forward_out.default
 attention_backward = ops.attention_backward.default
 attention_over_rows = ops.attention_over_rows.default

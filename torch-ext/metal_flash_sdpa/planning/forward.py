@@ -31,6 +31,7 @@ from .tiles import DECODE_ROWS, UNIT_ROWS, Tile, choose
 
 SIMDGROUPS_PER_CORE = 16  # at full rate, by published measurements of M1 and M2
 MIN_SPLIT_BLOCKS = 2  # for each SIMD group: a part costs a write and a read of its fp32 output
+UNSPLIT_KEYS = 512  # so few are seen before a second launch, which joins parts, could begin
 MAX_SPLITS = 64  # attention_combine.metal: kMaxSplits. Bounds the scratch, too: 64 outputs that do not fill the GPU
 SOFTMAX_OF_NO_KEY = (-(2.0**127), 1e30)  # row_softmax of a row that sees no key: mask.h, softmax.h
 
@@ -47,6 +48,8 @@ def plan_forward(
 
     lse and row_softmax are None unless they are wanted; num_splits of a call counts up to MAX_SPLITS. With dropout,
     "dropout" stands for the DropoutParams of the call.
+
+    A call of no queries, keys, pages or sequences has no launches: its results are those of rows that see no key.
 
     Raises NotImplementedError, with the reason, for what no kernel can do.
     """
@@ -81,7 +84,10 @@ def plan_forward(
 
 def _few_rows(rows: int, num_heads_kv: int) -> int:
     """rows: of the longest sequence, of all key/value heads."""
-    return next((few for few in (DECODE_ROWS, UNIT_ROWS) if rows <= few * num_heads_kv), 0)
+    for few in (DECODE_ROWS, UNIT_ROWS):
+        if rows <= few * num_heads_kv:
+            return few
+    return 0
 
 
 @functools.lru_cache(maxsize=1024)  # bounded: a server sees ever new lengths
@@ -90,6 +96,8 @@ def _plan_forward(
 ) -> Chain:
     layouts = Layout(*query), Layout(*key), Layout(*value), Layout(*output)
     problem = Problem(device, dtype, *layouts, *facts)
+    if _is_empty(problem):
+        return Chain((), ())
     params = forward_params(problem)
     refuse_too_many_rows(params)
     packed = problem.batch is not None
@@ -106,6 +114,17 @@ def _plan_forward(
     if num_splits == 1:
         return Chain((), _launches(problem, params, tile))
     return _split_chain(problem, params, tile, num_splits)
+
+
+def _is_empty(problem: Problem) -> bool:
+    """Whether any tensor of the call has no elements: no queries, no keys, no pages or no sequences."""
+    shapes = (
+        problem.query.shape,
+        problem.key.shape,
+        problem.value.shape,
+        () if problem.bias is None else problem.bias.shape,
+    )
+    return problem.batch == 0 or problem.max_pages == 0 or any(0 in shape for shape in shapes)
 
 
 def _has_features(problem: Problem) -> bool:
@@ -226,12 +245,14 @@ def _split_chain(problem: Problem, params: ForwardParams, tile: Tile, num_splits
 
 
 def _num_splits(problem: Problem, params: ForwardParams, tile: Tile) -> int:
-    """As many parts as the GPU still has room for, each of at least MIN_SPLIT_BLOCKS blocks of keys."""
+    """One for few keys; else as many as the GPU has room for, each of MIN_SPLIT_BLOCKS blocks of keys at least."""
+    keys = _keys_of_a_tile(problem, params, tile)
+    if keys <= UNSPLIT_KEYS:
+        return 1
     rows = params.query_length * params.heads_per_kv
     tiles = -(-rows // tile.block_m)
     # Packed: at least one for each sequence, as the planner does not know the empty ones.
     tiles = tiles * params.batch if problem.batch is None else max(tiles, params.batch)
-    keys = _keys_of_a_tile(problem, params, tile)
     room = problem.device.cores * SIMDGROUPS_PER_CORE // tile.simdgroups // max(1, tiles * problem.key.shape[-2])
     return max(1, min(room, keys // (tile.block_n * tile.key_groups * MIN_SPLIT_BLOCKS)))
 
