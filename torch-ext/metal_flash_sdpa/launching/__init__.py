@@ -2,8 +2,8 @@
 
 A launcher is a callable `launcher(plan, given)` that runs a `plan.Plan` on tensors by name and knows no attention.
 Tensors on `mps` go to `metal()`; tensors on the CPU go to the CPU implementation. Inside `use_launcher`, both go to the
-launcher given there (a simulator, say), with plans for the device given there. Launchers of a GPU also answer
-`describe(plan)` with a `plan.Pipeline`.
+launcher given there (a simulator, say), with plans for the device given there. Launchers of a GPU also compile
+a plan's kernel, `prepare(plan)`, and answer `describe(plan)` with a `plan.Pipeline`.
 """
 
 from __future__ import annotations

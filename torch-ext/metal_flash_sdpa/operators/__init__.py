@@ -84,11 +84,11 @@ def _over_rows(*arguments) -> Tuple[torch.Tensor, torch.Tensor]:
 
 def attention(call: Call, return_lse: bool, *dropout) -> Tuple[torch.Tensor, torch.Tensor]:
     """(output, lse; without return_lse, any tensor stands in its place)."""
-    wants_gradient = torch.is_grad_enabled() and any_requires_grad(differentiable_of(call))
-    if wants_gradient or dropout or not is_plain(call.query):
-        output, lse, _ = attention_forward(*call, return_lse, False, *dropout)
-        return output, lse
-    return _inference(call, return_lse)
+    if not dropout and is_plain(call.query):
+        if not torch.is_grad_enabled() or not any_requires_grad(differentiable_of(call)):
+            return _inference(call, return_lse)
+    output, lse, _ = attention_forward(*call, return_lse, False, *dropout)
+    return output, lse
 
 
 def attention_without_gradient(call: Call, return_lse: bool) -> Tuple[torch.Tensor, torch.Tensor]:
