@@ -31,6 +31,7 @@ __all__ = [
     "attention",
     "attention_backward",
     "attention_forward",
+    "attention_forward_inference",
     "attention_forward_out",
     "attention_over_rows",
     "refuse_backward",
