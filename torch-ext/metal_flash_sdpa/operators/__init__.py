@@ -60,7 +60,10 @@ def _forward(*arguments) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 def _forward_inference(*arguments) -> torch.Tensor:
     call = Call(*arguments)
-    output = _new_output(call)
+    if call.query.shape[-1] == call.value.shape[-1]:
+        output = torch.empty_like(call.query, memory_format=torch.contiguous_format)  # faster
+    else:
+        output = _new_output(call)
     _compute(output, None, None, call, _NO_DROPOUT)
     return output
 
@@ -190,7 +193,7 @@ def _compute(
         with torch._C._DisableAutocast():  # or it would round within
             cpu.attention_forward(output, lse, call, dropout)
         return
-    if output.stride(-1) != 1:  # the kernels write rows of contiguous elements
+    if output.stride()[-1] != 1:  # the kernels write rows of contiguous elements
         contiguous = torch.empty_like(output, memory_format=torch.contiguous_format)
         metal.attention_forward(target, contiguous, lse, row_softmax, call, dropout)
         output.copy_(contiguous)

@@ -151,7 +151,10 @@ without_backward = _WithoutBackward.apply
 
 
 def any_requires_grad(tensors) -> bool:
-    return any(tensor is not None and tensor.requires_grad for tensor in tensors)
+    for tensor in tensors:  # faster than a generator
+        if tensor is not None and tensor.requires_grad:
+            return True
+    return False
 
 
 def is_plain(tensor: torch.Tensor) -> bool:
@@ -181,8 +184,7 @@ def forward(*inputs):
     if forward_ad._current_level >= 0:
         _refuse_tangents(inputs)
     if torch.is_grad_enabled():
-        query, key, value, *optional = differentiable_of(inputs)
-        if query.requires_grad or key.requires_grad or value.requires_grad or any_requires_grad(optional):
+        if any_requires_grad(differentiable_of(inputs)):
             return _apply(_Attention, inputs)
     with torch._C._AutoDispatchBelowAutograd():
         return attention_forward(*inputs)
