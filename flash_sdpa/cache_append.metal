@@ -1,11 +1,14 @@
 // Writes new keys and values into a cache, and rotates the keys, and the queries that go with them, by their positions
-// (rotary embedding), all in the launch before that of the attention. A rotation is computed in fp32 and rounded once.
-// A token that finds no place (beyond the cache, at a negative position, in a page or row that does not exist) is not
-// written, whatever the indices say.
+// (rotary embedding), all in the launch before that of the attention. A rotation is computed in fp32 and rounded once to
+// the dtype. A token that finds no place (beyond the cache, at a negative position, in a page or row that does not
+// exist) is not written, whatever the indices say.
 #include <metal_stdlib>
 #include "params.h"
 #include "tile.h"
 using namespace metal;
+
+// As torch's own operations round: each product, then the sum. So the products are statements of their own, too.
+#pragma METAL fp contract(off)
 
 constant constexpr int kRows = 4;  // of a threadgroup, a SIMD group each; planning/append.py: ROWS
 
@@ -47,8 +50,9 @@ inline void write_head(device T* target, device const T* source, int columns, in
     const int first = pair * int(params.pair_step), second = first + int(params.pair_distance);
     const float x = float(source[first]), y = float(source[second]);
     const float cosine = float(cosines[pair]), sine = float(sines[pair]);
-    target[first] = T(x * cosine - y * sine);
-    target[second] = T(x * sine + y * cosine);
+    const float x_cosine = x * cosine, x_sine = x * sine, y_cosine = y * cosine, y_sine = y * sine;
+    target[first] = T(x_cosine - y_sine);
+    target[second] = T(x_sine + y_cosine);
   }
   for (int column = 2 * pairs + lane; column < columns; column += kSimdWidth) target[column] = source[column];
 }

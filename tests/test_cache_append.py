@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from appending import SOURCE, Appending, Problem, call
+from appending import SOURCE, Appending, Problem, call, memory
 from cases import random_tensor
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -73,6 +73,22 @@ def test_what_finds_no_place_is_not_written(kernel, problem):
 @pytest.mark.parametrize("name", ["float32", "halves", "bfloat16, angles of 32 bits", "part of a larger one"])
 def test_fast_math(kernel, name):
     call(kernel, NAMED[name], SimulatedLauncher(fast_math=True)).verify(attended=False)
+
+
+@pytest.mark.parametrize("fast_math", [False, True])
+@pytest.mark.parametrize("name", [name for name, problem in NAMED.items() if problem.pairs])
+def test_the_bits_of_torch(kernel, name, fast_math):
+    """As torch's own operations write and rotate, which step in where gradients are followed."""
+    done = call(kernel, NAMED[name], SimulatedLauncher(fast_math=fast_math))
+    query, k, v = done.inputs
+    kernel.flash_attn_with_kvcache(query, *done.caches_before, k, v, **done.settings)
+    for cache, expected in zip(done.caches, done.caches_before):
+        assert torch.equal(memory(cache), memory(expected))
+    rotary = kernel.interface.rotary.Rotary(
+        *(done.settings[f"rotary_{name}"] for name in ("cos", "sin", "interleaved"))
+    )
+    positions = done.settings["cache_seqlens"].long()[:, None] + torch.arange(query.shape[1]) * done.problem.causal
+    assert torch.equal(done.given["rotated"], rotary.rotate(query, positions))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)

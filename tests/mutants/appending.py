@@ -30,7 +30,7 @@ MUTANTS = [
     ),
     Mutant("append: queries by the first", FILE, "token * params.query_step", "0", "numbers"),
     Mutant("append: angles of the first position", FILE, "sines += angle * params.sine_stride;", "", "numbers"),
-    Mutant("append: turned backwards", FILE, "x * sine + y * cosine", "y * cosine - x * sine", "numbers"),
+    Mutant("append: turned backwards", FILE, "x_sine + y_cosine", "y_cosine - x_sine", "numbers"),
     Mutant(
         "append: rounded in between", FILE, "= float(source[first])", "= float(T(1.25f) * source[first])", "numbers"
     ),

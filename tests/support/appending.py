@@ -122,6 +122,7 @@ class Done(NamedTuple):
     inputs_before: tuple[torch.Tensor, ...]  # bits of their memory
     caches: tuple[torch.Tensor, ...]
     caches_before: tuple[torch.Tensor, ...]  # copies, with all of their memory
+    settings: dict
     output: torch.Tensor
     given: dict  # to the launcher
 
@@ -178,20 +179,16 @@ def call(kernel, problem: Problem, launcher, attends: bool = False) -> Done:
         )
         for cache in caches
     )
-    rotary = dict(zip(("rotary_cos", "rotary_sin"), angles_of(p))) if p.pairs else {}
+    settings = {
+        "rotary_interleaved": p.interleaved,
+        "causal": p.causal,
+        "cache_seqlens": integers(p.lengths, p.long_lengths),
+        "cache_batch_idx": integers(p.rows, p.long_rows),
+        "block_table": integers(p.pages, False),
+        **(dict(zip(("rotary_cos", "rotary_sin"), angles_of(p))) if p.pairs else {}),
+    }
     appending = Appending(launcher, attends)
     with kernel.launchers.use_launcher(appending):
-        output = kernel.flash_attn_with_kvcache(
-            query,
-            *caches,
-            k,
-            v,
-            **rotary,
-            rotary_interleaved=p.interleaved,
-            causal=p.causal,
-            cache_seqlens=integers(p.lengths, p.long_lengths),
-            cache_batch_idx=integers(p.rows, p.long_rows),
-            block_table=integers(p.pages, False),
-        )
+        output = kernel.flash_attn_with_kvcache(query, *caches, k, v, **settings)
     [given] = appending.given
-    return Done(p, inputs, inputs_before, caches, caches_before, output, given)
+    return Done(p, inputs, inputs_before, caches, caches_before, settings, output, given)
