@@ -49,7 +49,7 @@ def plan_forward(
     lse and row_softmax are None unless they are wanted; num_splits of a call counts up to MAX_SPLITS. With dropout,
     "dropout" stands for the DropoutParams of the call.
 
-    A call of no queries, keys, pages or sequences has no launches: its results are those of rows that see no key.
+    A call with a tensor of no elements has no launches: its results are those of rows that see no key.
 
     Raises NotImplementedError, with the reason, for what no kernel can do.
     """
@@ -117,14 +117,11 @@ def _plan_forward(
 
 
 def _is_empty(problem: Problem) -> bool:
-    """Whether any tensor of the call has no elements: no queries, no keys, no pages or no sequences."""
-    shapes = (
-        problem.query.shape,
-        problem.key.shape,
-        problem.value.shape,
-        () if problem.bias is None else problem.bias.shape,
-    )
-    return problem.batch == 0 or problem.max_pages == 0 or any(0 in shape for shape in shapes)
+    """Whether any tensor of the call has no elements: no queries, no keys, no pages or nothing for each sequence."""
+    if problem.batch == 0 and (problem.has_seqused_k or problem.max_pages is not None or problem.alibi_dims == 2):
+        return True
+    shapes = [problem.query.shape, problem.key.shape, problem.value.shape, problem.bias.shape if problem.bias else ()]
+    return problem.max_pages == 0 or any(0 in shape for shape in shapes)
 
 
 def _has_features(problem: Problem) -> bool:
