@@ -73,13 +73,13 @@ def plans_of(kernel, count: int):
         with launchers.use_launcher(plans, devices[number % len(devices)]):
             function(**arguments)
         if number % 4 == 0:
-            plans.seen += plans_of_append(kernel, arguments["query" if "query" in arguments else "q"].dtype)
+            plans.seen += plans_of_decode(kernel, arguments["query" if "query" in arguments else "q"].dtype)
     return plans.seen
 
 
-def plans_of_append(kernel, dtype):
-    """To the rows of a cache, and to pages, with rotation."""
-    plans = recorded.Plans()
+def plans_of_decode(kernel, dtype):
+    """Of keys in parts, and of appending to the rows of a cache, and to pages, with rotation."""
+    plans, parts = recorded.Plans(), recorded.Plans()
     q, k, v, angles = (torch.randn(2, 1, heads, 16, dtype=dtype) for heads in (4, 2, 2, 24))
     caches = [torch.randn(3, 16, 2, 16, dtype=dtype) for _ in range(2)]
     lengths, rotary = (
@@ -90,7 +90,9 @@ def plans_of_append(kernel, dtype):
     with kernel.launchers.use_launcher(plans):
         kernel.flash_attn_with_kvcache(q, *caches, k, v, cache_seqlens=lengths, cache_batch_idx=table[:, 0].long())
         kernel.flash_attn_with_kvcache(q, *caches, k, v, cache_seqlens=lengths.int(), block_table=table, **rotary)
-    return [(plan, given) for plan, given in plans.seen if plan.source == "cache_append.metal"]
+    with kernel.launchers.use_launcher(parts):
+        kernel.flash_attn_with_kvcache(q, *(cache[:2] for cache in caches), num_splits=2)
+    return parts.seen + [each for each in plans.seen if each[0].source == "cache_append.metal"]
 
 
 def compiled_launch(kernel, standin, plan, tensors) -> recorded.Launch:
