@@ -268,7 +268,7 @@ LARGER = lambda tensor: torch.cat([tensor, tensor], dim=1)[:, : tensor.shape[1]]
 @pytest.mark.parametrize("strides", [lambda tensor: tensor, HEAD_MAJOR, LARGER], ids=["whole", "head-major", "larger"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_cache_is_not_copied(kernel, plans, layout, strides):
-    """The kernel gets views of the cache, in one launch."""
+    """The kernels get the cache itself, to write it, and views of it, to read it: two launches."""
     cache = Cache(layout)
     arguments = cache.arguments()
     arguments |= {name: strides(arguments[name]) for name in ("k_cache", "v_cache")}
@@ -276,7 +276,9 @@ def test_the_cache_is_not_copied(kernel, plans, layout, strides):
     kernel.flash_attn_with_kvcache(
         tokens(1, 2, HEADS, HEAD_DIM), **arguments, k=k, v=v, cache_seqlens=int32(LENGTHS), num_splits=1
     )
-    ((_, tensors),) = plans
+    (appending, written), (_, tensors) = plans
+    assert appending.source == "cache_append.metal"
+    assert written["k_cache"] is arguments["k_cache"] and written["v_cache"] is arguments["v_cache"]
     assert tensors["key"].data_ptr() == arguments["k_cache"].data_ptr()
     assert tensors["value"].data_ptr() == arguments["v_cache"].data_ptr()
 

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.fast_math
 
 @pytest.fixture
 def many_cores(kernel, launcher):
-    """Plans for a GPU of 512 cores, which split the keys of every small call."""
+    """Plans for a GPU of 512 cores, which split the keys of small calls, too, from 513 keys on."""
     target = kernel.launchers.current()
     device = target and target.device._replace(cores=512)
     with kernel.launchers.use_launcher(target.launcher, device) if target else contextlib.nullcontext():

@@ -1,8 +1,8 @@
 """A sample of the texts that the run-time launcher gives to Apple's compiler, chosen to meet everything that they hold.
 
 The plans are those of the self-test's problems and of their gradients, for a GPU of each family, some also without
-log-sum-exp, with dropout or with seqused_k. The sample holds every kind of loader, dtype, shape of tile and head_dim
-that they use, each loader with each dtype, and every function constant both true and false.
+log-sum-exp, with dropout or with seqused_k, and those of decoding. The sample holds every kind of loader, dtype, shape
+of tile and head_dim that they use, each loader with each dtype, and every function constant both true and false.
 """
 
 from __future__ import annotations
@@ -68,4 +68,19 @@ def _planned(package) -> list[Specialisation]:
                 results = function(**arguments)
                 results = results[:2] if arguments["return_attn_probs"] else (results,)
                 torch.autograd.grad(results, leaves, [torch.ones_like(result) for result in results])
+    with package.launchers.use_launcher(launcher):
+        for dtype in package.call.DTYPES:
+            _plan_decode(package, dtype)
     return planned
+
+
+def _plan_decode(package, dtype: torch.dtype) -> None:
+    """So many keys that they are divided, with each feature of the kernel that joins the parts, and without; and
+    launches that append to a cache."""
+    query, *caches = (torch.empty(1, tokens, 2, 64, dtype=dtype) for tokens in (1, 2000, 2000))
+    package.flash_attn_func(query, *caches, return_attn_probs=True)
+    package.flash_attn_func(query.requires_grad_(), *caches, dropout_p=0.1, s_aux=torch.zeros(2))
+    for angles in dict.fromkeys((dtype, torch.float32)):
+        table = torch.empty(2000, 32, dtype=angles)
+        new = query.detach()
+        package.flash_attn_with_kvcache(new, *caches, new, new, table, table, cache_seqlens=7)

@@ -26,14 +26,14 @@ def plans(kernel):
 
 
 def recorded(kernel, monkeypatch) -> list:
-    """The calls that attention_forward gets from the interface, which still runs."""
-    calls, operator = [], kernel.operators.attention_forward
+    """The calls that the operators get from the interface, which still run."""
+    calls, attention_of = [], kernel.operators.attention
 
-    def record(*arguments):
-        calls.append(kernel.call.taken(arguments)[0])
-        return operator(*arguments)
+    def record(call, *rest):
+        calls.append(call)
+        return attention_of(call, *rest)
 
-    monkeypatch.setattr(kernel.interface.calls, "operators", types.SimpleNamespace(attention_forward=record))
+    monkeypatch.setattr(kernel.interface.calls, "operators", types.SimpleNamespace(attention=record))
     return calls
 
 

@@ -50,6 +50,11 @@ SIGNATURES = {
     "install_flash_attn": "",
     "register_diffusers": "",
     "activate_varlen_attn": "devices=('mps',)",
+    "precompile": (
+        "call, *, num_heads, head_dim, dtype, max_seqlen, max_batch=1, num_heads_kv=None, value_dim=None, "
+        "causal=False, window_size=(-1, -1), softcap=0.0, alibi_slopes=False, sinks=False, attn_bias=None, "
+        "dropout_p=0.0, return_lse=False, gradients=False, page_size=0, rotary_dim=0"
+    ),
 }
 
 

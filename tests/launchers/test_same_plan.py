@@ -72,7 +72,27 @@ def plans_of(kernel, count: int):
             arguments["dropout_p"] = 0.25
         with launchers.use_launcher(plans, devices[number % len(devices)]):
             function(**arguments)
+        if number % 4 == 0:
+            plans.seen += plans_of_decode(kernel, arguments["query" if "query" in arguments else "q"].dtype)
     return plans.seen
+
+
+def plans_of_decode(kernel, dtype):
+    """Of keys in parts, and of appending to the rows of a cache, and to pages, with rotation."""
+    plans, parts = recorded.Plans(), recorded.Plans()
+    q, k, v, angles = (torch.randn(2, 1, heads, 16, dtype=dtype) for heads in (4, 2, 2, 24))
+    caches = [torch.randn(3, 16, 2, 16, dtype=dtype) for _ in range(2)]
+    lengths, rotary = (
+        torch.tensor([3, 15]),
+        dict.fromkeys(("rotary_cos", "rotary_sin"), angles[0, 0, :, :5].contiguous()),
+    )
+    table = torch.tensor([[2], [0]], dtype=torch.int32)
+    with kernel.launchers.use_launcher(plans):
+        kernel.flash_attn_with_kvcache(q, *caches, k, v, cache_seqlens=lengths, cache_batch_idx=table[:, 0].long())
+        kernel.flash_attn_with_kvcache(q, *caches, k, v, cache_seqlens=lengths.int(), block_table=table, **rotary)
+    with kernel.launchers.use_launcher(parts):
+        kernel.flash_attn_with_kvcache(q, *(cache[:2] for cache in caches), num_splits=2)
+    return parts.seen + [each for each in plans.seen if each[0].source == "cache_append.metal"]
 
 
 def compiled_launch(kernel, standin, plan, tensors) -> recorded.Launch:

@@ -21,7 +21,7 @@ from reference import assert_lse, assert_output, attention, rounded_weights
 from row_softmax import assert_weights
 from simulated_launcher import SimulatedLauncher
 
-from . import backward_cases, bias_cases
+from . import append_cases, backward_cases, bias_cases
 from .backward_cases import Found
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -335,6 +335,7 @@ CASES = [
     (functools.partial(_packed, gpu=UNIT), {UNIT_TILE}),
     (_unit, {MAIN, UNIT_TILE, SOFTMAX, EXCHANGE}),
     (functools.partial(_training, gpu=UNIT, **IN_HALF), {UNIT_TILE}),
+    (functools.partial(_backward, case=append_cases.all_of), {"cache_append.metal"}),
     (functools.partial(_backward, case=backward_cases.packed), {TERMS, QUERIES, KEYS, *BACKWARD, MASK}),
     (functools.partial(_backward, case=backward_cases.chunks), {QUERIES, KEYS, STORED_WEIGHTS}),
     (functools.partial(_backward, case=backward_cases.features), {TERMS, QUERIES, KEYS, *BACKWARD}),

@@ -15,7 +15,17 @@ from typing import NamedTuple, Set
 
 from package import ROOT, Specialisation
 
-TESTS = ("attention", "features", "named_cases", "isolation", "kv_cache", "flash_attn_2", "merging", "padding")
+TESTS = (
+    "attention",
+    "features",
+    "named_cases",
+    "isolation",
+    "kv_cache",
+    "cache_append",
+    "flash_attn_2",
+    "merging",
+    "padding",
+)
 TESTS += ("qkv_packed", "dropout", "ranges", "row_softmax")
 BACKWARD = ("gradients", "dropout", "chunks", "large")
 PROCESSES = 8

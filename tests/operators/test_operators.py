@@ -64,6 +64,10 @@ def test_opcheck_forward(kernel, make_call, requires_grad, return_lse):
     torch.library.opcheck(kernel.operators.attention_forward, (*make_call(requires_grad), return_lse, True))
 
 
+def test_opcheck_forward_inference(kernel, make_call):
+    torch.library.opcheck(kernel.operators.attention_forward_inference, tuple(make_call()))
+
+
 def test_opcheck_forward_out(kernel, make_call):
     call = make_call()
     output = torch.empty(*call.query.shape[:-1], call.value.shape[-1])
@@ -92,6 +96,7 @@ def test_schemas_are_the_call(kernel):
     flows back, and before its own arguments."""
     around = {
         "attention_forward": ([], ["return_lse", "return_softmax", "dropout_p", "dropout_seed"]),
+        "attention_forward_inference": ([], []),
         "attention_forward_out": (["output"], []),
         "attention_backward": (
             ["grad_output", "grad_lse"],

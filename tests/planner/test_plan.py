@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import operator
 import pathlib
 import re
 import sys
@@ -46,7 +47,11 @@ def params_of(kernel, plan, kind="ForwardParams"):
 def test_planned_kernels_are_the_kernels_that_exist(kernel):
     tiles, planned = kernel.planning.tiles, set()
     devices = [kernel.device.Device(family, cores) for family in kernel.device.FAMILIES for cores in (1, 64)]
-    lengths = [(4, 4), (65, 500), (65, 2000)]  # for a decode tile; large tiles on few cores, small ones on many; parts
+    lengths = [
+        (4, 4),
+        (128, 500),
+        (128, 2000),
+    ]  # for a decode tile; large tiles on few cores, small ones on many; parts
     sizes = [*tiles.SHAPES, (8, 8), (256, 8), (8, 256), (160, 160), (320, 320), (8, 512)]
     for dtype, (head_dim, value_dim), device in itertools.product(kernel.call.DTYPES, sizes, devices):
         for seqlen_q, seqlen_k in lengths:
@@ -118,9 +123,9 @@ def test_a_tile_on_trial_is_planned_with(kernel):
     assert preferring.kernel == plan_of(kernel, wide, wide, device=gpu).kernel
 
 
-def metal_struct(name):
-    """Field names of a struct of params.h, in order; Strides fields once each."""
-    text = re.sub(r"//.*", "", (KERNELS / "params.h").read_text())
+def metal_struct(name, file="params.h"):
+    """Field names of a struct of a header or kernel, in order; Strides fields once each."""
+    text = re.sub(r"//.*", "", (KERNELS / file).read_text())
     body = re.search(rf"struct {name} {{(.*?)}};", text, re.DOTALL).group(1)
     return [field.strip() for names in re.findall(r"\w+ ([\w, ]+);", body) for field in names.split(",")]
 
@@ -130,17 +135,22 @@ def test_structs_mirror_params_h(kernel, name):
     assert list(getattr(kernel.planning.plan, name)._fields) == metal_struct(name)
 
 
+def test_the_struct_of_the_kernel_that_appends(kernel):
+    assert list(kernel.planning.plan.AppendParams._fields) == metal_struct("AppendParams", "cache_append.metal")
+
+
 @pytest.mark.parametrize(
     ("file", "name", "ours"),
     [
-        ("tile.h", "kSimdWidth", "SIMD_WIDTH"),
-        ("attention_combine.metal", "kMaxSplits", "MAX_SPLITS"),
-        ("attention_combine.metal", "kMostThreads", "COMBINE_THREADS"),
+        ("tile.h", "kSimdWidth", "planner.SIMD_WIDTH"),
+        ("attention_combine.metal", "kMaxSplits", "planner.MAX_SPLITS"),
+        ("attention_combine.metal", "kMostThreads", "planner.COMBINE_THREADS"),
+        ("cache_append.metal", "kRows", "planning.append.ROWS"),
     ],
 )
 def test_numbers_mirror_the_kernels(kernel, file, name, ours):
     [number] = re.findall(rf"constant constexpr \w+ {name} = (\d+);", (KERNELS / file).read_text())
-    assert int(number) == getattr(kernel.planner, ours)
+    assert int(number) == operator.attrgetter(ours)(kernel)
 
 
 @pytest.mark.parametrize(
@@ -308,8 +318,8 @@ def test_splits_fill_the_gpu_and_no_more(kernel):
 
     assert splits(2**17) == 16  # 32 threadgroups of 4 SIMD groups fill 8 cores; 2 key/value heads
     assert splits(2**17, batch=16) == 1
-    assert splits(512) == 1  # no second launch for so few
-    assert splits(1024) == 8  # 2 blocks of 16 keys for each of the SIMD groups
+    assert splits(512) == 1  # the launch that joins parts would begin when this one has ended
+    assert splits(1024) == 8  # 2 blocks of 16 keys for each of the SIMD groups of a part
     assert splits(2**17, num_splits=3) == 3
     assert splits(2**17, num_splits=1000) == kernel.planner.MAX_SPLITS
     assert splits(2**17, batch=16, device=kernel.device.Device(family=9, cores=40)) == 5
@@ -343,6 +353,18 @@ def test_parts_of_a_call_without_features_take_the_tile_of_those_with(kernel):
     query, key = (torch.empty(1, length, 1, 128, dtype=torch.bfloat16, device="meta") for length in (64, 8192))
     whole, parts = (plan_of(kernel, query, key, num_splits=n).kernel for n in (1, 2))
     assert whole.endswith("_n8_g4x1x1_staged") and parts.endswith("_n32_g4x2x1_staged")
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 4])
+@pytest.mark.parametrize("family, cores", [(7, 8), (7, 64), (8, 38), (9, 80), (10, 40)])
+def test_short_work_is_one_launch(kernel, family, cores, batch):
+    gpu = kernel.device.Device(family, cores, matrix_unit=family == 10)
+    for head_dim, keys, tokens in itertools.product((64, 96, 128, 256, 512), (1, 100, 512), (1, 4)):
+        for dtype, heads_kv in itertools.product((torch.float16, torch.bfloat16, torch.float32), (1, 8)):
+            query = torch.empty(batch, tokens, 8, head_dim, dtype=dtype, device="meta")
+            key = torch.empty(batch, keys, heads_kv, head_dim, dtype=dtype, device="meta")
+            [plan] = chain_of(kernel, query, key, device=gpu, window_right=0).launches
+            assert plan.grid[2] == 1
 
 
 @pytest.mark.parametrize("head_dim, value_dim, sizes", [(1, 1, (32, 32)), (33, 32, (64, 64)), (192, 128, (192, 128))])

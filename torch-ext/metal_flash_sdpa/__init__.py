@@ -26,6 +26,7 @@ from .interface import (
     index_first_axis,
     merge_attention_states,
     pad_input,
+    precompile,
     unpad_input,
 )
 from .planning import device as device
@@ -51,4 +52,5 @@ __all__ = [
     "install_flash_attn",
     "register_diffusers",
     "activate_varlen_attn",
+    "precompile",
 ]

@@ -62,23 +62,20 @@ _DENSE, _PAGED = Layout.DENSE, Layout.PAGED  # as looking up a member takes its 
 
 def check_query(query: torch.Tensor, layout: Layout, name: str) -> None:
     """`query` alone: what the other checks build on."""
-    _check_layout(query, layout, name)
+    *_, num_heads, head_dim = shape = _check_layout(query, layout, name)
     if query.dtype not in DTYPES:
         raise TypeError(f"{name} must be one of {list_of(DTYPES)}, got {query.dtype}")
-    *_, num_heads, head_dim = query.shape
     if num_heads < 1:
-        raise ValueError(f"{name} must have at least one head, got shape {tuple(query.shape)}")
+        raise ValueError(f"{name} must have at least one head, got shape {tuple(shape)}")
     if not 1 <= head_dim <= MAX_HEAD_DIM:
         raise ValueError(f"{name} must have a head_dim of 1 to {MAX_HEAD_DIM}, got {head_dim}")
 
 
 def check_key_value(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: Layout, names: Names) -> None:
     """`key` and `value` beside a checked `query`."""
-    _check_like_query(query, key, layout, names.query, names.key)
-    _check_like_query(query, value, layout, names.query, names.value)
-    *_, num_heads, head_dim = query.shape  # once, as reading a shape takes its time
-    *key_axes, key_dim = key.shape
-    *value_axes, value_dim = value.shape
+    *axes, num_heads, head_dim = query.shape  # once, as reading a shape takes its time
+    *key_axes, key_dim = _check_like_query(query, axes[0], key, layout, names.query, names.key)
+    *value_axes, value_dim = _check_like_query(query, axes[0], value, layout, names.query, names.value)
     if key_dim != head_dim:
         raise ValueError(
             f"{names.key} must have the head_dim of {names.query}, {head_dim}, got shape {tuple(key.shape)}"
@@ -98,27 +95,31 @@ def check_key_value(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
         )
 
 
-def _check_like_query(query: torch.Tensor, tensor: torch.Tensor, layout: Layout, query_name: str, name: str) -> None:
-    _check_layout(tensor, layout, name)
+def _check_like_query(
+    query: torch.Tensor, batch: int, tensor: torch.Tensor, layout: Layout, query_name: str, name: str
+) -> torch.Size:
+    """The tensor's shape. batch: of dense queries."""
+    shape = _check_layout(tensor, layout, name)
     if tensor.dtype != query.dtype:
         raise TypeError(f"{name} must have the dtype of {query_name}, {query.dtype}, got {tensor.dtype}")
     if tensor.device != query.device:
         raise ValueError(f"{name} must be on the device of {query_name}, {query.device}, got {tensor.device}")
-    if layout is _DENSE and tensor.shape[0] != query.shape[0]:
-        raise ValueError(
-            f"{name} must have the batch size of {query_name}, {query.shape[0]}, got shape {tuple(tensor.shape)}"
-        )
-    if layout is _PAGED and (tensor.shape[1] < 1 or tensor.shape[1] % PAGE_SIZE_UNIT):
+    if layout is _DENSE and shape[0] != batch:
+        raise ValueError(f"{name} must have the batch size of {query_name}, {batch}, got shape {tuple(shape)}")
+    if layout is _PAGED and (shape[1] < 1 or shape[1] % PAGE_SIZE_UNIT):
         raise ValueError(
             f"{name} must have a page_size that is a multiple of {PAGE_SIZE_UNIT} in its layout {layout}, "
-            f"got shape {tuple(tensor.shape)}"
+            f"got shape {tuple(shape)}"
         )
+    return shape
 
 
-def _check_layout(tensor: torch.Tensor, layout: Layout, name: str) -> None:
-    check_kind(tensor, name)
-    if tensor.dim() != layout.rank:
-        raise ValueError(f"{name} must have {layout.rank} dimensions {layout}, got shape {tuple(tensor.shape)}")
+def _check_layout(tensor: torch.Tensor, layout: Layout, name: str) -> torch.Size:
+    """The tensor's shape."""
+    shape = check_kind(tensor, name).shape
+    if len(shape) != layout.rank:
+        raise ValueError(f"{name} must have {layout.rank} dimensions {layout}, got shape {tuple(shape)}")
+    return shape
 
 
 def check_kind(tensor: object, name: str, allowed: str = "a tensor") -> torch.Tensor:

@@ -21,6 +21,7 @@ from .merging import merge_attention_states as merge_attention_states
 from .padding import index_first_axis as index_first_axis
 from .padding import pad_input as pad_input
 from .padding import unpad_input as unpad_input
+from .precompiling import precompile as precompile
 from .qkv_packed import flash_attn_kvpacked_func as flash_attn_kvpacked_func
 from .qkv_packed import flash_attn_qkvpacked_func as flash_attn_qkvpacked_func
 from .qkv_packed import flash_attn_varlen_kvpacked_func as flash_attn_varlen_kvpacked_func

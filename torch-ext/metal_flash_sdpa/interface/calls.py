@@ -173,7 +173,7 @@ def attend(call: Call, dropout_p: float, deterministic: bool, return_attn_probs:
     return_attn_probs = as_flag(return_attn_probs, "return_attn_probs")
     if dropout_p > 0:
         seed = torch.randint(2**63 - 1, (1,), device="cpu")  # from torch's generator: torch.manual_seed decides
-        output, lse, _ = operators.attention_forward(*call, return_attn_probs, False, dropout_p, seed)
+        output, lse = operators.attention(call, return_attn_probs, dropout_p, seed)
     else:
-        output, lse, _ = operators.attention_forward(*call, return_attn_probs, False)
+        output, lse = operators.attention(call, return_attn_probs)
     return (output, lse, None) if return_attn_probs else output

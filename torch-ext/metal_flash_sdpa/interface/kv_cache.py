@@ -16,7 +16,7 @@ from ..checks import device_values, features, memory, tensors
 from ..checks.scalars import as_flag
 from ..checks.tensors import Layout, Names
 from . import calls
-from .rotary import check_rotary
+from .rotary import Rotary, check_rotary
 
 LARGEST_NUM_SPLITS = 128  # as flash_attn has it; the planner takes what its kernels can
 _NAMES, _NEW_NAMES = Names(key="k_cache", value="v_cache"), Names()
@@ -164,15 +164,8 @@ def flash_attn_with_kvcache(
 
     query = q
     if k is not None and v is not None and lengths is not None:  # all three, then
-        if rotary is not None:
-            first = lengths.long().unsqueeze(1)
-            k = rotary.rotate(k, first + torch.arange(seqlen_new, device=q.device))
-            is_whole = fields["window_left"] == fields["window_right"] == -1
-            if not is_whole:  # else all queries stand where the first one does
-                first = first + torch.arange(seqlen_q, device=q.device)
-            query = rotary.rotate(q, first)
-        _append(cache, k, v, lengths)
-        lengths = lengths + seqlen_new
+        is_whole = fields["window_left"] == fields["window_right"] == -1
+        query, lengths = _extend(cache, q, k, v, lengths, rotary, is_whole)
     # One call of an operator on the whole cache: on dense or paged keys, if every sequence starts its row.
     starts_rows = leftpad is None and (cache.rows is None or cache.capacity % tensors.PAGE_SIZE_UNIT == 0)
     over_rows = cache.capacity != 0 and not starts_rows
@@ -194,16 +187,57 @@ def flash_attn_with_kvcache(
         aligns_first=False,
         **fields,
     )
-    with torch.no_grad():
-        if over_rows:
-            output, lse = operators.attention_over_rows(*call, cache.rows, leftpad, return_softmax_lse)
-        else:
-            output, lse, _ = operators.attention_forward(*call, return_softmax_lse, False)
-    inputs = q, k_cache, v_cache, k, v, fields["sinks"], attn_bias
-    sources = [t for t in inputs if t is not None and t.requires_grad]
-    if sources and torch.is_grad_enabled():
-        output, lse = operators.without_backward(output, lse, *sources)
+    if over_rows:
+        output, lse = operators.without_gradient_of(
+            operators.attention_over_rows, *call, cache.rows, leftpad, return_softmax_lse
+        )
+    else:
+        output, lse = operators.attention_without_gradient(call, return_softmax_lse)
+    if torch.is_grad_enabled():
+        inputs = q, k_cache, v_cache, k, v, fields["sinks"], attn_bias
+        sources = [t for t in inputs if t is not None and t.requires_grad]
+        if sources:
+            output, lse = operators.without_backward(output, lse, *sources)
     return (output, lse) if return_softmax_lse else output
+
+
+def _extend(
+    cache: _Cache,
+    query: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    lengths: torch.Tensor,
+    rotary: Optional[Rotary],
+    turns_by_first: bool,
+) -> Tuple[torch.Tensor, torch.Tensor]:
+    """Appends k and v, and returns (the query, the lengths after it). With rotary, both k and the query are rotated;
+    all of a sequence's queries by the position of the first new token with turns_by_first."""
+    seqlen_new = k.shape[1]
+    if operators.appends(query, cache.keys, cache.values, k, v) and cache.capacity > 0:
+        cos, sin, interleaved = (None, None, False) if rotary is None else rotary
+        rotated, lengths = operators.without_gradient_of(
+            operators.append_to_cache,
+            *cache[:2],
+            k,
+            v,
+            query,
+            lengths,
+            cache.rows,
+            cache.block_table,
+            cos,
+            sin,
+            interleaved,
+            turns_by_first,
+        )
+        return query if rotary is None else rotated, lengths
+    if rotary is not None:
+        first = lengths.long().unsqueeze(1)
+        k = rotary.rotate(k, first + torch.arange(seqlen_new, device=k.device))
+        if not turns_by_first:
+            first = first + torch.arange(query.shape[1], device=query.device)
+        query = rotary.rotate(query, first)
+    _append(cache, k, v, lengths)
+    return query, lengths + seqlen_new
 
 
 def _append(cache: _Cache, k: torch.Tensor, v: torch.Tensor, lengths: torch.Tensor) -> None:
@@ -234,10 +268,10 @@ def _where_it_is(
     if rows is not None:  # a page for each row of the cache
         block_table = rows.to(torch.int32).unsqueeze(1)
     if lengths is not None:
-        lengths = lengths.to(torch.int32)
+        lengths = lengths if lengths.dtype == torch.int32 else lengths.to(torch.int32)
     elif block_table is not None:
         lengths = torch.full((batch,), capacity, dtype=torch.int32, device=key.device)
-    if block_table is None:
+    if block_table is None and key.shape[0] != batch:
         key, value = key[:batch], value[:batch]
     return key, value, block_table, lengths
 
@@ -254,7 +288,7 @@ def _check_cache(
     layout = Layout.CACHE if block_table is None else Layout.PAGED
     tensors.check_key_value(query, k_cache, v_cache, layout, _NAMES)
     for tensor, name in ((k_cache, "k_cache"), (v_cache, "v_cache")):
-        if tensor.stride(-1) != 1:
+        if tensor.stride()[-1] != 1:
             raise ValueError(f"{name} must have a contiguous last dimension, got strides {tensor.stride()}")
     rows = None
     if cache_batch_idx is not None:

@@ -2,8 +2,8 @@
 
 A launcher is a callable `launcher(plan, given)` that runs a `plan.Plan` on tensors by name and knows no attention.
 Tensors on `mps` go to `metal()`; tensors on the CPU go to the CPU implementation. Inside `use_launcher`, both go to the
-launcher given there (a simulator, say), with plans for the device given there. Launchers of a GPU also answer
-`describe(plan)` with a `plan.Pipeline`.
+launcher given there (a simulator, say), with plans for the device given there. Launchers of a GPU also compile
+a plan's kernel, `prepare(plan)`, and answer `describe(plan)` with a `plan.Pipeline`.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ def current() -> Optional[Target]:
 
 def takes(tensor: torch.Tensor) -> bool:
     """Whether calls on the tensor go to a launcher, and not to the CPU implementation."""
-    return tensor.device.type == "mps" or current() is not None
+    return _current.get() is not None or tensor.device.type == "mps"
 
 
 def target_for(tensor: torch.Tensor) -> Optional[Target]:
     """Who runs calls on the tensor: None for the CPU implementation. Raises RuntimeError as `metal`."""
-    return metal() if takes(tensor) else None
+    return _current.get() or (_preferred() if tensor.device.type == "mps" else None)
 
 
 def metal() -> Target:

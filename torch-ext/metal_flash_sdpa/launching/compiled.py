@@ -35,6 +35,13 @@ class CompiledLauncher:
             plan.waits,
         )
 
+    def prepare(self, plan: Plan) -> None:
+        """Makes a plan's pipeline, unless it is made. Raises RuntimeError as a launch does."""
+        if plan.source in unit_text.TEXTS:
+            self._runtime.prepare(plan)
+        else:
+            self._describe_pipeline(plan.kernel, *_names_and_values(plan))
+
     def describe(self, plan: Plan) -> Pipeline:
         """The pipeline of a plan, made if need be. Raises RuntimeError as a launch does."""
         if plan.source in unit_text.TEXTS:

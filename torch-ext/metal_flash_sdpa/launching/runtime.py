@@ -46,13 +46,17 @@ class RuntimeLauncher:
         if plan.waits:
             _wait_for(plan.kernel)
 
+    def prepare(self, plan: Plan) -> None:
+        """Compiles a plan's kernel, unless it is. Raises RuntimeError as a launch does."""
+        _kernel(plan.source, plan.kernel, plan.constants)
+
     def describe(self, plan: Plan) -> Pipeline:
         """The pipeline of a plan, made if need be, and what the GPU allows it without the kernel's own limit.
 
         The latter is compiled anew. Raises RuntimeError as a launch does.
         """
         started = time.perf_counter()
-        _kernel(plan.source, plan.kernel, plan.constants)
+        self.prepare(plan)
         compile_ms = (time.perf_counter() - started) * 1e3
         text = without_limit(specialised_source(plan.source, plan.kernel, plan.constants))
         free = _compiled(text, plan.kernel, plan.constants)

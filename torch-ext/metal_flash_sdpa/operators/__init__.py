@@ -10,13 +10,15 @@ from torch.autograd.graph import increment_version
 from .. import cpu
 from .. import launching as launchers
 from .._ops import add_op_namespace_prefix, ops
-from ..call import TENSORS, Call, Dropout, Gradients, taken, tensors_of
+from ..call import TENSORS, Call, Dropout, Gradients, differentiable_of, taken, tensors_of
 from ..checks import memory
 from . import autograd, cache_rows, flops, metal
-from .autograd import refuse_captured, without_backward
+from .autograd import any_requires_grad, is_plain, refuse_captured, without_backward, without_gradient_of
 from .schemas import (
+    append_to_cache,
     attention_backward,
     attention_forward,
+    attention_forward_inference,
     attention_forward_out,
     attention_over_rows,
     library,
@@ -24,13 +26,19 @@ from .schemas import (
 )
 
 __all__ = [
+    "append_to_cache",
+    "appends",
+    "attention",
     "attention_backward",
     "attention_forward",
+    "attention_forward_inference",
     "attention_forward_out",
     "attention_over_rows",
     "refuse_backward",
     "refuse_captured",
+    "attention_without_gradient",
     "without_backward",
+    "without_gradient_of",
 ]
 
 _NO_DROPOUT = Dropout()
@@ -48,6 +56,16 @@ def _forward(*arguments) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         Dropout(*dropout),
     )
     return results
+
+
+def _forward_inference(*arguments) -> torch.Tensor:
+    call = Call(*arguments)
+    if call.query.shape[-1] == call.value.shape[-1]:
+        output = torch.empty_like(call.query, memory_format=torch.contiguous_format)  # faster
+    else:
+        output = _new_output(call)
+    _compute(output, None, None, call, _NO_DROPOUT)
+    return output
 
 
 def _forward_out(output: torch.Tensor, *arguments) -> None:
@@ -68,6 +86,80 @@ def _over_rows(*arguments) -> Tuple[torch.Tensor, torch.Tensor]:
     return output, lse.unflatten(1, shape).transpose(0, 1).contiguous() if return_lse else lse
 
 
+def attention(call: Call, return_lse: bool, *dropout) -> Tuple[torch.Tensor, torch.Tensor]:
+    """(output, lse; without return_lse, any tensor stands in its place)."""
+    if not dropout and is_plain(call.query):
+        if not torch.is_grad_enabled() or not any_requires_grad(differentiable_of(call)):
+            return _inference(call, return_lse)
+    output, lse, _ = attention_forward(*call, return_lse, False, *dropout)
+    return output, lse
+
+
+def attention_without_gradient(call: Call, return_lse: bool) -> Tuple[torch.Tensor, torch.Tensor]:
+    """As attention."""
+    if is_plain(call.query):
+        return _inference(call, return_lse)
+    with torch.no_grad():
+        output, lse, _ = attention_forward(*call, return_lse, False)
+    return output, lse
+
+
+def _inference(call: Call, return_lse: bool) -> Tuple[torch.Tensor, torch.Tensor]:
+    with torch._C._AutoDispatchBelowAutograd():
+        if return_lse:
+            output, lse, _ = attention_forward(*call, True, False)
+            return output, lse
+        output = attention_forward_inference(*call)
+        return output, output
+
+
+def appends(query: torch.Tensor, *written: torch.Tensor) -> bool:
+    """Whether append_to_cache takes the place of torch's own operations: a launcher runs it, nothing is traced, nothing
+    is empty, as then it may have no memory to bind, and nothing of what is written, caches and new tokens, has a
+    gradient to be followed."""
+    if torch.compiler.is_compiling() or not launchers.takes(query) or torch._C._are_functorch_transforms_active():
+        return False
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in written):
+        return False
+    return query.numel() != 0 and all(tensor.numel() for tensor in written)
+
+
+def _append(
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    query: torch.Tensor,
+    cache_seqlens: torch.Tensor,
+    cache_batch_idx: Optional[torch.Tensor],
+    block_table: Optional[torch.Tensor],
+    rotary_cos: Optional[torch.Tensor],
+    rotary_sin: Optional[torch.Tensor],
+    rotary_interleaved: bool,
+    turns_by_first: bool,
+) -> Tuple[torch.Tensor, torch.Tensor]:
+    for cache in (k_cache, v_cache):
+        if not cache.is_inference():
+            increment_version(cache)  # a launcher writes behind torch's back
+    rotary = None
+    if rotary_cos is not None and rotary_sin is not None:
+        rotary = _with_rows(rotary_cos), _with_rows(rotary_sin)
+    return metal.append_to_cache(
+        launchers.metal(),
+        k_cache,
+        v_cache,
+        _with_rows(k),
+        _with_rows(v),
+        _with_rows(query),
+        cache_seqlens,
+        cache_batch_idx,
+        block_table,
+        rotary,
+        rotary_interleaved,
+        turns_by_first,
+    )
+
+
 def _new_results(call: Call, return_lse: bool, return_softmax: bool) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Output like query with the value's head_dim; lse [num_heads, total_q] or [batch, num_heads, seqlen_q];
     row_softmax as lse, with two numbers for each row (softmax.h). Those two are fp32, or [0] when not asked for;
@@ -77,10 +169,14 @@ def _new_results(call: Call, return_lse: bool, return_softmax: bool) -> Tuple[to
     rows = (*batch, num_heads, seqlen_q)
     has_softmax = return_softmax and launchers.takes(query)
     return (
-        query.new_empty((*batch, seqlen_q, num_heads, call.value.shape[-1])),
+        _new_output(call),
         query.new_empty(rows if return_lse else 0, dtype=torch.float32),
         query.new_empty((*rows, 2) if has_softmax else 0, dtype=torch.float32),
     )
+
+
+def _new_output(call: Call) -> torch.Tensor:
+    return call.query.new_empty((*call.query.shape[:-1], call.value.shape[-1]))
 
 
 def _compute(
@@ -97,7 +193,7 @@ def _compute(
         with torch._C._DisableAutocast():  # or it would round within
             cpu.attention_forward(output, lse, call, dropout)
         return
-    if output.stride(-1) != 1:  # the kernels write rows of contiguous elements
+    if output.stride()[-1] != 1:  # the kernels write rows of contiguous elements
         contiguous = torch.empty_like(output, memory_format=torch.contiguous_format)
         metal.attention_forward(target, contiguous, lse, row_softmax, call, dropout)
         output.copy_(contiguous)
@@ -110,7 +206,7 @@ def _with_rows_of(call: Call) -> Call:
     query, key, value, bias = call.query, call.key, call.value, call.attn_bias
     if bias is not None and bias.shape[-1] > 1 and bias.stride(-1) != 0:  # one bias for all columns may stay one
         call = call._replace(attn_bias=_with_rows(bias))
-    if query.stride(-1) == key.stride(-1) == value.stride(-1) == 1:
+    if query.stride()[-1] == key.stride()[-1] == value.stride()[-1] == 1:  # faster than stride(-1)
         return call
     return call._replace(query=_with_rows(query), key=_with_rows(key), value=_with_rows(value))
 
@@ -156,6 +252,10 @@ def _forward_fake(*arguments):
     return _new_results(call, return_lse, return_softmax)
 
 
+def _forward_inference_fake(*arguments):
+    return _new_output(Call(*arguments))
+
+
 def _forward_out_fake(output, *_arguments):
     return None
 
@@ -170,15 +270,26 @@ def _over_rows_fake(*arguments):
     return _new_results(call, return_lse, False)[:2]
 
 
+def _append_fake(_k_cache, _v_cache, _k, _v, query, cache_seqlens, _rows, _table, rotary_cos, *_rest):
+    return metal.new_appended(query, cache_seqlens, rotary_cos is not None)
+
+
 def _refuse_backward_fake(grad, shape):
     return grad.new_empty(shape)
 
 
 for _name, _implementation, _autograd, _fake in (
     ("attention_forward", _forward, autograd.forward, _forward_fake),
+    (
+        "attention_forward_inference",
+        _forward_inference,
+        autograd.without_gradient(attention_forward_inference),
+        _forward_inference_fake,
+    ),
     ("attention_forward_out", _forward_out, autograd.without_gradient(attention_forward_out), _forward_out_fake),
     ("attention_backward", _backward, autograd.backward, _backward_fake),
     ("attention_over_rows", _over_rows, autograd.without_gradient(attention_over_rows), _over_rows_fake),
+    ("append_to_cache", _append, autograd.without_gradient(append_to_cache), _append_fake),
     ("refuse_backward", _refuse_backward, autograd.without_gradient(refuse_backward), _refuse_backward_fake),
 ):
     for _device in ("CPU", "MPS"):

@@ -150,8 +150,31 @@ class _WithoutBackward(torch.autograd.Function):
 without_backward = _WithoutBackward.apply
 
 
-def _any_requires_grad(tensors) -> bool:
-    return any(tensor is not None and tensor.requires_grad for tensor in tensors)
+def any_requires_grad(tensors) -> bool:
+    for tensor in tensors:  # faster than a generator
+        if tensor is not None and tensor.requires_grad:
+            return True
+    return False
+
+
+def is_plain(tensor: torch.Tensor) -> bool:
+    """Whether nothing but gradients concerns an operator's autograd kernel, nor watches which operator it is."""
+    return (
+        not torch.compiler.is_compiling()
+        and type(tensor) is torch.Tensor
+        and forward_ad._current_level < 0
+        and not torch._C._len_torch_dispatch_stack()
+        and not torch._C._are_functorch_transforms_active()
+    )
+
+
+def without_gradient_of(operator, *inputs):
+    """The operator's results; where possible past its autograd kernel, which would take the arguments apart again."""
+    if is_plain(inputs[0]):
+        with torch._C._AutoDispatchBelowAutograd():
+            return operator(*inputs)
+    with torch.no_grad():
+        return operator(*inputs)
 
 
 def forward(*inputs):
@@ -161,8 +184,7 @@ def forward(*inputs):
     if forward_ad._current_level >= 0:
         _refuse_tangents(inputs)
     if torch.is_grad_enabled():
-        query, key, value, *optional = differentiable_of(inputs)
-        if query.requires_grad or key.requires_grad or value.requires_grad or _any_requires_grad(optional):
+        if any_requires_grad(differentiable_of(inputs)):
             return _apply(_Attention, inputs)
     with torch._C._AutoDispatchBelowAutograd():
         return attention_forward(*inputs)

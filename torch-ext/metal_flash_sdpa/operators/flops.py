@@ -27,6 +27,10 @@ def register(ops) -> None:
     def forward_out(_output, *arguments, out_val=None) -> Count:
         return _flops(Call(*arguments), of_head_dim=1, of_value_dim=1)
 
+    @register_flop_formula(ops.attention_forward_inference, get_raw=True)
+    def inference(*arguments, out_val=None) -> Count:
+        return _flops(Call(*arguments), 1, 1)
+
     @register_flop_formula(ops.attention_backward, get_raw=True)
     def backward(_grad_output, _grad_lse, *arguments, out_val=None) -> Count:
         # Of head_dim: the scores again, the gradients of query and key. Of the value's: those of the weights and value.

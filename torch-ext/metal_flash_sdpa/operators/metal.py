@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Dict, Optional, Union
+from typing import Any, Dict, Optional, Tuple, Union
 
 import torch
 
 from ..call import Call, Dropout, Gradients, differentiable_of, present
 from ..launching import Target
+from ..planning import append as append_planner
 from ..planning import backward as backward_planner
 from ..planning import forward as planner
 from ..planning.plan import Chain, DropoutParams, Parameters, ScoreParams
@@ -25,8 +26,8 @@ def attention_forward(
     dropout: Dropout,
 ) -> None:
     """Fills output, and lse and row_softmax unless None. Rows of all tensors are contiguous."""
-    tensors = present(call)
-    if not _have_elements(tensors):
+    chain = planner.plan_forward(target.device, output, lse, call, row_softmax, dropout.dropout_p > 0)
+    if not chain.launches:
         # Nothing to see: no queries, no keys, no pages or no sequences. An empty tensor may have no memory to bind.
         output.zero_()
         if lse is not None:
@@ -34,9 +35,14 @@ def attention_forward(
         if row_softmax is not None:
             row_softmax.copy_(row_softmax.new_tensor(planner.SOFTMAX_OF_NO_KEY))
         return
-    chain = planner.plan_forward(target.device, output, lse, call, row_softmax, dropout.dropout_p > 0)
-    given: _Given = {**tensors, "output": output}
-    _add(given, lse=lse, row_softmax=row_softmax, dropout=_packed(dropout))
+    given: _Given = present(call)
+    given["output"] = output
+    if lse is not None:
+        given["lse"] = lse
+    if row_softmax is not None:
+        given["row_softmax"] = row_softmax
+    if dropout.dropout_p > 0:
+        given["dropout"] = _packed(dropout)
     _run(target, chain, given)
 
 
@@ -68,6 +74,54 @@ def attention_backward(
     if call.sinks is not None:
         return grads._replace(sinks=_gradient_of_sinks(call.sinks, call, row_softmax, given["row_terms"]))
     return grads
+
+
+def append_to_cache(
+    target: Target,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    query: torch.Tensor,
+    cache_seqlens: torch.Tensor,
+    cache_batch_idx: Optional[torch.Tensor],
+    block_table: Optional[torch.Tensor],
+    rotary: Optional[Tuple[torch.Tensor, torch.Tensor]],
+    interleaved: bool,
+    turns_by_first: bool,
+) -> Tuple[torch.Tensor, torch.Tensor]:
+    """(the queries, rotated, [0] without rotary; the lengths after it). Rows of all tensors are contiguous."""
+    rotated, seqused_k = new_appended(query, cache_seqlens, rotary is not None)
+    given: _Given = {"k_cache": k_cache, "v_cache": v_cache, "k": k, "v": v, "query": query}
+    given.update(cache_seqlens=cache_seqlens, seqused_k=seqused_k)
+    _add(given, cache_batch_idx=cache_batch_idx, block_table=block_table)
+    if rotary is not None:
+        given.update(rotary_cos=rotary[0], rotary_sin=rotary[1], rotated=rotated)
+    plan = append_planner.plan_append(
+        k_cache,
+        v_cache,
+        k,
+        v,
+        query,
+        cache_seqlens,
+        cache_batch_idx,
+        block_table,
+        rotary,
+        interleaved,
+        turns_by_first,
+    )
+    target.launcher(plan, given)
+    return rotated, seqused_k
+
+
+def new_appended(
+    query: torch.Tensor, cache_seqlens: torch.Tensor, is_rotated: bool
+) -> Tuple[torch.Tensor, torch.Tensor]:
+    """What append_to_cache returns."""
+    return (
+        query.new_empty(query.shape if is_rotated else 0),
+        cache_seqlens.new_empty(cache_seqlens.shape, dtype=torch.int32),
+    )
 
 
 def new_gradients(call: Call, wants_key_value: bool, wants_attn_bias: bool) -> Gradients:

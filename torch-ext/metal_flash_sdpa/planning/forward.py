@@ -31,7 +31,7 @@ from .problem import (
 from .tile import FEW_ROWS
 from .tiles import MAX_SPLITS, SIMDGROUPS_PER_CORE, Tile, choose
 
-SHORT = 512  # keys that are not worth a second launch
+UNSPLIT_KEYS = 512  # so few are seen before a second launch, which joins parts, could begin
 MIN_SPLIT_BLOCKS = 2  # for each SIMD group
 SPLIT_GAIN = 0.97  # of the time that fewer parts take, or those are taken
 COMBINE_THREADS = 512  # attention_combine.metal: kMostThreads
@@ -51,6 +51,8 @@ def plan_forward(
 
     lse and row_softmax are None unless they are wanted; num_splits of a call counts up to MAX_SPLITS. With dropout,
     "dropout" stands for the DropoutParams of the call.
+
+    A call with a tensor of no elements has no launches: its results are those of rows that see no key.
 
     Raises NotImplementedError, with the reason, for what no kernel can do.
     """
@@ -85,7 +87,10 @@ def plan_forward(
 
 def _few_rows(rows: int, num_heads_kv: int) -> int:
     """rows: of the longest sequence, of all key/value heads."""
-    return next((few for few in FEW_ROWS if rows <= few * num_heads_kv), 0)
+    for few in FEW_ROWS:
+        if rows <= few * num_heads_kv:
+            return few
+    return 0
 
 
 @functools.lru_cache(maxsize=1024)  # bounded: a server sees ever new lengths
@@ -94,6 +99,8 @@ def _plan_forward(
 ) -> Chain:
     layouts = Layout(*query), Layout(*key), Layout(*value), Layout(*output)
     problem = Problem(device, dtype, *layouts, *facts)
+    if _is_empty(problem):
+        return Chain((), ())
     params = forward_params(problem)
     refuse_too_many_rows(params)
     packed = problem.batch is not None
@@ -111,6 +118,14 @@ def _plan_forward(
     if num_splits == 1:
         return Chain((), _launches(problem, params, tile))
     return _split_chain(problem, params, tile_for(has_features=True), num_splits)  # as parts write their lse
+
+
+def _is_empty(problem: Problem) -> bool:
+    """Whether any tensor of the call has no elements: no queries, no keys, no pages or nothing for each sequence."""
+    if problem.batch == 0 and (problem.has_seqused_k or problem.max_pages is not None or problem.alibi_dims == 2):
+        return True
+    shapes = [problem.query.shape, problem.key.shape, problem.value.shape, problem.bias.shape if problem.bias else ()]
+    return problem.max_pages == 0 or any(0 in shape for shape in shapes)
 
 
 def _has_features(problem: Problem) -> bool:
@@ -232,14 +247,14 @@ def _split_chain(problem: Problem, params: ForwardParams, tile: Tile, num_splits
 
 
 def _num_splits(problem: Problem, params: ForwardParams, tile: Tile) -> int:
-    """The parts of the keys in which the busiest core is done first."""
+    """The parts of the keys in which the busiest core is done first; one for few keys."""
+    keys = _keys_of_a_tile(problem, params, tile)
+    if keys <= UNSPLIT_KEYS:
+        return 1
     rows = params.query_length * params.heads_per_kv
     tiles = -(-rows // tile.block_m)
     # Packed: at least one for each sequence, as the planner does not know the empty ones.
     tiles = tiles * params.batch if problem.batch is None else max(tiles, params.batch)
-    keys = _keys_of_a_tile(problem, params, tile)
-    if keys <= SHORT:
-        return 1
     threadgroups = tiles * problem.key.shape[-2]
     full_rate = 1 if tile.uses_unit else SIMDGROUPS_PER_CORE / tile.simdgroups  # threadgroups that keep a core busy
     # Of causal tiles the long ones start first, so that short ones fill the cores' last gaps.

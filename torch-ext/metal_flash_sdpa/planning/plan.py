@@ -121,6 +121,40 @@ class CombineParams(NamedTuple):
         return _packed(self.output + self[1:])
 
 
+class AppendParams(NamedTuple):
+    """Mirrors cache_append.metal: AppendParams. Strides are (batch, row or page, token, head) in elements."""
+
+    key: Tuple[int, int, int]
+    value: Tuple[int, int, int]
+    query: Tuple[int, int, int]
+    key_cache: Tuple[int, int, int]
+    value_cache: Tuple[int, int, int]
+    rotated: Tuple[int, int, int]
+    new_tokens: int
+    query_tokens: int
+    num_heads_kv: int
+    num_heads: int
+    head_dim: int
+    value_dim: int
+    capacity: int
+    places: int
+    page_size: int
+    place_stride: int
+    place_words: int
+    length_words: int
+    pairs: int
+    pair_step: int
+    pair_distance: int
+    angles: int
+    cosine_stride: int
+    sine_stride: int
+    query_step: int
+
+    def pack(self) -> Parameters:
+        strides = self.key + self.value + self.query + self.key_cache + self.value_cache + self.rotated
+        return _packed(strides + self[6:])
+
+
 class BackwardParams(NamedTuple):
     """Mirrors params.h: BackwardParams."""
 
