@@ -43,7 +43,7 @@ def test_the_cpu_implementation_passes_and_the_report_says_what_was_tested(selft
     for error in ("output_error", "lse_error", "gradient_error"):
         assert 0 < result["groups"]["float16 packed"][error] <= 1
     assert result["failures"] == [] and result["threads"] == "right"
-    assert not {"ranges", "dropout"} & set(result)  # which compare kernels
+    assert not {"ranges", "dropout", "append"} & set(result)  # which compare kernels
     assert json.loads((tmp_path / "report.json").read_text()) == report
 
 
@@ -53,7 +53,7 @@ def test_the_kernels_pass_on_the_simulator(kernel, selftest) -> None:
     result = selftest.test_launcher(
         "simulated", target, torch.device("cpu"), 9, 3, False, kernel.selftest.display.Show(lines.append)
     )
-    assert result["passed"] and result["ranges"] == result["dropout"] == "right", "\n".join(lines)
+    assert result["passed"] and result["ranges"] == result["dropout"] == result["append"] == "right", "\n".join(lines)
 
 
 def test_a_wrong_result_fails(kernel, selftest, monkeypatch) -> None:
@@ -87,6 +87,22 @@ def test_wrong_gradients_are_seen(kernel, selftest, monkeypatch, which: str, fac
     monkeypatch.setattr(cpu, "attention_backward", wrong)
     report, _ = run(selftest, count=18, timed=False)  # some have sinks
     assert not report["passed"]
+
+
+@pytest.mark.parametrize("part", ["rotary_cos", "k", "v", "q"])
+def test_a_cache_that_grows_wrongly_is_seen(kernel, monkeypatch, part: str) -> None:
+    appending = submodule(kernel, "selftest.appending")
+    right, calls = appending._arguments, []
+
+    def wrong(*arguments):
+        calls.append(right(*arguments))
+        if len(calls) == 2:
+            calls[1][part][..., 0] += 1
+        return calls[-1]
+
+    assert appending.error(torch.float16, True, torch.device("cpu")) == 0
+    monkeypatch.setattr(appending, "_arguments", wrong)
+    assert appending.error(torch.float16, True, torch.device("cpu")) > 1
 
 
 @pytest.mark.parametrize("name", ["lse", "nan", "error", "unrepeatable"])

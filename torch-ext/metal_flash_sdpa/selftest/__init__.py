@@ -22,7 +22,7 @@ from .. import launching as launchers
 from ..call import DTYPES
 from ..planning.device import Device
 from ..planning.tiles import MATRIX_UNIT
-from . import cases, display, machine, pipelines, reference, timing, workloads
+from . import appending, cases, display, machine, pipelines, reference, timing, workloads
 from .calls import describe_call as describe_call
 
 CPU = "CPU implementation"
@@ -33,6 +33,7 @@ _MORE = {  # tests of a launcher beside the random problems
     "threads": "called from four threads",
     "ranges": "launches of one tile of rows, the same bits",
     "dropout": "dropout, beside the CPU implementation's",
+    "append": "caches that grow, beside the CPU's",
 }
 _ERRORS = ("output_error", "lse_error", "gradient_error")  # of an outcome
 
@@ -97,11 +98,12 @@ def test_launcher(
     with use_target:
         result = _numbers(cases.random_cases(count, seed), device, show)
         few = cases.random_cases(9, seed)
-        show.progress("  called from four threads, with other launches, with dropout")
+        show.progress("  called from four threads, with other launches, with dropout, with caches")
         result["threads"] = _outcome_of(_same_in_threads, few, target, device)
         if target is not None:  # of the CPU implementation, these would say nothing
             result["ranges"] = _outcome_of(_same_in_ranges, few, launchers.Target(described, target.device), device)
             result["dropout"] = _outcome_of(_same_dropout, few, device)
+            result["append"] = _outcome_of(_same_caches, device)
         more = {name: result[name] for name in _MORE if name in result}
         for name, outcome in more.items():
             show(f"  {_MORE[name]:47} {outcome}", "" if outcome == "right" else "bad")
@@ -184,6 +186,11 @@ def _same_in_ranges(problems: List[cases.Case], target: launchers.Target, device
 def _same_dropout(problems: List[cases.Case], device: torch.device) -> str:
     """The same weights are dropped as by the CPU implementation: a single other one would show."""
     return "right" if all(_dropout_error(case, device) <= 1 for case in problems) else "WRONG"
+
+
+def _same_caches(device: torch.device) -> str:
+    kinds = itertools.product(DTYPES, (False, True))
+    return "right" if all(appending.error(*kind, device) <= 1 for kind in kinds) else "WRONG"
 
 
 def _dropout_error(case: cases.Case, device: torch.device) -> float:

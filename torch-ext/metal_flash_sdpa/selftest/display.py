@@ -82,7 +82,7 @@ def conclusion(report: Dict[str, Any]) -> List[str]:
         problems, failed = (sum(group[count] for group in groups) for count in ("problems", "failed"))
         error = max(group["output_error"] for group in groups)
         wrong = [f"{failed} of {problems} problems"] if failed else []
-        wrong += [test for test in ("threads", "ranges", "dropout") if result.get(test, "right") != "right"]
+        wrong += [test for test in ("threads", "ranges", "dropout", "append") if result.get(test, "right") != "right"]
         wrong += [shape for shape, timing in timings.items() if not timing.get("error", math.nan) <= 1]
         state = f"WRONG: {', '.join(wrong)}" if wrong else f"{problems} problems, error {error:.2f} of what is allowed"
         lines.append(f"  {name}: {state}")
