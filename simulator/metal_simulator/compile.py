@@ -17,7 +17,6 @@ from .source.files import Source
 from .toolchain import cache
 from .toolchain.clang import FAST_MATH, Clang, language_flags, machine_flags, run
 from .translate.entry_point import in_scope
-from .translate.repairs import repaired
 from .translate.rewrite import for_run
 from .translate.threadgroup_variables import threadgroup_variables
 
@@ -38,20 +37,18 @@ def compile_kernel(
     mode: "run", "check" (every access calls the checker), "nan" (so does every floating-point result) or "count".
     fast_math: with clang's fast math.
     """
-    rewritten = for_run(text, declarations, kernel, constants).text
+    rewritten = for_run(text, declarations, kernel, constants)
     with tempfile.TemporaryDirectory() as scratch:
         written = Path(scratch) / "kernel.clcpp"
         built = Path(scratch) / "kernel.so"
-        compiled = None
-        while compiled != rewritten:  # until clang refuses nothing more that is legal Metal
-            compiled = rewritten
-            written.write_text(_number_files(compiled, source) + _ELEMENT_BYTES + _element_bytes(kernel))
-            done = _compile(clang, mode, fast_math, written, built)
-            rewritten = repaired(compiled, _name_files(done.stderr, source))
+        written.write_text(_number_files(rewritten.text, source) + _ELEMENT_BYTES + _element_bytes(kernel))
+        done = _compile(clang, mode, fast_math, written, built)
         if done.returncode:
             messages = _name_files(done.stderr, source)
             diagnostics = parse_diagnostics(messages)
             raise CompileError(summary(source.path, "does not compile", diagnostics, messages), diagnostics)
+        if rewritten.unread:
+            raise CompileError(summary(source.path, "cannot be read", rewritten.unread, ""), rewritten.unread)
         counted = counting.build(clang, built) if mode == "count" else {}
         binary = built.read_bytes()
     unset = sorted({m.decode() for m in re.findall(rb"metal_unset_(\w+)\x00", binary)})

@@ -77,7 +77,8 @@ class Library:
 
     @property
     def kernels(self) -> Tuple[str, ...]:
-        """Host names of all kernels, in the order of the file."""
+        """Host names of all kernels: first those of functions, in the order of the file, then those of explicit
+        instantiations, in theirs."""
         name = "library-" + cache.key(self.clang.version, self.digest, self.fast_math)
         known = cache.read(name)
         if known is None:
@@ -93,12 +94,10 @@ class Library:
         Raises CompileError for another language, and for a file that does not even preprocess.
         """
         found = check.check(self.clang, self.source, self.digest, language or self.language, self.deployment_target)
-        if any(d.severity == "error" for d in found):
-            return found
         try:
             len(self.kernels)  # accounts for every word kernel
         except CompileError as error:
-            return [*found, *error.diagnostics]
+            return [*found, *(d for d in error.diagnostics if d not in found)]
         return found
 
     def kernel(self, host_name: str, constants: Optional[Mapping[str, object]] = None) -> "Kernel":

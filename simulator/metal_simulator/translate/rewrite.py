@@ -5,25 +5,26 @@ from __future__ import annotations
 import re
 from typing import Dict, List, Optional, Tuple
 
+from ..errors import Diagnostic
 from ..source.declarations import Declarations, Function, Instantiation, read_attributes
 from ..source.tokens import Token, matching, matching_angle
+from ..toolchain import cache
 from .address_spaces import space_edits
-from .comparisons import comparison_edits
-from .constructors import constructor_edits
 from .edits import Edit, Rewritten, apply_edits, replace_tokens
 from .entry_point import entry_point
 from .function_constants import definedness_edits, definition, derived_edits
-from .function_pointers import function_edits
-from .members import member_edits
 from .positions import input_edits
+from .reading import read
 from .threadgroup_variables import blocks_around, limit_test, threadgroup_variables
+from .typed import typed_edits
 
 _RENDERING = ("vertex", "fragment")
 _PLAIN_FLOAT = re.compile(r"(?=.*[.ep])(?:0x[\da-f.]+p|[\d.']+(?:e|$))[+-]?\d*")
 
 
 def for_check(text: str, declarations: Declarations) -> Rewritten:
-    edits = _common_edits(text, declarations, limit=True)
+    typed, unread = _typed(text, declarations)
+    edits = _common_edits(declarations, typed, limit=True)
     for constant in declarations.constants:
         edits.append(
             replace_tokens(
@@ -36,7 +37,7 @@ def for_check(text: str, declarations: Declarations) -> Rewritten:
     edits += definedness_edits(declarations.tokens, lambda name: "true")
     for instantiation in declarations.instantiations:
         edits += _drop_attributes(declarations.tokens, instantiation.start, instantiation.end)
-    return apply_edits(text, edits)
+    return apply_edits(text, edits)._replace(unread=unread)
 
 
 def for_run(
@@ -44,7 +45,8 @@ def for_run(
 ) -> Rewritten:
     """constants: values as C++ text; a constant without value stays an undefined symbol, metal_unset_<name>."""
     tokens = declarations.tokens
-    edits = _common_edits(text, declarations)
+    typed, unread = _typed(text, declarations)
+    edits = _common_edits(declarations, typed)
     optional = {tokens[i + 2].text for i in range(len(tokens) - 2) if tokens[i].text == "is_function_constant_defined"}
     for constant in declarations.constants:
         edits.append(replace_tokens(tokens, constant.start, constant.end, definition(constant, constants, optional)))
@@ -56,20 +58,34 @@ def for_run(
         if function.kernel and not function.template:
             edits.append(Edit(tokens[function.start].start, tokens[function.start].start, "static "))
     rewritten = apply_edits(text, edits)
-    return rewritten._replace(text=rewritten.text + entry_point(kernel))
+    return rewritten._replace(text=rewritten.text + entry_point(kernel), unread=unread)
 
 
-def _common_edits(text: str, declarations: Declarations, limit: bool = False) -> List[Edit]:
+def _typed(text: str, declarations: Declarations) -> Tuple[List[Edit], List[Diagnostic]]:
+    """The edits that types decide, and what cannot be read; remembered, as they are the same for every kernel."""
+    name = "edits-" + cache.key(text)
+    known = cache.read(name)
+    if known is None:
+        reading = read(text, declarations, _taken(declarations))
+        known = {"edits": typed_edits(reading, text), "unread": reading.problems()}
+        cache.write(name, known)
+    return [Edit(*edit) for edit in known["edits"]], [Diagnostic(*unread) for unread in known["unread"]]
+
+
+def _taken(declarations: Declarations) -> List[Tuple[int, int]]:
+    """Places of the text that say nothing to a C++ parser."""
     tokens = declarations.tokens
-    edits = comparison_edits(tokens) + function_edits(tokens) + constructor_edits(tokens)
-    edits += (
-        member_edits(tokens)
-        + space_edits(declarations)
-        + input_edits(declarations)
-        + _literals(tokens)
-        + _redeclarations(declarations)
-    )
-    edits += _rendering(declarations)
+    taken = [(e.start, e.end) for e in _redeclarations(declarations) + _rendering(declarations)]
+    for function in declarations.functions:
+        if function.kernel:
+            taken += [(e.start, e.end) for e in _drop_attributes(tokens, function.start, function.body)]
+    return taken + [(tokens[i.start].start, tokens[i.end].end) for i in declarations.instantiations]
+
+
+def _common_edits(declarations: Declarations, edits: List[Edit], limit: bool = False) -> List[Edit]:
+    tokens = declarations.tokens
+    edits = _literals(tokens) + edits + space_edits(tokens) + input_edits(declarations)
+    edits += _redeclarations(declarations) + _rendering(declarations)
     number = 0
     for function in declarations.functions:
         if not function.kernel:

@@ -1,0 +1,197 @@
+"""Calls of functions and constructors, and braces: see typed.py."""
+
+from __future__ import annotations
+
+from typing import List, Optional
+
+from clang.cindex import Cursor, CursorKind, Type, TypeKind, conf
+
+from .cursors import (
+    first_expression,
+    is_dependent,
+    is_pointer,
+    is_value,
+    meaning,
+    operands,
+    operator_of,
+    span,
+    written,
+    written_type,
+)
+from .edits import Edit
+from .operations import Operations
+
+_COMPARISONS = {"<", ">", "<=", ">=", "==", "!=", "&&", "||", "!"}
+_FUNCTIONS = (
+    CursorKind.FUNCTION_DECL,
+    CursorKind.CXX_METHOD,
+    CursorKind.CONSTRUCTOR,
+    CursorKind.CONVERSION_FUNCTION,
+    CursorKind.FUNCTION_TEMPLATE,
+)
+_TYPES = (CursorKind.TYPE_REF, CursorKind.TEMPLATE_REF, CursorKind.NAMESPACE_REF)
+
+
+class Calls(Operations):
+    """Edits of calls and of braces."""
+
+    def _call(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
+        operator, called = operator_of(cursor, self.text), cursor.referenced
+        if operator and called is None:
+            kids = [k for k in kids if not next(iter(k.get_children()), k).kind == CursorKind.OVERLOADED_DECL_REF]
+            self._dependent(cursor, operator, kids)
+        elif called is None or called.kind not in _FUNCTIONS:
+            self._unresolved(cursor, parent, kids)
+        elif called.kind == CursorKind.CONSTRUCTOR:
+            self._constructed(cursor, parent, kids)
+        elif operator in _COMPARISONS and meaning(cursor.type).scalar == "bool" and meaning(cursor.type).components > 1:
+            self._wrap(cursor, "::metal::__comparison(", ")")
+        if called is not None and called.kind in _FUNCTIONS:
+            if self._is_own(called) and called.kind in (CursorKind.FUNCTION_DECL, CursorKind.CXX_METHOD):
+                self._deduces_bool(called)
+            self._arguments(cursor, called, operator)
+
+    def _constructed(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
+        begin, end = span(cursor)
+        made, given = meaning(cursor.type), operands(cursor)
+        first = kids[0] if kids else None
+        if len(given) == 1 and meaning(given[0].type) == made:
+            self._copy(given[0])
+        if made.components == 1:
+            return
+        if len(given) == 1 and span(given[0]) == (begin, end):
+            self._implicit(cursor, given[0])
+        elif parent is not None and parent.kind == CursorKind.CSTYLE_CAST_EXPR and span(parent) == (begin, end):
+            return
+        elif self.text[end - 1] == "}":
+            self._braces(cursor, begin, end, made, given, parent)
+        elif first is not None and first.kind in _TYPES and span(first)[0] >= begin and self.text[end - 1] == ")":
+            self._construct(cursor)
+
+    def _implicit(self, cursor: Cursor, given: Cursor) -> None:
+        """A number that becomes a vector."""
+        made, kind = meaning(cursor.type), written_type(given)
+        number = meaning(kind)
+        is_class = kind.get_canonical().kind == TypeKind.RECORD and number.name != "bfloat"
+        if is_class or made.scalar == "bool" or is_dependent(kind):
+            return
+        if number.scalar == "bool" or meaning(given.type).scalar == "bool":
+            self._wrap(given, f"{made.scalar}(", ")")
+        elif number.scalar != made.scalar and (number.scalar, written(given).kind) != (
+            "int",
+            CursorKind.INTEGER_LITERAL,
+        ):
+            self._wrap(given, f"::metal::__construct<{made.scalar}>(", ")")
+
+    def _braces(self, cursor, begin: int, end: int, made, given: List[Cursor], parent: Optional[Cursor]) -> None:
+        """A vector from braces: clang wants all components, and no braces among arguments."""
+        number = sum(meaning(g.type).components for g in given)
+        passed = self.text[begin] == "{" and parent is not None
+        passed = passed and parent.kind in (CursorKind.CALL_EXPR, CursorKind.UNEXPOSED_EXPR)
+        if made.scalar == "bool" or (number == made.components == len(given) and not passed):
+            return
+        opening = self._opening(begin, end)
+        if opening is None:
+            return
+        before = f"::metal::__filled<{made.name}>("
+        if opening > begin:
+            if parent is not None and parent.kind == CursorKind.VAR_DECL:
+                before = f" = {before}"
+            else:
+                self.edits.append(Edit(begin, opening, before))
+                before = ""
+        if before:
+            self.edits.append(Edit(opening, opening + 1, before))
+        else:
+            self.edits[-1] = Edit(begin, opening + 1, f"::metal::__filled<{made.name}>(")
+        self.edits.append(Edit(end - 1, end, ")"))
+
+    def _list(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
+        """What the braces of an array or a struct have in them: libclang shows it without conversions."""
+        if cursor.type.kind != TypeKind.VOID:
+            self._elements(cursor, cursor.type.get_canonical())
+
+    def _elements(self, cursor: Cursor, kind: Type) -> None:
+        kids = [k for k in cursor.get_children() if k.kind.is_expression()]
+        if kind.kind in (TypeKind.CONSTANTARRAY, TypeKind.INCOMPLETEARRAY):
+            types = [kind.element_type] * len(kids)
+        else:
+            types = [f.type for f in kind.get_fields()] if kind.kind == TypeKind.RECORD else []
+        for kid, kind in zip(kids, types):
+            made = meaning(kind)
+            if kid.kind != CursorKind.INIT_LIST_EXPR:
+                if made.components > 1 and made.scalar != "bool" and meaning(written_type(kid)).name == "bool":
+                    self._wrap(kid, f"{made.scalar}(", ")")
+                self._copy(kid)
+            elif kid.type.kind == TypeKind.VOID and made.components > 1:
+                given = [k for k in kid.get_children() if k.kind.is_expression()]
+                self._braces(kid, *span(kid), made, given, None)
+            elif kid.type.kind == TypeKind.VOID:
+                self._elements(kid, kind.get_canonical())
+
+    def _unresolved(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
+        """A call in a template whose function, or constructor, depends on the template's parameters."""
+        begin, end = span(cursor)
+        if not kids:
+            return
+        if cursor.type.kind != TypeKind.DEPENDENT and kids[0].kind in _TYPES:
+            if self.text[end - 1] == ")" and any(k.kind.is_expression() for k in kids):
+                self._construct(cursor)
+            return
+        callee = kids[0]
+        if callee.kind == CursorKind.MEMBER_REF_EXPR:
+            base = first_expression(callee)
+            if base is not None and is_value(base, self.text) and not is_pointer(base.type):
+                self._lasting(base)
+        elif callee.kind in (CursorKind.CALL_EXPR, CursorKind.CXX_FUNCTIONAL_CAST_EXPR, CursorKind.UNEXPOSED_EXPR):
+            first = next(callee.get_children(), None)
+            if first is not None and first.kind in _TYPES and is_value(callee, self.text):
+                self._lasting(callee)
+        candidates = self._candidates(callee)
+        given = [k for k in kids[1:] if k.kind.is_expression()]
+        for i, argument in enumerate(given):
+            for candidate in candidates:
+                parameters = [c for c in candidate.get_children() if c.kind == CursorKind.PARM_DECL]
+                if i < len(parameters) and self._is_thread_reference(parameters[i]):
+                    if is_value(argument, self.text) and self.text[span(argument)[0]] != "{":
+                        self._lasting(argument)
+                        break
+
+    def _candidates(self, callee: Cursor) -> List[Cursor]:
+        found: List[Cursor] = []
+        for cursor in [callee, *callee.get_children()]:
+            if cursor.kind == CursorKind.OVERLOADED_DECL_REF:
+                number = conf.lib.clang_getNumOverloadedDecls(cursor)
+                found += [conf.lib.clang_getOverloadedDecl(cursor, i) for i in range(number)]
+        return found
+
+    def _arguments(self, cursor: Cursor, called: Cursor, operator: str) -> None:
+        """Temporaries for references to thread memory, and for `this`; objects copied out of constant memory."""
+        given = operands(cursor)
+        method = called.kind == CursorKind.CXX_METHOD and not called.is_static_method()
+        if method and self._is_own(called):
+            object_ = given[0] if operator and given else None
+            if not operator:
+                callee = next(cursor.get_children(), None)
+                object_ = first_expression(callee) if callee is not None else None
+            if object_ is not None and not is_pointer(object_.type) and is_value(object_, self.text):
+                self._lasting(object_)
+        if method and operator:
+            if operator == "=" and len(given) == 2 and meaning(given[1].type).components == 1:
+                self._copy(given[1])
+            given = given[1:]
+        if called.kind == CursorKind.CONSTRUCTOR and len(given) == 1 and span(given[0]) == span(cursor):
+            if meaning(given[0].type).name == meaning(cursor.type).name:
+                return
+        if not self._is_own(called) and called.kind != CursorKind.FUNCTION_DECL:
+            return
+        for parameter, argument in zip(called.get_arguments(), given):
+            if self._is_thread_reference(parameter):
+                self._bound(argument, parameter.type.get_pointee())
+
+    def _deduces_bool(self, called: Cursor) -> None:
+        """A vector of bool is a class to clang: what is deduced from other vectors needs an overload for it."""
+        given = [meaning(p.type) for p in called.get_arguments()]
+        template = conf.lib.clang_getSpecializedCursorTemplate(called)
+        if template is not None and any(g.scalar == "bool" and g.components > 1 for g in given):
+            self.of_bool.setdefault(span(template)[0], template)

@@ -1,0 +1,111 @@
+"""What edits by types have in common: where they are collected, temporaries, copies."""
+
+from __future__ import annotations
+
+from typing import Dict, List, Optional, Sequence, Tuple
+
+from clang.cindex import Cursor, CursorKind, TypeKind
+
+from .cursors import is_dependent, is_value, meaning, space, span, unwrapped, written_type
+from .edits import Edit, Wrap, apply_edits, wrap_edits
+from .reading import FILE, Reading
+
+
+class Collecting:
+    """Edits by types, of one text."""
+
+    def __init__(self, reading: Reading, text: str):
+        self.reading, self.text = reading, text
+        self.edits: List[Edit] = []
+        self.wraps: List[Wrap] = []
+        self.of_bool: Dict[int, Cursor] = {}  # function templates that deduce a vector of bool, by place
+        self.overloads: List[Edit] = []
+        self.late: List[Tuple[int, list]] = []  # of wraps by index: what stands before, with places of the text in it
+
+    def all_edits(self) -> List[Edit]:
+        for i, parts in self.late[::-1]:  # inner ones first
+            texts = [part if isinstance(part, str) else self._rendered(*part) for part in parts]
+            self.wraps[i] = self.wraps[i]._replace(before="".join(texts) + ">)(")
+        return wrap_edits(self.wraps) + self.edits + self.overloads
+
+    def _rendered(self, begin: int, end: int, instead: Sequence[Edit] = ()) -> str:
+        wraps = [w for w in self.wraps if begin <= w.start and w.end <= end]
+        places = {edit.start for edit in instead}
+        inside = [e for e in self.edits if begin <= e.start and e.end <= end and e.start not in places]
+        inside = wrap_edits(wraps) + inside + list(instead)
+        moved = [e._replace(start=e.start - begin, end=e.end - begin) for e in inside]
+        return " ".join(apply_edits(self.text[begin:end], moved).text.split("\n"))
+
+    def _wrap(self, cursor: Cursor, before: str, after: str) -> None:
+        self.wraps.append(Wrap(*span(cursor), before, after))
+
+    def _slice(self, cursor: Cursor) -> str:
+        begin, end = span(cursor)
+        return self.text[begin:end]
+
+    def _opening(self, begin: int, end: int) -> Optional[int]:
+        """Offset of the bracket that the last one of an expression closes.
+
+        libclang ends `T(x)` in `T(T(x))` behind the bracket that is not its own."""
+        closing = self.reading.at(end - 1)
+        opening = self.reading.brackets.get(closing)
+        while opening is not None and opening < self.reading.at(begin):
+            closing -= 1
+            opening = self.reading.brackets.get(closing)
+        return None if opening is None or opening > closing else self.reading.tokens[opening].start
+
+    def _tokens_of(self, cursor: Cursor):
+        begin, end = span(cursor)
+        return self.reading.tokens[self.reading.at(begin) : self.reading.at(end - 1) + 1]
+
+    def _is_own(self, cursor: Cursor) -> bool:
+        """Whether the user has declared this, and not the stand-in headers."""
+        return cursor.location.file is not None and cursor.location.file.name == FILE
+
+    def _is_class(self, cursor: Cursor) -> bool:
+        """Whether the expression's type may be a class to clang, as vectors are not, but for those of bool."""
+        kind = written_type(cursor)
+        of, canonical = meaning(kind), kind.get_canonical().kind
+        return of.scalar == "bool" if of.components > 1 else canonical == TypeKind.RECORD or is_dependent(kind)
+
+    def _lasting(self, cursor: Cursor) -> None:
+        self._wrap(cursor, "::metal::__lasting(", ").get()")
+
+    def _copy(self, cursor: Cursor) -> None:
+        """An object of a class that is copied out of constant memory."""
+        inner = unwrapped(cursor)
+        member = inner.kind == CursorKind.DECL_REF_EXPR and inner.type.kind == TypeKind.DEPENDENT
+        constant = space(inner) == "global_device" or (member and "::" in self._slice(inner))
+        if constant and self._is_class(inner) and not is_value(inner, self.text):
+            self._wrap(cursor, "::metal::__copy(", ")")
+
+    def _of_bool(self, value: Cursor, target: str) -> None:
+        """A bool that becomes what may be a vector."""
+        if meaning(written_type(value)).name == "bool" and not is_dependent(value.type):
+            self._wrap(value, f"(::metal::__of_bool_t<decltype({target})>)(", ")")
+
+    def _is_thread_reference(self, parameter: Cursor) -> bool:
+        kind = parameter.type
+        if kind.kind != TypeKind.LVALUEREFERENCE or not kind.get_pointee().is_const_qualified() or space(parameter):
+            return False
+        if not self._is_own(parameter):
+            return True
+        first, end = self.reading.at(span(parameter)[0]), span(parameter)[1]  # to libclang `thread` in front is nothing
+        return any(t.text == "__private" for t in self.reading.tokens[first - 1 : self.reading.at(end - 1) + 1])
+
+    def _bound(self, argument: Cursor, to) -> None:
+        """An argument that makes a temporary for a reference to thread memory."""
+        begin, end = span(argument)
+        if begin >= end or not self._is_own(argument):
+            return  # a default argument
+        of, inner = meaning(to), written_type(argument)
+        if self.text[begin] == "{":
+            filled = of.components > 1 and of.scalar != "bool"  # what is in the braces is called already
+            self._wrap(argument, f"::metal::__lasting<{of.name}>({'' if filled else of.name}", ").get()")
+        elif meaning(inner).name == of.name or is_dependent(to) or is_dependent(inner):
+            if is_value(argument, self.text):
+                self._lasting(argument)
+        elif inner.get_canonical().kind != TypeKind.RECORD or meaning(inner).components > 1:
+            self.wraps.append(Wrap(begin, end, f"::metal::__lasting<{of.name}>(", ").get()"))
+        elif is_value(argument, self.text):
+            self._lasting(argument)

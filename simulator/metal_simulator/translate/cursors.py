@@ -1,0 +1,205 @@
+"""What libclang's cursors say: types in Metal's words, and whether an expression is a value or names an object."""
+
+from __future__ import annotations
+
+import re
+from typing import List, NamedTuple, Optional, Tuple
+
+from clang.cindex import Cursor, CursorKind, Type, TypeKind
+
+TypeKind(32)  # _Float16, for which the bindings of libclang 18 have no name
+_VECTOR = re.compile(r"(?:metal::)?vec<([\w ]+), (\d+)>")
+_QUALIFIERS = re.compile(r"\b(?:const|volatile|__global_device|__global|__local)\b ?")
+_SPACE = re.compile(r"\b__(global_device|global|local)\b")
+_NAMES = {
+    "_Float16": "half",
+    "signed char": "char",
+    "unsigned char": "uchar",
+    "unsigned short": "ushort",
+    "unsigned int": "uint",
+    "unsigned long": "ulong",
+}
+_PSEUDO = "<pseudo-object type>"  # of v.xy
+_LITERALS = {
+    CursorKind.INTEGER_LITERAL,
+    CursorKind.FLOATING_LITERAL,
+    CursorKind.CHARACTER_LITERAL,
+    CursorKind.CXX_BOOL_LITERAL_EXPR,
+    CursorKind.CXX_NULL_PTR_LITERAL_EXPR,
+    CursorKind.CXX_THIS_EXPR,
+    CursorKind.INIT_LIST_EXPR,
+    CursorKind.LAMBDA_EXPR,
+    CursorKind.CXX_UNARY_EXPR,  # sizeof
+}
+_CASTS = {
+    CursorKind.CSTYLE_CAST_EXPR,
+    CursorKind.CXX_FUNCTIONAL_CAST_EXPR,
+    CursorKind.CXX_STATIC_CAST_EXPR,
+    CursorKind.CXX_REINTERPRET_CAST_EXPR,
+}
+_REFERENCES = (TypeKind.LVALUEREFERENCE, TypeKind.RVALUEREFERENCE)
+
+
+def span(cursor: Cursor) -> Tuple[int, int]:
+    extent = cursor.extent
+    return extent.start.offset, extent.end.offset
+
+
+class Meaning(NamedTuple):
+    """A type without qualifiers, in Metal's words. components: 1, or of a vector."""
+
+    name: str
+    scalar: str
+    components: int
+
+
+def meaning(kind: Type) -> Meaning:
+    if kind.kind in _REFERENCES:
+        kind = kind.get_pointee()
+    name = _QUALIFIERS.sub("", kind.get_canonical().spelling).strip()
+    vector = _VECTOR.fullmatch(name)
+    if vector:
+        scalar = _NAMES.get(vector.group(1), vector.group(1))
+        return Meaning(f"::metal::vec<{scalar}, {vector.group(2)}>", scalar, int(vector.group(2)))
+    name = re.sub(r"\b_Float16\b", "half", _NAMES.get(name, name))
+    return Meaning(name, name, 1)
+
+
+def is_dependent(kind: Type) -> bool:
+    """Whether the type depends on a template parameter, or is not known."""
+    if kind.kind in _REFERENCES:
+        kind = kind.get_pointee()
+    if kind.spelling == _PSEUDO:
+        return False
+    return kind.kind == TypeKind.DEPENDENT or kind.get_canonical().kind in (
+        TypeKind.UNEXPOSED,
+        TypeKind.DEPENDENT,
+        TypeKind.INVALID,
+        TypeKind.AUTO,
+    )
+
+
+def is_pointer(kind: Type) -> bool:
+    return kind.get_canonical().kind in (TypeKind.POINTER, TypeKind.CONSTANTARRAY, TypeKind.INCOMPLETEARRAY)
+
+
+def stands_for_integer(kind: Type) -> bool:
+    """Whether it is a class that converts to an integer."""
+    declared = kind.get_canonical().get_declaration()
+    conversions = (c for c in declared.get_children() if c.kind == CursorKind.CONVERSION_FUNCTION)
+    return kind.get_canonical().kind == TypeKind.RECORD and any(
+        TypeKind.BOOL.value <= c.result_type.get_canonical().kind.value <= TypeKind.INT128.value for c in conversions
+    )
+
+
+def space(cursor: Cursor) -> str:
+    """Address space of the object that an expression names: global_device (constant), global, local or ""."""
+    kind = cursor.type
+    if kind.kind in _REFERENCES:
+        kind = kind.get_pointee()
+    if is_pointer(kind):
+        return ""
+    found = _SPACE.search(kind.spelling)
+    return found.group(1) if found else ""
+
+
+def written(cursor: Cursor) -> Cursor:
+    """The expression behind the conversions that nobody wrote."""
+    place = span(cursor)
+    while True:
+        implicit = cursor.kind in (CursorKind.UNEXPOSED_EXPR, CursorKind.CALL_EXPR)
+        implicit |= cursor.kind == CursorKind.MEMBER_REF_EXPR and cursor.spelling.startswith("operator ")
+        inner = list(cursor.get_children()) if implicit else []
+        if len(inner) != 1 or not inner[0].kind.is_expression() or span(inner[0]) != place:
+            return cursor
+        cursor = inner[0]
+
+
+def written_type(cursor: Cursor) -> Type:
+    """Type of the expression behind the conversions that nobody wrote."""
+    inner, kind = written(cursor), cursor.type
+    while cursor != inner:
+        kind = cursor.type
+        cursor = next(cursor.get_children())
+    return kind if is_swizzle(inner) else inner.type
+
+
+def unwrapped(cursor: Cursor) -> Cursor:
+    """And behind parentheses."""
+    cursor = written(cursor)
+    while cursor.kind == CursorKind.PAREN_EXPR:
+        cursor = written(next(cursor.get_children()))
+    return cursor
+
+
+def operator_of(cursor: Cursor, text: str) -> str:
+    """The operator of an expression, builtin or overloaded; "" if it has none."""
+    kids = list(cursor.get_children())
+    if cursor.kind in (CursorKind.BINARY_OPERATOR, CursorKind.COMPOUND_ASSIGNMENT_OPERATOR) and len(kids) == 2:
+        return text[span(kids[0])[1] : span(kids[1])[0]].strip()
+    if cursor.kind == CursorKind.UNARY_OPERATOR and kids:
+        return text[span(cursor)[0] : span(kids[0])[0]].strip()
+    if cursor.kind == CursorKind.CALL_EXPR:
+        for kid in kids:
+            name = kid.spelling
+            if kid.kind == CursorKind.DECL_REF_EXPR and not name:
+                name = next((c.spelling for c in kid.get_children()), "")
+            if name.startswith("operator") and kid.kind in (CursorKind.UNEXPOSED_EXPR, CursorKind.DECL_REF_EXPR):
+                if not (name[8:9].isalnum() or name[8:9] in ("_", " ")):
+                    begin, end = span(kid)
+                    return name[8:] if text[begin:end][:1] == name[8:9] else ""
+    return ""
+
+
+def operands(cursor: Cursor) -> List[Cursor]:
+    """The arguments of a call, the operands of an overloaded operator."""
+    return [a for a in cursor.get_arguments() if a is not None]
+
+
+def is_value(cursor: Cursor, text: str) -> bool:
+    """Whether an expression makes a new value, and does not name an object."""
+    cursor = unwrapped(cursor)
+    kind, kids = cursor.kind, list(cursor.get_children())
+    if kind in _LITERALS:
+        return True
+    if kind in _CASTS:
+        return cursor.type.kind not in _REFERENCES
+    if kind == CursorKind.CALL_EXPR:
+        called = cursor.referenced
+        if called is None or called.kind in (CursorKind.CONSTRUCTOR, CursorKind.OVERLOADED_DECL_REF):
+            return True
+        of_vector = called.spelling == "operator[]" and called.semantic_parent.spelling == "vec"
+        return of_vector or called.result_type.kind not in _REFERENCES
+    if kind == CursorKind.BINARY_OPERATOR:
+        operator = operator_of(cursor, text)
+        return is_value(kids[1], text) if operator == "," else operator != "="
+    if kind == CursorKind.UNARY_OPERATOR:
+        return operator_of(cursor, text) not in ("*", "++", "--")
+    if kind == CursorKind.CONDITIONAL_OPERATOR:
+        a, b = written(kids[1]), written(kids[2])
+        return is_value(a, text) or is_value(b, text) or meaning(a.type) != meaning(b.type)
+    if kind == CursorKind.MEMBER_REF_EXPR:
+        if is_swizzle(cursor) or (kids and is_component(cursor, text) and is_dependent(kids[0].type)):
+            return True
+        return bool(kids) and not is_pointer(kids[0].type) and is_value(kids[0], text)
+    if kind == CursorKind.ARRAY_SUBSCRIPT_EXPR:
+        return not is_pointer(written(kids[0]).type) and is_dependent(written(kids[0]).type)
+    if kind == CursorKind.DECL_REF_EXPR:
+        named = cursor.referenced
+        constants = (CursorKind.ENUM_CONSTANT_DECL, CursorKind.TEMPLATE_NON_TYPE_PARAMETER)
+        return named is not None and named.kind in constants
+    return False
+
+
+def is_swizzle(cursor: Cursor) -> bool:
+    return cursor.type.spelling == _PSEUDO
+
+
+def is_component(cursor: Cursor, text: str) -> bool:
+    """Whether a member has a name that components of vectors have."""
+    begin, end = span(cursor)
+    return re.fullmatch(r"[xyzw]{1,4}|[rgba]{1,4}", text[begin:end].rpartition(".")[2].strip()) is not None
+
+
+def first_expression(cursor: Cursor) -> Optional[Cursor]:
+    return next((c for c in cursor.get_children() if c.kind.is_expression()), None)

@@ -1,0 +1,135 @@
+"""Variables, members, functions and templates: see typed.py."""
+
+from __future__ import annotations
+
+from typing import List, Optional
+
+from clang.cindex import Cursor, CursorKind, TypeKind
+
+from .collecting import Collecting
+from .cursors import first_expression, is_dependent, is_pointer, meaning, operands, span, unwrapped, written_type
+from .edits import Edit, Wrap
+from .function_pointers import function_pointer_edit
+from .members import kind_of, member_edit
+
+_CONVERTED = {"half", "bfloat"}  # which clang does not convert to each other
+
+
+class Declarators(Collecting):
+    """Edits of declarations."""
+
+    def _variable(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
+        kind, begin = cursor.type, cursor.location.offset
+        values = [k for k in kids if k.kind.is_expression()]
+        if kind.kind == TypeKind.LVALUEREFERENCE:
+            if values and self._is_thread_reference(cursor):
+                self._bound(values[-1], kind.get_pointee())
+            return
+        name = self.reading.at(begin)
+        after = self.reading.tokens[name + 1] if name + 1 < len(self.reading.tokens) else None
+        if after is None or not cursor.spelling or self.reading.tokens[name].text != cursor.spelling:
+            return
+        made = meaning(kind)
+        plain = kind.kind != TypeKind.AUTO and not is_pointer(kind)
+        needed = made.components > 1 or is_dependent(kind)
+        if values and made.name in _CONVERTED:
+            value = (operands(values[-1]) or [values[-1]])[0] if values[-1].spelling == "bfloat" else values[-1]
+            needed = meaning(written_type(value)).name in _CONVERTED - {made.name}
+        if after.text == "(" and values and plain and needed:
+            end = self.reading.tokens[name].end
+            value = f" = ::metal::__construct<::metal::__value_t<decltype({cursor.spelling})>>"
+            self.edits.append(Edit(end, end, value))
+        elif after.text == "=" and values and is_dependent(kind):
+            self._of_bool(values[-1], cursor.spelling)
+            self._copy(values[-1])
+
+    def _constructor(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
+        """Members that a constructor makes: `v(x, y)`."""
+        self._function(cursor, parent, kids)
+        self._members(kids)
+
+    def _members(self, kids: List[Cursor]) -> None:
+        tokens = self.reading.tokens
+        for kid in kids:
+            if kid.kind == CursorKind.MEMBER_REF and kid.referenced is not None:
+                i = self.reading.at(span(kid)[0])
+                kind, close = kid.referenced.type, self.reading.brackets.get(i + 1)
+                needed = meaning(kind).components > 1 or (is_dependent(kind) and not is_pointer(kind))
+                if close is not None and tokens[i + 1].text == "(" and close > i + 2 and needed:
+                    of = f"::metal::__value_t<decltype(this->{kid.spelling})>"
+                    start, end = tokens[i + 1].end, tokens[close].start
+                    self.wraps.append(Wrap(start, end, f"::metal::__construct<{of}>(", ")"))
+
+    def _return(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
+        value = first_expression(cursor)
+        if value is not None and is_dependent(unwrapped(value).type):
+            self._copy(value)
+
+    def _function(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
+        self.edits += member_edit(self.reading, cursor)
+
+    def _template(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
+        """A function template: what its arguments are deduced from."""
+        self.edits += member_edit(self.reading, cursor)
+        if kind_of(cursor) == CursorKind.CONSTRUCTOR:
+            self._members(kids)
+        for parameter in (k for k in kids if k.kind == CursorKind.PARM_DECL):
+            self._deduced(parameter, cursor)
+            words = [t.text for t in self._tokens_of(parameter)]
+            if "[" in words and not set(words) & {"*", "&", "__private", "__global", "__constant", "__local"}:
+                begin = span(parameter)[0]  # an array is in thread memory; to clang it is a generic pointer
+                self.edits.append(Edit(begin, begin, "__private "))
+
+    def _specialisation(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
+        self._deduced(cursor, cursor)
+
+    def _alias(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
+        """An alias template, through which arguments may be deduced."""
+        for kid in kids:
+            self._deduced(kid, cursor)
+
+    def _function_pointer(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
+        """To clang a function pointer spelled out points into the generic address space, where no function is."""
+        kind = cursor.underlying_typedef_type if cursor.kind != CursorKind.TEMPLATE_NON_TYPE_PARAMETER else cursor.type
+        if kind.kind == TypeKind.POINTER and kind.get_pointee().get_canonical().kind == TypeKind.FUNCTIONPROTO:
+            self.edits += function_pointer_edit(self._tokens_of(cursor))
+
+    def _deduced(self, cursor: Cursor, template: Cursor) -> None:
+        """`vec<T, N>` from which template arguments are deduced."""
+        for kid in cursor.get_children():
+            if kid.kind != CursorKind.TEMPLATE_REF or kid.spelling != "vec" or not self._is_vec(kid):
+                continue
+            i = self.reading.at(span(kid)[0])
+            tokens = self.reading.tokens
+            start = tokens[i].start
+            scope = "" if tokens[i - 1].text == "::" else "::metal::"
+            if tokens[i + 2].text == "bool":
+                self.edits.append(Edit(start, tokens[i + 3].end, f"{scope}__bool_vector<"))
+                self._signed(template, tokens[i + 4].text)
+            else:
+                self.edits.append(Edit(start, tokens[i].end, f"{scope}__vec"))
+
+    def _is_vec(self, cursor: Cursor) -> bool:
+        return cursor.referenced is not None and not self._is_own(cursor.referenced)
+
+    def _signed(self, template: Cursor, name: str) -> None:
+        """A number that is deduced from a class must have the type that it has there."""
+        for kid in template.get_children():
+            if kid.kind == CursorKind.TEMPLATE_NON_TYPE_PARAMETER and kid.spelling == name:
+                self.edits.append(Edit(span(kid)[0], kid.location.offset, "int "))
+
+    def overload(self, template: Cursor) -> None:
+        tokens, instead, names = self.reading.tokens, [], set()
+        for parameter in (k for k in template.get_children() if k.kind == CursorKind.PARM_DECL):
+            for kid in parameter.get_children():
+                i = self.reading.at(span(kid)[0])
+                if kid.kind == CursorKind.TEMPLATE_REF and tokens[i].text == "vec" and tokens[i + 3].text == ",":
+                    scope = "" if tokens[i - 1].text == "::" else "::metal::"
+                    instead.append(Edit(tokens[i].start, tokens[i + 3].end, f"{scope}__bool_vector<"))
+                    names.add(tokens[i + 2].text)
+        begin, end = span(template)
+        types = [k for k in template.get_children() if k.kind == CursorKind.TEMPLATE_TYPE_PARAMETER]
+        deduced = [span(kid)[1] for kid in types if kid.spelling in names]
+        instead += [Edit(place, place, " = bool") for place in deduced]
+        if deduced:
+            self.overloads.append(Edit(end, end, f" {self._rendered(begin, end, instead)}"))

@@ -1,0 +1,161 @@
+"""Operators, conditions and casts: see typed.py."""
+
+from __future__ import annotations
+
+from typing import Iterator, List, Optional, Tuple, Union
+
+from clang.cindex import Cursor, CursorKind, TypeKind
+
+from .collecting import Collecting
+from .cursors import (
+    first_expression,
+    is_dependent,
+    is_pointer,
+    is_swizzle,
+    is_value,
+    meaning,
+    operands,
+    operator_of,
+    space,
+    span,
+    stands_for_integer,
+    unwrapped,
+    written,
+    written_type,
+)
+from .edits import Edit, Wrap
+
+_COMPARISONS = {"<", ">", "<=", ">=", "==", "!=", "&&", "||", "!"}
+_ARITHMETIC = {"+", "-", "*", "/", "+=", "-=", "*=", "/=", "<", ">", "<=", ">=", "==", "!="}
+_MADE = {CursorKind.CALL_EXPR, CursorKind.CSTYLE_CAST_EXPR, CursorKind.CXX_STATIC_CAST_EXPR}
+_CONVERTED = {"half", "bfloat"}  # which clang does not convert to each other
+_FLOATS = {"float", *_CONVERTED}
+_NULL = {CursorKind.INTEGER_LITERAL, CursorKind.CXX_NULL_PTR_LITERAL_EXPR}  # beside what may be a pointer
+
+
+class Operations(Collecting):
+    """Edits of operators, conditions and casts."""
+
+    def _operator(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
+        operator = operator_of(cursor, self.text)
+        if not any(is_dependent(kid.type) for kid in kids):
+            if operator in ("+", "-", "+=", "-=") and any(is_pointer(kid.type) for kid in kids):
+                for kid in kids:
+                    if meaning(written(kid).type).name != meaning(kid.type).name and kid.kind != written(kid).kind:
+                        self._offset(kid)
+            return
+        self._dependent(cursor, operator, kids)
+
+    def _offset(self, cursor: Cursor) -> None:
+        if written(cursor).type.get_canonical().kind == TypeKind.RECORD or is_dependent(written(cursor).type):
+            self._wrap(cursor, "::metal::__integer(", ")")
+
+    def _dependent(self, cursor: Cursor, operator: str, kids: List[Cursor]) -> None:
+        """An operator of which an operand depends on template parameters."""
+        if operator in _COMPARISONS:
+            self._wrap(cursor, "::metal::__comparison(", ")")
+        if len(kids) != 2:
+            return
+        if operator == "=":
+            self._of_bool(kids[1], self._slice(kids[0]))
+            self._copy(kids[1])
+        for kid, other in (kids, kids[::-1]):
+            if operator in ("+", "-", "+=", "-=") and (is_pointer(other.type) or stands_for_integer(kid.type)):
+                self._offset(kid)
+            assigned = operator in ("+=", "-=", "*=", "/=") and kid == kids[0]
+            if operator in _ARITHMETIC and not assigned and is_dependent(other.type):
+                self._beside(kid, other)
+
+    def _beside(self, number: Cursor, other: Cursor) -> None:
+        """A number beside what may be a vector of smaller numbers; a cast, for clang sees multiply-adds through it."""
+        name, kind = meaning(written_type(number)).name, written_type(number).get_canonical().kind
+        vectors = any("vec<" in leaf.type.spelling for leaf in self._leaves(other))
+        if name in _FLOATS or vectors and TypeKind.BOOL.value < kind.value <= TypeKind.LONGLONG.value:
+            parts: List[Union[str, Tuple[int, int]]] = [f"(::metal::__beside_t<{name}"]
+            for leaf in self._leaves(other):
+                made = leaf.kind in _MADE and leaf.type.kind != TypeKind.DEPENDENT
+                parts += [f", {leaf.type.spelling}"] if made else [", decltype(", span(leaf), ")"]
+            self.late.append((len(self.wraps), parts))
+            self._wrap(number, "", ")")
+
+    def _leaves(self, cursor: Cursor) -> Iterator[Cursor]:
+        """What depends on template parameters among the operands of an arithmetic expression."""
+        inner = unwrapped(cursor)
+        compound = inner.kind == CursorKind.COMPOUND_ASSIGNMENT_OPERATOR
+        if not compound and operator_of(inner, self.text) in _ARITHMETIC:
+            for kid in inner.get_children():
+                if kid.kind.is_expression() and is_dependent(kid.type) and self._slice(kid) not in _ARITHMETIC:
+                    yield from self._leaves(kid)
+        else:
+            yield inner
+
+    def _conditional(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
+        """Objects in different address spaces, of which neither is the other's type to clang.
+
+        Nor to libclang, if they are of a class, as bfloat is there; that is left to clang."""
+        if len(kids) == 3:
+            self.reading.settled.add(self.text.index("?", span(kids[0])[1]))
+            ends = [written(kid) for kid in kids[1:]]
+            if any(is_pointer(end.type) or end.kind in _NULL for end in ends):
+                return
+            for kid, end, other in zip(kids[1:], ends, ends[::-1]):
+                if is_dependent(other.type) and not is_dependent(end.type):
+                    self._beside(kid, other)
+            values = [is_value(end, self.text) for end in ends]
+            differ = space(ends[0]) != space(ends[1])
+            if any(map(self._is_class, ends)) and (differ or values[0] != values[1]) or differ and not any(values):
+                for kid, value in zip(kids[1:], values):
+                    self._wrap(kid, "::metal::__value(" if value else "::metal::__copy(", ")")
+
+    def _refused(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
+        """`a ? b : c` that libclang refuses, with all in it."""
+        if len(kids) == 3 and all(k.kind.is_expression() for k in kids):
+            ends = [span(kid) for kid in kids]
+            between = [self.text[ends[i][1] : ends[i + 1][0]].strip() for i in (0, 1)]
+            if between == ["?", ":"]:
+                self._conditional(cursor, parent, kids)
+
+    def _member(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
+        """Several components of a vector that is a class to clang, in constant memory."""
+        if kids and is_swizzle(cursor) and space(kids[0]) == "global_device":
+            self._copy(kids[0])
+
+    def _needs_construction(self, cursor: Cursor) -> bool:
+        made, operand = meaning(cursor.type), first_expression(cursor)
+        while operand is not None and span(operand) == span(cursor) and operands(operand):
+            operand = operands(operand)[0]
+        if cursor.type.kind in (TypeKind.LVALUEREFERENCE, TypeKind.RVALUEREFERENCE) or is_pointer(cursor.type):
+            return False
+        if made.name in _CONVERTED and operand is not None:
+            of = written_type(operand)
+            return is_dependent(of) or meaning(of).name in _CONVERTED - {made.name}
+        return made.components > 1 or is_dependent(cursor.type)
+
+    def _functional_cast(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
+        if self._needs_construction(cursor):
+            if self.text[span(cursor)[1] - 1] == ")":
+                self._construct(cursor)
+
+    def _construct(self, cursor: Cursor) -> None:
+        """T(...) as ::metal::__construct<T>(...)."""
+        begin, end = span(cursor)
+        opening = self._opening(begin, end)
+        if opening is not None:
+            self.wraps.append(Wrap(begin, opening, "::metal::__construct<", ">"))
+
+    def _cast(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
+        """(T)x as ::metal::__construct<T>(x)."""
+        if not self._needs_construction(cursor):
+            return
+        begin, end = span(cursor)
+        closing = self.reading.brackets.get(self.reading.at(begin))
+        if closing is not None:
+            close = self.reading.tokens[closing]
+            self.edits.append(Edit(begin, begin + 1, "::metal::__construct<"))
+            self.edits.append(Edit(close.start, close.end, ">("))
+            self.wraps.append(Wrap(begin, end, "", ")"))
+
+    def _static_cast(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
+        if self._needs_construction(cursor):
+            begin = span(cursor)[0]
+            self.edits.append(Edit(begin, begin + len("static_cast"), "::metal::__convert"))
