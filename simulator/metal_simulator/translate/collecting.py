@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Set, Tuple
 
 from clang.cindex import Cursor, CursorKind, TypeKind
 
-from .cursors import is_dependent, is_value, meaning, space, span, unwrapped, written_type
+from .cursors import (
+    first_expression,
+    is_dependent,
+    is_value,
+    meaning,
+    operator_of,
+    space,
+    span,
+    unwrapped,
+    written_type,
+)
 from .edits import Edit, Wrap, apply_edits, wrap_edits
 from .reading import FILE, Reading
+
+_PARTS = {CursorKind.ARRAY_SUBSCRIPT_EXPR, CursorKind.MEMBER_REF_EXPR}  # of what may be a vector
 
 
 class Collecting:
@@ -20,16 +32,22 @@ class Collecting:
         self.wraps: List[Wrap] = []
         self.of_bool: Dict[int, Cursor] = {}  # function templates that deduce a vector of bool, by place
         self.overloads: List[Edit] = []
+        self.truths: Set[Tuple[int, int]] = set()  # places of operators whose result is one truth value
         self.late: List[Tuple[int, list]] = []  # of wraps by index: what stands before, with places of the text in it
 
     def all_edits(self) -> List[Edit]:
         for i, parts in self.late[::-1]:  # inner ones first
-            texts = [part if isinstance(part, str) else self._rendered(*part) for part in parts]
-            self.wraps[i] = self.wraps[i]._replace(before="".join(texts) + ">)(")
+            texts = [part if isinstance(part, str) else self._rendered(*part, within=i) for part in parts]
+            self.wraps[i] = self.wraps[i]._replace(before="".join(texts))
         return wrap_edits(self.wraps) + self.edits + self.overloads
 
-    def _rendered(self, begin: int, end: int, instead: Sequence[Edit] = ()) -> str:
-        wraps = [w for w in self.wraps if begin <= w.start and w.end <= end]
+    def _rendered(self, begin: int, end: int, instead: Sequence[Edit] = (), within: int = -1) -> str:
+        """A place of the text, edited. within: the wrap that it stands in, which may be of all of it"""
+        wraps = [
+            w
+            for i, w in enumerate(self.wraps)
+            if begin <= w.start and w.end <= end and (i > within or (w.start, w.end) != (begin, end))
+        ]
         places = {edit.start for edit in instead}
         inside = [e for e in self.edits if begin <= e.start and e.end <= end and e.start not in places]
         inside = wrap_edits(wraps) + inside + list(instead)
@@ -38,6 +56,11 @@ class Collecting:
 
     def _wrap(self, cursor: Cursor, before: str, after: str) -> None:
         self.wraps.append(Wrap(*span(cursor), before, after))
+
+    def _wrap_late(self, cursor: Cursor, before: list, after: str) -> None:
+        """before: of text, and of places of the text whose edits are not known yet."""
+        self.late.append((len(self.wraps), before))
+        self._wrap(cursor, "", after)
 
     def _slice(self, cursor: Cursor) -> str:
         begin, end = span(cursor)
@@ -68,8 +91,24 @@ class Collecting:
         of, canonical = meaning(kind), kind.get_canonical().kind
         return of.scalar == "bool" if of.components > 1 else canonical == TypeKind.RECORD or is_dependent(kind)
 
+    def _truth(self, cursor: Cursor) -> None:
+        """An expression that must be one truth value: then it compares no vectors, in none of its parts."""
+        inner = unwrapped(cursor)
+        if operator_of(inner, self.text) in ("&&", "||", "!"):
+            for kid in inner.get_children():
+                self._truth(kid)
+        self.truths.add(span(inner))
+
     def _lasting(self, cursor: Cursor) -> None:
-        self._wrap(cursor, "::metal::__lasting(", ").get()")
+        """A value that lasts; what may name an object is decided where template arguments are known."""
+        inner = unwrapped(cursor)
+        base = first_expression(inner)
+        if not is_dependent(inner.type):
+            self._wrap(cursor, "::metal::__lasting(", ").get()")
+        elif inner.kind in _PARTS and base is not None:
+            self._wrap_late(cursor, ["::metal::__lasting_part<decltype(", span(base), ")>("], ").get()")
+        else:
+            self._wrap(cursor, "::metal::__lasting_or_itself(", ").get()")
 
     def _copy(self, cursor: Cursor) -> None:
         """An object of a class that is copied out of constant memory."""

@@ -37,6 +37,7 @@ _CASTS = {
     CursorKind.CXX_STATIC_CAST_EXPR,
     CursorKind.CXX_REINTERPRET_CAST_EXPR,
 }
+_ARRAYS = (TypeKind.CONSTANTARRAY, TypeKind.INCOMPLETEARRAY, TypeKind.DEPENDENTSIZEDARRAY)
 _REFERENCES = (TypeKind.LVALUEREFERENCE, TypeKind.RVALUEREFERENCE)
 
 
@@ -79,8 +80,21 @@ def is_dependent(kind: Type) -> bool:
     )
 
 
+def may_be_vector(kind: Type) -> bool:
+    """Whether the type is a vector, or may become one for some template arguments."""
+    if not is_dependent(kind):
+        return meaning(kind).components > 1
+    return kind.kind == TypeKind.DEPENDENT or kind.get_declaration().kind != CursorKind.CLASS_TEMPLATE
+
+
+def is_number(kind: Type) -> bool:
+    """Whether the type is a truth value, an integer or a floating-point number, whatever the template arguments."""
+    arithmetic = TypeKind.BOOL.value <= kind.get_canonical().kind.value <= TypeKind.LONGDOUBLE.value
+    return arithmetic or meaning(kind).name in ("half", "bfloat")
+
+
 def is_pointer(kind: Type) -> bool:
-    return kind.get_canonical().kind in (TypeKind.POINTER, TypeKind.CONSTANTARRAY, TypeKind.INCOMPLETEARRAY)
+    return kind.get_canonical().kind in (TypeKind.POINTER, *_ARRAYS)
 
 
 def stands_for_integer(kind: Type) -> bool:
@@ -118,6 +132,9 @@ def written(cursor: Cursor) -> Cursor:
 def written_type(cursor: Cursor) -> Type:
     """Type of the expression behind the conversions that nobody wrote."""
     inner, kind = written(cursor), cursor.type
+    if inner.kind == CursorKind.ARRAY_SUBSCRIPT_EXPR and inner.type.kind == TypeKind.DEPENDENT:
+        array = written_type(next(inner.get_children()))  # of a length that depends on template parameters
+        return array.element_type if array.kind in _ARRAYS else inner.type
     while cursor != inner:
         kind = cursor.type
         cursor = next(cursor.get_children())
@@ -183,7 +200,7 @@ def is_value(cursor: Cursor, text: str) -> bool:
             return True
         return bool(kids) and not is_pointer(kids[0].type) and is_value(kids[0], text)
     if kind == CursorKind.ARRAY_SUBSCRIPT_EXPR:
-        return not is_pointer(written(kids[0]).type) and is_dependent(written(kids[0]).type)
+        return not is_pointer(written_type(kids[0])) and is_dependent(written_type(kids[0]))
     if kind == CursorKind.DECL_REF_EXPR:
         named = cursor.referenced
         constants = (CursorKind.ENUM_CONSTANT_DECL, CursorKind.TEMPLATE_NON_TYPE_PARAMETER)

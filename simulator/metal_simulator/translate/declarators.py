@@ -7,7 +7,18 @@ from typing import List, Optional
 from clang.cindex import Cursor, CursorKind, TypeKind
 
 from .collecting import Collecting
-from .cursors import first_expression, is_dependent, is_pointer, meaning, operands, span, unwrapped, written_type
+from .cursors import (
+    first_expression,
+    is_dependent,
+    is_number,
+    is_pointer,
+    may_be_vector,
+    meaning,
+    operands,
+    span,
+    unwrapped,
+    written_type,
+)
 from .edits import Edit, Wrap
 from .function_pointers import function_pointer_edit
 from .members import kind_of, member_edit
@@ -31,7 +42,9 @@ class Declarators(Collecting):
             return
         made = meaning(kind)
         plain = kind.kind != TypeKind.AUTO and not is_pointer(kind)
-        needed = made.components > 1 or is_dependent(kind)
+        needed = may_be_vector(kind)
+        if values and is_number(kind):
+            self._truth(values[-1])
         if values and made.name in _CONVERTED:
             value = (operands(values[-1]) or [values[-1]])[0] if values[-1].spelling == "bfloat" else values[-1]
             needed = meaning(written_type(value)).name in _CONVERTED - {made.name}
@@ -54,7 +67,7 @@ class Declarators(Collecting):
             if kid.kind == CursorKind.MEMBER_REF and kid.referenced is not None:
                 i = self.reading.at(span(kid)[0])
                 kind, close = kid.referenced.type, self.reading.brackets.get(i + 1)
-                needed = meaning(kind).components > 1 or (is_dependent(kind) and not is_pointer(kind))
+                needed = may_be_vector(kind) and not is_pointer(kind)
                 if close is not None and tokens[i + 1].text == "(" and close > i + 2 and needed:
                     of = f"::metal::__value_t<decltype(this->{kid.spelling})>"
                     start, end = tokens[i + 1].end, tokens[close].start

@@ -10,9 +10,11 @@ from .collecting import Collecting
 from .cursors import (
     first_expression,
     is_dependent,
+    is_number,
     is_pointer,
     is_swizzle,
     is_value,
+    may_be_vector,
     meaning,
     operands,
     operator_of,
@@ -38,7 +40,7 @@ class Operations(Collecting):
 
     def _operator(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
         operator = operator_of(cursor, self.text)
-        if not any(is_dependent(kid.type) for kid in kids):
+        if not any(is_dependent(written_type(kid)) for kid in kids):
             if operator in ("+", "-", "+=", "-=") and any(is_pointer(kid.type) for kid in kids):
                 for kid in kids:
                     if meaning(written(kid).type).name != meaning(kid.type).name and kid.kind != written(kid).kind:
@@ -52,7 +54,7 @@ class Operations(Collecting):
 
     def _dependent(self, cursor: Cursor, operator: str, kids: List[Cursor]) -> None:
         """An operator of which an operand depends on template parameters."""
-        if operator in _COMPARISONS:
+        if operator in _COMPARISONS and span(cursor) not in self.truths:
             self._wrap(cursor, "::metal::__comparison(", ")")
         if len(kids) != 2:
             return
@@ -75,8 +77,7 @@ class Operations(Collecting):
             for leaf in self._leaves(other):
                 made = leaf.kind in _MADE and leaf.type.kind != TypeKind.DEPENDENT
                 parts += [f", {leaf.type.spelling}"] if made else [", decltype(", span(leaf), ")"]
-            self.late.append((len(self.wraps), parts))
-            self._wrap(number, "", ")")
+            self._wrap_late(number, [*parts, ">)("], ")")
 
     def _leaves(self, cursor: Cursor) -> Iterator[Cursor]:
         """What depends on template parameters among the operands of an arithmetic expression."""
@@ -94,18 +95,32 @@ class Operations(Collecting):
 
         Nor to libclang, if they are of a class, as bfloat is there; that is left to clang."""
         if len(kids) == 3:
+            self._truth(kids[0])
             self.reading.settled.add(self.text.index("?", span(kids[0])[1]))
             ends = [written(kid) for kid in kids[1:]]
             if any(is_pointer(end.type) or end.kind in _NULL for end in ends):
                 return
             for kid, end, other in zip(kids[1:], ends, ends[::-1]):
-                if is_dependent(other.type) and not is_dependent(end.type):
+                if is_dependent(written_type(other)) and not is_dependent(written_type(end)):
                     self._beside(kid, other)
             values = [is_value(end, self.text) for end in ends]
             differ = space(ends[0]) != space(ends[1])
-            if any(map(self._is_class, ends)) and (differ or values[0] != values[1]) or differ and not any(values):
-                for kid, value in zip(kids[1:], values):
-                    self._wrap(kid, "::metal::__value(" if value else "::metal::__copy(", ")")
+            classes = any(map(self._is_class, ends)) and not any(is_number(written_type(end)) for end in ends)
+            if classes and (differ or values[0] != values[1]) or differ and not any(values):
+                for kid, end, value in zip(kids[1:], ends, values):
+                    self._taken(kid, end, value)
+
+    def _taken(self, cursor: Cursor, inner: Cursor, is_made: bool) -> None:
+        """The value of what may be an object; where it can be, as a cast: behind it clang has the same instructions."""
+        if inner.type.kind != TypeKind.DEPENDENT and space(inner) != "global_device":
+            self._wrap_late(cursor, ["(::metal::__value_t<decltype(", span(inner), ")>)("], ")")
+        else:
+            self._wrap(cursor, "::metal::__value(" if is_made else "::metal::__copy(", ")")
+
+    def _condition(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
+        condition = first_expression(cursor)
+        if condition is not None:
+            self._truth(condition)
 
     def _refused(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
         """`a ? b : c` that libclang refuses, with all in it."""
@@ -129,7 +144,7 @@ class Operations(Collecting):
         if made.name in _CONVERTED and operand is not None:
             of = written_type(operand)
             return is_dependent(of) or meaning(of).name in _CONVERTED - {made.name}
-        return made.components > 1 or is_dependent(cursor.type)
+        return may_be_vector(cursor.type)
 
     def _functional_cast(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
         if self._needs_construction(cursor):

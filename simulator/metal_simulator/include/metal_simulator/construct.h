@@ -120,6 +120,34 @@ template <typename T>
 METAL_FUNC constexpr __temporary<T> __lasting(T value) {
   return {value};
 }
+// The same of what is a value for some template arguments, and for others an object, which is itself.
+template <typename T>
+struct __itself {
+  T object;
+  METAL_FUNC constexpr T get() { return object; }
+};
+#define __METAL_ITSELF(space)                                                                       \
+  template <typename T> METAL_FUNC constexpr __itself<space T&> __lasting_or_itself(space T& object) { \
+    return {object};                                                                                \
+  }
+__METAL_ITSELF(thread)
+__METAL_ITSELF(device)
+__METAL_ITSELF(threadgroup)
+__METAL_ITSELF(constant)
+template <typename T>
+METAL_FUNC constexpr enable_if_t<!__is_lvalue_reference(T), __temporary<T>> __lasting_or_itself(T&& value) {
+  return {value};
+}
+// The same of what is a part of a B: components of vectors are values.
+template <typename B, typename T>
+METAL_FUNC constexpr enable_if_t<__is_vector<__value_t<B>>::value, __temporary<__value_t<T>>> __lasting_part(T value) {
+  return {value};
+}
+template <typename B, typename T>
+METAL_FUNC constexpr auto __lasting_part(T&& part) ->
+    typename enable_if<!__is_vector<__value_t<B>>::value, decltype(__lasting_or_itself(static_cast<T&&>(part)))>::type {
+  return __lasting_or_itself(static_cast<T&&>(part));
+}
 // What is added to a pointer: an object that stands for an integer is none to clang here.
 template <typename T>
 METAL_FUNC constexpr auto __integer(T value) {
