@@ -7,6 +7,7 @@ from typing import List, Optional
 from clang.cindex import Cursor, CursorKind, Type, TypeKind, conf
 
 from .cursors import (
+    children,
     first_expression,
     is_dependent,
     is_pointer,
@@ -38,7 +39,7 @@ class Calls(Operations):
     def _call(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
         operator, called = operator_of(cursor, self.text), cursor.referenced
         if operator and called is None:
-            kids = [k for k in kids if not next(iter(k.get_children()), k).kind == CursorKind.OVERLOADED_DECL_REF]
+            kids = [k for k in kids if not next(iter(children(k)), k).kind == CursorKind.OVERLOADED_DECL_REF]
             self._dependent(cursor, operator, kids)
         elif called is None or called.kind not in _FUNCTIONS:
             self._unresolved(cursor, parent, kids)
@@ -112,7 +113,7 @@ class Calls(Operations):
             self._elements(cursor, cursor.type.get_canonical())
 
     def _elements(self, cursor: Cursor, kind: Type) -> None:
-        kids = [k for k in cursor.get_children() if k.kind.is_expression()]
+        kids = [k for k in children(cursor) if k.kind.is_expression()]
         if kind.kind in (TypeKind.CONSTANTARRAY, TypeKind.INCOMPLETEARRAY):
             types = [kind.element_type] * len(kids)
         else:
@@ -124,7 +125,7 @@ class Calls(Operations):
                     self._wrap(kid, f"{made.scalar}(", ")")
                 self._copy(kid)
             elif kid.type.kind == TypeKind.VOID and made.components > 1:
-                given = [k for k in kid.get_children() if k.kind.is_expression()]
+                given = [k for k in children(kid) if k.kind.is_expression()]
                 self._braces(kid, *span(kid), made, given, None)
             elif kid.type.kind == TypeKind.VOID:
                 self._elements(kid, kind.get_canonical())
@@ -144,14 +145,14 @@ class Calls(Operations):
             if base is not None and is_value(base, self.text) and not is_pointer(base.type):
                 self._lasting(base)
         elif callee.kind in (CursorKind.CALL_EXPR, CursorKind.CXX_FUNCTIONAL_CAST_EXPR, CursorKind.UNEXPOSED_EXPR):
-            first = next(callee.get_children(), None)
+            first = next(iter(children(callee)), None)
             if first is not None and first.kind in _TYPES and is_value(callee, self.text):
                 self._lasting(callee)
         candidates = self._candidates(callee)
         given = [k for k in kids[1:] if k.kind.is_expression()]
         for i, argument in enumerate(given):
             for candidate in candidates:
-                parameters = [c for c in candidate.get_children() if c.kind == CursorKind.PARM_DECL]
+                parameters = [c for c in children(candidate) if c.kind == CursorKind.PARM_DECL]
                 if i < len(parameters) and self._is_thread_reference(parameters[i]):
                     if is_value(argument, self.text) and self.text[span(argument)[0]] != "{":
                         self._lasting(argument)
@@ -159,7 +160,7 @@ class Calls(Operations):
 
     def _candidates(self, callee: Cursor) -> List[Cursor]:
         found: List[Cursor] = []
-        for cursor in [callee, *callee.get_children()]:
+        for cursor in [callee, *children(callee)]:
             if cursor.kind == CursorKind.OVERLOADED_DECL_REF:
                 number = conf.lib.clang_getNumOverloadedDecls(cursor)
                 found += [conf.lib.clang_getOverloadedDecl(cursor, i) for i in range(number)]
@@ -172,7 +173,7 @@ class Calls(Operations):
         if method and self._is_own(called):
             object_ = given[0] if operator and given else None
             if not operator:
-                callee = next(cursor.get_children(), None)
+                callee = next(iter(children(cursor)), None)
                 object_ = first_expression(callee) if callee is not None else None
             if object_ is not None and not is_pointer(object_.type) and is_value(object_, self.text):
                 self._lasting(object_)

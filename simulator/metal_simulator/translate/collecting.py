@@ -7,6 +7,7 @@ from typing import Dict, List, Optional, Sequence, Set, Tuple
 from clang.cindex import Cursor, CursorKind, TypeKind
 
 from .cursors import (
+    children,
     first_expression,
     is_dependent,
     is_value,
@@ -95,7 +96,7 @@ class Collecting:
         """An expression that must be one truth value: then it compares no vectors, in none of its parts."""
         inner = unwrapped(cursor)
         if operator_of(inner, self.text) in ("&&", "||", "!"):
-            for kid in inner.get_children():
+            for kid in children(inner):
                 self._truth(kid)
         self.truths.add(span(inner))
 

@@ -38,12 +38,25 @@ _CASTS = {
     CursorKind.CXX_REINTERPRET_CAST_EXPR,
 }
 _ARRAYS = (TypeKind.CONSTANTARRAY, TypeKind.INCOMPLETEARRAY, TypeKind.DEPENDENTSIZEDARRAY)
+_UNKNOWN = (TypeKind.UNEXPOSED, TypeKind.DEPENDENT, TypeKind.INVALID, TypeKind.AUTO)
 _REFERENCES = (TypeKind.LVALUEREFERENCE, TypeKind.RVALUEREFERENCE)
 
 
+def children(cursor: Cursor) -> List[Cursor]:
+    """Its parts; libclang is asked once."""
+    found = getattr(cursor, "_children", None)
+    if found is None:
+        found = cursor._children = list(cursor.get_children())
+    return found
+
+
 def span(cursor: Cursor) -> Tuple[int, int]:
-    extent = cursor.extent
-    return extent.start.offset, extent.end.offset
+    """Offsets where it starts and ends; libclang is asked once."""
+    found = getattr(cursor, "_span", None)
+    if found is None:
+        extent = cursor.extent
+        found = cursor._span = extent.start.offset, extent.end.offset
+    return found
 
 
 class Meaning(NamedTuple):
@@ -70,14 +83,8 @@ def is_dependent(kind: Type) -> bool:
     """Whether the type depends on a template parameter, or is not known."""
     if kind.kind in _REFERENCES:
         kind = kind.get_pointee()
-    if kind.spelling == _PSEUDO:
-        return False
-    return kind.kind == TypeKind.DEPENDENT or kind.get_canonical().kind in (
-        TypeKind.UNEXPOSED,
-        TypeKind.DEPENDENT,
-        TypeKind.INVALID,
-        TypeKind.AUTO,
-    )
+    unknown = kind.kind == TypeKind.DEPENDENT or kind.get_canonical().kind in _UNKNOWN
+    return unknown and kind.spelling != _PSEUDO
 
 
 def may_be_vector(kind: Type) -> bool:
@@ -100,7 +107,7 @@ def is_pointer(kind: Type) -> bool:
 def stands_for_integer(kind: Type) -> bool:
     """Whether it is a class that converts to an integer."""
     declared = kind.get_canonical().get_declaration()
-    conversions = (c for c in declared.get_children() if c.kind == CursorKind.CONVERSION_FUNCTION)
+    conversions = (c for c in children(declared) if c.kind == CursorKind.CONVERSION_FUNCTION)
     return kind.get_canonical().kind == TypeKind.RECORD and any(
         TypeKind.BOOL.value <= c.result_type.get_canonical().kind.value <= TypeKind.INT128.value for c in conversions
     )
@@ -123,7 +130,7 @@ def written(cursor: Cursor) -> Cursor:
     while True:
         implicit = cursor.kind in (CursorKind.UNEXPOSED_EXPR, CursorKind.CALL_EXPR)
         implicit |= cursor.kind == CursorKind.MEMBER_REF_EXPR and cursor.spelling.startswith("operator ")
-        inner = list(cursor.get_children()) if implicit else []
+        inner = children(cursor) if implicit else []
         if len(inner) != 1 or not inner[0].kind.is_expression() or span(inner[0]) != place:
             return cursor
         cursor = inner[0]
@@ -133,11 +140,11 @@ def written_type(cursor: Cursor) -> Type:
     """Type of the expression behind the conversions that nobody wrote."""
     inner, kind = written(cursor), cursor.type
     if inner.kind == CursorKind.ARRAY_SUBSCRIPT_EXPR and inner.type.kind == TypeKind.DEPENDENT:
-        array = written_type(next(inner.get_children()))  # of a length that depends on template parameters
+        array = written_type(children(inner)[0])  # of a length that depends on template parameters
         return array.element_type if array.kind in _ARRAYS else inner.type
     while cursor != inner:
         kind = cursor.type
-        cursor = next(cursor.get_children())
+        cursor = children(cursor)[0]
     return kind if is_swizzle(inner) else inner.type
 
 
@@ -145,13 +152,13 @@ def unwrapped(cursor: Cursor) -> Cursor:
     """And behind parentheses."""
     cursor = written(cursor)
     while cursor.kind == CursorKind.PAREN_EXPR:
-        cursor = written(next(cursor.get_children()))
+        cursor = written(children(cursor)[0])
     return cursor
 
 
 def operator_of(cursor: Cursor, text: str) -> str:
     """The operator of an expression, builtin or overloaded; "" if it has none."""
-    kids = list(cursor.get_children())
+    kids = children(cursor)
     if cursor.kind in (CursorKind.BINARY_OPERATOR, CursorKind.COMPOUND_ASSIGNMENT_OPERATOR) and len(kids) == 2:
         return text[span(kids[0])[1] : span(kids[1])[0]].strip()
     if cursor.kind == CursorKind.UNARY_OPERATOR and kids:
@@ -160,7 +167,7 @@ def operator_of(cursor: Cursor, text: str) -> str:
         for kid in kids:
             name = kid.spelling
             if kid.kind == CursorKind.DECL_REF_EXPR and not name:
-                name = next((c.spelling for c in kid.get_children()), "")
+                name = next((c.spelling for c in children(kid)), "")
             if name.startswith("operator") and kid.kind in (CursorKind.UNEXPOSED_EXPR, CursorKind.DECL_REF_EXPR):
                 if not (name[8:9].isalnum() or name[8:9] in ("_", " ")):
                     begin, end = span(kid)
@@ -176,7 +183,7 @@ def operands(cursor: Cursor) -> List[Cursor]:
 def is_value(cursor: Cursor, text: str) -> bool:
     """Whether an expression makes a new value, and does not name an object."""
     cursor = unwrapped(cursor)
-    kind, kids = cursor.kind, list(cursor.get_children())
+    kind, kids = cursor.kind, children(cursor)
     if kind in _LITERALS:
         return True
     if kind in _CASTS:
@@ -219,4 +226,4 @@ def is_component(cursor: Cursor, text: str) -> bool:
 
 
 def first_expression(cursor: Cursor) -> Optional[Cursor]:
-    return next((c for c in cursor.get_children() if c.kind.is_expression()), None)
+    return next((c for c in children(cursor) if c.kind.is_expression()), None)

@@ -8,6 +8,7 @@ from clang.cindex import Cursor, CursorKind, TypeKind
 
 from .collecting import Collecting
 from .cursors import (
+    children,
     first_expression,
     is_dependent,
     is_number,
@@ -109,7 +110,7 @@ class Declarators(Collecting):
 
     def _deduced(self, cursor: Cursor, template: Cursor) -> None:
         """`vec<T, N>` from which template arguments are deduced."""
-        for kid in cursor.get_children():
+        for kid in children(cursor):
             if kid.kind != CursorKind.TEMPLATE_REF or kid.spelling != "vec" or not self._is_vec(kid):
                 continue
             i = self.reading.at(span(kid)[0])
@@ -127,21 +128,21 @@ class Declarators(Collecting):
 
     def _signed(self, template: Cursor, name: str) -> None:
         """A number that is deduced from a class must have the type that it has there."""
-        for kid in template.get_children():
+        for kid in children(template):
             if kid.kind == CursorKind.TEMPLATE_NON_TYPE_PARAMETER and kid.spelling == name:
                 self.edits.append(Edit(span(kid)[0], kid.location.offset, "int "))
 
     def overload(self, template: Cursor) -> None:
         tokens, instead, names = self.reading.tokens, [], set()
-        for parameter in (k for k in template.get_children() if k.kind == CursorKind.PARM_DECL):
-            for kid in parameter.get_children():
+        for parameter in (k for k in children(template) if k.kind == CursorKind.PARM_DECL):
+            for kid in children(parameter):
                 i = self.reading.at(span(kid)[0])
                 if kid.kind == CursorKind.TEMPLATE_REF and tokens[i].text == "vec" and tokens[i + 3].text == ",":
                     scope = "" if tokens[i - 1].text == "::" else "::metal::"
                     instead.append(Edit(tokens[i].start, tokens[i + 3].end, f"{scope}__bool_vector<"))
                     names.add(tokens[i + 2].text)
         begin, end = span(template)
-        types = [k for k in template.get_children() if k.kind == CursorKind.TEMPLATE_TYPE_PARAMETER]
+        types = [k for k in children(template) if k.kind == CursorKind.TEMPLATE_TYPE_PARAMETER]
         deduced = [span(kid)[1] for kid in types if kid.spelling in names]
         instead += [Edit(place, place, " = bool") for place in deduced]
         if deduced:

@@ -8,6 +8,7 @@ from clang.cindex import Cursor, CursorKind, TypeKind
 
 from .collecting import Collecting
 from .cursors import (
+    children,
     first_expression,
     is_dependent,
     is_number,
@@ -84,7 +85,7 @@ class Operations(Collecting):
         inner = unwrapped(cursor)
         compound = inner.kind == CursorKind.COMPOUND_ASSIGNMENT_OPERATOR
         if not compound and operator_of(inner, self.text) in _ARITHMETIC:
-            for kid in inner.get_children():
+            for kid in children(inner):
                 if kid.kind.is_expression() and is_dependent(kid.type) and self._slice(kid) not in _ARITHMETIC:
                     yield from self._leaves(kid)
         else:

@@ -17,6 +17,7 @@ from typing import List, Optional
 from clang.cindex import Cursor, CursorKind
 
 from .calls import Calls
+from .cursors import children
 from .declarators import Declarators
 from .edits import Edit
 from .reading import Reading
@@ -63,7 +64,7 @@ class _Edits(Calls, Declarators):
         }
 
     def visit(self, cursor: Cursor, parent: Optional[Cursor]) -> None:
-        handler, kids = self.handlers.get(cursor.kind), list(cursor.get_children())
+        handler, kids = self.handlers.get(cursor.kind), children(cursor)
         if handler:
             handler(cursor, parent, kids)
         for kid in kids:
