@@ -21,7 +21,6 @@ from .translate.entry_point import in_scope
 from .translate.rewrite import for_run
 from .translate.threadgroup_variables import threadgroup_variables
 
-
 _FLAGS_OF = {
     "run": ["-fmax-type-align=1"],
     "count": ["-fmax-type-align=1", *counting.FLAGS],

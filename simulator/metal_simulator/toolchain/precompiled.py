@@ -21,7 +21,9 @@ def divided(text: str) -> Tuple[str, str]:
 
 
 def precompiled(clang: Clang, command: List[str], headers: str) -> List[str]:
-    """Flags by which the command, of this clang, begins with these headers. Raises ToolchainError if it refuses them."""
+    """Flags by which the command, of this clang, begins with these headers.
+
+    Raises ToolchainError if it refuses them."""
     folder = cache.folder().absolute()  # clang looks for the text where it was
     name = f"headers-{cache.key(clang.version, command, headers, folder)}"
     path, written = folder / f"{name}.pch", folder / f"{name}.clcpp"

@@ -10,6 +10,7 @@ from .cursors import (
     children,
     first_expression,
     is_dependent,
+    is_own,
     is_pointer,
     is_value,
     meaning,
@@ -48,7 +49,7 @@ class Calls(Operations):
         elif operator in _COMPARISONS and meaning(cursor.type).scalar == "bool" and meaning(cursor.type).components > 1:
             self._wrap(cursor, "::metal::__comparison(", ")")
         if called is not None and called.kind in _FUNCTIONS:
-            if self._is_own(called) and called.kind in (CursorKind.FUNCTION_DECL, CursorKind.CXX_METHOD):
+            if is_own(called) and called.kind in (CursorKind.FUNCTION_DECL, CursorKind.CXX_METHOD):
                 self._deduces_bool(called)
             self._arguments(cursor, called, operator)
 
@@ -170,7 +171,7 @@ class Calls(Operations):
         """Temporaries for references to thread memory, and for `this`; objects copied out of constant memory."""
         given = operands(cursor)
         method = called.kind == CursorKind.CXX_METHOD and not called.is_static_method()
-        if method and self._is_own(called):
+        if method and is_own(called):
             object_ = given[0] if operator and given else None
             if not operator:
                 callee = next(iter(children(cursor)), None)
@@ -184,7 +185,7 @@ class Calls(Operations):
         if called.kind == CursorKind.CONSTRUCTOR and len(given) == 1 and span(given[0]) == span(cursor):
             if meaning(given[0].type).name == meaning(cursor.type).name:
                 return
-        if not self._is_own(called) and called.kind != CursorKind.FUNCTION_DECL:
+        if not is_own(called) and called.kind != CursorKind.FUNCTION_DECL:
             return
         for parameter, argument in zip(called.get_arguments(), given):
             if self._is_thread_reference(parameter):

@@ -10,6 +10,7 @@ from .cursors import (
     children,
     first_expression,
     is_dependent,
+    is_own,
     is_value,
     meaning,
     operator_of,
@@ -19,7 +20,7 @@ from .cursors import (
     written_type,
 )
 from .edits import Edit, Wrap, apply_edits, wrap_edits
-from .reading import FILE, Reading
+from .reading import Reading
 
 _PARTS = {CursorKind.ARRAY_SUBSCRIPT_EXPR, CursorKind.MEMBER_REF_EXPR}  # of what may be a vector
 
@@ -82,10 +83,6 @@ class Collecting:
         begin, end = span(cursor)
         return self.reading.tokens[self.reading.at(begin) : self.reading.at(end - 1) + 1]
 
-    def _is_own(self, cursor: Cursor) -> bool:
-        """Whether the user has declared this, and not the stand-in headers."""
-        return cursor.location.file is not None and cursor.location.file.name == FILE
-
     def _is_class(self, cursor: Cursor) -> bool:
         """Whether the expression's type may be a class to clang, as vectors are not, but for those of bool."""
         kind = written_type(cursor)
@@ -128,7 +125,7 @@ class Collecting:
         kind = parameter.type
         if kind.kind != TypeKind.LVALUEREFERENCE or not kind.get_pointee().is_const_qualified() or space(parameter):
             return False
-        if not self._is_own(parameter):
+        if not is_own(parameter):
             return True
         first, end = self.reading.at(span(parameter)[0]), span(parameter)[1]  # to libclang `thread` in front is nothing
         return any(t.text == "__private" for t in self.reading.tokens[first - 1 : self.reading.at(end - 1) + 1])
@@ -136,7 +133,7 @@ class Collecting:
     def _bound(self, argument: Cursor, to) -> None:
         """An argument that makes a temporary for a reference to thread memory."""
         begin, end = span(argument)
-        if begin >= end or not self._is_own(argument):
+        if begin >= end or not is_own(argument):
             return  # a default argument
         of, inner = meaning(to), written_type(argument)
         if self.text[begin] == "{":

@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from typing import List, NamedTuple, Optional, Tuple
 
-from clang.cindex import Cursor, CursorKind, Type, TypeKind
+from clang.cindex import Cursor, CursorKind, SourceLocation, TranslationUnit, Type, TypeKind, callbacks, conf
+
+from ..errors import ToolchainError
 
 TypeKind(32)  # _Float16, for which the bindings of libclang 18 have no name
+_MACRO = 1 << 31  # numbers of places from here on are those of macros
 _VECTOR = re.compile(r"(?:metal::)?vec<([\w ]+), (\d+)>")
 _QUALIFIERS = re.compile(r"\b(?:const|volatile|__global_device|__global|__local)\b ?")
 _SPACE = re.compile(r"\b__(global_device|global|local)\b")
@@ -31,6 +34,15 @@ _LITERALS = {
     CursorKind.LAMBDA_EXPR,
     CursorKind.CXX_UNARY_EXPR,  # sizeof
 }
+_LEAVES = {
+    CursorKind.INTEGER_LITERAL,
+    CursorKind.FLOATING_LITERAL,
+    CursorKind.CXX_BOOL_LITERAL_EXPR,
+    CursorKind.TYPE_REF,
+    CursorKind.TEMPLATE_REF,
+    CursorKind.NAMESPACE_REF,
+    CursorKind.MEMBER_REF,
+}
 _CASTS = {
     CursorKind.CSTYLE_CAST_EXPR,
     CursorKind.CXX_FUNCTIONAL_CAST_EXPR,
@@ -42,21 +54,62 @@ _UNKNOWN = (TypeKind.UNEXPOSED, TypeKind.DEPENDENT, TypeKind.INVALID, TypeKind.A
 _REFERENCES = (TypeKind.LVALUEREFERENCE, TypeKind.RVALUEREFERENCE)
 
 
+def _collect(child: Cursor, parent: Cursor, found: List[Cursor]) -> int:
+    found.append(child)
+    return 1  # CXChildVisit_Continue
+
+
+_COLLECT = callbacks["cursor_visit"](_collect)
+
+
 def children(cursor: Cursor) -> List[Cursor]:
-    """Its parts; libclang is asked once."""
-    found = getattr(cursor, "_children", None)
+    """Its parts; libclang is asked once, and without what Cursor.get_children checks of each."""
+    found: Optional[List[Cursor]] = getattr(cursor, "_children", None)
     if found is None:
-        found = cursor._children = list(cursor.get_children())
+        found = cursor._children = []
+        if cursor.kind not in _LEAVES:
+            conf.lib.clang_visitChildren(cursor, _COLLECT, found)
+            for child in found:
+                child._tu = cursor._tu
     return found
 
 
 def span(cursor: Cursor) -> Tuple[int, int]:
-    """Offsets where it starts and ends; libclang is asked once."""
+    """Offsets where it starts and ends."""
     found = getattr(cursor, "_span", None)
     if found is None:
-        extent = cursor.extent
-        found = cursor._span = extent.start.offset, extent.end.offset
+        extent, first = cursor.extent, cursor.translation_unit.first
+        begin, end = extent.begin_int_data, extent.end_int_data
+        if max(begin, end) < _MACRO:
+            found = begin - first, end - first
+        else:  # a macro of the headers, as an address space is
+            found = extent.start.offset, extent.end.offset
+        cursor._span = found
     return found
+
+
+def place(cursor: Cursor) -> int:
+    """Offset of the name that it declares."""
+    location = cursor.location
+    return location.int_data - cursor.translation_unit.first if location.int_data < _MACRO else location.offset
+
+
+def is_own(cursor: Cursor) -> bool:
+    """Whether it stands in the user's text, and not in the stand-in headers."""
+    location, unit = cursor.location, cursor.translation_unit
+    if location.int_data < _MACRO:
+        return unit.first <= location.int_data <= unit.first + unit.length
+    return location.file is not None and location.file.name == unit.spelling
+
+
+def number_places(unit: TranslationUnit, length: int) -> None:
+    """Notes libclang's numbers for the places of a text: those of a file follow each other, and to ask it for lines and
+    columns takes far longer. Raises ToolchainError if they do not."""
+    file = unit.get_file(unit.spelling)
+    begin, end = (SourceLocation.from_offset(unit, file, offset).int_data for offset in (0, length))
+    if begin + length != end or end >= _MACRO:
+        raise ToolchainError("this libclang numbers the places of a text otherwise: libclang 18.1.1 is needed")
+    unit.first, unit.length = begin, length
 
 
 class Meaning(NamedTuple):
@@ -216,7 +269,7 @@ def is_value(cursor: Cursor, text: str) -> bool:
 
 
 def is_swizzle(cursor: Cursor) -> bool:
-    return cursor.type.spelling == _PSEUDO
+    return cursor.type.kind == TypeKind.UNEXPOSED and cursor.type.spelling == _PSEUDO
 
 
 def is_component(cursor: Cursor, text: str) -> bool:

@@ -12,10 +12,12 @@ from .cursors import (
     first_expression,
     is_dependent,
     is_number,
+    is_own,
     is_pointer,
     may_be_vector,
     meaning,
     operands,
+    place,
     span,
     unwrapped,
     written_type,
@@ -31,7 +33,7 @@ class Declarators(Collecting):
     """Edits of declarations."""
 
     def _variable(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
-        kind, begin = cursor.type, cursor.location.offset
+        kind, begin = cursor.type, place(cursor)
         values = [k for k in kids if k.kind.is_expression()]
         if kind.kind == TypeKind.LVALUEREFERENCE:
             if values and self._is_thread_reference(cursor):
@@ -124,13 +126,13 @@ class Declarators(Collecting):
                 self.edits.append(Edit(start, tokens[i].end, f"{scope}__vec"))
 
     def _is_vec(self, cursor: Cursor) -> bool:
-        return cursor.referenced is not None and not self._is_own(cursor.referenced)
+        return cursor.referenced is not None and not is_own(cursor.referenced)
 
     def _signed(self, template: Cursor, name: str) -> None:
         """A number that is deduced from a class must have the type that it has there."""
         for kid in children(template):
             if kid.kind == CursorKind.TEMPLATE_NON_TYPE_PARAMETER and kid.spelling == name:
-                self.edits.append(Edit(span(kid)[0], kid.location.offset, "int "))
+                self.edits.append(Edit(span(kid)[0], place(kid), "int "))
 
     def overload(self, template: Cursor) -> None:
         tokens, instead, names = self.reading.tokens, [], set()

@@ -12,6 +12,7 @@ from typing import List
 from clang.cindex import Cursor, CursorKind, conf
 
 from ..source.tokens import Token, matching
+from .cursors import place
 from .edits import Edit
 from .reading import Reading
 
@@ -35,7 +36,7 @@ def member_edit(reading: Reading, cursor: Cursor) -> List[Edit]:
     kind = kind_of(cursor)
     if kind not in (CursorKind.CXX_METHOD, *_CONVERTING):
         return []
-    close = _parameters_end(reading.tokens, reading.at(cursor.location.offset))
+    close = _parameters_end(reading.tokens, reading.at(place(cursor)))
     return _qualified(reading.tokens, close, kind)
 
 

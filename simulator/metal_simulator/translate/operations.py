@@ -41,7 +41,7 @@ class Operations(Collecting):
 
     def _operator(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
         operator = operator_of(cursor, self.text)
-        if not any(is_dependent(written_type(kid)) for kid in kids):
+        if not any(is_dependent(kid.type) and is_dependent(written_type(kid)) for kid in kids):
             if operator in ("+", "-", "+=", "-=") and any(is_pointer(kid.type) for kid in kids):
                 for kid in kids:
                     if meaning(written(kid).type).name != meaning(kid.type).name and kid.kind != written(kid).kind:

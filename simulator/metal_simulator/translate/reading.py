@@ -26,6 +26,7 @@ from ..source.statements import CALLS, is_attribute
 from ..source.tokens import CLOSE, OPEN, Token, matching_angle, spell
 from ..toolchain import cache
 from ..toolchain.paths import INCLUDE
+from .cursors import is_own, number_places
 from .threadgroup_variables import threadgroup_variable_at
 
 FILE = "read.cpp"
@@ -56,7 +57,7 @@ class Reading(NamedTuple):
 
     def cursors(self) -> Iterator[object]:
         """The user's own declarations."""
-        return (c for c in self.unit.cursor.get_children() if c.location.file and c.location.file.name == FILE)
+        return filter(is_own, self.unit.cursor.get_children())
 
     def at(self, offset: int) -> int:
         """Index of the token that begins at an offset, or else before it."""
@@ -77,6 +78,7 @@ def read(text: str, declarations: Declarations, taken: List[Tuple[int, int]]) ->
     """taken: places of the text that say nothing to a C++ parser."""
     source = _readable(text, declarations, taken)
     unit = Index.create().parse(FILE, [*_FLAGS, "-include-pch", _headers()], [(FILE, source)])
+    number_places(unit, len(source))
     tokens = declarations.tokens
     return Reading(unit, set(), tokens, [t.start for t in tokens], _brackets(tokens))
 
@@ -119,7 +121,7 @@ def _put_differently(tokens: List[Token]) -> Iterator[Place]:
     classes = {tokens[i + 1].text for i, t in enumerate(tokens[:-1]) if t.text in ("struct", "class", "union")}
     counts, methods = _counts(tokens), _Methods(tokens, brackets)
     for i, token in enumerate(tokens[:-2]):
-        if is_attribute(tokens, i) and i in brackets:
+        if token.text == "[" and is_attribute(tokens, i) and i in brackets:
             end = brackets[i]  # in front of ';' it may be of a constant, which wants a value
             yield token.start, tokens[end].end, "{}" if tokens[end + 1 : end + 2][0].text == ";" else ""
         elif token.kind == "number" and token.text.lower().endswith("bf") and token.text[:2].lower() != "0x":

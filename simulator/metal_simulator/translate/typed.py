@@ -12,6 +12,7 @@ In a template, where a type depends on its parameters, the same is written in a 
 
 from __future__ import annotations
 
+import gc
 from typing import List, Optional
 
 from clang.cindex import Cursor, CursorKind
@@ -25,8 +26,14 @@ from .reading import Reading
 
 def typed_edits(reading: Reading, text: str) -> List[Edit]:
     found = _Edits(reading, text)
-    for cursor in reading.cursors():
-        found.visit(cursor, None)
+    collects = gc.isenabled()
+    gc.disable()  # it would look at all cursors again and again, which make no cycles
+    try:
+        for cursor in reading.cursors():
+            found.visit(cursor, None)
+    finally:
+        if collects:
+            gc.enable()
     for template in found.of_bool.values():
         found.overload(template)
     return found.all_edits()
