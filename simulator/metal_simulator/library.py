@@ -22,6 +22,7 @@ from .toolchain import cache
 from .toolchain.clang import FAST_MATH, Clang, find_clang
 from .translate.function_constants import near, spell_constants
 from .translate.positions import POSITIONS
+from .translate.rewrite import read_types
 
 
 class Library:
@@ -67,13 +68,13 @@ class Library:
         """The preprocessed text, with the stand-in headers; what `declarations` point into."""
         return self._read[0]
 
-    @property
+    @functools.cached_property
     def declarations(self) -> Declarations:
         """The kernels, instantiations and function constants that the text declares.
 
         Raises CompileError if the file does not preprocess, or declares a kernel that cannot be read.
         """
-        return self._read[1]
+        return read_types(*self._read)
 
     @property
     def kernels(self) -> Tuple[str, ...]:
@@ -82,7 +83,7 @@ class Library:
         name = "library-" + cache.key(self.clang.version, self.digest, self.fast_math)
         known = cache.read(name)
         if known is None:
-            known = {"kernels": list(self.declarations.kernels())}
+            known = {"kernels": list(self._read[1].kernels())}
             cache.write(name, known)
         return tuple(known["kernels"])
 

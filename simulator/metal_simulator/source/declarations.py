@@ -293,14 +293,21 @@ def ends_head(tokens: List[Token]) -> bool:
 
 
 def _parameters(tokens: List[Token], values: Dict[str, int]) -> Tuple[Parameter, ...]:
-    parts = split(tokens)
-    found = [_parameter(part, values) for part in parts if part]
-    taken = {(p.kind, p.index) for p in found}
-    for i, parameter in enumerate(found):
-        if parameter.kind in ("buffer", "threadgroup") and parameter.index < 0:  # the first free index, in order
-            index = next(n for n in range(1000) if (parameter.kind, n) not in taken)
-            taken.add((parameter.kind, index))
-            found[i] = parameter._replace(index=index)
+    return placed([_parameter(part, values) for part in split(tokens) if part])
+
+
+def placed(parameters: List[Parameter]) -> Tuple[Parameter, ...]:
+    """Pointers and references whose attributes do not say so get a kind, and the first free index, in order."""
+    said = [p.kind in ("buffer", "threadgroup") and any(a.name == p.kind for a in p.attributes) for p in parameters]
+    taken = {(p.kind, p.index) for p, is_said in zip(parameters, said) if is_said}
+    found = []
+    for parameter, is_said in zip(parameters, said):
+        if parameter.shape != "value" and not is_said:
+            kind = "threadgroup" if parameter.space == "threadgroup" else "buffer"
+            index = next(n for n in range(1000) if (kind, n) not in taken)
+            taken.add((kind, index))
+            parameter = parameter._replace(kind=kind, index=index)
+        found.append(parameter)
     return tuple(found)
 
 
@@ -327,8 +334,6 @@ def _parameter(part: List[Token], values: Dict[str, int]) -> Parameter:
         kind, index = "buffer", _integer(named["buffer"], values)
     elif "threadgroup" in named:
         kind, index = "threadgroup", _integer(named["threadgroup"], values)
-    elif shape != "value":
-        kind = "threadgroup" if space == "threadgroup" else "buffer"
     else:
         kind = next((a.name for a in attributes if a.name != "function_constant"), "")
     return Parameter(name.text, kind, index, space, shape, constant, gate, attributes, tuple(kind_tokens), name)

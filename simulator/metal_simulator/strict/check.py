@@ -17,7 +17,7 @@ from ..toolchain import cache
 from ..toolchain.clang import Clang, language_flags, run
 from ..toolchain.paths import INCLUDE
 from ..translate.edits import Rewritten
-from ..translate.rewrite import for_check
+from ..translate.rewrite import for_check, read_types
 from ..translate.threadgroup_variables import THREADGROUP_LIMIT_MESSAGE
 from . import words
 from .language import Language, language_named, newer, newer_attributes, newer_names, predefined
@@ -46,7 +46,7 @@ def check(
 
 def _check(clang: Clang, source: Source, language: Optional[Language], flags: List[str]) -> List[Diagnostic]:
     text = preprocess(clang, source, run_time=False, flags=flags)
-    declarations = read_declarations(user_tokens(text))
+    declarations = read_types(text, read_declarations(user_tokens(text)))
     rewritten = for_check(text, declarations)
     found = lint(source, declarations)
     errors, tree = _run_clang(clang, rewritten.text)

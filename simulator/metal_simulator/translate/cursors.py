@@ -171,8 +171,11 @@ def space(cursor: Cursor) -> str:
     kind = cursor.type
     if kind.kind in _REFERENCES:
         kind = kind.get_pointee()
-    if is_pointer(kind):
-        return ""
+    return "" if is_pointer(kind) else space_of(kind)
+
+
+def space_of(kind: Type) -> str:
+    """Address space that a type says, or ""."""
     found = _SPACE.search(kind.spelling)
     return found.group(1) if found else ""
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, List, NamedTuple, Optional, Tuple
 
 from ..errors import Diagnostic
 from ..source.declarations import Declarations, Function, Instantiation, read_attributes
 from ..source.tokens import Token, matching, matching_angle
 from ..toolchain import cache
 from .address_spaces import space_edits
+from .declared import derived, pointed, position_edits, with_types
 from .edits import Edit, Rewritten, apply_edits, replace_tokens
 from .entry_point import entry_point
-from .function_constants import definedness_edits, definition, derived_edits
-from .positions import input_edits
+from .function_constants import Derived, definedness_edits, definition, derived_edits
 from .reading import read
 from .threadgroup_variables import blocks_around, limit_test, threadgroup_variables
 from .typed import typed_edits
@@ -23,8 +23,8 @@ _PLAIN_FLOAT = re.compile(r"(?=.*[.ep])(?:0x[\da-f.]+p|[\d.']+(?:e|$))[+-]?\d*")
 
 
 def for_check(text: str, declarations: Declarations) -> Rewritten:
-    typed, unread = _typed(text, declarations)
-    edits = _common_edits(declarations, typed, limit=True)
+    known = facts(text, declarations)
+    edits = _common_edits(declarations, known.edits, limit=True)
     for constant in declarations.constants:
         edits.append(
             replace_tokens(
@@ -37,7 +37,7 @@ def for_check(text: str, declarations: Declarations) -> Rewritten:
     edits += definedness_edits(declarations.tokens, lambda name: "true")
     for instantiation in declarations.instantiations:
         edits += _drop_attributes(declarations.tokens, instantiation.start, instantiation.end)
-    return apply_edits(text, edits)._replace(unread=unread)
+    return apply_edits(text, edits)._replace(unread=known.unread)
 
 
 def for_run(
@@ -45,12 +45,13 @@ def for_run(
 ) -> Rewritten:
     """constants: values as C++ text; a constant without value stays an undefined symbol, metal_unset_<name>."""
     tokens = declarations.tokens
-    typed, unread = _typed(text, declarations)
-    edits = _common_edits(declarations, typed)
+    known = facts(text, declarations)
+    edits = _common_edits(declarations, known.edits)
     optional = {tokens[i + 2].text for i in range(len(tokens) - 2) if tokens[i].text == "is_function_constant_defined"}
     for constant in declarations.constants:
         edits.append(replace_tokens(tokens, constant.start, constant.end, definition(constant, constants, optional)))
-    edits += derived_edits(declarations, {c.name for c in declarations.constants} - set(constants) - optional)
+    unset = {c.token.start: c.name for c in declarations.constants if c.name not in {*constants, *optional}}
+    edits += derived_edits(text, known.derived, unset)
     edits += definedness_edits(tokens, lambda name: "true" if name in constants else "false")
     for instantiation in declarations.instantiations:
         edits.append(replace_tokens(tokens, instantiation.start, instantiation.end, ""))
@@ -58,18 +59,39 @@ def for_run(
         if function.kernel and not function.template:
             edits.append(Edit(tokens[function.start].start, tokens[function.start].start, "static "))
     rewritten = apply_edits(text, edits)
-    return rewritten._replace(text=rewritten.text + entry_point(kernel), unread=unread)
+    return rewritten._replace(text=rewritten.text + entry_point(kernel), unread=known.unread)
 
 
-def _typed(text: str, declarations: Declarations) -> Tuple[List[Edit], List[Diagnostic]]:
-    """The edits that types decide, and what cannot be read; remembered, as they are the same for every kernel."""
-    name = "edits-" + cache.key(text)
+class Facts(NamedTuple):
+    """What types say of a text, for all its kernels."""
+
+    edits: List[Edit]
+    unread: List[Diagnostic]  # what cannot be read
+    derived: List[Derived]
+    pointed: Dict[int, Tuple[str, str, bool]]  # see declared.pointed
+
+
+def facts(text: str, declarations: Declarations) -> Facts:
+    """libclang's reading of a text, which is remembered."""
+    name = "facts-" + cache.key(text)
     known = cache.read(name)
     if known is None:
         reading = read(text, declarations, _taken(declarations))
-        known = {"edits": typed_edits(reading, text), "unread": reading.problems()}
+        edits = typed_edits(reading, text) + position_edits(reading, declarations)
+        made = Facts(edits, reading.problems(), derived(reading, declarations), pointed(reading))
+        known = made._replace(pointed=list(made.pointed.items()))._asdict()
         cache.write(name, known)
-    return [Edit(*edit) for edit in known["edits"]], [Diagnostic(*unread) for unread in known["unread"]]
+    return Facts(
+        [Edit(*edit) for edit in known["edits"]],
+        [Diagnostic(*unread) for unread in known["unread"]],
+        [Derived(tuple(statement), *rest) for statement, *rest in known["derived"]],
+        {place: tuple(said) for place, said in known["pointed"]},
+    )
+
+
+def read_types(text: str, declarations: Declarations) -> Declarations:
+    """Declarations whose kernels' parameters are what their types say."""
+    return with_types(declarations, facts(text, declarations).pointed)
 
 
 def _taken(declarations: Declarations) -> List[Tuple[int, int]]:
@@ -84,7 +106,7 @@ def _taken(declarations: Declarations) -> List[Tuple[int, int]]:
 
 def _common_edits(declarations: Declarations, edits: List[Edit], limit: bool = False) -> List[Edit]:
     tokens = declarations.tokens
-    edits = _literals(tokens) + edits + space_edits(tokens) + input_edits(declarations)
+    edits = _literals(tokens) + edits + space_edits(tokens)
     edits += _redeclarations(declarations) + _rendering(declarations)
     number = 0
     for function in declarations.functions:
