@@ -134,8 +134,10 @@ __METAL_ITSELF(thread)
 __METAL_ITSELF(device)
 __METAL_ITSELF(threadgroup)
 __METAL_ITSELF(constant)
+template <typename T> struct __is_named : false_type {};
+template <typename T> struct __is_named<T&> : true_type {};
 template <typename T>
-METAL_FUNC constexpr enable_if_t<!__is_lvalue_reference(T), __temporary<T>> __lasting_or_itself(T&& value) {
+METAL_FUNC constexpr enable_if_t<!__is_named<T>::value, __temporary<T>> __lasting_or_itself(T&& value) {
   return {value};
 }
 // The same of what is a part of a B: components of vectors are values.
