@@ -95,18 +95,14 @@ class Calls(Operations):
         opening = self._opening(begin, end)
         if opening is None:
             return
-        before = f"::metal::__filled<{made.name}>("
-        if opening > begin:
-            if parent is not None and parent.kind == CursorKind.VAR_DECL:
-                before = f" = {before}"
-            else:
-                self.edits.append(Edit(begin, opening, before))
-                before = ""
-        if before:
-            self.edits.append(Edit(opening, opening + 1, before))
-        else:
-            self.edits[-1] = Edit(begin, opening + 1, f"::metal::__filled<{made.name}>(")
-        self.edits.append(Edit(end - 1, end, ")"))
+        before, after = f"::metal::__filled<{made.name}>(", ")"
+        if begin in self.declared:  # `v{x}`
+            before, begin = f" = {before}", opening
+        elif begin in self.initialisers:  # `{x}` or `= {x}` of a member
+            before = f" = {before}"
+        elif begin in self.members:  # `v{x}` in front of a constructor's body
+            before, after, begin = f"({before}", "))", opening
+        self.edits += [Edit(begin, opening + 1, before), Edit(end - 1, end, after)]
 
     def _list(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
         """What the braces of an array or a struct have in them: libclang shows it without conversions."""

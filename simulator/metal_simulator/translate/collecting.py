@@ -34,6 +34,9 @@ class Collecting:
         self.wraps: List[Wrap] = []
         self.of_bool: Dict[int, Cursor] = {}  # function templates that deduce a vector of bool, by place
         self.overloads: List[Edit] = []
+        self.declared: Set[int] = set()  # places of names of variables
+        self.initialisers: Set[int] = set()  # of values of members where they are declared
+        self.members: Set[int] = set()  # of names of members in front of a constructor's body
         self.truths: Set[Tuple[int, int]] = set()  # places of operators whose result is one truth value
         self.late: List[Tuple[int, list]] = []  # of wraps by index: what stands before, with places of the text in it
 

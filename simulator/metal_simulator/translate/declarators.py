@@ -34,6 +34,7 @@ class Declarators(Collecting):
 
     def _variable(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
         kind, begin = cursor.type, place(cursor)
+        self.declared.add(begin)
         values = [k for k in kids if k.kind.is_expression()]
         if kind.kind == TypeKind.LVALUEREFERENCE:
             if values and self._is_thread_reference(cursor):
@@ -59,6 +60,9 @@ class Declarators(Collecting):
             self._of_bool(values[-1], cursor.spelling)
             self._copy(values[-1])
 
+    def _field(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
+        self.initialisers.update(span(kid)[0] for kid in kids if kid.kind.is_expression())
+
     def _constructor(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
         """Members that a constructor makes: `v(x, y)`."""
         self._function(cursor, parent, kids)
@@ -68,6 +72,7 @@ class Declarators(Collecting):
         tokens = self.reading.tokens
         for kid in kids:
             if kid.kind == CursorKind.MEMBER_REF and kid.referenced is not None:
+                self.members.add(span(kid)[0])
                 i = self.reading.at(span(kid)[0])
                 kind, close = kid.referenced.type, self.reading.brackets.get(i + 1)
                 needed = may_be_vector(kind) and not is_pointer(kind)

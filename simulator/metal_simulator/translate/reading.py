@@ -68,8 +68,9 @@ class Reading(NamedTuple):
         lines, found = by_line(self.tokens), []
         for problem in self.unit.diagnostics:
             if problem.severity >= _ERROR and self.tokens and problem.location.offset not in self.settled:
-                in_text = problem.location.file and problem.location.file.name == FILE
-                token = self.tokens[max(self.at(problem.location.offset), 0) if in_text else 0]
+                places = [note.location for note in (problem, *problem.children)]  # a header's error notes who used it
+                own = [place.offset for place in places if place.file and place.file.name == FILE]
+                token = self.tokens[max(self.at(own[0]), 0) if own else 0]
                 found.append(Diagnostic(token.file, token.line, token_column(token, lines), "error", problem.spelling))
         return found
 

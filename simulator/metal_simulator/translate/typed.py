@@ -55,6 +55,7 @@ class _Edits(Calls, Declarators):
             CursorKind.UNEXPOSED_EXPR: self._refused,
             CursorKind.INIT_LIST_EXPR: self._list,
             CursorKind.VAR_DECL: self._variable,
+            CursorKind.FIELD_DECL: self._field,
             CursorKind.CONSTRUCTOR: self._constructor,
             CursorKind.RETURN_STMT: self._return,
             CursorKind.IF_STMT: self._condition,

@@ -7,6 +7,8 @@ struct __packed : vec<T, N> {
   __packed() = default;
   constexpr __packed(vec<T, N> v) : vec<T, N>(v) {}
 };
+template <typename T, int N> struct __width<__packed<T, N>> : __width<vec<T, N>> {};
+template <typename T, int N> constexpr T __component_of(const __packed<T, N>& v, int i) { return v.component[i]; }
 template <typename T, int N>
 using packed_vec = __packed<T, N>;
 #define __METAL_PACKED_TYPES(T)       \
