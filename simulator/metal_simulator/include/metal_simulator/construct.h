@@ -163,7 +163,9 @@ template <typename T> using __of_bool_t = typename __of_bool<__value_t<T>>::type
 // What a number of type S becomes beside operands of types T: of a vector the type of its components.
 template <typename S, typename... T> struct __beside_operands { using type = S; };
 template <typename S, typename T, typename... R> struct __beside_operands<S, T, R...> : __beside_operands<S, R...> {};
-template <typename S, typename T, int N, typename... R> struct __beside_operands<S, __vec<T, N>, R...> { using type = T; };
+template <typename S, typename T, int N, typename... R> struct __beside_operands<S, __vec<T, N>, R...> {
+  using type = T;
+};
 template <typename S, typename... T> using __beside_t = typename __beside_operands<S, __value_t<T>...>::type;
 }  // namespace metal
 

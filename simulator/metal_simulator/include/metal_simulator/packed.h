@@ -65,8 +65,10 @@ __METAL_PACKED_BINARY(<) __METAL_PACKED_BINARY(>) __METAL_PACKED_BINARY(<=) __ME
 __METAL_PACKED_BINARY(==) __METAL_PACKED_BINARY(!=)
 __METAL_PACKED_BINARY(%) __METAL_PACKED_BINARY(&) __METAL_PACKED_BINARY(|) __METAL_PACKED_BINARY(^)
 __METAL_PACKED_BINARY(<<) __METAL_PACKED_BINARY(>>)
-// clang-format on
-template <typename T, int N> METAL_FUNC __vec<T, N> operator-(__packed<T, N> a) { return -__vec<T, N>(a); }
+    // clang-format on
+    template <typename T, int N> METAL_FUNC __vec<T, N> operator-(__packed<T, N> a) {
+  return -__vec<T, N>(a);
+}
 template <typename T, int N>
 using packed_vec = __packed<T, N>;
 #define __METAL_PACKED_TYPES(T)       \

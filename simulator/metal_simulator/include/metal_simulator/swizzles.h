@@ -27,4 +27,3 @@
   __METAL_SWIZZLE(xs##x3, rs##r3, T, 3, i1, i2, i3)           \
   __METAL_FOURTH_##N(__METAL_QUADRUPLE, xs##x3, rs##r3, i1, i2, i3, T)
 #define __METAL_QUADRUPLE(x4, r4, i4, xs, rs, i1, i2, i3, T) __METAL_SWIZZLE(xs##x4, rs##r4, T, 4, i1, i2, i3, i4)
-

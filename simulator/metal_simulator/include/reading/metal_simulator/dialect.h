@@ -41,7 +41,9 @@ struct bfloat {
   bfloat() = default;
   template <typename A, typename = metal::__when_number<A, A>> constexpr bfloat(A a) : bits(__rounded(float(a))) {}
   template <typename A, typename metal::__when<metal::__is_number<A> && !__is_same(A, bfloat), int>::type = 0>
-  constexpr operator A() const { return A(__builtin_bit_cast(float, unsigned(bits) << 16)); }
+  constexpr operator A() const {
+    return A(__builtin_bit_cast(float, unsigned(bits) << 16));
+  }
   static constexpr unsigned short __rounded(float x) {
     unsigned word = __builtin_bit_cast(unsigned, x);
     return (word + 0x7fff + (word >> 16 & 1)) >> 16;
@@ -50,8 +52,10 @@ struct bfloat {
   __METAL_BFLOAT_OPERATOR(+) __METAL_BFLOAT_OPERATOR(-) __METAL_BFLOAT_OPERATOR(*) __METAL_BFLOAT_OPERATOR(/)
   __METAL_BFLOAT_COMPARISON(<) __METAL_BFLOAT_COMPARISON(>) __METAL_BFLOAT_COMPARISON(<=)
   __METAL_BFLOAT_COMPARISON(>=) __METAL_BFLOAT_COMPARISON(==) __METAL_BFLOAT_COMPARISON(!=)
-  // clang-format on
-  constexpr bfloat operator-() const { return -float(*this); }
+      // clang-format on
+      constexpr bfloat operator-() const {
+    return -float(*this);
+  }
   constexpr bfloat operator+() const { return *this; }
   constexpr bfloat& operator++() { return *this; }
   constexpr bfloat operator++(int) { return *this; }
@@ -64,6 +68,6 @@ struct _G {};
 struct _L {};
 struct _C {};
 constexpr half operator""h(long double x) { return half(x); }
-constexpr half operator""H(long double x) { return half(x); }
+constexpr half operator"" H(long double x) { return half(x); }
 template <typename T> constexpr bool is_function_constant_defined(const T&) { return true; }
 #include <metal_simulator/vectors.h>

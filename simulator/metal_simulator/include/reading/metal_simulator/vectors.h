@@ -46,8 +46,9 @@ struct vec : __components<T, N> {
   constexpr explicit vec(vec<U, N> v) : __components<T, N>() {
     for (int i = 0; i < N; i++) this->component[i] = T(v.component[i]);
   }
-  template <typename A, typename B, typename... R,
-            typename = typename __when<((__width<A>::value + __width<B>::value) + ... + __width<R>::value) <= N, A>::type>
+  template <
+      typename A, typename B, typename... R,
+      typename = typename __when<((__width<A>::value + __width<B>::value) + ... + __width<R>::value) <= N, A>::type>
   constexpr vec(A a, B b, R... rest) : __components<T, N>() {
     int at = 0;
     __append(at, a), __append(at, b), (__append(at, rest), ...);
@@ -81,8 +82,10 @@ struct vec : __components<T, N> {
   __METAL_VECTOR_COMPARISON(<) __METAL_VECTOR_COMPARISON(>) __METAL_VECTOR_COMPARISON(<=)
   __METAL_VECTOR_COMPARISON(>=) __METAL_VECTOR_COMPARISON(==) __METAL_VECTOR_COMPARISON(!=)
   __METAL_VECTOR_COMPARISON(&&) __METAL_VECTOR_COMPARISON(||)
-  // clang-format on
-  constexpr vec& operator++() { return *this; }
+      // clang-format on
+      constexpr vec& operator++() {
+    return *this;
+  }
   constexpr vec operator++(int) { return *this; }
   constexpr vec& operator--() { return *this; }
   constexpr vec operator--(int) { return *this; }
