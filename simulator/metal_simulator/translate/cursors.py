@@ -144,7 +144,8 @@ def may_be_vector(kind: Type) -> bool:
     """Whether the type is a vector, or may become one for some template arguments."""
     if not is_dependent(kind):
         return meaning(kind).components > 1
-    return kind.kind == TypeKind.DEPENDENT or kind.get_declaration().kind != CursorKind.CLASS_TEMPLATE
+    declared = kind.get_declaration()
+    return kind.kind == TypeKind.DEPENDENT or declared.kind != CursorKind.CLASS_TEMPLATE or not is_own(declared)
 
 
 def is_number(kind: Type) -> bool:

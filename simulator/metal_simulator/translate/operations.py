@@ -123,6 +123,11 @@ class Operations(Collecting):
         if condition is not None:
             self._truth(condition)
 
+    def _assertion(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
+        """Clang judges it, which knows the sizes; the headers for reading have packed vectors as large as others."""
+        self._condition(cursor, parent, kids)
+        self.reading.settled.update(range(*span(cursor)))
+
     def _refused(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
         """`a ? b : c` that libclang refuses, with all in it."""
         if len(kids) == 3 and all(k.kind.is_expression() for k in kids):

@@ -60,7 +60,7 @@ class _Edits(Calls, Declarators):
             CursorKind.RETURN_STMT: self._return,
             CursorKind.IF_STMT: self._condition,
             CursorKind.WHILE_STMT: self._condition,
-            CursorKind.STATIC_ASSERT: self._condition,
+            CursorKind.STATIC_ASSERT: self._assertion,
             CursorKind.CXX_METHOD: self._function,
             CursorKind.CONVERSION_FUNCTION: self._function,
             CursorKind.FUNCTION_TEMPLATE: self._template,
