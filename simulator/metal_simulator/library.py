@@ -13,7 +13,7 @@ from .launch import canaries, runtime
 from .launch.request import LaunchReport, Settings, launch
 from .limits import THREADGROUP_LIMIT
 from .profiler.counters import Profile
-from .source.accounting import read_kernels
+from .source.accounting import account, read_kernels
 from .source.declarations import Declarations, Function, Instantiation
 from .source.files import preprocess, read_source
 from .strict import check
@@ -74,7 +74,7 @@ class Library:
 
         Raises CompileError if the file does not preprocess, or declares a kernel that cannot be read.
         """
-        return read_types(*self._read)
+        return account(read_types(*self._read))
 
     @property
     def kernels(self) -> Tuple[str, ...]:
@@ -83,7 +83,7 @@ class Library:
         name = "library-" + cache.key(self.clang.version, self.digest, self.fast_math)
         known = cache.read(name)
         if known is None:
-            known = {"kernels": list(self._read[1].kernels())}
+            known = {"kernels": list(self.declarations.kernels())}
             cache.write(name, known)
         return tuple(known["kernels"])
 

@@ -1,13 +1,15 @@
-"""What declarations say by their types: parameters of kernels, names of positions, constants made of others."""
+"""What declarations say by their types: parameters of kernels, templates that are instantiated, names of positions,
+constants made of others."""
 
 from __future__ import annotations
 
 import bisect
-from typing import Dict, Iterator, List, Tuple
+from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
 
-from clang.cindex import Cursor, CursorKind, Type, TypeKind
+from clang.cindex import Cursor, CursorKind, TemplateArgumentKind, Type, TypeKind, conf
 
-from ..source.declarations import Declarations, Function, Parameter, placed
+from ..source.declarations import Declarations, Function, Instantiation, Parameter, placed
+from ..source.tokens import matching_angle, spell, split
 from .cursors import children, is_own, meaning, place, space_of, span
 from .edits import Edit
 from .function_constants import Derived
@@ -16,7 +18,13 @@ from .reading import Reading
 
 _SCOPES = (CursorKind.NAMESPACE, CursorKind.LINKAGE_SPEC, CursorKind.UNEXPOSED_DECL)
 _FUNCTIONS = (CursorKind.FUNCTION_DECL, CursorKind.FUNCTION_TEMPLATE)
+_PARAMETERS = (
+    CursorKind.TEMPLATE_TYPE_PARAMETER,
+    CursorKind.TEMPLATE_NON_TYPE_PARAMETER,
+    CursorKind.TEMPLATE_TEMPLATE_PARAMETER,
+)
 _SPACES = {"global": "device", "global_device": "constant", "local": "threadgroup", "": ""}
+_DEFINED = "is_function_constant_defined"
 
 
 def at_namespace_scope(cursors) -> Iterator[Cursor]:
@@ -35,6 +43,29 @@ def _references(cursor: Cursor) -> Iterator[Tuple[Tuple[int, int], int]]:
             yield span(cursor), place(named)
     for child in children(cursor):
         yield from _references(child)
+
+
+class Question(NamedTuple):
+    """`is_function_constant_defined(x)`."""
+
+    start: int
+    end: int
+    constant: int  # place of its name
+
+
+def questions(reading: Reading) -> List[Question]:
+    asked = [token.start for token in reading.tokens if token.text == _DEFINED]
+    around = [c for c in reading.cursors() if any(begin <= at < end for begin, end in [span(c)] for at in asked)]
+    return [question for cursor in around for question in _questions(cursor)]
+
+
+def _questions(cursor: Cursor) -> Iterator[Question]:
+    if cursor.kind == CursorKind.CALL_EXPR and cursor.spelling == _DEFINED:
+        for _, of in _references(cursor):
+            yield Question(*span(cursor), of)
+    else:
+        for child in children(cursor):
+            yield from _questions(child)
 
 
 def position_edits(reading: Reading, declarations: Declarations) -> List[Edit]:
@@ -75,14 +106,71 @@ def pointed(reading: Reading) -> Dict[int, Tuple[str, str, bool]]:
     return found
 
 
-def with_types(declarations: Declarations, known: Dict[int, Tuple[str, str, bool]]) -> Declarations:
-    """Declarations whose kernels' parameters are what their types say."""
+def specialised(reading: Reading) -> Dict[int, Tuple[int, str]]:
+    """By the place of the name of a function that is declared for some arguments of a template: the place of the
+    template's name, and the arguments as text."""
+    templates, found = {}, {}
+    for function in at_namespace_scope(reading.cursors()):
+        if function.kind == CursorKind.FUNCTION_TEMPLATE and function.is_definition():
+            templates[function.canonical] = place(function)
+        of = conf.lib.clang_getSpecializedCursorTemplate(function) if function.kind in _FUNCTIONS else None
+        if of is not None and of.canonical in templates:
+            found[place(function)] = (templates[of.canonical], _arguments(reading, function, of))
+    return found
+
+
+def _arguments(reading: Reading, function: Cursor, template: Cursor) -> str:
+    """Those that are written, and those that follow from the parameters."""
+    tokens, name = reading.tokens, reading.at(place(function))
+    close = matching_angle(tokens, name + 1) if tokens[name + 1].text == "<" else name
+    given = [spell(argument) for argument in split(tokens[name + 2 : close])] if close > name else []
+    if tokens[close + 1].text == "(":
+        names = [child for child in children(template) if child.kind in _PARAMETERS]
+        for i in range(len(given), function.get_num_template_arguments()):
+            argument = _argument(function, i, names)
+            if argument is None:
+                break
+            given.append(argument)
+    return ", ".join(given)
+
+
+def _argument(function: Cursor, i: int, parameters: List[Cursor]) -> Optional[str]:
+    kind = function.get_template_argument_kind(i)
+    if kind == TemplateArgumentKind.TYPE:
+        return meaning(function.get_template_argument_type(i)).name
+    if kind == TemplateArgumentKind.INTEGRAL and i < len(parameters):
+        return f"({meaning(parameters[i].type).name})({function.get_template_argument_value(i)})"
+    return None
+
+
+def with_types(
+    declarations: Declarations, pointers: Dict[int, Tuple[str, str, bool]], templates: Dict[int, Tuple[int, str]]
+) -> Declarations:
+    """Declarations whose kernels' parameters and instantiations are what their types say.
+
+    pointers: see pointed; templates: see specialised"""
+    tokens, places = declarations.tokens, sorted(templates)
 
     def typed(parameter: Parameter) -> Parameter:
-        said = known.get(parameter.token.start)
+        said = pointers.get(parameter.token.start)
         return parameter._replace(**dict(zip(("shape", "space", "constant"), said))) if said else parameter
 
     def function(f: Function) -> Function:
-        return f._replace(parameters=placed(list(map(typed, f.parameters)))) if f.kernel else f
+        if not f.kernel:
+            return f
+        arguments = templates[f.place][1] if f.place in templates else f.arguments
+        return f._replace(parameters=placed(list(map(typed, f.parameters))), arguments=arguments)
 
-    return declarations._replace(functions=list(map(function, declarations.functions)))
+    functions = list(map(function, declarations.functions))
+    names = {f.place: f.qualified for f in functions}
+
+    def instantiation(made: Instantiation) -> Instantiation:
+        first = bisect.bisect_left(places, tokens[made.start].start)
+        if first == len(places) or places[first] > tokens[made.end].start:
+            return made
+        template, arguments = templates[places[first]]
+        name = made.host_name or names.get(template, "")
+        return made._replace(host_name=name, template=template, arguments=arguments)
+
+    instantiations = list(map(instantiation, declarations.instantiations))
+    return declarations._replace(functions=functions, instantiations=instantiations)

@@ -6,12 +6,11 @@ import difflib
 import math
 import operator
 import re
-from typing import Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from ..errors import CompileError
 from ..source.declarations import Constant
-from ..source.tokens import Token
-from .edits import Edit, replace_tokens
+from .edits import Edit
 
 _RANGES = {
     "char": (-128, 127),
@@ -130,15 +129,6 @@ def _declaration(text: str, head: str, made: Derived, root: Optional[str]) -> st
     if root is None:
         return f"{head} {text[made.place : made.end]};"
     return f'extern __constant const {made.type} {made.name} __asm__("metal_unset_{root}");'
-
-
-def definedness_edits(tokens: List[Token], answer: Callable[[str], str]) -> List[Edit]:
-    """is_function_constant_defined(name), answered."""
-    return [
-        replace_tokens(tokens, i, i + 3, answer(tokens[i + 2].text))
-        for i in range(len(tokens) - 3)
-        if tokens[i].text == "is_function_constant_defined"
-    ]
 
 
 def definition(constant: Constant, values: Dict[str, str], optional) -> str:

@@ -104,8 +104,11 @@ def _headers() -> str:
 
 def _readable(text: str, declarations: Declarations, taken: List[Tuple[int, int]]) -> str:
     """The text for libclang, character by character in its place."""
+    tokens = declarations.tokens
     places = [(start, end, "") for start, end in [*_headers_of(text), *taken]]
-    places += _put_differently(declarations.tokens)
+    # An instantiation as a specialisation, of which libclang has a cursor; and no body is instantiated.
+    places += [(i.token.start, i.token.end, "__Given") for i in declarations.instantiations]
+    places += _put_differently(tokens)
     parts, position = [], 0
     for start, end, put in sorted(places, key=lambda place: (place[0], -place[1])):
         if start >= position:

@@ -10,10 +10,10 @@ from ..source.declarations import Declarations, Function, Instantiation, read_at
 from ..source.tokens import Token, matching, matching_angle
 from ..toolchain import cache
 from .address_spaces import space_edits
-from .declared import derived, pointed, position_edits, with_types
+from .declared import Question, derived, pointed, position_edits, questions, specialised, with_types
 from .edits import Edit, Rewritten, apply_edits, replace_tokens
 from .entry_point import entry_point
-from .function_constants import Derived, definedness_edits, definition, derived_edits
+from .function_constants import Derived, definition, derived_edits
 from .reading import read
 from .threadgroup_variables import blocks_around, limit_test, threadgroup_variables
 from .typed import typed_edits
@@ -34,7 +34,7 @@ def for_check(text: str, declarations: Declarations) -> Rewritten:
                 f"extern const __constant {constant.type} {constant.name};",
             )
         )
-    edits += definedness_edits(declarations.tokens, lambda name: "true")
+    edits += [Edit(question.start, question.end, "true") for question in known.questions]
     for instantiation in declarations.instantiations:
         edits += _drop_attributes(declarations.tokens, instantiation.start, instantiation.end)
     return apply_edits(text, edits)._replace(unread=known.unread)
@@ -47,12 +47,14 @@ def for_run(
     tokens = declarations.tokens
     known = facts(text, declarations)
     edits = _common_edits(declarations, known.edits)
-    optional = {tokens[i + 2].text for i in range(len(tokens) - 2) if tokens[i].text == "is_function_constant_defined"}
+    names = {constant.token.start: constant.name for constant in declarations.constants}
+    optional = {names.get(question.constant, "") for question in known.questions}
     for constant in declarations.constants:
         edits.append(replace_tokens(tokens, constant.start, constant.end, definition(constant, constants, optional)))
     unset = {c.token.start: c.name for c in declarations.constants if c.name not in {*constants, *optional}}
     edits += derived_edits(text, known.derived, unset)
-    edits += definedness_edits(tokens, lambda name: "true" if name in constants else "false")
+    for start, end, constant in known.questions:
+        edits.append(Edit(start, end, "true" if names.get(constant) in constants else "false"))
     for instantiation in declarations.instantiations:
         edits.append(replace_tokens(tokens, instantiation.start, instantiation.end, ""))
     for function in declarations.functions:
@@ -68,7 +70,9 @@ class Facts(NamedTuple):
     edits: List[Edit]
     unread: List[Diagnostic]  # what cannot be read
     derived: List[Derived]
+    questions: List[Question]
     pointed: Dict[int, Tuple[str, str, bool]]  # see declared.pointed
+    specialised: Dict[int, Tuple[int, str]]  # see declared.specialised
 
 
 def facts(text: str, declarations: Declarations) -> Facts:
@@ -77,21 +81,29 @@ def facts(text: str, declarations: Declarations) -> Facts:
     known = cache.read(name)
     if known is None:
         reading = read(text, declarations, _taken(declarations))
-        edits = typed_edits(reading, text) + position_edits(reading, declarations)
-        made = Facts(edits, reading.problems(), derived(reading, declarations), pointed(reading))
-        known = made._replace(pointed=list(made.pointed.items()))._asdict()
+        known = Facts(
+            edits=typed_edits(reading, text) + position_edits(reading, declarations),
+            unread=reading.problems(),
+            derived=derived(reading, declarations),
+            questions=questions(reading),
+            pointed=list(pointed(reading).items()),
+            specialised=list(specialised(reading).items()),
+        )._asdict()
         cache.write(name, known)
     return Facts(
         [Edit(*edit) for edit in known["edits"]],
         [Diagnostic(*unread) for unread in known["unread"]],
         [Derived(tuple(statement), *rest) for statement, *rest in known["derived"]],
+        [Question(*question) for question in known["questions"]],
         {place: tuple(said) for place, said in known["pointed"]},
+        {place: tuple(said) for place, said in known["specialised"]},
     )
 
 
 def read_types(text: str, declarations: Declarations) -> Declarations:
-    """Declarations whose kernels' parameters are what their types say."""
-    return with_types(declarations, facts(text, declarations).pointed)
+    """Declarations whose kernels' parameters and instantiations are what their types say."""
+    known = facts(text, declarations)
+    return with_types(declarations, known.pointed, known.specialised)
 
 
 def _taken(declarations: Declarations) -> List[Tuple[int, int]]:
@@ -101,7 +113,9 @@ def _taken(declarations: Declarations) -> List[Tuple[int, int]]:
     for function in declarations.functions:
         if function.kernel:
             taken += [(e.start, e.end) for e in _drop_attributes(tokens, function.start, function.body)]
-    return taken + [(tokens[i.start].start, tokens[i.end].end) for i in declarations.instantiations]
+    for instantiation in declarations.instantiations:
+        taken += [(e.start, e.end) for e in _drop_attributes(tokens, instantiation.start, instantiation.end)]
+    return taken
 
 
 def _common_edits(declarations: Declarations, edits: List[Edit], limit: bool = False) -> List[Edit]:
@@ -136,7 +150,7 @@ def _rendering(declarations: Declarations) -> List[Edit]:
     tokens, edits = declarations.tokens, []
     for start, end, _ in declarations.statements:
         while tokens[start].text == "template" and tokens[start + 1].text == "<":
-            start = matching_angle(tokens, start + 1) + 1
+            start = max(matching_angle(tokens, start + 1), start + 1) + 1
         words = tokens[start : min(end, start + 2)]  # `template fragment ...` instantiates
         edits += [Edit(t.start, t.end, "") for t in words if t.text in _RENDERING]
     return edits

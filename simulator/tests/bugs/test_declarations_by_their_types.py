@@ -80,3 +80,25 @@ def test_constants_computed_from_function_constants(written):
     for given, missing in ({"x": True}, "n"), ({"n": 1}, "x"):
         with pytest.raises(CompileError, match=f"function constant {missing} has no value"):
             library.kernel("needs_both", given)
+
+
+DEFINED = """namespace a { constant int x [[function_constant(0)]]; }
+namespace b { constant int y [[function_constant(1)]]; constant bool known = is_function_constant_defined((y)); }
+using namespace b;
+template <typename T> T either(T other) { return is_function_constant_defined(a::x) ? T(a::x) : other; }
+kernel void f(device int* out) {
+  out[0] = either(7);
+  out[1] = b::known ? y : 8;
+  int x = is_function_constant_defined(::b::y);
+  out[2] = x;
+}
+"""
+
+
+def test_constants_that_are_asked_for(written):
+    library = written(DEFINED)
+    assert library.check() == []
+    for constants, expected in [({}, [7, 8, 0]), ({"x": 3}, [3, 8, 0]), ({"y": 4}, [7, 4, 1])]:
+        out = np.zeros(3, np.int32)
+        library.kernel("f", constants).launch([out], (1, 1, 1), (1, 1, 1))
+        assert out.tolist() == expected, constants

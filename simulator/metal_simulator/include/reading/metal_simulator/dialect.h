@@ -6,6 +6,7 @@
 #define __local __attribute__((opencl_local))
 #define __private
 #define __Local static __local  // written for __local before a threadgroup variable
+#define __Given template <>     // and for the word that begins an explicit instantiation
 #define addrspace_cast reinterpret_cast
 typedef _Float16 half;
 
