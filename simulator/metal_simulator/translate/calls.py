@@ -6,10 +6,13 @@ from typing import List, Optional
 
 from clang.cindex import Cursor, CursorKind, Type, TypeKind, conf
 
+from ..source.tokens import matching_angle
+from .collecting import parameters_of
 from .cursors import (
     children,
     first_expression,
     is_dependent,
+    is_number,
     is_own,
     is_pointer,
     is_value,
@@ -145,23 +148,49 @@ class Calls(Operations):
             first = next(iter(children(callee)), None)
             if first is not None and first.kind in _TYPES and is_value(callee, self.text):
                 self._lasting(callee)
-        candidates = self._candidates(callee)
-        given = [k for k in kids[1:] if k.kind.is_expression()]
-        for i, argument in enumerate(given):
-            for candidate in candidates:
-                parameters = [c for c in children(candidate) if c.kind == CursorKind.PARM_DECL]
-                if i < len(parameters) and self._is_thread_reference(parameters[i]):
-                    if is_value(argument, self.text) and self.text[span(argument)[0]] != "{":
-                        self._lasting(argument)
-                        break
+        signatures = [parameters_of(candidate) for candidate in self._candidates(callee)]
+        for i, argument in enumerate(k for k in kids[1:] if k.kind.is_expression()):
+            self._passed(argument, [parameters[i] for parameters in signatures if i < len(parameters)])
+
+    def _passed(self, argument: Cursor, parameters: List[Cursor]) -> None:
+        """An argument of a call that may be of several functions."""
+        taking = [p for p in parameters if self._is_thread_reference(p)]
+        begin, end = span(argument)
+        if self.text[begin] == "{":
+            made = {meaning(p.type) for p in parameters if not is_dependent(p.type) and meaning(p.type).components > 1}
+            objects = {meaning(p.type) for p in taking if not is_dependent(p.type)} - made
+            if len(made) == 1:
+                self._braces(argument, begin, end, made.pop(), [], None)
+            elif len(objects) == 1 and all(p in taking or is_number(p.type) or is_pointer(p.type) for p in parameters):
+                self._bound(argument, taking[0].type.get_pointee())
+        elif taking and is_value(argument, self.text):
+            self._lasting(argument)
+        elif taking and len(taking) == len(parameters):
+            to, of = taking[0].type.get_pointee(), written_type(argument)
+            if is_number(to) and is_number(of):
+                self._bound(argument, to)
 
     def _candidates(self, callee: Cursor) -> List[Cursor]:
+        """Functions that a name may mean, which depends on template parameters."""
         found: List[Cursor] = []
         for cursor in [callee, *children(callee)]:
             if cursor.kind == CursorKind.OVERLOADED_DECL_REF:
                 number = conf.lib.clang_getNumOverloadedDecls(cursor)
                 found += [conf.lib.clang_getOverloadedDecl(cursor, i) for i in range(number)]
-        return found
+        return found or self.named.get(self._last_name(callee), [])
+
+    def _last_name(self, callee: Cursor) -> str:
+        """Of `object.template name<A>`: name."""
+        tokens, (begin, end), name = self.reading.tokens, span(callee), ""
+        i = self.reading.at(begin)
+        while i < len(tokens) and tokens[i].start < end:
+            if tokens[i].text == "<":
+                i = max(matching_angle(tokens, i), i)
+            elif self.reading.brackets.get(i, -1) > i:
+                i = self.reading.brackets[i]
+            name = tokens[i].text if tokens[i].kind == "identifier" else name
+            i += 1
+        return name
 
     def _arguments(self, cursor: Cursor, called: Cursor, operator: str) -> None:
         """Temporaries for references to thread memory, and for `this`; objects copied out of constant memory."""

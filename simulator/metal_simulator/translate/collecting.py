@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Dict, List, Optional, Sequence, Set, Tuple
+import functools
+from typing import Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 from clang.cindex import Cursor, CursorKind, TypeKind
 
 from .cursors import (
+    REFERENCES,
     children,
     first_expression,
     is_dependent,
     is_own,
     is_value,
     meaning,
+    operands,
     operator_of,
     space,
     span,
@@ -22,6 +25,21 @@ from .cursors import (
 from .edits import Edit, Wrap, apply_edits, wrap_edits
 from .reading import Reading
 
+_HOLD_FUNCTIONS = {
+    CursorKind.NAMESPACE,
+    CursorKind.LINKAGE_SPEC,
+    CursorKind.STRUCT_DECL,
+    CursorKind.CLASS_DECL,
+    CursorKind.UNION_DECL,
+    CursorKind.CLASS_TEMPLATE,
+    CursorKind.CLASS_TEMPLATE_PARTIAL_SPECIALIZATION,
+}
+_FUNCTIONS = {
+    CursorKind.FUNCTION_DECL,
+    CursorKind.CXX_METHOD,
+    CursorKind.FUNCTION_TEMPLATE,
+    CursorKind.CONVERSION_FUNCTION,
+}
 _PARTS = {CursorKind.ARRAY_SUBSCRIPT_EXPR, CursorKind.MEMBER_REF_EXPR}  # of what may be a vector
 
 
@@ -39,6 +57,19 @@ class Collecting:
         self.members: Set[int] = set()  # of names of members in front of a constructor's body
         self.truths: Set[Tuple[int, int]] = set()  # places of operators whose result is one truth value
         self.late: List[Tuple[int, list]] = []  # of wraps by index: what stands before, with places of the text in it
+
+    @functools.cached_property
+    def named(self) -> Dict[str, List[Cursor]]:
+        """The user's functions, also those of classes, by name."""
+        found: Dict[str, List[Cursor]] = {}
+        for function in _functions(self.reading.cursors()):
+            found.setdefault(function.spelling, []).append(function)
+        return found
+
+    @functools.cached_property
+    def has_integer_classes(self) -> bool:
+        """Whether objects of a class may stand for an integer."""
+        return any(f.kind == CursorKind.CONVERSION_FUNCTION for some in self.named.values() for f in some)
 
     def all_edits(self) -> List[Edit]:
         for i, parts in self.late[::-1]:  # inner ones first
@@ -116,8 +147,19 @@ class Collecting:
         inner = unwrapped(cursor)
         member = inner.kind == CursorKind.DECL_REF_EXPR and inner.type.kind == TypeKind.DEPENDENT
         constant = space(inner) == "global_device" or (member and "::" in self._slice(inner))
+        constant = constant or self._is_of_constant(inner)
         if constant and self._is_class(inner) and not is_value(inner, self.text):
             self._wrap(cursor, "::metal::__copy(", ")")
+
+    def _is_of_constant(self, cursor: Cursor) -> bool:
+        """Whether it is a reference that a member function of an object in constant memory returns."""
+        called = cursor.referenced if cursor.kind == CursorKind.CALL_EXPR else None
+        if called is None or called.kind != CursorKind.CXX_METHOD or called.result_type.kind not in REFERENCES:
+            return False
+        given = operands(cursor)
+        callee = next(iter(children(cursor)), None)
+        object_ = given[0] if operator_of(cursor, self.text) and given else callee and first_expression(callee)
+        return object_ is not None and space(unwrapped(object_)) == "global_device"
 
     def _of_bool(self, value: Cursor, target: str) -> None:
         """A bool that becomes what may be a vector."""
@@ -149,3 +191,16 @@ class Collecting:
             self.wraps.append(Wrap(begin, end, f"::metal::__lasting<{of.name}>(", ").get()"))
         elif is_value(argument, self.text):
             self._lasting(argument)
+
+
+def _functions(cursors) -> Iterator[Cursor]:
+    for cursor in cursors:
+        if cursor.kind in _FUNCTIONS:
+            yield cursor
+        elif cursor.kind in _HOLD_FUNCTIONS:
+            yield from _functions(children(cursor))
+
+
+def parameters_of(function: Cursor) -> List[Cursor]:
+    """Of a function, or of a template of functions."""
+    return [child for child in children(function) if child.kind == CursorKind.PARM_DECL]

@@ -16,6 +16,7 @@ _QUALIFIERS = re.compile(r"\b(?:const|volatile|__global_device|__global|__local)
 _SPACE = re.compile(r"\b__(global_device|global|local)\b")
 _NAMES = {
     "_Float16": "half",
+    "double": "float",
     "signed char": "char",
     "unsigned char": "uchar",
     "unsigned short": "ushort",
@@ -51,7 +52,7 @@ _CASTS = {
 }
 _ARRAYS = (TypeKind.CONSTANTARRAY, TypeKind.INCOMPLETEARRAY, TypeKind.DEPENDENTSIZEDARRAY)
 _UNKNOWN = (TypeKind.UNEXPOSED, TypeKind.DEPENDENT, TypeKind.INVALID, TypeKind.AUTO)
-_REFERENCES = (TypeKind.LVALUEREFERENCE, TypeKind.RVALUEREFERENCE)
+REFERENCES = (TypeKind.LVALUEREFERENCE, TypeKind.RVALUEREFERENCE)
 
 
 def _collect(child: Cursor, parent: Cursor, found: List[Cursor]) -> int:
@@ -121,7 +122,7 @@ class Meaning(NamedTuple):
 
 
 def meaning(kind: Type) -> Meaning:
-    if kind.kind in _REFERENCES:
+    if kind.kind in REFERENCES:
         kind = kind.get_pointee()
     name = _QUALIFIERS.sub("", kind.get_canonical().spelling).strip()
     vector = _VECTOR.fullmatch(name)
@@ -134,7 +135,7 @@ def meaning(kind: Type) -> Meaning:
 
 def is_dependent(kind: Type) -> bool:
     """Whether the type depends on a template parameter, or is not known."""
-    if kind.kind in _REFERENCES:
+    if kind.kind in REFERENCES:
         kind = kind.get_pointee()
     unknown = kind.kind == TypeKind.DEPENDENT or kind.get_canonical().kind in _UNKNOWN
     return unknown and kind.spelling != _PSEUDO
@@ -170,7 +171,7 @@ def stands_for_integer(kind: Type) -> bool:
 def space(cursor: Cursor) -> str:
     """Address space of the object that an expression names: global_device (constant), global, local or ""."""
     kind = cursor.type
-    if kind.kind in _REFERENCES:
+    if kind.kind in REFERENCES:
         kind = kind.get_pointee()
     return "" if is_pointer(kind) else space_of(kind)
 
@@ -244,13 +245,13 @@ def is_value(cursor: Cursor, text: str) -> bool:
     if kind in _LITERALS:
         return True
     if kind in _CASTS:
-        return cursor.type.kind not in _REFERENCES
+        return cursor.type.kind not in REFERENCES
     if kind == CursorKind.CALL_EXPR:
         called = cursor.referenced
         if called is None or called.kind in (CursorKind.CONSTRUCTOR, CursorKind.OVERLOADED_DECL_REF):
             return True
         of_vector = called.spelling == "operator[]" and called.semantic_parent.spelling == "vec"
-        return of_vector or called.result_type.kind not in _REFERENCES
+        return of_vector or called.result_type.kind not in REFERENCES
     if kind == CursorKind.BINARY_OPERATOR:
         operator = operator_of(cursor, text)
         return is_value(kids[1], text) if operator == "," else operator != "="

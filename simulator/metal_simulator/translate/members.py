@@ -19,7 +19,7 @@ from .reading import Reading
 _SPACES = {"__private", "__global", "__local", "__constant"}
 _MADE = (["=", "default"], ["=", "delete"])
 _CONVERTING = (CursorKind.CONSTRUCTOR, CursorKind.CONVERSION_FUNCTION)
-_CLASSES = (
+CLASSES = (
     CursorKind.STRUCT_DECL,
     CursorKind.CLASS_DECL,
     CursorKind.UNION_DECL,
@@ -31,7 +31,7 @@ _CLASSES = (
 def member_edit(reading: Reading, cursor: Cursor) -> List[Edit]:
     """What a member function says of its `this`, for clang."""
     owner = cursor.semantic_parent
-    if owner is None or owner.kind not in _CLASSES or cursor.is_static_method():
+    if owner is None or owner.kind not in CLASSES or cursor.is_static_method():
         return []
     kind = kind_of(cursor)
     if kind not in (CursorKind.CXX_METHOD, *_CONVERTING):

@@ -6,7 +6,7 @@ from typing import Iterator, List, Optional, Tuple, Union
 
 from clang.cindex import Cursor, CursorKind, TypeKind
 
-from .collecting import Collecting
+from .collecting import Collecting, parameters_of
 from .cursors import (
     children,
     first_expression,
@@ -27,6 +27,7 @@ from .cursors import (
     written_type,
 )
 from .edits import Edit, Wrap
+from .members import CLASSES
 
 _COMPARISONS = {"<", ">", "<=", ">=", "==", "!=", "&&", "||", "!"}
 _ARITHMETIC = {"+", "-", "*", "/", "+=", "-=", "*=", "/=", "<", ">", "<=", ">=", "==", "!="}
@@ -59,26 +60,56 @@ class Operations(Collecting):
             self._wrap(cursor, "::metal::__comparison(", ")")
         if len(kids) != 2:
             return
+        self._operands(operator, kids)
         if operator == "=":
             self._of_bool(kids[1], self._slice(kids[0]))
             self._copy(kids[1])
         for kid, other in (kids, kids[::-1]):
-            if operator in ("+", "-", "+=", "-=") and (is_pointer(other.type) or stands_for_integer(kid.type)):
-                self._offset(kid)
             assigned = operator in ("+=", "-=", "*=", "/=") and kid == kids[0]
+            if operator in ("+", "-", "+=", "-="):
+                if is_pointer(other.type) or stands_for_integer(kid.type):
+                    self._offset(kid)
+                elif operator in ("+=", "-=") and not assigned and self._may_be_offset(operator, kid, other):
+                    types = ["decltype(", span(kid), "), decltype(", span(other), ")"]
+                    self._wrap_late(kid, ["(::metal::__offset_t<", *types, ">)("], ")")
             if operator in _ARITHMETIC and not assigned and is_dependent(other.type):
                 self._beside(kid, other)
+
+    def _may_be_offset(self, operator: str, kid: Cursor, other: Cursor) -> bool:
+        """Whether what is added to a name may be of a class that stands for an integer, and the name a pointer."""
+        dependent = is_dependent(kid.type) and is_dependent(other.type)
+        return dependent and self.has_integer_classes and f"operator{operator}" not in self.named
+
+    def _operands(self, operator: str, kids: List[Cursor]) -> None:
+        """Values that an operator of a class takes, as its object or as a `const thread T&`."""
+        functions = self.named.get(f"operator{operator}", ())
+        for i, kid in enumerate(kids):
+            taken = [self._takes_object(function, i - len(kids)) for function in functions]
+            if any(taken) and is_value(kid, self.text):
+                self._lasting(kid)
+
+    def _takes_object(self, function: Cursor, operand: int) -> bool:
+        parameters = parameters_of(function)
+        if operand < -len(parameters):
+            return function.semantic_parent.kind in CLASSES
+        return self._is_thread_reference(parameters[operand])
 
     def _beside(self, number: Cursor, other: Cursor) -> None:
         """A number beside what may be a vector of smaller numbers; a cast, for clang sees multiply-adds through it."""
         name, kind = meaning(written_type(number)).name, written_type(number).get_canonical().kind
         vectors = any("vec<" in leaf.type.spelling for leaf in self._leaves(other))
-        if name in _FLOATS or vectors and TypeKind.BOOL.value < kind.value <= TypeKind.LONGLONG.value:
+        integer = TypeKind.BOOL.value < kind.value <= TypeKind.LONGLONG.value
+        if name in _FLOATS or integer and (vectors or self._is_bare(number, other)):
             parts: List[Union[str, Tuple[int, int]]] = [f"(::metal::__beside_t<{name}"]
             for leaf in self._leaves(other):
                 made = leaf.kind in _MADE and leaf.type.kind != TypeKind.DEPENDENT
                 parts += [f", {leaf.type.spelling}"] if made else [", decltype(", span(leaf), ")"]
             self._wrap_late(number, [*parts, ">)("], ")")
+
+    def _is_bare(self, number: Cursor, other: Cursor) -> bool:
+        """Whether it is a literal beside what a template's type parameter is the type of."""
+        of = written(other).type.get_canonical().spelling
+        return written(number).kind == CursorKind.INTEGER_LITERAL and "type-parameter-" in of
 
     def _leaves(self, cursor: Cursor) -> Iterator[Cursor]:
         """What depends on template parameters among the operands of an arithmetic expression."""
@@ -170,7 +201,7 @@ class Operations(Collecting):
             return
         begin, end = span(cursor)
         closing = self.reading.brackets.get(self.reading.at(begin))
-        if closing is not None:
+        if closing is not None and self.reading.tokens[closing - 1].text not in ("&", "&&"):
             close = self.reading.tokens[closing]
             self.edits.append(Edit(begin, begin + 1, "::metal::__construct<"))
             self.edits.append(Edit(close.start, close.end, ">("))
@@ -178,5 +209,7 @@ class Operations(Collecting):
 
     def _static_cast(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
         if self._needs_construction(cursor):
-            begin = span(cursor)[0]
+            begin, opening = span(cursor)[0], self._opening(*span(cursor))
+            if opening is not None and self.reading.tokens[self.reading.at(opening) - 2].text in ("&", "&&"):
+                return
             self.edits.append(Edit(begin, begin + len("static_cast"), "::metal::__convert"))

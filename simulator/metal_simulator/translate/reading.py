@@ -77,11 +77,25 @@ class Reading(NamedTuple):
 
 def read(text: str, declarations: Declarations, taken: List[Tuple[int, int]]) -> Reading:
     """taken: places of the text that say nothing to a C++ parser."""
-    source = _readable(text, declarations, taken)
+    methods = _Methods(declarations.tokens, _brackets(declarations.tokens))
+    source = _readable(text, declarations, taken, methods)
     unit = Index.create().parse(FILE, [*_FLAGS, "-include-pch", _headers()], [(FILE, source)])
     number_places(unit, len(source))
     tokens = declarations.tokens
-    return Reading(unit, set(), tokens, [t.start for t in tokens], _brackets(tokens))
+    settled = set(_addresses(tokens, methods.others))
+    return Reading(unit, settled, tokens, [t.start for t in tokens], _brackets(tokens))
+
+
+def _addresses(tokens: List[Token], names: Set[str]) -> Iterator[int]:
+    """Offsets of statements that name a member function that there is for several address spaces of its object, and
+    take an address or a reference: libclang knows one of them, clang all."""
+    begin = 0
+    for end, token in enumerate(tokens if names else ()):
+        if token.text in (";", "{", "}"):
+            words = [t.text for t in tokens[begin:end]]
+            if "&" in words and not names.isdisjoint(words):
+                yield from range(tokens[begin].start, token.start)
+            begin = end + 1
 
 
 @functools.lru_cache(maxsize=None)
@@ -102,13 +116,13 @@ def _headers() -> str:
     return str(path)
 
 
-def _readable(text: str, declarations: Declarations, taken: List[Tuple[int, int]]) -> str:
+def _readable(text: str, declarations: Declarations, taken: List[Tuple[int, int]], methods: _Methods) -> str:
     """The text for libclang, character by character in its place."""
     tokens = declarations.tokens
     places = [(start, end, "") for start, end in [*_headers_of(text), *taken]]
     # An instantiation as a specialisation, of which libclang has a cursor; and no body is instantiated.
     places += [(i.token.start, i.token.end, "__Given") for i in declarations.instantiations]
-    places += _put_differently(tokens)
+    places += _put_differently(tokens, methods)
     parts, position = [], 0
     for start, end, put in sorted(places, key=lambda place: (place[0], -place[1])):
         if start >= position:
@@ -119,11 +133,11 @@ def _readable(text: str, declarations: Declarations, taken: List[Tuple[int, int]
     return readable if readable.isascii() else re.sub(r"[^\x00-\x7f]", "_", readable)
 
 
-def _put_differently(tokens: List[Token]) -> Iterator[Place]:
+def _put_differently(tokens: List[Token], methods: _Methods) -> Iterator[Place]:
     """What C++ takes only in other words, which are no longer: start, end, words."""
     brackets = _brackets(tokens)
     classes = {tokens[i + 1].text for i, t in enumerate(tokens[:-1]) if t.text in ("struct", "class", "union")}
-    counts, methods = _counts(tokens), _Methods(tokens, brackets)
+    counts = _counts(tokens)
     for i, token in enumerate(tokens[:-2]):
         if token.text == "[" and is_attribute(tokens, i) and i in brackets:
             end = brackets[i]  # in front of ';' it may be of a constant, which wants a value
@@ -146,33 +160,61 @@ def _space(tokens: List[Token], i: int, brackets: Dict[int, int], classes: Set[s
         close -= 1
     opening = brackets.get(close, 0) if tokens[close].text == ")" else 0
     if opening and tokens[opening - 1].text not in CALLS:  # of a member function
-        if tokens[opening - 1].text not in classes:
+        if _before_arguments(tokens, opening - 1).text not in classes:
             end = close + 1
             while tokens[end].text in (*_SPACES, "const", "volatile"):
                 end += 1
             is_const = any(t.text == "const" for t in tokens[close + 1 : end])
             yield tokens[close + 1].start, tokens[end - 1].end, "const" if is_const else ""
             name = _method_name(tokens, opening)
+            if tokens[name - 1].text == "&":  # to what its object has, which is in no address space here
+                yield from ((t.start, t.end, "") for t in _result(tokens, name) if t.text in _SPACES[1:])
             number = 0 if word == "__private" else renamed(name, tokens[name:opening], is_const)
             if number:
                 yield tokens[name].start, tokens[opening - 1].end, _other_name(tokens[name:opening], number)
         elif word == "__private":
             yield tokens[i].start, tokens[i].end, ""
         else:
-            end = tokens[i + (word == "__constant")].end
-            yield tokens[close].start, end, f"{', ' if close > opening + 1 else ''}{_OF_CONSTRUCTORS[word]})"
+            last = i + (word == "__constant")  # that is `__constant const`
+            is_default = tokens[last + 2].text == "default"
+            if is_default and not renamed(opening - 1, tokens[opening - 1 : opening], False):
+                yield tokens[i].start, tokens[last].end, ""
+            else:
+                comma = ", " if close > opening + 1 else ""
+                yield tokens[close].start, tokens[last].end, f"{comma}{_OF_CONSTRUCTORS[word]})"
+                if is_default:  # which it is not with that; and it may not be the user's own
+                    yield tokens[last + 2].start, tokens[last + 2].end, "delete"
     elif word == "__local" and threadgroup_variable_at(tokens, i):
         yield tokens[i].start, tokens[i].end, "__Local"
     elif word != "__private":  # an array among the parameters is a pointer
         k = i + 1
-        while k < len(tokens) - 1 and (tokens[k].kind == "identifier" or tokens[k].text == "::"):
-            k += 1
+        while k < len(tokens) - 1 and (tokens[k].kind == "identifier" or tokens[k].text in ("::", "<")):
+            k = max(matching_angle(tokens, k), k) + 1 if tokens[k].text == "<" else k + 1
         close = last = brackets.get(k, 0) if tokens[k].text == "[" else 0
         while last and tokens[last + 1].text == "[":
             last = brackets.get(last + 1, 0)
         if close and last and tokens[last + 1].text in (",", ")") and not is_attribute(tokens, k):
             name = tokens[k - 1].text
             yield tokens[k - 1].start, tokens[close].end, f"*{name}" if close == last else f"(*{name})"
+
+
+def _before_arguments(tokens: List[Token], last: int) -> Token:
+    """Of a name that ends at a token: of `C<T>` C."""
+    depth = 0
+    while last > 0:
+        depth += (tokens[last].text == ">") - (tokens[last].text == "<")
+        if not depth and tokens[last].text != "<":
+            break
+        last -= 1
+    return tokens[last]
+
+
+def _result(tokens: List[Token], name: int) -> List[Token]:
+    """The words in front of a member function's name."""
+    begin = name
+    while tokens[begin - 1].text not in (";", "{", "}", ":"):
+        begin -= 1
+    return tokens[begin:name]
 
 
 def _method_name(tokens: List[Token], opening: int) -> int:
@@ -199,6 +241,7 @@ class _Methods:
     def __init__(self, tokens: List[Token], brackets: Dict[int, int]):
         self.taken: Set[Tuple[int, str, bool]] = set()
         self.count = 0  # of those with another name
+        self.others: Set[str] = set()  # what calls them: a name, an operator
         self.around: List[int] = []  # by token: the innermost brace around it
         stack = [-1]
         for i, token in enumerate(tokens):
@@ -214,7 +257,7 @@ class _Methods:
                 while tokens[end].text in (*_SPACES, "const", "volatile"):
                     end += 1
                 words = {t.text for t in tokens[close + 1 : end]}
-                if tokens[end].text in ("{", ";") and not words & set(_SPACES[1:]):
+                if tokens[end].text in ("{", ";", "=") and not words & set(_SPACES[1:]):
                     name = _method_name(tokens, i)
                     self.taken.add((self.around[i], spell(tokens[name:i]), "const" in words))
 
@@ -223,6 +266,7 @@ class _Methods:
         if key not in self.taken:
             self.taken.add(key)
             return 0
+        self.others.add(name[-1].text if len(name) == 1 else name[1].text)
         self.count += 1
         return self.count
 

@@ -28,6 +28,8 @@ struct alignas(N == 3 ? 4 : N) __bool_vector : __components<bool, N> {
     return r;
   }
 
+  METAL_FUNC constexpr __bool_vector operator~() const { return !*this; }
+
  private:
   template <typename A> METAL_FUNC constexpr void __append(int& at, A a) {
     if constexpr (__is_vector<A>::value) {

@@ -1,6 +1,16 @@
 // Constructors and conversions of vectors. The front end writes float4(...) as __construct<float4>(...).
 #pragma once
 namespace metal {
+// An object whose constructor takes a `const thread U&`, of another number than U.
+template <typename T, typename U, typename... R, typename A> METAL_FUNC constexpr T __make_through(A a) {
+  if constexpr (__is_constructible(T, const thread U&) || sizeof...(R) == 0) {
+    thread U u = a;
+    return T(u);
+  } else {
+    return __make_through<T, R...>(a);
+  }
+}
+
 template <typename T, bool vector = __is_vector<T>::value, int N = __is_vector<T>::size>
 struct __constructor {
   template <typename... A>
@@ -12,6 +22,8 @@ struct __constructor {
     if constexpr (__is_pointer(T)) return (T)a;
     else if constexpr (__is_same(T, bfloat) && __is_same(A, half)) return static_cast<bfloat>(float(a));
     else if constexpr (__is_same(T, half) && __is_same(A, bfloat)) return static_cast<half>(float(a));
+    else if constexpr (__is_class(T) && __is_arithmetic(A) && !__is_constructible(T, thread A&))
+      return __make_through<T, float, half, ulong, long, uint, int, ushort, short, uchar, char>(a);
     else return static_cast<T>(a);
   }
   static METAL_FUNC constexpr T make() { return T(); }
@@ -137,7 +149,7 @@ __METAL_ITSELF(constant)
 template <typename T> struct __is_named : false_type {};
 template <typename T> struct __is_named<T&> : true_type {};
 template <typename T>
-METAL_FUNC constexpr enable_if_t<!__is_named<T>::value, __temporary<T>> __lasting_or_itself(T&& value) {
+METAL_FUNC constexpr enable_if_t<!__is_named<T>::value, __temporary<__value_t<T>>> __lasting_or_itself(T&& value) {
   return {value};
 }
 // The same of what is a part of a B: components of vectors are values.
@@ -156,6 +168,11 @@ METAL_FUNC constexpr auto __integer(T value) {
   if constexpr (__is_class(T)) return long(value);
   else return value;
 }
+// The same beside a B, which may be a pointer.
+template <typename T, bool stands_for_integer> struct __offset { using type = T; };
+template <typename T> struct __offset<T, true> { using type = long; };
+template <typename T, typename B>
+using __offset_t = typename __offset<__value_t<T>, __is_class(__value_t<T>) && __is_pointer(__value_t<B>)>::type;
 // What a bool becomes on its way to a T: as a vector's components it is 1, where clang has -1.
 template <typename T> struct __of_bool { using type = bool; };
 template <typename T, int N> struct __of_bool<__vec<T, N>> { using type = int; };

@@ -117,8 +117,10 @@ __METAL_BFLOAT1(fract) __METAL_EACH(fract, float) __METAL_EACH(fract, half)
 #undef __METAL_TRANSCENDENTAL1
 #undef __METAL_TRANSCENDENTAL2
 #undef __METAL_TRANSCENDENTAL3
-#define __METAL_TRANSCENDENTAL1(f, e) METAL_FUNC float f(float x) { return e; } __METAL_EACH(f, float)
-#define __METAL_TRANSCENDENTAL2(f, e) METAL_FUNC float f(float x, float y) { return e; } __METAL_EACH2(f, float)
+#define __METAL_TRANSCENDENTAL1(f, e) \
+  METAL_FUNC float f(float x) { return e; } __METAL_BFLOAT1(f) __METAL_EACH(f, float)
+#define __METAL_TRANSCENDENTAL2(f, e) \
+  METAL_FUNC float f(float x, float y) { return e; } __METAL_BFLOAT2(f) __METAL_EACH2(f, float)
 #define __METAL_TRANSCENDENTAL3(f, e) METAL_FUNC float f(float x, float y, float z) { return e; } __METAL_EACH3(f, float)
 namespace fast {
 __METAL_FUNCTIONS

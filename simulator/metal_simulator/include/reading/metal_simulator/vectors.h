@@ -75,7 +75,10 @@ struct vec : __components<T, N> {
     for (int i = 0; i < N; i++) r.component[i] = a.component[i] op b.component[i]; \
     return r;                                                                     \
   }
+#define __METAL_VECTOR_SHIFT(op) \
+  template <typename U> friend constexpr vec operator op(vec a, vec<U, N> b) { return a op vec(b); }
   // clang-format off
+  __METAL_VECTOR_SHIFT(<<) __METAL_VECTOR_SHIFT(>>)
   __METAL_VECTOR_OPERATOR(+) __METAL_VECTOR_OPERATOR(-) __METAL_VECTOR_OPERATOR(*) __METAL_VECTOR_OPERATOR(/)
   __METAL_VECTOR_OPERATOR(%) __METAL_VECTOR_OPERATOR(&) __METAL_VECTOR_OPERATOR(|) __METAL_VECTOR_OPERATOR(^)
   __METAL_VECTOR_OPERATOR(<<) __METAL_VECTOR_OPERATOR(>>)
