@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import List, Optional
 
 from clang.cindex import Cursor, CursorKind, Type, TypeKind, conf
 
-from ..source.tokens import matching_angle
+from ..source.tokens import matching_angle, spell, split
 from .collecting import parameters_of
 from .cursors import (
     children,
@@ -26,6 +27,7 @@ from .cursors import (
 from .edits import Edit
 from .operations import Operations
 
+_OF_PARAMETER = re.compile(r"type-parameter-0-(\d+) &$")
 _COMPARISONS = {"<", ">", "<=", ">=", "==", "!=", "&&", "||", "!"}
 _FUNCTIONS = (
     CursorKind.FUNCTION_DECL,
@@ -149,17 +151,22 @@ class Calls(Operations):
             if first is not None and first.kind in _TYPES and is_value(callee, self.text):
                 self._lasting(callee)
         signatures = [parameters_of(candidate) for candidate in self._candidates(callee)]
+        types = self._named_arguments(callee)
         for i, argument in enumerate(k for k in kids[1:] if k.kind.is_expression()):
-            self._passed(argument, [parameters[i] for parameters in signatures if i < len(parameters)])
+            self._passed(argument, [parameters[i] for parameters in signatures if i < len(parameters)], types)
 
-    def _passed(self, argument: Cursor, parameters: List[Cursor]) -> None:
-        """An argument of a call that may be of several functions."""
+    def _passed(self, argument: Cursor, parameters: List[Cursor], types: List[str]) -> None:
+        """An argument of a call that may be of several functions. types: template arguments that the call says"""
         taking = [p for p in parameters if self._is_thread_reference(p)]
         begin, end = span(argument)
         if self.text[begin] == "{":
             made = {meaning(p.type) for p in parameters if not is_dependent(p.type) and meaning(p.type).components > 1}
             objects = {meaning(p.type) for p in taking if not is_dependent(p.type)} - made
-            if len(made) == 1:
+            places = {m.group(1) for p in taking for m in _OF_PARAMETER.finditer(p.type.get_canonical().spelling)}
+            place = int(places.pop()) if len(places) == 1 else len(types)
+            if place < len(types):
+                self._wrap(argument, f"::metal::__lasting<{types[place]}>({types[place]}", ").get()")
+            elif len(made) == 1:
                 self._braces(argument, begin, end, made.pop(), [], None)
             elif len(objects) == 1 and all(p in taking or is_number(p.type) or is_pointer(p.type) for p in parameters):
                 self._bound(argument, taking[0].type.get_pointee())
@@ -178,6 +185,14 @@ class Calls(Operations):
                 number = conf.lib.clang_getNumOverloadedDecls(cursor)
                 found += [conf.lib.clang_getOverloadedDecl(cursor, i) for i in range(number)]
         return found or self.named.get(self._last_name(callee), [])
+
+    def _named_arguments(self, callee: Cursor) -> List[str]:
+        """Of `name<A, B>`: A and B."""
+        tokens, end = self.reading.tokens, self.reading.at(span(callee)[1] - 1)
+        if tokens[end].text != ">":
+            return []
+        begin = next((i for i in range(end, 0, -1) if tokens[i].text == "<" and matching_angle(tokens, i) == end), end)
+        return [spell(argument) for argument in split(tokens[begin + 1 : end])]
 
     def _last_name(self, callee: Cursor) -> str:
         """Of `object.template name<A>`: name."""

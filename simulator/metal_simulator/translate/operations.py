@@ -78,7 +78,8 @@ class Operations(Collecting):
     def _may_be_offset(self, operator: str, kid: Cursor, other: Cursor) -> bool:
         """Whether what is added to a name may be of a class that stands for an integer, and the name a pointer."""
         dependent = is_dependent(kid.type) and is_dependent(other.type)
-        return dependent and self.has_integer_classes and f"operator{operator}" not in self.named
+        taken = any(self._takes_object(function, -1) for function in self.named.get(f"operator{operator}", ()))
+        return dependent and self.has_integer_classes and not taken
 
     def _operands(self, operator: str, kids: List[Cursor]) -> None:
         """Values that an operator of a class takes, as its object or as a `const thread T&`."""

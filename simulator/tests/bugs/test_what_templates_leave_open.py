@@ -36,6 +36,16 @@ CASES = {
         'template [[host_name("k")]] kernel decltype(f<float>) f<float>;',
         7,
     ),
+    "braces for a type that the call says": (
+        "struct Sum {\n"
+        "  template <typename T> static T op(device const T& a, thread const T& b) { return a + b; }\n"
+        "  template <typename T> static T op(thread const T& a, thread const T& b) { return a + b; } };\n"
+        "template <typename F, typename T> T g(thread T* x) {\n"
+        "  return F::template op<T>({x[0][0], x[0][1]}, {x[0][1], x[0][1]}); }\n"
+        "template <typename T> kernel void f(device float* x) { T a = T(x[1], 3); x[0] = g<Sum, T>(&a).x; }\n"
+        'template [[host_name("k")]] kernel decltype(f<half2>) f<half2>;',
+        5,
+    ),
     "number for another one's reference": (
         "template <int N> struct S { static int g(const thread short& a) { return a * N; } };\n"
         "template <int N> kernel void f(device float* x) { const int a = x[1]; x[0] = S<N>::g(a); }\n"
@@ -57,6 +67,8 @@ CASES = {
         12,
     ),
     "object beside a pointer": (
+        "struct Pair { float a, b; };\n"
+        "thread Pair& operator+=(thread Pair& a, Pair b) { a.a += b.a; return a; }\n"
         "template <int N> struct Int { constexpr operator int() const { return N; } };\n"
         "template <typename P, typename I> float g(P p, I i) { p += i; return *p; }\n"
         "kernel void k(device float* x) { x[0] = g(x, Int<1>{}) + g(x + 2, -1); }",

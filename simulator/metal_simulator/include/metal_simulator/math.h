@@ -190,7 +190,7 @@ __METAL_PARTS(half, 2) __METAL_PARTS(half, 3) __METAL_PARTS(half, 4)
   METAL_FUNC float frexp(float x, thread int& exponent) { return metal::frexp(x, exponent); }      \
   METAL_FUNC float modf(float x, thread float& whole) { return metal::modf(x, whole); }            \
   METAL_FUNC float sincos(float x, thread float& cosine) { return metal::sincos(x, cosine); }      \
-  __METAL_EACH(fract, float) __METAL_EACH2(nextafter, float)                                       \
+  __METAL_BFLOAT1(fract) __METAL_EACH(fract, float) __METAL_EACH2(nextafter, float)                                       \
   __METAL_PARTS(float, 2) __METAL_PARTS(float, 3) __METAL_PARTS(float, 4)
 namespace fast {
 __METAL_SINGLE
