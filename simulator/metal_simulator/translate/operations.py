@@ -12,6 +12,7 @@ from .cursors import (
     first_expression,
     is_dependent,
     is_number,
+    is_own,
     is_pointer,
     is_swizzle,
     is_value,
@@ -56,7 +57,7 @@ class Operations(Collecting):
 
     def _dependent(self, cursor: Cursor, operator: str, kids: List[Cursor]) -> None:
         """An operator of which an operand depends on template parameters."""
-        if operator in _COMPARISONS and span(cursor) not in self.truths:
+        if operator in _COMPARISONS and span(cursor) not in self.truths and not any(map(self._is_object, kids)):
             self._wrap(cursor, "::metal::__comparison(", ")")
         if len(kids) != 2:
             return
@@ -74,6 +75,11 @@ class Operations(Collecting):
                     self._wrap_late(kid, ["(::metal::__offset_t<", *types, ">)("], ")")
             if operator in _ARITHMETIC and not assigned and is_dependent(other.type):
                 self._beside(kid, other)
+
+    def _is_object(self, cursor: Cursor) -> bool:
+        """Whether it is of a class of the user's own, whose operators say what they give."""
+        kind = written_type(cursor)
+        return kind.get_canonical().kind == TypeKind.RECORD and is_own(kind.get_canonical().get_declaration())
 
     def _may_be_offset(self, operator: str, kid: Cursor, other: Cursor) -> bool:
         """Whether what is added to a name may be of a class that stands for an integer, and the name a pointer."""

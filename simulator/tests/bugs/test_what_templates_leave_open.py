@@ -66,6 +66,13 @@ CASES = {
         "kernel void k(device float* x) { Field a = Field(uint(x[1])); x[0] = g(a, Field(1)); }",
         12,
     ),
+    "operator of a class that gives a vector": (
+        "struct S { int4 x; };\nint4 operator&&(S a, int4 b) { return a.x + b; }\n"
+        "template <typename T> T same(T a) { return a; }\n"
+        "template <typename T> T g(T a) { return T(same<int4>(S{a} && a)); }\n"
+        "kernel void k(device float* x) { x[0] = g(int4(x[1])).x; }",
+        4,
+    ),
     "object beside a pointer": (
         "struct Pair { float a, b; };\n"
         "thread Pair& operator+=(thread Pair& a, Pair b) { a.a += b.a; return a; }\n"
