@@ -17,6 +17,7 @@ from .cursors import (
     is_own,
     is_pointer,
     is_value,
+    may_be_vector,
     meaning,
     operands,
     operator_of,
@@ -24,7 +25,7 @@ from .cursors import (
     written,
     written_type,
 )
-from .edits import Edit
+from .edits import Edit, Wrap
 from .operations import Operations
 
 _OF_PARAMETER = re.compile(r"type-parameter-0-(\d+) &$")
@@ -140,6 +141,8 @@ class Calls(Operations):
         if cursor.type.kind != TypeKind.DEPENDENT and kids[0].kind in _TYPES:
             if self.text[end - 1] == ")" and any(k.kind.is_expression() for k in kids):
                 self._construct(cursor)
+            elif kids[-1].kind == CursorKind.INIT_LIST_EXPR:
+                self._open_expression(cursor, kids[-1])
             return
         callee = kids[0]
         if callee.kind == CursorKind.MEMBER_REF_EXPR:
@@ -155,6 +158,14 @@ class Calls(Operations):
         for i, argument in enumerate(k for k in kids[1:] if k.kind.is_expression()):
             self._passed(argument, [parameters[i] for parameters in signatures if i < len(parameters)], types)
 
+    def _open_expression(self, cursor: Cursor, braces: Cursor) -> None:
+        """`T{x}` where T may be a vector."""
+        given = [k for k in children(braces) if k.kind.is_expression()]
+        if given and may_be_vector(cursor.type) and all(k.kind != CursorKind.INIT_LIST_EXPR for k in given):
+            (begin, end), opening = span(cursor), span(braces)[0]
+            self.wraps.append(Wrap(begin, opening, "::metal::__braced<", ">"))
+            self.edits += [Edit(opening, opening + 1, "("), Edit(end - 1, end, ")")]
+
     def _passed(self, argument: Cursor, parameters: List[Cursor], types: List[str]) -> None:
         """An argument of a call that may be of several functions. types: template arguments that the call says"""
         taking = [p for p in parameters if self._is_thread_reference(p)]
@@ -168,6 +179,8 @@ class Calls(Operations):
                 self._wrap(argument, f"::metal::__lasting<{types[place]}>({types[place]}", ").get()")
             elif len(made) == 1:
                 self._braces(argument, begin, end, made.pop(), [], None)
+            elif types and parameters and not taking:
+                self._open_braces(argument, parameters[0].type)
             elif len(objects) == 1 and all(p in taking or is_number(p.type) or is_pointer(p.type) for p in parameters):
                 self._bound(argument, taking[0].type.get_pointee())
         elif taking and is_value(argument, self.text):

@@ -5,15 +5,17 @@ from __future__ import annotations
 import functools
 from typing import Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
-from clang.cindex import Cursor, CursorKind, TypeKind
+from clang.cindex import Cursor, CursorKind, Type, TypeKind
 
 from .cursors import (
     REFERENCES,
     children,
     first_expression,
+    is_array,
     is_dependent,
     is_own,
     is_value,
+    may_be_vector,
     meaning,
     operands,
     operator_of,
@@ -56,6 +58,7 @@ class Collecting:
         self.initialisers: Set[int] = set()  # of values of members where they are declared
         self.members: Set[int] = set()  # of names of members in front of a constructor's body
         self.truths: Set[Tuple[int, int]] = set()  # places of operators whose result is one truth value
+        self.result: Optional[Type] = None  # of the function that is looked at
         self.late: List[Tuple[int, list]] = []  # of wraps by index: what stands before, with places of the text in it
 
     @functools.cached_property
@@ -160,6 +163,25 @@ class Collecting:
         callee = next(iter(children(cursor)), None)
         object_ = given[0] if operator_of(cursor, self.text) and given else callee and first_expression(callee)
         return object_ is not None and space(unwrapped(object_)) == "global_device"
+
+    def _open_braces(self, cursor: Cursor, kind: Type, before: str = "::metal::__braces(", after: str = ")") -> None:
+        """Braces of a template that libclang leaves open, for what may be a vector: clang wants all of its components.
+
+        kind: of what they make; before, after: what takes the place of brackets around a vector's components"""
+        kids = [k for k in children(cursor) if k.kind.is_expression()]
+        if cursor.type.kind != TypeKind.VOID or not is_dependent(kind) and not is_array(kind):
+            return
+        declared, types = kind.get_declaration(), []
+        if is_array(kind):
+            types = [kind.element_type] * len(kids)
+        elif declared.kind == CursorKind.CLASS_TEMPLATE and is_own(declared):
+            types = [k.type for k in children(declared) if k.kind == CursorKind.FIELD_DECL]
+        elif kids and may_be_vector(kind) and all(k.kind != CursorKind.INIT_LIST_EXPR for k in kids):
+            begin, end = span(cursor)
+            self.edits += [Edit(begin, begin + 1, before), Edit(end - 1, end, after)]
+        for kid, of in zip(kids, types):
+            if kid.kind == CursorKind.INIT_LIST_EXPR:
+                self._open_braces(kid, of)
 
     def _of_bool(self, value: Cursor, target: str) -> None:
         """A bool that becomes what may be a vector."""

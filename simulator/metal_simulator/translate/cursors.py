@@ -52,6 +52,11 @@ _CASTS = {
 }
 _ARRAYS = (TypeKind.CONSTANTARRAY, TypeKind.INCOMPLETEARRAY, TypeKind.DEPENDENTSIZEDARRAY)
 _UNKNOWN = (TypeKind.UNEXPOSED, TypeKind.DEPENDENT, TypeKind.INVALID, TypeKind.AUTO)
+TEMPLATE_PARAMETERS = (
+    CursorKind.TEMPLATE_TYPE_PARAMETER,
+    CursorKind.TEMPLATE_NON_TYPE_PARAMETER,
+    CursorKind.TEMPLATE_TEMPLATE_PARAMETER,
+)
 REFERENCES = (TypeKind.LVALUEREFERENCE, TypeKind.RVALUEREFERENCE)
 
 
@@ -157,6 +162,10 @@ def is_number(kind: Type) -> bool:
 
 def is_pointer(kind: Type) -> bool:
     return kind.get_canonical().kind in (TypeKind.POINTER, *_ARRAYS)
+
+
+def is_array(kind: Type) -> bool:
+    return kind.get_canonical().kind in _ARRAYS
 
 
 def stands_for_integer(kind: Type) -> bool:

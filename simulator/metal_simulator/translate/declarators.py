@@ -6,13 +6,10 @@ from typing import List, Optional
 
 from clang.cindex import Cursor, CursorKind, TypeKind
 
-from .collecting import Collecting
 from .cursors import (
-    children,
     first_expression,
     is_dependent,
     is_number,
-    is_own,
     is_pointer,
     may_be_vector,
     meaning,
@@ -22,6 +19,7 @@ from .cursors import (
     unwrapped,
     written_type,
 )
+from .deductions import Deductions
 from .edits import Edit, Wrap
 from .function_pointers import function_pointer_edit
 from .members import kind_of, member_edit
@@ -29,7 +27,7 @@ from .members import kind_of, member_edit
 _CONVERTED = {"half", "bfloat"}  # which clang does not convert to each other
 
 
-class Declarators(Collecting):
+class Declarators(Deductions):
     """Edits of declarations."""
 
     def _variable(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
@@ -44,6 +42,7 @@ class Declarators(Collecting):
         after = self.reading.tokens[name + 1] if name + 1 < len(self.reading.tokens) else None
         if after is None or not cursor.spelling or self.reading.tokens[name].text != cursor.spelling:
             return
+        self._initialised(cursor, kids)
         made = meaning(kind)
         plain = kind.kind != TypeKind.AUTO and not is_pointer(kind)
         needed = may_be_vector(kind)
@@ -60,7 +59,16 @@ class Declarators(Collecting):
             self._of_bool(values[-1], cursor.spelling)
             self._copy(values[-1])
 
+    def _initialised(self, cursor: Cursor, kids: List[Cursor]) -> None:
+        if kids and kids[-1].kind == CursorKind.INIT_LIST_EXPR:
+            bare = self.reading.tokens[self.reading.at(span(kids[-1])[0]) - 1].text == cursor.spelling
+            self._open_braces(kids[-1], cursor.type, f"{' = ' if bare else ''}::metal::__braces(")
+
+    def _parameter(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
+        self._initialised(cursor, kids)
+
     def _field(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
+        self._initialised(cursor, kids)
         self.initialisers.update(span(kid)[0] for kid in kids if kid.kind.is_expression())
 
     def _constructor(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
@@ -70,8 +78,11 @@ class Declarators(Collecting):
 
     def _members(self, kids: List[Cursor]) -> None:
         tokens = self.reading.tokens
-        for kid in kids:
+        for kid, value in zip(kids, [*kids[1:], None]):
             if kid.kind == CursorKind.MEMBER_REF and kid.referenced is not None:
+                if value is not None and value.kind == CursorKind.INIT_LIST_EXPR:
+                    of = f"::metal::__value_t<decltype(this->{kid.spelling})>"
+                    self._open_braces(value, kid.referenced.type, f"(::metal::__braced<{of}>(", "))")
                 self.members.add(span(kid)[0])
                 i = self.reading.at(span(kid)[0])
                 kind, close = kid.referenced.type, self.reading.brackets.get(i + 1)
@@ -83,74 +94,31 @@ class Declarators(Collecting):
 
     def _return(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
         value = first_expression(cursor)
-        if value is not None and is_dependent(unwrapped(value).type):
+        if value is not None and value.kind == CursorKind.INIT_LIST_EXPR and self.result is not None:
+            self._open_braces(value, self.result)
+        elif value is not None and is_dependent(unwrapped(value).type):
             self._copy(value)
 
     def _function(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
         self.edits += member_edit(self.reading, cursor)
+        self.result = cursor.result_type
 
     def _template(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
         """A function template: what its arguments are deduced from."""
         self.edits += member_edit(self.reading, cursor)
+        self.result = cursor.type.get_result()
+        self._deduces(cursor, [k for k in kids if k.kind == CursorKind.PARM_DECL])
         if kind_of(cursor) == CursorKind.CONSTRUCTOR:
             self._members(kids)
         for parameter in (k for k in kids if k.kind == CursorKind.PARM_DECL):
-            self._deduced(parameter, cursor)
+            self.edits += self._deduced(parameter, cursor)
             words = [t.text for t in self._tokens_of(parameter)]
             if "[" in words and not set(words) & {"*", "&", "__private", "__global", "__constant", "__local"}:
                 begin = span(parameter)[0]  # an array is in thread memory; to clang it is a generic pointer
                 self.edits.append(Edit(begin, begin, "__private "))
-
-    def _specialisation(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
-        self._deduced(cursor, cursor)
-
-    def _alias(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
-        """An alias template, through which arguments may be deduced."""
-        for kid in kids:
-            self._deduced(kid, cursor)
 
     def _function_pointer(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
         """To clang a function pointer spelled out points into the generic address space, where no function is."""
         kind = cursor.underlying_typedef_type if cursor.kind != CursorKind.TEMPLATE_NON_TYPE_PARAMETER else cursor.type
         if kind.kind == TypeKind.POINTER and kind.get_pointee().get_canonical().kind == TypeKind.FUNCTIONPROTO:
             self.edits += function_pointer_edit(self._tokens_of(cursor))
-
-    def _deduced(self, cursor: Cursor, template: Cursor) -> None:
-        """`vec<T, N>` from which template arguments are deduced."""
-        for kid in children(cursor):
-            if kid.kind != CursorKind.TEMPLATE_REF or kid.spelling != "vec" or not self._is_vec(kid):
-                continue
-            i = self.reading.at(span(kid)[0])
-            tokens = self.reading.tokens
-            start = tokens[i].start
-            scope = "" if tokens[i - 1].text == "::" else "::metal::"
-            if tokens[i + 2].text == "bool":
-                self.edits.append(Edit(start, tokens[i + 3].end, f"{scope}__bool_vector<"))
-                self._signed(template, tokens[i + 4].text)
-            else:
-                self.edits.append(Edit(start, tokens[i].end, f"{scope}__vec"))
-
-    def _is_vec(self, cursor: Cursor) -> bool:
-        return cursor.referenced is not None and not is_own(cursor.referenced)
-
-    def _signed(self, template: Cursor, name: str) -> None:
-        """A number that is deduced from a class must have the type that it has there."""
-        for kid in children(template):
-            if kid.kind == CursorKind.TEMPLATE_NON_TYPE_PARAMETER and kid.spelling == name:
-                self.edits.append(Edit(span(kid)[0], place(kid), "int "))
-
-    def overload(self, template: Cursor) -> None:
-        tokens, instead, names = self.reading.tokens, [], set()
-        for parameter in (k for k in children(template) if k.kind == CursorKind.PARM_DECL):
-            for kid in children(parameter):
-                i = self.reading.at(span(kid)[0])
-                if kid.kind == CursorKind.TEMPLATE_REF and tokens[i].text == "vec" and tokens[i + 3].text == ",":
-                    scope = "" if tokens[i - 1].text == "::" else "::metal::"
-                    instead.append(Edit(tokens[i].start, tokens[i + 3].end, f"{scope}__bool_vector<"))
-                    names.add(tokens[i + 2].text)
-        begin, end = span(template)
-        types = [k for k in children(template) if k.kind == CursorKind.TEMPLATE_TYPE_PARAMETER]
-        deduced = [span(kid)[1] for kid in types if kid.spelling in names]
-        instead += [Edit(place, place, " = bool") for place in deduced]
-        if deduced:
-            self.overloads.append(Edit(end, end, f" {self._rendered(begin, end, instead)}"))

@@ -10,7 +10,7 @@ from clang.cindex import Cursor, CursorKind, TemplateArgumentKind, Type, TypeKin
 
 from ..source.declarations import Declarations, Function, Instantiation, Parameter, placed
 from ..source.tokens import matching_angle, spell, split
-from .cursors import children, is_own, meaning, place, space_of, span
+from .cursors import TEMPLATE_PARAMETERS, children, is_own, meaning, place, space_of, span
 from .edits import Edit
 from .function_constants import Derived
 from .positions import Input, input_edits, inputs
@@ -18,11 +18,6 @@ from .reading import Reading
 
 _SCOPES = (CursorKind.NAMESPACE, CursorKind.LINKAGE_SPEC, CursorKind.UNEXPOSED_DECL)
 _FUNCTIONS = (CursorKind.FUNCTION_DECL, CursorKind.FUNCTION_TEMPLATE)
-_PARAMETERS = (
-    CursorKind.TEMPLATE_TYPE_PARAMETER,
-    CursorKind.TEMPLATE_NON_TYPE_PARAMETER,
-    CursorKind.TEMPLATE_TEMPLATE_PARAMETER,
-)
 _SPACES = {"global": "device", "global_device": "constant", "local": "threadgroup", "": ""}
 _DEFINED = "is_function_constant_defined"
 
@@ -125,7 +120,7 @@ def _arguments(reading: Reading, function: Cursor, template: Cursor) -> str:
     close = matching_angle(tokens, name + 1) if tokens[name + 1].text == "<" else name
     given = [spell(argument) for argument in split(tokens[name + 2 : close])] if close > name else []
     if tokens[close + 1].text == "(":
-        names = [child for child in children(template) if child.kind in _PARAMETERS]
+        names = [child for child in children(template) if child.kind in TEMPLATE_PARAMETERS]
         for i in range(len(given), function.get_num_template_arguments()):
             argument = _argument(function, i, names)
             if argument is None:

@@ -36,6 +36,9 @@ _FLAGS = [
     *("-w", "-Wno-reserved-user-defined-literal", "-ferror-limit=0", "-Xclang", "-fno-validate-pch"),
     *("-Xclang", "-cl-single-precision-constant"),
 ]
+# Of kernels with tensors, for whose headers the deployment target does not matter here; and what such a text has.
+_TENSORS = ["-D__HAVE_TENSOR__=1", "-D__ENVIRONMENT_OS_VERSION_MIN_REQUIRED__=260200"]
+_HAS_TENSORS = "struct tensor_inline {};"
 _ERROR = 3
 _FOR_SERIALIZATION = 0x10  # CXTranslationUnit_ForSerialization, for which the bindings have no name
 _SPACES = ("__private", "__global", "__local", "__constant")
@@ -79,7 +82,7 @@ def read(text: str, declarations: Declarations, taken: List[Tuple[int, int]]) ->
     """taken: places of the text that say nothing to a C++ parser."""
     methods = _Methods(declarations.tokens, _brackets(declarations.tokens))
     source = _readable(text, declarations, taken, methods)
-    unit = Index.create().parse(FILE, [*_FLAGS, "-include-pch", _headers()], [(FILE, source)])
+    unit = Index.create().parse(FILE, [*_FLAGS, "-include-pch", _headers(_HAS_TENSORS in text)], [(FILE, source)])
     number_places(unit, len(source))
     tokens = declarations.tokens
     settled = set(_addresses(tokens, methods.others))
@@ -99,13 +102,14 @@ def _addresses(tokens: List[Token], names: Set[str]) -> Iterator[int]:
 
 
 @functools.lru_cache(maxsize=None)
-def _headers() -> str:
-    """Path of the precompiled headers."""
-    name = f"reading-{cache.key(str(INCLUDE))}.pch"
+def _headers(tensors: bool) -> str:
+    """Path of the precompiled headers, with tensors or without."""
+    name = f"reading-{cache.key(str(INCLUDE), tensors)}.pch"
     path = cache.folder() / name
     if not path.exists():
         options = TranslationUnit.PARSE_SKIP_FUNCTION_BODIES | TranslationUnit.PARSE_INCOMPLETE | _FOR_SERIALIZATION
-        unit = TranslationUnit.from_source(str(INCLUDE / "reading" / "headers.h"), _FLAGS, options=options)
+        flags = [*_FLAGS, *(_TENSORS if tensors else [])]
+        unit = TranslationUnit.from_source(str(INCLUDE / "reading" / "headers.h"), flags, options=options)
         wrong = [d.spelling for d in unit.diagnostics if d.severity >= _ERROR]
         if wrong:
             raise ToolchainError(f"libclang does not read the simulator's headers: {wrong[0]}")

@@ -34,6 +34,7 @@ def typed_edits(reading: Reading, text: str) -> List[Edit]:
     finally:
         if collects:
             gc.enable()
+    found.deduce_through_aliases()
     for template in found.of_bool.values():
         found.overload(template)
     return found.all_edits()
@@ -56,6 +57,8 @@ class _Edits(Calls, Declarators):
             CursorKind.INIT_LIST_EXPR: self._list,
             CursorKind.VAR_DECL: self._variable,
             CursorKind.FIELD_DECL: self._field,
+            CursorKind.PARM_DECL: self._parameter,
+            CursorKind.TEMPLATE_REF: self._template_name,
             CursorKind.CONSTRUCTOR: self._constructor,
             CursorKind.RETURN_STMT: self._return,
             CursorKind.IF_STMT: self._condition,

@@ -13,7 +13,7 @@ namespace metal {
 #define __METAL_COMPONENTS_2(a, b) component[a], component[b]
 #define __METAL_COMPONENTS_3(a, b, c) component[a], component[b], component[c]
 #define __METAL_COMPONENTS_4(a, b, c, d) component[a], component[b], component[c], component[d]
-template <typename T, int N> struct __components;
+template <typename T, int N> struct __components { T component[N]; };  // of eight
 // clang-format off
 template <typename T> struct __components<T, 2> {
   union { T component[2]; struct { T x, y; }; struct { T r, g; }; };

@@ -102,9 +102,36 @@ template <typename T, typename... A>
 METAL_FUNC constexpr T __filled(A... a) {
   constexpr int missing = __is_vector<T>::size - (0 + ... + __is_vector<A>::size);
   if constexpr (missing <= 0 || missing == __is_vector<T>::size) return __construct<T>(a...);
-  else if constexpr (missing == 1) return __construct<T>(a..., 0);
-  else if constexpr (missing == 2) return __construct<T>(a..., 0, 0);
-  else return __construct<T>(a..., 0, 0, 0);
+  else return __filled<T>(a..., 0);
+}
+// Braces of a type that may be a vector for some template arguments.
+template <typename T, typename... A>
+METAL_FUNC constexpr T __braced(A... a) {
+#pragma clang diagnostic push
+#pragma clang diagnostic ignored "-Wc++11-narrowing"
+  if constexpr (__is_vector<T>::value) return __filled<T>(a...);
+  else if constexpr (__is_class(T) || sizeof...(A) != 1) return T{a...};
+  else return __construct<T>(a...);
+#pragma clang diagnostic pop
+}
+// The same where the type is not said: they become whatever type is wanted of them.
+template <typename... A>
+struct __list {
+  template <typename T, typename... B> METAL_FUNC constexpr T __make(B... b) const { return __braced<T>(b...); }
+};
+template <typename A, typename... R>
+struct __list<A, R...> {
+  A first;
+  __list<R...> rest;
+  template <typename T, typename... B> METAL_FUNC constexpr T __make(B... b) const {
+    return rest.template __make<T>(b..., first);
+  }
+  template <typename T> METAL_FUNC constexpr operator T() const { return __make<T>(); }
+};
+METAL_FUNC constexpr __list<> __braces() { return {}; }
+template <typename A, typename... R>
+METAL_FUNC constexpr __list<A, R...> __braces(A a, R... rest) {
+  return {a, __braces(rest...)};
 }
 
 // A copy of an object in constant memory; every address space is the same memory on this machine.

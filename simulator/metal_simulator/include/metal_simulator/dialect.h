@@ -10,4 +10,8 @@ template <typename T, int N> using __vec = T __attribute__((ext_vector_type(N)))
 template <typename T, int N> struct __vector_of { using type = __vec<T, N>; };
 template <int N> struct __vector_of<bool, N> { using type = __bool_vector<N>; };
 template <typename T, int N> using vec = typename __vector_of<T, N>::type;
+// For bool as T of an alias of __vec, of which there is none.
+template <typename T> struct __component_type { using type = T; };
+template <> struct __component_type<bool> { using type = unsigned char; };
+template <typename T> using __component = typename __component_type<T>::type;
 }  // namespace metal

@@ -2,3 +2,4 @@
 #include <metal_stdlib>
 #include <simd/simd.h>
 #include <metal_logging>
+#include <MetalPerformancePrimitives/MetalPerformancePrimitives.h>

@@ -21,7 +21,7 @@ template <int N> using __bool_vector = vec<bool, N>;
     constexpr void __set(vec<T, 3>);                                \
     constexpr void __set(vec<T, 4>);                                \
   };
-template <typename T, int N> struct __components;
+template <typename T, int N> struct alignas(N * sizeof(T)) __components { T component[N]; };  // of eight
 __METAL_COMPONENTS(2)
 __METAL_COMPONENTS(3)
 __METAL_COMPONENTS(4)
