@@ -16,11 +16,13 @@ from .cursors import (
     is_number,
     is_own,
     is_pointer,
+    is_swizzle,
     is_value,
     may_be_vector,
     meaning,
     operands,
     operator_of,
+    place,
     span,
     written,
     written_type,
@@ -133,6 +135,33 @@ class Calls(Operations):
             elif kid.type.kind == TypeKind.VOID:
                 self._elements(kid, kind.get_canonical())
 
+    def _refused(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
+        """`a ? b : c`, an assignment or a call that libclang refuses, with all in it."""
+        if len(kids) < 2 or not all(kid.kind.is_expression() for kid in kids):
+            return
+        ends = [span(kid) for kid in kids]
+        between = [self.text[a[1] : b[0]].strip() for a, b in zip(ends, ends[1:])]
+        if between == ["?", ":"]:
+            self._conditional(cursor, parent, kids)
+        elif between == ["="] and self._differs_by_space(kids[0].type, kids[1]):
+            self.reading.settled.add(ends[1][0])
+        elif any(self._fits(candidate, kids[1:]) for candidate in self._candidates(kids[0])):
+            self._unresolved(cursor, parent, kids)
+            self.reading.settled.update([place(kids[0]), *(begin for begin, _ in ends)])
+
+    def _fits(self, function: Cursor, given: List[Cursor]) -> bool:
+        """Whether a function takes these arguments, but for an address space, with no conversion but of numbers."""
+        types = [parameter.type for parameter in parameters_of(function)][: len(given)]
+        differ = [self._differs_by_space(kind, argument) for kind, argument in zip(types, given)]
+        same = map(self._is_taken, types, given)
+        return len(types) == len(given) and any(differ) and all(a or b for a, b in zip(differ, same))
+
+    def _is_taken(self, kind: Type, argument: Cursor) -> bool:
+        if is_swizzle(argument):
+            return len(self._slice(argument).rpartition(".")[2].strip()) == meaning(kind).components
+        of = written_type(argument)
+        return meaning(kind).name == meaning(of).name or (is_number(kind) and is_number(of))
+
     def _unresolved(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
         """A call in a template whose function, or constructor, depends on the template's parameters."""
         begin, end = span(cursor)
@@ -174,9 +203,9 @@ class Calls(Operations):
             made = {meaning(p.type) for p in parameters if not is_dependent(p.type) and meaning(p.type).components > 1}
             objects = {meaning(p.type) for p in taking if not is_dependent(p.type)} - made
             places = {m.group(1) for p in taking for m in _OF_PARAMETER.finditer(p.type.get_canonical().spelling)}
-            place = int(places.pop()) if len(places) == 1 else len(types)
-            if place < len(types):
-                self._wrap(argument, f"::metal::__lasting<{types[place]}>({types[place]}", ").get()")
+            which = int(places.pop()) if len(places) == 1 else len(types)
+            if which < len(types):
+                self._wrap(argument, f"::metal::__lasting<{types[which]}>({types[which]}", ").get()")
             elif len(made) == 1:
                 self._braces(argument, begin, end, made.pop(), [], None)
             elif types and parameters and not taking:

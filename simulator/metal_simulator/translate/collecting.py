@@ -10,6 +10,7 @@ from clang.cindex import Cursor, CursorKind, Type, TypeKind
 from .cursors import (
     REFERENCES,
     children,
+    differs_by_space,
     first_expression,
     is_array,
     is_dependent,
@@ -19,6 +20,7 @@ from .cursors import (
     meaning,
     operands,
     operator_of,
+    points_into_space,
     space,
     span,
     unwrapped,
@@ -59,6 +61,7 @@ class Collecting:
         self.members: Set[int] = set()  # of names of members in front of a constructor's body
         self.truths: Set[Tuple[int, int]] = set()  # places of operators whose result is one truth value
         self.result: Optional[Type] = None  # of the function that is looked at
+        self.in_template = False
         self.late: List[Tuple[int, list]] = []  # of wraps by index: what stands before, with places of the text in it
 
     @functools.cached_property
@@ -163,6 +166,12 @@ class Collecting:
         callee = next(iter(children(cursor)), None)
         object_ = given[0] if operator_of(cursor, self.text) and given else callee and first_expression(callee)
         return object_ is not None and space(unwrapped(object_)) == "global_device"
+
+    def _differs_by_space(self, kind: Type, value: Cursor) -> bool:
+        """See differs_by_space; or what a template gives an address space may differ by it for some arguments."""
+        if not points_into_space(kind):
+            return False
+        return (self.in_template and is_dependent(written_type(value))) or differs_by_space(kind, value)
 
     def _open_braces(self, cursor: Cursor, kind: Type, before: str = "::metal::__braces(", after: str = ")") -> None:
         """Braces of a template that libclang leaves open, for what may be a vector: clang wants all of its components.

@@ -57,6 +57,11 @@ TEMPLATE_PARAMETERS = (
     CursorKind.TEMPLATE_NON_TYPE_PARAMETER,
     CursorKind.TEMPLATE_TEMPLATE_PARAMETER,
 )
+TEMPLATES = (
+    CursorKind.FUNCTION_TEMPLATE,
+    CursorKind.CLASS_TEMPLATE,
+    CursorKind.CLASS_TEMPLATE_PARTIAL_SPECIALIZATION,
+)
 REFERENCES = (TypeKind.LVALUEREFERENCE, TypeKind.RVALUEREFERENCE)
 
 
@@ -189,6 +194,25 @@ def space_of(kind: Type) -> str:
     """Address space that a type says, or ""."""
     found = _SPACE.search(kind.spelling)
     return found.group(1) if found else ""
+
+
+def points_into_space(kind: Type) -> bool:
+    """Whether it is a pointer or reference into an address space."""
+    of = kind.get_canonical()
+    return of.kind in (TypeKind.POINTER, *REFERENCES) and space_of(of.get_pointee()) != ""
+
+
+def differs_by_space(kind: Type, value: Cursor) -> bool:
+    """Whether a value, in no address space to libclang, is all that such a pointer or reference wants.
+
+    In a member function its object is in no address space there, and of functions that differ by that only one has its
+    name. Clang knows the address spaces, and judges."""
+    to, of = kind.get_canonical(), written_type(value).get_canonical()
+    if to.kind == TypeKind.POINTER:
+        if of.kind not in (TypeKind.POINTER, *_ARRAYS):
+            return False
+        of = of.get_pointee() if of.kind == TypeKind.POINTER else of.element_type
+    return space_of(of) == "" and meaning(to.get_pointee()) == meaning(of)
 
 
 def written(cursor: Cursor) -> Cursor:

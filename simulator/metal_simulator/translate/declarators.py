@@ -7,6 +7,7 @@ from typing import List, Optional
 from clang.cindex import Cursor, CursorKind, TypeKind
 
 from .cursors import (
+    children,
     first_expression,
     is_dependent,
     is_number,
@@ -33,6 +34,7 @@ class Declarators(Deductions):
     def _variable(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
         kind, begin = cursor.type, place(cursor)
         self.declared.add(begin)
+        self._initialised(cursor, kids)
         values = [k for k in kids if k.kind.is_expression()]
         if kind.kind == TypeKind.LVALUEREFERENCE:
             if values and self._is_thread_reference(cursor):
@@ -42,7 +44,6 @@ class Declarators(Deductions):
         after = self.reading.tokens[name + 1] if name + 1 < len(self.reading.tokens) else None
         if after is None or not cursor.spelling or self.reading.tokens[name].text != cursor.spelling:
             return
-        self._initialised(cursor, kids)
         made = meaning(kind)
         plain = kind.kind != TypeKind.AUTO and not is_pointer(kind)
         needed = may_be_vector(kind)
@@ -60,6 +61,8 @@ class Declarators(Deductions):
             self._copy(values[-1])
 
     def _initialised(self, cursor: Cursor, kids: List[Cursor]) -> None:
+        if kids and kids[-1].kind.is_expression() and self._differs_by_space(cursor.type, kids[-1]):
+            self.reading.settled.update((place(cursor), span(kids[-1])[0]))
         if kids and kids[-1].kind == CursorKind.INIT_LIST_EXPR:
             bare = self.reading.tokens[self.reading.at(span(kids[-1])[0]) - 1].text == cursor.spelling
             self._open_braces(kids[-1], cursor.type, f"{' = ' if bare else ''}::metal::__braces(")
@@ -80,6 +83,9 @@ class Declarators(Deductions):
         tokens = self.reading.tokens
         for kid, value in zip(kids, [*kids[1:], None]):
             if kid.kind == CursorKind.MEMBER_REF and kid.referenced is not None:
+                values = [] if value is None else [value, *children(value)]  # the first may have brackets
+                if any(self._differs_by_space(kid.referenced.type, refused) for refused in values):
+                    self.reading.settled.add(span(kid)[0])
                 if value is not None and value.kind == CursorKind.INIT_LIST_EXPR:
                     of = f"::metal::__value_t<decltype(this->{kid.spelling})>"
                     self._open_braces(value, kid.referenced.type, f"(::metal::__braced<{of}>(", "))")
@@ -94,7 +100,9 @@ class Declarators(Deductions):
 
     def _return(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
         value = first_expression(cursor)
-        if value is not None and value.kind == CursorKind.INIT_LIST_EXPR and self.result is not None:
+        if value is not None and self.result is not None and self._differs_by_space(self.result, value):
+            self.reading.settled.add(span(value)[0])
+        elif value is not None and value.kind == CursorKind.INIT_LIST_EXPR and self.result is not None:
             self._open_braces(value, self.result)
         elif value is not None and is_dependent(unwrapped(value).type):
             self._copy(value)
@@ -102,6 +110,9 @@ class Declarators(Deductions):
     def _function(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
         self.edits += member_edit(self.reading, cursor)
         self.result = cursor.result_type
+
+    def _lambda(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
+        self.result = None  # libclang does not say it
 
     def _template(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
         """A function template: what its arguments are deduced from."""

@@ -77,8 +77,9 @@ class Deductions(Collecting):
         return arguments[i] if i is not None and i < len(arguments) else []
 
     def _template_name(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
-        if cursor.referenced is not None and cursor.referenced.kind == CursorKind.TYPE_ALIAS_TEMPLATE_DECL:
-            self.used.add(span(cursor)[0])
+        if self.aliases and cursor.referenced is not None:
+            if cursor.referenced.kind == CursorKind.TYPE_ALIAS_TEMPLATE_DECL:
+                self.used.add(span(cursor)[0])
 
     def deduce_through_aliases(self) -> None:
         """An alias for a vector, from which arguments are deduced: where its components may be bool, which clang has no

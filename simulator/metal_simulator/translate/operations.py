@@ -166,14 +166,6 @@ class Operations(Collecting):
         self._condition(cursor, parent, kids)
         self.reading.settled.update(range(*span(cursor)))
 
-    def _refused(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
-        """`a ? b : c` that libclang refuses, with all in it."""
-        if len(kids) == 3 and all(k.kind.is_expression() for k in kids):
-            ends = [span(kid) for kid in kids]
-            between = [self.text[ends[i][1] : ends[i + 1][0]].strip() for i in (0, 1)]
-            if between == ["?", ":"]:
-                self._conditional(cursor, parent, kids)
-
     def _member(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
         """Several components of a vector that is a class to clang, in constant memory."""
         if kids and is_swizzle(cursor) and space(kids[0]) == "global_device":

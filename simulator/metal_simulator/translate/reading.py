@@ -53,7 +53,7 @@ class Reading(NamedTuple):
     """What libclang read: the unit, the text's tokens, and the other bracket of each by token index."""
 
     unit: object
-    settled: Set[int]  # offsets of what libclang refuses, and the edits see to
+    settled: Set[int]  # offsets of what libclang refuses, and the edits see to, or that clang judges
     tokens: List[Token]
     starts: List[int]
     brackets: Dict[int, int]
@@ -85,20 +85,7 @@ def read(text: str, declarations: Declarations, taken: List[Tuple[int, int]]) ->
     unit = Index.create().parse(FILE, [*_FLAGS, "-include-pch", _headers(_HAS_TENSORS in text)], [(FILE, source)])
     number_places(unit, len(source))
     tokens = declarations.tokens
-    settled = set(_addresses(tokens, methods.others))
-    return Reading(unit, settled, tokens, [t.start for t in tokens], _brackets(tokens))
-
-
-def _addresses(tokens: List[Token], names: Set[str]) -> Iterator[int]:
-    """Offsets of statements that name a member function that there is for several address spaces of its object, and
-    take an address or a reference: libclang knows one of them, clang all."""
-    begin = 0
-    for end, token in enumerate(tokens if names else ()):
-        if token.text in (";", "{", "}"):
-            words = [t.text for t in tokens[begin:end]]
-            if "&" in words and not names.isdisjoint(words):
-                yield from range(tokens[begin].start, token.start)
-            begin = end + 1
+    return Reading(unit, set(), tokens, [t.start for t in tokens], _brackets(tokens))
 
 
 @functools.lru_cache(maxsize=None)
@@ -245,7 +232,6 @@ class _Methods:
     def __init__(self, tokens: List[Token], brackets: Dict[int, int]):
         self.taken: Set[Tuple[int, str, bool]] = set()
         self.count = 0  # of those with another name
-        self.others: Set[str] = set()  # what calls them: a name, an operator
         self.around: List[int] = []  # by token: the innermost brace around it
         stack = [-1]
         for i, token in enumerate(tokens):
@@ -270,7 +256,6 @@ class _Methods:
         if key not in self.taken:
             self.taken.add(key)
             return 0
-        self.others.add(name[-1].text if len(name) == 1 else name[1].text)
         self.count += 1
         return self.count
 

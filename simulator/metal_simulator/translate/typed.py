@@ -18,7 +18,7 @@ from typing import List, Optional
 from clang.cindex import Cursor, CursorKind
 
 from .calls import Calls
-from .cursors import children
+from .cursors import TEMPLATES, children
 from .declarators import Declarators
 from .edits import Edit
 from .reading import Reading
@@ -64,9 +64,11 @@ class _Edits(Calls, Declarators):
             CursorKind.IF_STMT: self._condition,
             CursorKind.WHILE_STMT: self._condition,
             CursorKind.STATIC_ASSERT: self._assertion,
+            CursorKind.FUNCTION_DECL: self._function,
             CursorKind.CXX_METHOD: self._function,
             CursorKind.CONVERSION_FUNCTION: self._function,
             CursorKind.FUNCTION_TEMPLATE: self._template,
+            CursorKind.LAMBDA_EXPR: self._lambda,
             CursorKind.TEMPLATE_NON_TYPE_PARAMETER: self._function_pointer,
             CursorKind.TYPE_ALIAS_DECL: self._function_pointer,
             CursorKind.TYPEDEF_DECL: self._function_pointer,
@@ -75,8 +77,11 @@ class _Edits(Calls, Declarators):
         }
 
     def visit(self, cursor: Cursor, parent: Optional[Cursor]) -> None:
-        handler, kids = self.handlers.get(cursor.kind), children(cursor)
+        kind, kids = cursor.kind, children(cursor)
+        handler, outer = self.handlers.get(kind), (self.result, self.in_template)
+        self.in_template = self.in_template or kind in TEMPLATES
         if handler:
             handler(cursor, parent, kids)
         for kid in kids:
             self.visit(kid, cursor)
+        self.result, self.in_template = outer
