@@ -143,9 +143,15 @@ class Operations(Collecting):
                 if is_dependent(written_type(other)) and not is_dependent(written_type(end)):
                     self._beside(kid, other)
             values = [is_value(end, self.text) for end in ends]
+            inner = [unwrapped(end) for end in ends]  # what a template leaves open may be an object
+            parts = [i.kind == CursorKind.MEMBER_REF_EXPR and not is_dependent(i.type) for i in inner]
+            members = [value and part for value, part in zip(values, parts)]
             differ = space(ends[0]) != space(ends[1])
             classes = any(map(self._is_class, ends)) and not any(is_number(written_type(end)) for end in ends)
-            if classes and (differ or values[0] != values[1]) or differ and not any(values):
+            kinds_differ = (
+                values[0] != values[1] or members[0] != members[1]
+            )  # of a temporary's member clang knows where
+            if classes and (differ or kinds_differ) or differ and not any(values):
                 for kid, end, value in zip(kids[1:], ends, values):
                     self._taken(kid, end, value)
 
