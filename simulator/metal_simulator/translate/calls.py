@@ -10,6 +10,7 @@ from clang.cindex import Cursor, CursorKind, Type, TypeKind, conf
 from ..source.tokens import matching_angle, spell, split
 from .collecting import parameters_of
 from .cursors import (
+    REFERENCES,
     children,
     first_expression,
     is_dependent,
@@ -39,6 +40,7 @@ _FUNCTIONS = (
     CursorKind.CONVERSION_FUNCTION,
     CursorKind.FUNCTION_TEMPLATE,
 )
+_SHORTER = ("char", "uchar", "short", "ushort")  # than a literal, which clang takes beside other vectors
 _TYPES = (CursorKind.TYPE_REF, CursorKind.TEMPLATE_REF, CursorKind.NAMESPACE_REF)
 
 
@@ -87,9 +89,8 @@ class Calls(Operations):
             return
         if number.scalar == "bool" or meaning(given.type).scalar == "bool":
             self._wrap(given, f"{made.scalar}(", ")")
-        elif number.scalar != made.scalar and (number.scalar, written(given).kind) != (
-            "int",
-            CursorKind.INTEGER_LITERAL,
+        elif number.scalar != made.scalar and (
+            made.scalar in _SHORTER or number.scalar != "int" or written(given).kind != CursorKind.INTEGER_LITERAL
         ):
             self._wrap(given, f"::metal::__construct<{made.scalar}>(", ")")
 
@@ -218,6 +219,8 @@ class Calls(Operations):
             to, of = taking[0].type.get_pointee(), written_type(argument)
             if is_number(to) and is_number(of):
                 self._bound(argument, to)
+        elif parameters and not any(p.type.kind in REFERENCES for p in parameters):
+            self._copy(argument)
 
     def _candidates(self, callee: Cursor) -> List[Cursor]:
         """Functions that a name may mean, which depends on template parameters."""

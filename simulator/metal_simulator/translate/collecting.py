@@ -15,6 +15,7 @@ from .cursors import (
     is_array,
     is_dependent,
     is_own,
+    is_pointer,
     is_value,
     may_be_vector,
     meaning,
@@ -22,6 +23,7 @@ from .cursors import (
     operator_of,
     points_into_space,
     space,
+    space_of,
     span,
     unwrapped,
     written_type,
@@ -153,9 +155,16 @@ class Collecting:
         inner = unwrapped(cursor)
         member = inner.kind == CursorKind.DECL_REF_EXPR and inner.type.kind == TypeKind.DEPENDENT
         constant = space(inner) == "global_device" or (member and "::" in self._slice(inner))
-        constant = constant or self._is_of_constant(inner)
+        constant = constant or self._is_of_constant(inner) or self._is_element_of_constant(inner)
         if constant and self._is_class(inner) and not is_value(inner, self.text):
             self._wrap(cursor, "::metal::__copy(", ")")
+
+    def _is_element_of_constant(self, cursor: Cursor) -> bool:
+        """Whether it is an element, of whatever index, of what lies in constant memory."""
+        if cursor.kind != CursorKind.ARRAY_SUBSCRIPT_EXPR:
+            return False
+        of = written_type(children(cursor)[0])
+        return is_pointer(of) and space_of(of.get_pointee() if of.kind == TypeKind.POINTER else of) == "global_device"
 
     def _is_of_constant(self, cursor: Cursor) -> bool:
         """Whether it is a reference that a member function of an object in constant memory returns."""

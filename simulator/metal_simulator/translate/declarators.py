@@ -59,6 +59,8 @@ class Declarators(Deductions):
         elif after.text == "=" and values and is_dependent(kind):
             self._of_bool(values[-1], cursor.spelling)
             self._copy(values[-1])
+        elif after.text == "=" and values and is_dependent(values[-1].type):
+            self._copy(values[-1])
 
     def _initialised(self, cursor: Cursor, kids: List[Cursor]) -> None:
         if kids and kids[-1].kind.is_expression() and self._differs_by_space(cursor.type, kids[-1]):

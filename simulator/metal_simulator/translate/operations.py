@@ -48,6 +48,8 @@ class Operations(Collecting):
                 for kid in kids:
                     if meaning(written(kid).type).name != meaning(kid.type).name and kid.kind != written(kid).kind:
                         self._offset(kid)
+            elif operator == "=":
+                self._copy(kids[1])
             return
         self._dependent(cursor, operator, kids)
 
