@@ -9,7 +9,6 @@ differently in place.
 from __future__ import annotations
 
 import bisect
-import functools
 import os
 import re
 import tempfile
@@ -88,7 +87,6 @@ def read(text: str, declarations: Declarations, taken: List[Tuple[int, int]]) ->
     return Reading(unit, set(), tokens, [t.start for t in tokens], _brackets(tokens))
 
 
-@functools.lru_cache(maxsize=None)
 def _headers(tensors: bool) -> str:
     """Path of the precompiled headers, with tensors or without."""
     name = f"reading-{cache.key(str(INCLUDE), tensors)}.pch"
