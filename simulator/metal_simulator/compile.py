@@ -16,10 +16,17 @@ from .source.diagnostics import parse_diagnostics, summary
 from .source.files import Source
 from .toolchain import cache
 from .toolchain.clang import FAST_MATH, Clang, language_flags, machine_flags, run
+from .toolchain.precompiled import divided, precompiled
 from .translate.entry_point import in_scope
-from .translate.repairs import repaired
 from .translate.rewrite import for_run
 from .translate.threadgroup_variables import threadgroup_variables
+
+_FLAGS_OF = {
+    "run": ["-fmax-type-align=1"],
+    "count": ["-fmax-type-align=1", *counting.FLAGS],
+    "check": checking.FLAGS,
+    "nan": checking.FLAGS,
+}
 
 
 def compile_kernel(
@@ -38,20 +45,17 @@ def compile_kernel(
     mode: "run", "check" (every access calls the checker), "nan" (so does every floating-point result) or "count".
     fast_math: with clang's fast math.
     """
-    rewritten = for_run(text, declarations, kernel, constants).text
+    rewritten = for_run(text, declarations, kernel, constants)
     with tempfile.TemporaryDirectory() as scratch:
-        written = Path(scratch) / "kernel.clcpp"
         built = Path(scratch) / "kernel.so"
-        compiled = None
-        while compiled != rewritten:  # until clang refuses nothing more that is legal Metal
-            compiled = rewritten
-            written.write_text(_number_files(compiled, source) + _ELEMENT_BYTES + _element_bytes(kernel))
-            done = _compile(clang, mode, fast_math, written, built)
-            rewritten = repaired(compiled, _name_files(done.stderr, source))
+        whole = _number_files(rewritten.text, source) + _ELEMENT_BYTES + _element_bytes(kernel)
+        done = _compile(clang, mode, fast_math, whole, built)
         if done.returncode:
             messages = _name_files(done.stderr, source)
             diagnostics = parse_diagnostics(messages)
             raise CompileError(summary(source.path, "does not compile", diagnostics, messages), diagnostics)
+        if rewritten.unread:
+            raise CompileError(summary(source.path, "cannot be read", rewritten.unread, ""), rewritten.unread)
         counted = counting.build(clang, built) if mode == "count" else {}
         binary = built.read_bytes()
     unset = sorted({m.decode() for m in re.findall(rb"metal_unset_(\w+)\x00", binary)})
@@ -83,14 +87,18 @@ def _name_files(messages: str, source: Source) -> str:
     return re.sub(r"\bmetal:(\d+):(?=\d+:\d+:)", lambda match: f"{files[int(match.group(1))]}:", messages)
 
 
-def _compile(clang: Clang, mode: str, fast_math: bool, written: Path, built: Path):
+def _compile(clang: Clang, mode: str, fast_math: bool, text: str, built: Path):
     """A checking build stops at LLVM IR to be edited, and goes on from there."""
-    command = [clang.path, *_flags(clang), *(FAST_MATH if fast_math else [])]
-    if mode in ("run", "count"):
-        kind = ["-shared", "-lm"] if mode == "run" else counting.FLAGS
-        return run([*command, "-fmax-type-align=1", *kind, str(written), "-o", str(built)])
-    middle = written.with_suffix(".ll")
-    done = run([*command, *checking.FLAGS, "-S", "-emit-llvm", str(written), "-o", str(middle)])
+    command = [clang.path, *_flags(clang), *(FAST_MATH if fast_math else []), *_FLAGS_OF[mode]]
+    headers, own = divided(text)
+    written, middle = built.with_suffix(".clcpp"), built.with_suffix(".ll")
+    written.write_text(own)
+    command = [*command, *precompiled(clang, command, headers), str(written), "-o"]
+    if mode == "run":
+        return run([*command, str(built), "-shared", "-lm"])
+    if mode == "count":
+        return run([*command, str(built), "-S", "-emit-llvm"])
+    done = run([*command, str(middle), "-S", "-emit-llvm"])
     if done.returncode:
         return done
     middle.write_text(checking.edited(middle.read_text(), mode == "nan"))

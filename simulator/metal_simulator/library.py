@@ -13,7 +13,7 @@ from .launch import canaries, runtime
 from .launch.request import LaunchReport, Settings, launch
 from .limits import THREADGROUP_LIMIT
 from .profiler.counters import Profile
-from .source.accounting import read_kernels
+from .source.accounting import account, read_kernels
 from .source.declarations import Declarations, Function, Instantiation
 from .source.files import preprocess, read_source
 from .strict import check
@@ -22,6 +22,7 @@ from .toolchain import cache
 from .toolchain.clang import FAST_MATH, Clang, find_clang
 from .translate.function_constants import near, spell_constants
 from .translate.positions import POSITIONS
+from .translate.rewrite import read_types
 
 
 class Library:
@@ -67,17 +68,18 @@ class Library:
         """The preprocessed text, with the stand-in headers; what `declarations` point into."""
         return self._read[0]
 
-    @property
+    @functools.cached_property
     def declarations(self) -> Declarations:
         """The kernels, instantiations and function constants that the text declares.
 
         Raises CompileError if the file does not preprocess, or declares a kernel that cannot be read.
         """
-        return self._read[1]
+        return account(read_types(*self._read))
 
     @property
     def kernels(self) -> Tuple[str, ...]:
-        """Host names of all kernels, in the order of the file."""
+        """Host names of all kernels: first those of functions, in the order of the file, then those of explicit
+        instantiations, in theirs."""
         name = "library-" + cache.key(self.clang.version, self.digest, self.fast_math)
         known = cache.read(name)
         if known is None:
@@ -93,12 +95,10 @@ class Library:
         Raises CompileError for another language, and for a file that does not even preprocess.
         """
         found = check.check(self.clang, self.source, self.digest, language or self.language, self.deployment_target)
-        if any(d.severity == "error" for d in found):
-            return found
         try:
             len(self.kernels)  # accounts for every word kernel
         except CompileError as error:
-            return [*found, *error.diagnostics]
+            return [*found, *(d for d in error.diagnostics if d not in found)]
         return found
 
     def kernel(self, host_name: str, constants: Optional[Mapping[str, object]] = None) -> "Kernel":

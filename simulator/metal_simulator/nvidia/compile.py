@@ -16,7 +16,6 @@ from ..source.diagnostics import parse_diagnostics, summary
 from ..toolchain import cache
 from ..toolchain.clang import Clang, language_flags, run
 from ..translate.function_constants import spell_constants
-from ..translate.repairs import repaired
 from ..translate.rewrite import for_run
 from .module import Edited, edited
 from .program import ENTRY, Program, slots
@@ -91,7 +90,10 @@ def _build(library, assembler: Assembler, host_name, constants, threads, matrix,
     kernel = library.function(host_name)
     function = kernel[0]
     spelled = spell_constants(library.declarations.constants, constants)
-    text = for_run(library.text, library.declarations, kernel, spelled).text + _entry(function)
+    rewritten = for_run(library.text, library.declarations, kernel, spelled)
+    if rewritten.unread:
+        raise CompileError(summary(library.source.path, "cannot be read", rewritten.unread, ""), rewritten.unread)
+    text = rewritten.text + _entry(function)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         module = _front(library, text, lines, folder)
@@ -163,12 +165,8 @@ def _front(library: Library, text: str, lines: bool, folder: Path) -> Edited:
         "-ffp-contract=on",
     ]
     flags += ["-Xclang", "-disable-llvm-passes", "-S", "-emit-llvm"]
-    compiled = None
-    while compiled != text:  # until clang refuses nothing more that is legal Metal
-        compiled = text
-        written.write_text(compiled)
-        done = run([library.clang.path, *flags, str(written), "-o", str(built)])
-        text = repaired(compiled, done.stderr)
+    written.write_text(text)
+    done = run([library.clang.path, *flags, str(written), "-o", str(built)])
     if done.returncode:
         diagnostics = parse_diagnostics(done.stderr)
         raise CompileError(summary(library.source.path, "does not compile", diagnostics, done.stderr), diagnostics)

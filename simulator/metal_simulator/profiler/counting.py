@@ -19,8 +19,6 @@ from .instruction_classes import CLASSES, block_costs
 
 WIDEST = 16  # bytes that one memory instruction of a lane moves at most
 FLAGS = [
-    "-S",
-    "-emit-llvm",
     "-ftrivial-auto-var-init=uninitialized",  # what the simulator sets, a GPU does not
     "-fno-vectorize",
     "-fno-slp-vectorize",

@@ -7,7 +7,6 @@
 #include <string.h>
 #include <sys/mman.h>
 
-enum { RELAXED, ACQUIRE, RELEASE };             // memory_order; the others are both
 enum { SCOPE_DEVICE = 3, MANY = MAX_THREADS };  // thread_scope; several threads of a threadgroup
 
 // What of a threadgroup a release fence of `thread` covers: what was done before it by the thread itself and, after

@@ -9,6 +9,7 @@
 enum { __METAL_COLLECTIVES(NUMBER) COLLECTIVES };  // those from QUAD_SUM are those from SUM, of quad-groups
 enum { __METAL_LANE_TYPES(NAME) LANE_TYPES };
 enum { __METAL_ATOMICS(NAME) ATOMICS };
+enum { __METAL_MEMORY_ORDERS(NUMBER) MEMORY_ORDERS };
 enum { LANES = 32, MAX_THREADS = 1024, MAX_BUFFERS = 31, ARENA_BYTES = 32768 };
 // Lane layouts of cooperative tensors; see matrix_unit.c.
 enum { LAYOUT_APPLE10, LAYOUT_OLDER, LAYOUT_INVENTED, LAYOUT_OLD_TARGET };

@@ -6,17 +6,14 @@ from typing import Iterator, List, Set, Tuple
 
 from ..errors import CompileError, Diagnostic
 from .columns import by_line, token_column
-from .declarations import Declarations, Function, declarator, ends_head, read_attributes, read_declarations
+from .declarations import Declarations, declarator, ends_head, read_attributes, read_declarations
 from .files import user_tokens
 from .tokens import Token, matching, spell
 
 
 def read_kernels(text: str) -> Tuple[str, Declarations]:
     """Preprocessed text without what says nothing of its kernels that their definitions do not say (prototypes,
-    `extern template`, `extern "C"`), and what is declared there.
-
-    Raises CompileError where it cannot be told what a word `kernel` declares.
-    """
+    `extern template`, `extern "C"`), and what is declared there."""
     declarations = read_declarations(user_tokens(text))
     redundant = list(_redundant(declarations))
     if redundant:
@@ -24,13 +21,18 @@ def read_kernels(text: str) -> Tuple[str, Declarations]:
             start, end = declarations.tokens[first].start, declarations.tokens[last].end
             text = text[:start] + "".join(c if c == "\n" else " " for c in text[start:end]) + text[end:]
         return read_kernels(text)
+    return text, declarations
+
+
+def account(declarations: Declarations) -> Declarations:
+    """Declarations, with types. Raises CompileError where it cannot be told what a word `kernel` declares."""
     lost = _lost(declarations)
     if lost:
         message = "cannot tell what the word kernel declares here"
         lines = by_line(declarations.tokens)
         found = [Diagnostic(t.file, t.line, token_column(t, lines), "error", message) for t in lost]
         raise CompileError("\n".join(map(str, found[:5])), found)
-    return text, declarations
+    return declarations
 
 
 def _redundant(declarations: Declarations) -> Iterator[Tuple[int, int]]:
@@ -57,7 +59,7 @@ def _is_prototype(declarations: Declarations, start: int, end: int) -> bool:
     close = matching(tokens, opening)
     if not ends_head(tokens[close + 1 : end]) or "kernel" not in [t.text for t in tokens[start:opening]]:
         return False
-    defined = (f for f in declarations.functions if f.kernel and f.name == name)
+    defined = (f for f in declarations.functions if f.kernel and f.name == tokens[name].text)
     return all(
         _attributes(tokens, start, opening, close, end) <= _attributes(tokens, f.start, f.open, f.close, f.body)
         for f in defined
@@ -74,17 +76,10 @@ def _lost(declarations: Declarations) -> List[Token]:
     """Words `kernel` that nothing accounts for."""
     known: Set[int] = set()
     for function in declarations.functions:
-        if function.kernel and not _deduced(declarations, function):
+        if function.kernel:
             known.update(range(function.start, function.open))
             known.update(range(function.close, function.body))
     for instantiation in declarations.instantiations:
         if declarations.template(instantiation):
             known.update(range(instantiation.start, instantiation.end))
     return [t for i, t in enumerate(declarations.tokens) if t.text == "kernel" and i not in known]
-
-
-def _deduced(declarations: Declarations, function: Function) -> bool:
-    """Whether it specialises a template, with a name for the host, but does not say for which arguments."""
-    words = [t.text for t in declarations.tokens[function.start : function.start + 3]]
-    named = any(attribute.name == "host_name" for attribute in function.attributes)
-    return words == ["template", "<", ">"] and named and not function.arguments

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
 from ..errors import CompileError
-from .deduction import deduced, without_attributes
 from .expressions import constant_values, evaluate
 from .statements import CALLS, Statement, is_attribute, statements
 from .tokens import OPEN, Token, matching, matching_angle, spell, split, string_value
@@ -39,6 +38,7 @@ class Function(NamedTuple):
 
     name: str
     scope: str  # enclosing namespaces, "a::b"
+    place: int  # of its name in the text
     start: int
     open: int  # of the parameter list
     close: int
@@ -56,11 +56,13 @@ class Function(NamedTuple):
 
 
 class Instantiation(NamedTuple):
-    """`template [[host_name("x")]] [[kernel]] decltype(f<A>) f<A>;`"""
+    """`template [[host_name("x")]] [[kernel]] decltype(f<A>) f<A>;`
+
+    What of, its type says: see translate/declared.py."""
 
     host_name: str
-    function: str  # as spelled, then looked up from `scope` outwards
     scope: str
+    template: int  # place of the template's name, -1 if it is not known
     arguments: str  # template arguments, as text
     start: int
     end: int  # of the semicolon
@@ -101,19 +103,12 @@ class Declarations(NamedTuple):
         """A template's kernel that is defined by itself: template <> [[host_name("x")]] kernel void f<A>(...) {...}"""
         if not function.template:
             return None
-        name, token = host_name(function), self.tokens[function.start]
-        place = (function.start, function.end, token)
-        return Instantiation(name, function.name, function.scope, function.arguments, *place)
+        where = (function.start, function.end, self.tokens[function.start])
+        return Instantiation(host_name(function), function.scope, function.place, function.arguments, *where)
 
     def template(self, instantiation: Instantiation) -> Optional[Function]:
-        """The kernel template that an instantiation names, innermost scope first."""
-        scope = instantiation.scope.split("::") if instantiation.scope else []
-        for depth in range(len(scope), -1, -1):
-            name = "::".join(scope[:depth] + [instantiation.function])
-            for function in self.functions:
-                if function.kernel and function.template and function.qualified == name:
-                    return function
-        return None
+        """The kernel template of an instantiation."""
+        return next((f for f in self.functions if f.kernel and f.place == instantiation.template), None)
 
 
 def _has_host_name(function: Function) -> bool:
@@ -135,7 +130,7 @@ def read_declarations(tokens: List[Token]) -> Declarations:
         result.statements.append((start, end, scope))
         statement = tokens[start : end + 1]
         if statement[0].text == "template" and (len(statement) < 2 or statement[1].text != "<"):
-            instantiation = _instantiation(tokens, start, end, scope, result.functions)
+            instantiation = _instantiation(tokens, start, end, scope)
             if instantiation:
                 result.instantiations.append(instantiation)
             continue
@@ -172,58 +167,13 @@ def _attribute(part: List[Token]) -> Attribute:
     return Attribute(name, arguments, part[0])
 
 
-def _instantiation(
-    tokens: List[Token], start: int, end: int, scope: str, functions: List[Function]
-) -> Optional[Instantiation]:
-    groups = read_attributes(tokens, start, end)
-    attributes = {a.name: a for group in groups for a in group[2]}
+def _instantiation(tokens: List[Token], start: int, end: int, scope: str) -> Optional[Instantiation]:
+    attributes = {a.name: a for group in read_attributes(tokens, start, end) for a in group[2]}
     words = [t.text for t in tokens[start:end]]
     if "kernel" not in attributes and "host_name" not in attributes and "kernel" not in words:
         return None
-    inside = {k for first, last, _ in groups for k in range(first, last + 1)}
-    found = None
-    i = start + 1
-    while i < end:
-        if i not in inside and tokens[i].text == "<" and tokens[i - 1].kind == "identifier":
-            close = matching_angle(tokens, i)
-            found = (i, close)
-            i = close
-        elif tokens[i].text in OPEN:
-            i = matching(tokens, i)
-        i += 1
-    opening = found[0] if found else _parameter_list(tokens, start + 1, end)
-    first = opening - 1
-    while tokens[first - 1].text == "::" and tokens[first - 2].kind == "identifier":
-        first -= 2
-    name = "".join(t.text for t in tokens[first:opening])
-    arguments = spell(tokens[found[0] + 1 : found[1]]) if found else _deduced(tokens, opening, name, functions)
-    if arguments is None:
-        raise CompileError(
-            _at(tokens[start], f"the template arguments of {name} do not follow from this instantiation")
-        )
-    host = string_value(list(attributes["host_name"].arguments)) if "host_name" in attributes else name
-    return Instantiation(host, name, scope, arguments, start, end, tokens[start])
-
-
-def _parameter_list(tokens: List[Token], start: int, end: int) -> int:
-    """Index of the '(' that opens a declaration's parameters, outside attributes."""
-    i = start
-    while i < end and tokens[i].text != "(":
-        i = matching(tokens, i) + 1 if tokens[i].text in OPEN else i + 1
-    return i
-
-
-def _deduced(tokens: List[Token], opening: int, name: str, functions: List[Function]) -> Optional[str]:
-    """Template arguments of an instantiation of the template `name` that gives parameters only."""
-    function = next((f for f in functions if f.template and f.name == name.split("::")[-1]), None)
-    if function is None or opening >= len(tokens):
-        return None
-    header = tokens[function.start + 2 : matching_angle(tokens, function.start + 1)]
-    signatures = (
-        [without_attributes(part) for part in split(tokens[first + 1 : matching(tokens, first)])]
-        for first in (function.open, opening)
-    )
-    return deduced(header, *signatures)
+    name = string_value(list(attributes["host_name"].arguments)) if "host_name" in attributes else ""
+    return Instantiation(name, scope, -1, "", start, end, tokens[start])
 
 
 def _constant(tokens: List[Token], start: int, end: int, values: Dict[str, int]) -> Optional[Constant]:
@@ -250,16 +200,19 @@ def _function(tokens: List[Token], start: int, end: int, scope: str, values: Dic
     groups = read_attributes(tokens, start, opening) + read_attributes(tokens, close, body)
     attributes = tuple(a for group in groups for a in group[2])
     kernel = any(a.name == "kernel" for a in attributes) or any(t.text == "kernel" for t in tokens[start:opening])
-    if body >= end or kernel and (name in ("void", "auto") or not ends_head(tokens[close + 1 : body])):
+    odd = tokens[name].text in ("void", "auto") or not ends_head(tokens[close + 1 : body])
+    if body >= end or kernel and odd:
         return None
     parameters = _parameters(tokens[opening + 1 : close], values) if kernel else ()
     template = tokens[start].text == "template"
-    return Function(name, scope, start, opening, close, body, end, template, arguments, kernel, attributes, parameters)
+    place = tokens[name].start
+    where = (place, start, opening, close, body, end)
+    return Function(tokens[name].text, scope, *where, template, arguments, kernel, attributes, parameters)
 
 
-def declarator(tokens: List[Token], i: int, end: int) -> Optional[Tuple[str, str, int]]:
-    """Of a function that tokens[i:end] may declare: its name, the template arguments if it specialises a template, and
-    the '(' of its parameters."""
+def declarator(tokens: List[Token], i: int, end: int) -> Optional[Tuple[int, str, int]]:
+    """Of a function that tokens[i:end] may declare: the token of its name, the template arguments if it specialises a
+    template, and the '(' of its parameters."""
     while tokens[i].text == "template":
         i = max(matching_angle(tokens, i + 1), i + 1) + 1
     name, arguments = i, ""
@@ -268,7 +221,7 @@ def declarator(tokens: List[Token], i: int, end: int) -> Optional[Tuple[str, str
         if text == "operator":
             return _operator(tokens, i)
         if text == "(":
-            return (tokens[name].text, arguments, i) if tokens[name].kind == "identifier" else None
+            return (name, arguments, i) if tokens[name].kind == "identifier" else None
         if text in CALLS and tokens[i + 1].text == "(" or text == "[":
             i = matching(tokens, i + (text != "["))
         elif text == "<" and matching_angle(tokens, i) > 0:
@@ -281,26 +234,34 @@ def declarator(tokens: List[Token], i: int, end: int) -> Optional[Tuple[str, str
     return None
 
 
-def _operator(tokens: List[Token], i: int) -> Optional[Tuple[str, str, int]]:
+def _operator(tokens: List[Token], i: int) -> Tuple[int, str, int]:
     opening = next(k for k in range(i + 1, len(tokens)) if tokens[k].text == "(")
     opening += 2 * (opening == i + 1)  # operator()
-    return "operator", "", opening
+    return i, "", opening
 
 
 def ends_head(tokens: List[Token]) -> bool:
     """Whether this may stand between a kernel's parameters and its body."""
-    return [t.text for t in without_attributes(tokens)] in ([], ["noexcept"], ["->", "void"])
+    inside = {k for first, last, _ in read_attributes(tokens, 0, len(tokens)) for k in range(first, last + 1)}
+    return [t.text for k, t in enumerate(tokens) if k not in inside] in ([], ["noexcept"], ["->", "void"])
 
 
 def _parameters(tokens: List[Token], values: Dict[str, int]) -> Tuple[Parameter, ...]:
-    parts = split(tokens)
-    found = [_parameter(part, values) for part in parts if part]
-    taken = {(p.kind, p.index) for p in found}
-    for i, parameter in enumerate(found):
-        if parameter.kind in ("buffer", "threadgroup") and parameter.index < 0:  # the first free index, in order
-            index = next(n for n in range(1000) if (parameter.kind, n) not in taken)
-            taken.add((parameter.kind, index))
-            found[i] = parameter._replace(index=index)
+    return placed([_parameter(part, values) for part in split(tokens) if part])
+
+
+def placed(parameters: List[Parameter]) -> Tuple[Parameter, ...]:
+    """Pointers and references whose attributes do not say so get a kind, and the first free index, in order."""
+    said = [p.kind in ("buffer", "threadgroup") and any(a.name == p.kind for a in p.attributes) for p in parameters]
+    taken = {(p.kind, p.index) for p, is_said in zip(parameters, said) if is_said}
+    found = []
+    for parameter, is_said in zip(parameters, said):
+        if parameter.shape != "value" and not is_said:
+            kind = "threadgroup" if parameter.space == "threadgroup" else "buffer"
+            index = next(n for n in range(1000) if (kind, n) not in taken)
+            taken.add((kind, index))
+            parameter = parameter._replace(kind=kind, index=index)
+        found.append(parameter)
     return tuple(found)
 
 
@@ -327,8 +288,6 @@ def _parameter(part: List[Token], values: Dict[str, int]) -> Parameter:
         kind, index = "buffer", _integer(named["buffer"], values)
     elif "threadgroup" in named:
         kind, index = "threadgroup", _integer(named["threadgroup"], values)
-    elif shape != "value":
-        kind = "threadgroup" if space == "threadgroup" else "buffer"
     else:
         kind = next((a.name for a in attributes if a.name != "function_constant"), "")
     return Parameter(name.text, kind, index, space, shape, constant, gate, attributes, tuple(kind_tokens), name)

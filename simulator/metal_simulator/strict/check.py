@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import tempfile
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -13,13 +12,12 @@ from ..source.columns import by_line, token_column, user_column
 from ..source.declarations import read_declarations
 from ..source.diagnostics import metal_words, parse_message
 from ..source.files import MARKER, Source, preprocess, user_tokens
-from ..source.tokens import Token, tokenise
+from ..source.tokens import Token
 from ..toolchain import cache
 from ..toolchain.clang import Clang, language_flags, run
 from ..toolchain.paths import INCLUDE
 from ..translate.edits import Rewritten
-from ..translate.repairs import repairable, repaired
-from ..translate.rewrite import for_check
+from ..translate.rewrite import for_check, read_types
 from ..translate.threadgroup_variables import THREADGROUP_LIMIT_MESSAGE
 from . import words
 from .language import Language, language_named, newer, newer_attributes, newer_names, predefined
@@ -48,21 +46,21 @@ def check(
 
 def _check(clang: Clang, source: Source, language: Optional[Language], flags: List[str]) -> List[Diagnostic]:
     text = preprocess(clang, source, run_time=False, flags=flags)
-    declarations = read_declarations(user_tokens(text))
+    declarations = read_types(text, read_declarations(user_tokens(text)))
     rewritten = for_check(text, declarations)
-    text, before = rewritten.text, ""
     found = lint(source, declarations)
-    while text != before:  # legal Metal that clang refuses is put differently, to see what is left
-        errors, tree = _run_clang(clang, text)
-        text, before = repaired(text, errors), text
+    errors, tree = _run_clang(clang, rewritten.text)
     refused = _clang_errors(errors)
     if refused or words.name_macros(source.files.values()):
         found += _words(clang, source, flags, {(d.file, d.line) for d in refused})
     messages = refused + tree_findings(tree, [str(path) for path in source.files])
     if language:
         found += _newer_tokens(language, declarations.tokens)
-        messages += _newer(clang, source, text, language)
-    return _ordered([*found, *map(_Places(rewritten, text).to_user, messages)])
+        messages += _newer(clang, source, rewritten.text, language)
+    found += map(_Places(rewritten).to_user, messages)
+    if not any(d.severity == "error" for d in found):
+        found += rewritten.unread
+    return _ordered(found)
 
 
 def _newer(clang: Clang, source: Source, text: str, language: Language) -> List[Diagnostic]:
@@ -109,9 +107,9 @@ def _ordered(found: Iterable[Diagnostic]) -> List[Diagnostic]:
 
 
 def _clang_errors(stderr: str) -> List[Diagnostic]:
-    """Errors at the user's own lines, without those to which only clang, not Metal, objects."""
+    """Errors at the user's own lines."""
     found: List[Diagnostic] = []
-    texts: List[List[str]] = []  # of each error and its notes, as clang has them
+    texts: List[str] = []  # of each error, as clang has it
     for line in stderr.splitlines():
         message = parse_message(line)
         if message is None:
@@ -120,59 +118,41 @@ def _clang_errors(stderr: str) -> List[Diagnostic]:
         if severity == "error":
             severity = "warning" if THREADGROUP_LIMIT_MESSAGE in text else severity  # it compiles, but never runs
             found.append(Diagnostic(file, row, column, severity, metal_words(text)))
-            texts.append([text])
-        elif severity == "note" and found:
-            texts[-1].append(text)
-            if found[-1].file.startswith(str(INCLUDE)) and "requested here" in text:
+            texts.append(text)
+        elif severity == "note" and found and "requested here" in text:
+            if found[-1].file.startswith(str(INCLUDE)):
                 found[-1] = found[-1]._replace(file=file, line=row, column=column)  # blame the caller of our header
     # An unqualified pointer shows in the syntax tree, where it is told in Metal's words.
-    return [
-        d for d, (text, *notes) in zip(found, texts) if "__generic" not in text and not repairable(text, tuple(notes))
-    ]
-
-
-def _before(line: str, repaired: str, column: int) -> int:
-    """Column in a line of the token that stands at a column of what repairs made of it."""
-    if line == repaired:
-        return column
-    old, new = tokenise(line), tokenise(repaired)
-    at = max((i for i, token in enumerate(new) if token.start < column), default=0)
-    same = difflib.SequenceMatcher(None, [t.text for t in old], [t.text for t in new], autojunk=False)
-    for block in same.get_matching_blocks()[:-1]:
-        if at < block.b + block.size:  # or before it: in what a repair put there
-            return old[block.a + max(at - block.b, 0)].start + 1
-    return column
+    return [d for d, text in zip(found, texts) if "__generic" not in text]
 
 
 class _Line(NamedTuple):
     start: int  # offset in the rewritten text
-    end: int
-    repaired: str  # what repairs made of it
+    text: str
 
 
 class _Places:
-    """From a line and column of the repaired text, named by line markers, to those of the user's file."""
+    """From a line and column of the rewritten text, named by line markers, to those of the user's file."""
 
-    def __init__(self, rewritten: Rewritten, repaired: str):
+    def __init__(self, rewritten: Rewritten):
         self._rewritten = rewritten
         self._lines: Dict[Tuple[str, int], List[_Line]] = {}
         file, line, start = "", 1, 0
-        for text, put in zip(rewritten.text.split("\n"), repaired.split("\n")):
+        for text in rewritten.text.split("\n"):
             marker = MARKER.match(text)
             if marker:
                 line, file = int(marker.group(1)), marker.group(2)
             else:
-                self._lines.setdefault((file, line), []).append(_Line(start, start + len(text), put))
+                self._lines.setdefault((file, line), []).append(_Line(start, text))
                 line += 1
             start += len(text) + 1
 
     def to_user(self, diagnostic: Diagnostic) -> Diagnostic:
         lines = self._lines.get((diagnostic.file, diagnostic.line), [])
-        line = next((x for x in lines if len(x.repaired) >= diagnostic.column - 1 and x.repaired), None)
+        line = next((x for x in lines if len(x.text) >= diagnostic.column - 1 and x.text), None)
         if line is None:
             return diagnostic
-        column = _before(self._rewritten.text[line.start : line.end], line.repaired, diagnostic.column)
-        offset = self._original(line.start + column - 1)
+        offset = self._original(line.start + diagnostic.column - 1)
         original = self._rewritten.original
         start = original.rfind("\n", 0, offset) + 1
         end = original.find("\n", offset)

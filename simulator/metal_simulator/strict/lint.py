@@ -250,7 +250,7 @@ def _positions(function: Function) -> Iterator[Report]:
 def _host_names(declarations: Declarations) -> Iterator[Report]:
     tokens = declarations.tokens
     named = [(host_name(f), tokens[f.open - 1]) for f in declarations.functions if f.kernel and not f.template]
-    named += [(i.host_name, i.token) for i in declarations.instantiations]
+    named += [(i.host_name, i.token) for i in declarations.instantiations if i.host_name]
     seen = {}
     for name, token in named:
         if name in seen:

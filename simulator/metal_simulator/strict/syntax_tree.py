@@ -9,7 +9,6 @@ from ..errors import Diagnostic
 from ..source.diagnostics import metal_words
 from . import words
 from .aliasing import aliasing_findings
-from .conditions import condition_findings
 from .nodes import Node, read_nodes
 
 _DECLARED = {"ParmVarDecl", "VarDecl", "FieldDecl", "TypedefDecl", "TypeAliasDecl"}
@@ -43,7 +42,7 @@ def tree_findings(dump: str, files: Sequence[str]) -> List[Diagnostic]:
                 found.append(Diagnostic(node.file, at.line, at.column, severity, message))
         parents.append(node)
     places = set()
-    for i, severity, message in [*aliasing_findings(nodes), *condition_findings(nodes)]:
+    for i, severity, message in aliasing_findings(nodes):
         place = nodes[i].file, nodes[i].line, nodes[i].column
         if place[0] in wanted and place not in places:  # once for all instantiations
             places.add(place)

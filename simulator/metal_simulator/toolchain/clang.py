@@ -128,6 +128,7 @@ def language_flags(run_time: bool) -> List[str]:
         "-cl-std=clc++2021",
         "-cl-no-stdinc",
         "-nostdinc",
+        "-fdeclspec",
         "-cl-single-precision-constant",
         "-Xclang",
         f"-cl-ext={extensions}",

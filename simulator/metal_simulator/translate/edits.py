@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import List, NamedTuple
+from typing import Iterable, List, NamedTuple, Sequence
 
+from ..errors import Diagnostic
 from ..source.tokens import Token
 
 
@@ -15,16 +16,38 @@ class Edit(NamedTuple):
     text: str
 
 
+class Wrap(NamedTuple):
+    """Something before text[start:end), and something behind it."""
+
+    start: int
+    end: int
+    before: str
+    after: str
+
+
 class Rewritten(NamedTuple):
-    """The text for clang, the text before, and the edits between them (for columns of diagnostics)."""
+    """The text for clang, the text before, and the edits between them (for columns of diagnostics).
+
+    unread: what of the text is not understood; an error, if clang takes it.
+    """
 
     text: str
     original: str
     edits: List[Edit]
+    unread: Sequence[Diagnostic] = ()
 
 
 def replace_tokens(tokens: List[Token], first: int, last: int, text: str) -> Edit:
     return Edit(tokens[first].start, tokens[last].end, text)
+
+
+def wrap_edits(wraps: Iterable[Wrap]) -> List[Edit]:
+    """Wraps as insertions, nested: of those of one place the first is outside."""
+    sides = []
+    for i, wrap in enumerate(wraps):
+        sides.append(((wrap.start, 1, -wrap.end, i), Edit(wrap.start, wrap.start, wrap.before)))
+        sides.append(((wrap.end, 0, -wrap.start, -i), Edit(wrap.end, wrap.end, wrap.after)))
+    return [edit for _, edit in sorted(sides) if edit.text]
 
 
 def apply_edits(text: str, edits: List[Edit]) -> Rewritten:

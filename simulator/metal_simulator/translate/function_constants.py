@@ -6,12 +6,11 @@ import difflib
 import math
 import operator
 import re
-from typing import Callable, Dict, List, Mapping, Sequence, Set
+from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from ..errors import CompileError
-from ..source.declarations import Constant, Declarations
-from ..source.tokens import Token
-from .edits import Edit, replace_tokens
+from ..source.declarations import Constant
+from .edits import Edit
 
 _RANGES = {
     "char": (-128, 127),
@@ -36,6 +35,17 @@ _RANGES = {
 }
 _VECTOR = re.compile(r"([a-z]+)([234])|vec<(\w+),([234])>")
 _FLOATS = ("half", "float", "bfloat")
+
+
+class Derived(NamedTuple):
+    """A constant at namespace scope in whose value others are named."""
+
+    statement: Tuple[int, int]  # where it stands
+    place: int  # of its name
+    end: int  # of its value
+    name: str
+    type: str
+    uses: List[int]  # places of the others
 
 
 def near(name: str, names: Sequence[str]) -> str:
@@ -100,33 +110,25 @@ def _spell_float(value: object, wrong: CompileError) -> str:
     return f"{number.hex()}f"
 
 
-def derived_edits(declarations: Declarations, unset: Set[str]) -> List[Edit]:
-    """Constants computed from function constants without a value have none either."""
-    tokens, edits, roots = declarations.tokens, [], {name: name for name in unset}
-    for start, end, _ in declarations.statements:
-        words = [t.text for t in tokens[start:end]]
-        if "=" not in words or "__constant" not in words[: words.index("=")] or "function_constant" in words:
-            continue
-        equals = words.index("=")
-        root = next((roots[word] for word in words[equals:] if word in roots), None)
-        if "(" in words[:equals] or "{" in words[:equals]:
-            continue
-        if root is not None and tokens[start + equals - 1].kind == "identifier":
-            name = words[equals - 1]
-            roots[name] = root
-            kind = " ".join(w for w in words[: equals - 1] if w not in ("__constant", "const", "static", "constexpr"))
-            text = f'extern __constant const {kind} {name} __asm__("metal_unset_{root}");'
-            edits.append(replace_tokens(tokens, start, end, text))
+def derived_edits(text: str, constants: Sequence[Derived], unset: Mapping[int, str]) -> List[Edit]:
+    """Constants computed from function constants without a value have none either. unset: those, by place"""
+    roots = dict(unset)
+    for made in constants:
+        root = next((roots[use] for use in made.uses if use in roots), None)
+        if root is not None:
+            roots[made.place] = root
+    edits = []
+    for start, end in sorted({made.statement for made in constants if made.place in roots}):
+        ours = [made for made in constants if made.statement == (start, end)]
+        head = text[start : ours[0].place]
+        edits.append(Edit(start, end, " ".join(_declaration(text, head, made, roots.get(made.place)) for made in ours)))
     return edits
 
 
-def definedness_edits(tokens: List[Token], answer: Callable[[str], str]) -> List[Edit]:
-    """is_function_constant_defined(name), answered."""
-    return [
-        replace_tokens(tokens, i, i + 3, answer(tokens[i + 2].text))
-        for i in range(len(tokens) - 3)
-        if tokens[i].text == "is_function_constant_defined"
-    ]
+def _declaration(text: str, head: str, made: Derived, root: Optional[str]) -> str:
+    if root is None:
+        return f"{head} {text[made.place : made.end]};"
+    return f'extern __constant const {made.type} {made.name} __asm__("metal_unset_{root}");'
 
 
 def definition(constant: Constant, values: Dict[str, str], optional) -> str:

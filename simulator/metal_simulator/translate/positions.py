@@ -3,7 +3,7 @@ function may say `id`."""
 
 from __future__ import annotations
 
-from typing import Iterator, List, NamedTuple, Set
+from typing import Iterable, Iterator, List, NamedTuple, Tuple
 
 from ..limits import LANES
 from ..source.declarations import Declarations, read_attributes
@@ -33,55 +33,41 @@ POSITIONS = {
     "quadgroups_per_threadgroup": "::metal::__quadgroups(c->shape)",
     "dispatch_quadgroups_per_threadgroup": "::metal::__quadgroups(c->shape)",
 }
-_NOT_TYPES = {"return", "else", "case", "do"}
 _QUALIFIERS = {"const", "static", "constexpr", "__constant"}
 
 
-class _Input(NamedTuple):
-    name: str
+class Input(NamedTuple):
+    """A position that is declared at namespace scope."""
+
+    place: int  # of its name
     type: str
     position: str  # its attribute
-    start: int  # of the declaration, and its semicolon
+    start: int  # of the statement, and its end
     end: int
 
 
-def input_edits(declarations: Declarations) -> List[Edit]:
-    tokens, edits = declarations.tokens, []
-    for found in _inputs(declarations):
-        edits.append(Edit(tokens[found.start].start, tokens[found.end].end, ""))
+def input_edits(declared: Iterable[Input], named: Iterable[Tuple[Tuple[int, int], Input]]) -> List[Edit]:
+    """named: where an input is named"""
+    edits = [Edit(start, end, "") for start, end in sorted({(i.start, i.end) for i in declared})]
+    for (start, end), found in named:
         value = POSITIONS[found.position].replace("c->", "::metal::metal_context()->")
-        hidden = _hidden(declarations, found.name)
-        edits += [
-            Edit(token.start, token.end, f"::metal::__input<{found.type}>({value})")
-            for i, token in enumerate(tokens)
-            if token.text == found.name
-            and i not in hidden
-            and tokens[i - 1].text not in (".", "->")
-            and not (tokens[i - 1].text == "[" and tokens[i - 2].text == "[")  # the attribute of another
-            and not found.start <= i <= found.end
-        ]
+        edits.append(Edit(start, end, f"::metal::__input<{found.type}>({value})"))
     return edits
 
 
-def _inputs(declarations: Declarations) -> Iterator[_Input]:
+def inputs(declarations: Declarations) -> Iterator[Input]:
+    """By their attributes, which no C++ parser keeps."""
     tokens = declarations.tokens
     for start, end, _ in declarations.statements:
         if tokens[end].text != ";" or tokens[start].text in ("struct", "class", "template", "using", "typedef"):
             continue
         groups = read_attributes(tokens, start, end)
-        if len(groups) == 1 and groups[0][1] == end - 1 and len(groups[0][2]) == 1:
-            first, _, (attribute,) = groups[0]
-            kind = [t for t in tokens[start : first - 1] if t.text not in _QUALIFIERS]
-            if attribute.name in POSITIONS and kind and all(t.text not in ("(", ")") for t in kind):
-                yield _Input(tokens[first - 1].text, spell(kind), attribute.name, start, end)
-
-
-def _hidden(declarations: Declarations, name: str) -> Set[int]:
-    """Tokens of the functions that have something of their own by this name."""
-    tokens, hidden = declarations.tokens, set()
-    for function in declarations.functions:
-        inside = range(function.open, function.end + 1)
-        own = (i for i in inside if tokens[i].text == name and tokens[i - 1].kind == "identifier")
-        if any(tokens[i - 1].text not in _NOT_TYPES for i in own):
-            hidden.update(inside)
-    return hidden
+        kind = [t for t in tokens[start : groups[0][0] - 1] if t.text not in _QUALIFIERS] if groups else []
+        if (
+            kind
+            and all(len(a) == 1 and a[0].name in POSITIONS for *_, a in groups)
+            and "(" not in [t.text for t in kind]
+        ):
+            for first, _, (attribute,) in groups:
+                name = tokens[first - 1]
+                yield Input(name.start, spell(kind), attribute.name, tokens[start].start, tokens[end].end)

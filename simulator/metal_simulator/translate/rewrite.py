@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import re
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, List, NamedTuple, Optional, Tuple
 
+from ..errors import Diagnostic
 from ..source.declarations import Declarations, Function, Instantiation, read_attributes
 from ..source.tokens import Token, matching, matching_angle
+from ..toolchain import cache
 from .address_spaces import space_edits
-from .comparisons import comparison_edits
-from .constructors import constructor_edits
+from .declared import Question, derived, pointed, position_edits, questions, specialised, with_types
 from .edits import Edit, Rewritten, apply_edits, replace_tokens
 from .entry_point import entry_point
-from .function_constants import definedness_edits, definition, derived_edits
-from .function_pointers import function_edits
-from .members import member_edits
-from .positions import input_edits
+from .function_constants import Derived, definition, derived_edits
+from .reading import read
 from .threadgroup_variables import blocks_around, limit_test, threadgroup_variables
+from .typed import typed_edits
 
 _RENDERING = ("vertex", "fragment")
 _PLAIN_FLOAT = re.compile(r"(?=.*[.ep])(?:0x[\da-f.]+p|[\d.']+(?:e|$))[+-]?\d*")
 
 
 def for_check(text: str, declarations: Declarations) -> Rewritten:
-    edits = _common_edits(text, declarations, limit=True)
+    known = facts(text, declarations)
+    edits = _common_edits(declarations, known.edits, limit=True)
     for constant in declarations.constants:
         edits.append(
             replace_tokens(
@@ -33,10 +34,10 @@ def for_check(text: str, declarations: Declarations) -> Rewritten:
                 f"extern const __constant {constant.type} {constant.name};",
             )
         )
-    edits += definedness_edits(declarations.tokens, lambda name: "true")
+    edits += [Edit(question.start, question.end, "true") for question in known.questions]
     for instantiation in declarations.instantiations:
         edits += _drop_attributes(declarations.tokens, instantiation.start, instantiation.end)
-    return apply_edits(text, edits)
+    return apply_edits(text, edits)._replace(unread=known.unread)
 
 
 def for_run(
@@ -44,32 +45,83 @@ def for_run(
 ) -> Rewritten:
     """constants: values as C++ text; a constant without value stays an undefined symbol, metal_unset_<name>."""
     tokens = declarations.tokens
-    edits = _common_edits(text, declarations)
-    optional = {tokens[i + 2].text for i in range(len(tokens) - 2) if tokens[i].text == "is_function_constant_defined"}
+    known = facts(text, declarations)
+    edits = _common_edits(declarations, known.edits)
+    names = {constant.token.start: constant.name for constant in declarations.constants}
+    optional = {names.get(question.constant, "") for question in known.questions}
     for constant in declarations.constants:
         edits.append(replace_tokens(tokens, constant.start, constant.end, definition(constant, constants, optional)))
-    edits += derived_edits(declarations, {c.name for c in declarations.constants} - set(constants) - optional)
-    edits += definedness_edits(tokens, lambda name: "true" if name in constants else "false")
+    unset = {c.token.start: c.name for c in declarations.constants if c.name not in {*constants, *optional}}
+    edits += derived_edits(text, known.derived, unset)
+    for start, end, constant in known.questions:
+        edits.append(Edit(start, end, "true" if names.get(constant) in constants else "false"))
     for instantiation in declarations.instantiations:
         edits.append(replace_tokens(tokens, instantiation.start, instantiation.end, ""))
     for function in declarations.functions:
         if function.kernel and not function.template:
             edits.append(Edit(tokens[function.start].start, tokens[function.start].start, "static "))
     rewritten = apply_edits(text, edits)
-    return rewritten._replace(text=rewritten.text + entry_point(kernel))
+    return rewritten._replace(text=rewritten.text + entry_point(kernel), unread=known.unread)
 
 
-def _common_edits(text: str, declarations: Declarations, limit: bool = False) -> List[Edit]:
-    tokens = declarations.tokens
-    edits = comparison_edits(tokens) + function_edits(tokens) + constructor_edits(tokens)
-    edits += (
-        member_edits(tokens)
-        + space_edits(declarations)
-        + input_edits(declarations)
-        + _literals(tokens)
-        + _redeclarations(declarations)
+class Facts(NamedTuple):
+    """What types say of a text, for all its kernels."""
+
+    edits: List[Edit]
+    unread: List[Diagnostic]  # what cannot be read
+    derived: List[Derived]
+    questions: List[Question]
+    pointed: Dict[int, Tuple[str, str, bool]]  # see declared.pointed
+    specialised: Dict[int, Tuple[int, str]]  # see declared.specialised
+
+
+def facts(text: str, declarations: Declarations) -> Facts:
+    """libclang's reading of a text, which is remembered."""
+    name = "facts-" + cache.key(text)
+    known = cache.read(name)
+    if known is None:
+        reading = read(text, declarations, _taken(declarations))
+        known = Facts(
+            edits=typed_edits(reading, text) + position_edits(reading, declarations),
+            unread=reading.problems(),
+            derived=derived(reading, declarations),
+            questions=questions(reading),
+            pointed=list(pointed(reading).items()),
+            specialised=list(specialised(reading).items()),
+        )._asdict()
+        cache.write(name, known)
+    return Facts(
+        [Edit(*edit) for edit in known["edits"]],
+        [Diagnostic(*unread) for unread in known["unread"]],
+        [Derived(tuple(statement), *rest) for statement, *rest in known["derived"]],
+        [Question(*question) for question in known["questions"]],
+        {place: tuple(said) for place, said in known["pointed"]},
+        {place: tuple(said) for place, said in known["specialised"]},
     )
-    edits += _rendering(declarations)
+
+
+def read_types(text: str, declarations: Declarations) -> Declarations:
+    """Declarations whose kernels' parameters and instantiations are what their types say."""
+    known = facts(text, declarations)
+    return with_types(declarations, known.pointed, known.specialised)
+
+
+def _taken(declarations: Declarations) -> List[Tuple[int, int]]:
+    """Places of the text that say nothing to a C++ parser."""
+    tokens = declarations.tokens
+    taken = [(e.start, e.end) for e in _redeclarations(declarations) + _rendering(declarations)]
+    for function in declarations.functions:
+        if function.kernel:
+            taken += [(e.start, e.end) for e in _drop_attributes(tokens, function.start, function.body)]
+    for instantiation in declarations.instantiations:
+        taken += [(e.start, e.end) for e in _drop_attributes(tokens, instantiation.start, instantiation.end)]
+    return taken
+
+
+def _common_edits(declarations: Declarations, edits: List[Edit], limit: bool = False) -> List[Edit]:
+    tokens = declarations.tokens
+    edits = _literals(tokens) + edits + space_edits(tokens)
+    edits += _redeclarations(declarations) + _rendering(declarations)
     number = 0
     for function in declarations.functions:
         if not function.kernel:
@@ -98,7 +150,7 @@ def _rendering(declarations: Declarations) -> List[Edit]:
     tokens, edits = declarations.tokens, []
     for start, end, _ in declarations.statements:
         while tokens[start].text == "template" and tokens[start + 1].text == "<":
-            start = matching_angle(tokens, start + 1) + 1
+            start = max(matching_angle(tokens, start + 1), start + 1) + 1
         words = tokens[start : min(end, start + 2)]  # `template fragment ...` instantiates
         edits += [Edit(t.start, t.end, "") for t in words if t.text in _RENDERING]
     return edits

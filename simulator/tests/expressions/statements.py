@@ -89,8 +89,9 @@ def declarators(g: Generator, type: Type, depth: int) -> Node:
     parts = tuple(source(g, type, depth) if plain else g.expression(type, depth) for _ in range(2))
 
     def evaluate(a, b):
-        if "(" in before[:8]:
-            refuse_declarator(a)
+        for part, value in (("$v($0)", a), ("$w($1)", b)):
+            if part in before:
+                refuse_declarator(value)
         chosen = b if second else a
         return converted(chosen.value, chosen.type, type)
 

@@ -1,6 +1,16 @@
 // Constructors and conversions of vectors. The front end writes float4(...) as __construct<float4>(...).
 #pragma once
 namespace metal {
+// An object whose constructor takes a `const thread U&`, of another number than U.
+template <typename T, typename U, typename... R, typename A> METAL_FUNC constexpr T __make_through(A a) {
+  if constexpr (__is_constructible(T, const thread U&) || sizeof...(R) == 0) {
+    thread U u = a;
+    return T(u);
+  } else {
+    return __make_through<T, R...>(a);
+  }
+}
+
 template <typename T, bool vector = __is_vector<T>::value, int N = __is_vector<T>::size>
 struct __constructor {
   template <typename... A>
@@ -9,8 +19,11 @@ struct __constructor {
   }
   template <typename A>
   static METAL_FUNC constexpr T make(A a) {
-    if constexpr (__is_same(T, bfloat) && __is_same(A, half)) return static_cast<bfloat>(float(a));
+    if constexpr (__is_pointer(T)) return (T)a;
+    else if constexpr (__is_same(T, bfloat) && __is_same(A, half)) return static_cast<bfloat>(float(a));
     else if constexpr (__is_same(T, half) && __is_same(A, bfloat)) return static_cast<half>(float(a));
+    else if constexpr (__is_class(T) && __is_arithmetic(A) && !__is_constructible(T, thread A&))
+      return __make_through<T, float, half, ulong, long, uint, int, ushort, short, uchar, char>(a);
     else return static_cast<T>(a);
   }
   static METAL_FUNC constexpr T make() { return T(); }
@@ -35,6 +48,11 @@ METAL_FUNC void __append_all(__private S* to, A a, R... rest) {
 template <typename T, int N>
 struct __constructor<T, true, N> {
   using S = typename __is_vector<T>::scalar;
+  // Where constants are evaluated, a vector has no components.
+  template <typename A> static METAL_FUNC constexpr T __components_of(A a) {
+    if constexpr (__is_class(A) || __is_class(T)) return T{};
+    else return __builtin_convertvector(a, T);
+  }
   static METAL_FUNC constexpr T make() { return T{}; }
   template <typename A>
   static METAL_FUNC constexpr T make(A a) {
@@ -42,6 +60,7 @@ struct __constructor<T, true, N> {
       static_assert(__is_vector<A>::size == N, "a vector is constructed from a vector of another length");
       using C = __constructor<S>;
       if constexpr (__is_same(A, T)) return a;
+      else if (!__is_class(A) && __builtin_is_constant_evaluated()) return __components_of(a);
       else if constexpr (N == 2) return T{C::make(a[0]), C::make(a[1])};
       else if constexpr (N == 3) return T{C::make(a[0]), C::make(a[1]), C::make(a[2])};
       else return T{C::make(a[0]), C::make(a[1]), C::make(a[2]), C::make(a[3])};
@@ -78,19 +97,61 @@ METAL_FUNC constexpr T __convert(A a) {
   return __constructor<T>::make(a);
 }
 
+// A vector from braces; components that are not named are 0.
+template <typename T, typename... A>
+METAL_FUNC constexpr T __filled(A... a) {
+  constexpr int missing = __is_vector<T>::size - (0 + ... + __is_vector<A>::size);
+  if constexpr (missing <= 0 || missing == __is_vector<T>::size) return __construct<T>(a...);
+  else return __filled<T>(a..., 0);
+}
+// Braces of a type that may be a vector for some template arguments.
+template <typename T, typename... A>
+METAL_FUNC constexpr T __braced(A... a) {
+#pragma clang diagnostic push
+#pragma clang diagnostic ignored "-Wc++11-narrowing"
+  if constexpr (__is_vector<T>::value) return __filled<T>(a...);
+  else if constexpr (__is_class(T) || sizeof...(A) != 1) return T{a...};
+  else return __construct<T>(a...);
+#pragma clang diagnostic pop
+}
+// The same where the type is not said: they become whatever type is wanted of them.
+template <typename... A>
+struct __list {
+  template <typename T, typename... B> METAL_FUNC constexpr T __make(B... b) const { return __braced<T>(b...); }
+};
+template <typename A, typename... R>
+struct __list<A, R...> {
+  A first;
+  __list<R...> rest;
+  template <typename T, typename... B> METAL_FUNC constexpr T __make(B... b) const {
+    return rest.template __make<T>(b..., first);
+  }
+  template <typename T> METAL_FUNC constexpr operator T() const { return __make<T>(); }
+};
+METAL_FUNC constexpr __list<> __braces() { return {}; }
+template <typename A, typename... R>
+METAL_FUNC constexpr __list<A, R...> __braces(A a, R... rest) {
+  return {a, __braces(rest...)};
+}
+
 // A copy of an object in constant memory; every address space is the same memory on this machine.
 template <typename T>
 METAL_FUNC constexpr T __copy(const __constant T& object) {
   return __builtin_bit_cast(T, object);
 }
 template <typename T>
-METAL_FUNC __value_t<T> __copy(const T& object) {
+METAL_FUNC constexpr __value_t<T> __copy(const T& object) {
   return object;
 }
 
-// What repairs.py puts around operands that clang refuses.
 template <typename T>
-struct __temporary {  // a value that a `thread T&` can name until the end of the expression
+METAL_FUNC constexpr T __value(T value) {
+  return value;
+}
+
+// A value that a `thread T&` can name until the end of the expression.
+template <typename T>
+struct __temporary {
   T value;
   METAL_FUNC constexpr thread T& get() { return *addrspace_cast<thread T*>(&value); }
 };
@@ -98,53 +159,58 @@ template <typename T>
 METAL_FUNC constexpr __temporary<T> __lasting(T value) {
   return {value};
 }
+// The same of what is a value for some template arguments, and for others an object, which is itself.
 template <typename T>
-METAL_FUNC auto __integer(T value) {
+struct __itself {
+  T object;
+  METAL_FUNC constexpr T get() { return object; }
+};
+#define __METAL_ITSELF(space)                                                                       \
+  template <typename T> METAL_FUNC constexpr __itself<space T&> __lasting_or_itself(space T& object) { \
+    return {object};                                                                                \
+  }
+__METAL_ITSELF(thread)
+__METAL_ITSELF(device)
+__METAL_ITSELF(threadgroup)
+__METAL_ITSELF(constant)
+template <typename T> struct __is_named : false_type {};
+template <typename T> struct __is_named<T&> : true_type {};
+template <typename T>
+METAL_FUNC constexpr enable_if_t<!__is_named<T>::value, __temporary<__value_t<T>>> __lasting_or_itself(T&& value) {
+  return {value};
+}
+// The same of what is a part of a B: components of vectors are values.
+template <typename B, typename T>
+METAL_FUNC constexpr enable_if_t<__is_vector<__value_t<B>>::value, __temporary<__value_t<T>>> __lasting_part(T value) {
+  return {value};
+}
+template <typename B, typename T>
+METAL_FUNC constexpr auto __lasting_part(T&& part) ->
+    typename enable_if<!__is_vector<__value_t<B>>::value, decltype(__lasting_or_itself(static_cast<T&&>(part)))>::type {
+  return __lasting_or_itself(static_cast<T&&>(part));
+}
+// What is added to a pointer: an object that stands for an integer is none to clang here.
+template <typename T>
+METAL_FUNC constexpr auto __integer(T value) {
   if constexpr (__is_class(T)) return long(value);
   else return value;
 }
-template <typename T> struct __scalar_operand {
-  T value;
-  METAL_FUNC operator T() const { return value; }
-  template <typename U, int N> METAL_FUNC operator vec<U, N>() const { return vec<U, N>(U(value)); }
+// The same beside a B, which may be a pointer.
+template <typename T, bool stands_for_integer> struct __offset { using type = T; };
+template <typename T> struct __offset<T, true> { using type = long; };
+template <typename T, typename B>
+using __offset_t = typename __offset<__value_t<T>, __is_class(__value_t<T>) && __is_pointer(__value_t<B>)>::type;
+// What a bool becomes on its way to a T: as a vector's components it is 1, where clang has -1.
+template <typename T> struct __of_bool { using type = bool; };
+template <typename T, int N> struct __of_bool<__vec<T, N>> { using type = int; };
+template <typename T> using __of_bool_t = typename __of_bool<__value_t<T>>::type;
+// What a number of type S becomes beside operands of types T: of a vector the type of its components.
+template <typename S, typename... T> struct __beside_operands { using type = S; };
+template <typename S, typename T, typename... R> struct __beside_operands<S, T, R...> : __beside_operands<S, R...> {};
+template <typename S, typename T, int N, typename... R> struct __beside_operands<S, __vec<T, N>, R...> {
+  using type = T;
 };
-template <typename T>
-METAL_FUNC __scalar_operand<T> __operand(T value) {
-  return {value};
-}
-#define __METAL_SCALAR_OPERAND(op)                                                                            \
-  template <typename T, int N, typename S>                                                                    \
-  METAL_FUNC auto operator op(vec<T, N> v, __scalar_operand<S> s) { return v op vec<T, N>(T(s.value)); }      \
-  template <typename T, int N, typename S>                                                                    \
-  METAL_FUNC auto operator op(__scalar_operand<S> s, vec<T, N> v) { return vec<T, N>(T(s.value)) op v; }
-// clang-format off
-__METAL_SCALAR_OPERAND(+) __METAL_SCALAR_OPERAND(-) __METAL_SCALAR_OPERAND(*) __METAL_SCALAR_OPERAND(/)
-__METAL_SCALAR_OPERAND(%) __METAL_SCALAR_OPERAND(&) __METAL_SCALAR_OPERAND(|) __METAL_SCALAR_OPERAND(^)
-__METAL_SCALAR_OPERAND(<<) __METAL_SCALAR_OPERAND(>>) __METAL_SCALAR_OPERAND(<) __METAL_SCALAR_OPERAND(>)
-__METAL_SCALAR_OPERAND(<=) __METAL_SCALAR_OPERAND(>=) __METAL_SCALAR_OPERAND(==) __METAL_SCALAR_OPERAND(!=)
-// clang-format on
-#define __METAL_SCALAR_ASSIGN_IN(op, space)                                                                   \
-  template <typename T, int N, typename S>                                                                    \
-  METAL_FUNC void operator op##=(space vec<T, N>& v, __scalar_operand<S> s) { v = v op vec<T, N>(T(s.value)); }
-#define __METAL_SCALAR_ASSIGN(op)                                                                             \
-  __METAL_SCALAR_ASSIGN_IN(op, thread) __METAL_SCALAR_ASSIGN_IN(op, device) __METAL_SCALAR_ASSIGN_IN(op, threadgroup)
-// clang-format off
-__METAL_SCALAR_ASSIGN(+) __METAL_SCALAR_ASSIGN(-) __METAL_SCALAR_ASSIGN(*) __METAL_SCALAR_ASSIGN(/)
-// clang-format on
-
-// (float4) x is written __cast<float4>() ->* x, an operator that binds almost as tightly as a cast.
-template <typename T> struct __cast {};
-template <typename T, typename A>
-METAL_FUNC constexpr T operator->*(__cast<T>, A a) {
-  if constexpr (__is_pointer(T)) return (T)a;
-  else return __construct<T>(a);
-}
-template <typename T> struct __negated_cast {};
-template <typename T> METAL_FUNC constexpr __negated_cast<T> operator-(__cast<T>) { return {}; }
-template <typename T, typename A>
-METAL_FUNC constexpr T operator->*(__negated_cast<T>, A a) {
-  return -__construct<T>(a);
-}
+template <typename S, typename... T> using __beside_t = typename __beside_operands<S, __value_t<T>...>::type;
 }  // namespace metal
 
 template <typename T, typename U>

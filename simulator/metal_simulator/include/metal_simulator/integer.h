@@ -1,22 +1,6 @@
 // Integer functions. Overloads are per exact type, so mixed arguments are ambiguous, as they are to Apple's compiler.
 #pragma once
-#define __METAL_EACH(f, T)                                                                        \
-  METAL_FUNC T##2 f(T##2 a) { return T##2{f(a.x), f(a.y)}; }                                      \
-  METAL_FUNC T##3 f(T##3 a) { return T##3{f(a.x), f(a.y), f(a.z)}; }                              \
-  METAL_FUNC T##4 f(T##4 a) { return T##4{f(a.x), f(a.y), f(a.z), f(a.w)}; }
-#define __METAL_EACH2(f, T)                                                                       \
-  METAL_FUNC T##2 f(T##2 a, T##2 b) { return T##2{f(a.x, b.x), f(a.y, b.y)}; }                    \
-  METAL_FUNC T##3 f(T##3 a, T##3 b) { return T##3{f(a.x, b.x), f(a.y, b.y), f(a.z, b.z)}; }       \
-  METAL_FUNC T##4 f(T##4 a, T##4 b) { return T##4{f(a.x, b.x), f(a.y, b.y), f(a.z, b.z), f(a.w, b.w)}; }
-#define __METAL_EACH3(f, T)                                                                       \
-  METAL_FUNC T##2 f(T##2 a, T##2 b, T##2 c) { return T##2{f(a.x, b.x, c.x), f(a.y, b.y, c.y)}; }  \
-  METAL_FUNC T##3 f(T##3 a, T##3 b, T##3 c) {                                                     \
-    return T##3{f(a.x, b.x, c.x), f(a.y, b.y, c.y), f(a.z, b.z, c.z)};                            \
-  }                                                                                               \
-  METAL_FUNC T##4 f(T##4 a, T##4 b, T##4 c) {                                                     \
-    return T##4{f(a.x, b.x, c.x), f(a.y, b.y, c.y), f(a.z, b.z, c.z), f(a.w, b.w, c.w)};          \
-  }
-
+#include <metal_simulator/each.h>
 namespace metal {
 typedef signed _BitInt(128) __wide_long;
 typedef unsigned _BitInt(128) __wide_ulong;
@@ -125,4 +109,12 @@ __METAL_EACH2(mul24, int) __METAL_EACH2(mul24, uint) __METAL_EACH3(mad24, int) _
 __METAL_ABSDIFF(char, uchar) __METAL_ABSDIFF(uchar, uchar) __METAL_ABSDIFF(short, ushort) __METAL_ABSDIFF(ushort, ushort)
 __METAL_ABSDIFF(int, uint) __METAL_ABSDIFF(uint, uint) __METAL_ABSDIFF(long, ulong) __METAL_ABSDIFF(ulong, ulong)
 // clang-format on
+__METAL_SPREAD_ALL(int)
+__METAL_SPREAD_ALL(uint)
+__METAL_SPREAD_ALL(short)
+__METAL_SPREAD_ALL(ushort)
+__METAL_SPREAD_ALL(char)
+__METAL_SPREAD_ALL(uchar)
+__METAL_SPREAD_ALL(long)
+__METAL_SPREAD_ALL(ulong)
 }  // namespace metal

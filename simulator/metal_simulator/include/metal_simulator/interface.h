@@ -40,6 +40,10 @@
 #define __METAL_ATOMICS(F) \
   F(LOAD) F(STORE) F(EXCHANGE) F(ADD) F(SUBTRACT) F(LEAST) F(MOST) F(BIT_AND) F(BIT_OR) F(BIT_XOR)
 
+// memory_order, O(name, its name in Metal), in the order of their numbers.
+#define __METAL_MEMORY_ORDERS(O) \
+  O(RELAXED, relaxed) O(ACQUIRE, acquire) O(RELEASE, release) O(ACQ_REL, acq_rel) O(SEQ_CST, seq_cst)
+
 // Products of cooperative tensors. Operands of a product, and what is said of one of them:
 #define __METAL_UNIT_LEFT 0u
 #define __METAL_UNIT_RIGHT 1u

@@ -3,4 +3,5 @@
 #include <metal_simulator/types.h>
 #include <metal_simulator/traits.h>
 #include <metal_simulator/construct.h>
+#include <metal_simulator/boolean.h>
 #include <metal_simulator/synchronize.h>

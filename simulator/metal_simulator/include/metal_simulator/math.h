@@ -1,5 +1,6 @@
 // Floating-point functions for float, half and their vectors. On bfloat they take and give float, as in the specification.
 #pragma once
+#include <metal_simulator/each.h>
 namespace metal {
 // A function of float arguments in libm, for float and half; half results are rounded once.
 #define __METAL_SCALAR1(f, e)                                                       \
@@ -116,8 +117,10 @@ __METAL_BFLOAT1(fract) __METAL_EACH(fract, float) __METAL_EACH(fract, half)
 #undef __METAL_TRANSCENDENTAL1
 #undef __METAL_TRANSCENDENTAL2
 #undef __METAL_TRANSCENDENTAL3
-#define __METAL_TRANSCENDENTAL1(f, e) METAL_FUNC float f(float x) { return e; } __METAL_EACH(f, float)
-#define __METAL_TRANSCENDENTAL2(f, e) METAL_FUNC float f(float x, float y) { return e; } __METAL_EACH2(f, float)
+#define __METAL_TRANSCENDENTAL1(f, e) \
+  METAL_FUNC float f(float x) { return e; } __METAL_BFLOAT1(f) __METAL_EACH(f, float)
+#define __METAL_TRANSCENDENTAL2(f, e) \
+  METAL_FUNC float f(float x, float y) { return e; } __METAL_BFLOAT2(f) __METAL_EACH2(f, float)
 #define __METAL_TRANSCENDENTAL3(f, e) METAL_FUNC float f(float x, float y, float z) { return e; } __METAL_EACH3(f, float)
 namespace fast {
 __METAL_FUNCTIONS
@@ -187,7 +190,7 @@ __METAL_PARTS(half, 2) __METAL_PARTS(half, 3) __METAL_PARTS(half, 4)
   METAL_FUNC float frexp(float x, thread int& exponent) { return metal::frexp(x, exponent); }      \
   METAL_FUNC float modf(float x, thread float& whole) { return metal::modf(x, whole); }            \
   METAL_FUNC float sincos(float x, thread float& cosine) { return metal::sincos(x, cosine); }      \
-  __METAL_EACH(fract, float) __METAL_EACH2(nextafter, float)                                       \
+  __METAL_BFLOAT1(fract) __METAL_EACH(fract, float) __METAL_EACH2(nextafter, float)                                       \
   __METAL_PARTS(float, 2) __METAL_PARTS(float, 3) __METAL_PARTS(float, 4)
 namespace fast {
 __METAL_SINGLE
@@ -198,23 +201,8 @@ __METAL_SINGLE
 #undef __METAL_SINGLE
 
 // Scalars spread over vectors: clamp(v, 0.0f, 1.0f), mix(a, b, t), min(v, s).
-#define __METAL_SPREAD(T, N)                                                                       \
-  METAL_FUNC T##N clamp(T##N x, T low, T high) { return clamp(x, (T##N)(low), (T##N)(high)); }     \
-  METAL_FUNC T##N min(T x, T##N y) { return min((T##N)(x), y); }                                   \
-  METAL_FUNC T##N max(T x, T##N y) { return max((T##N)(x), y); }                                   \
-  METAL_FUNC T##N min(T##N x, T y) { return min(x, (T##N)(y)); }                                   \
-  METAL_FUNC T##N max(T##N x, T y) { return max(x, (T##N)(y)); }
-#define __METAL_SPREAD_ALL(T) __METAL_SPREAD(T, 2) __METAL_SPREAD(T, 3) __METAL_SPREAD(T, 4)
 __METAL_SPREAD_ALL(float)
 __METAL_SPREAD_ALL(half)
-__METAL_SPREAD_ALL(int)
-__METAL_SPREAD_ALL(uint)
-__METAL_SPREAD_ALL(short)
-__METAL_SPREAD_ALL(ushort)
-__METAL_SPREAD_ALL(char)
-__METAL_SPREAD_ALL(uchar)
-__METAL_SPREAD_ALL(long)
-__METAL_SPREAD_ALL(ulong)
 #define __METAL_MIX(T, N)                                                                          \
   METAL_FUNC T##N mix(T##N a, T##N b, T t) { return mix(a, b, (T##N)(t)); }                        \
   METAL_FUNC T##N step(T edge, T##N x) { return step((T##N)(edge), x); }                           \

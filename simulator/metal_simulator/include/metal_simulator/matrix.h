@@ -10,7 +10,7 @@ template <typename T, int Rows, int Columns>
 struct simdgroup_matrix {
   static_assert(Rows == 8 && Columns == 8, "simdgroup_matrix is 8 x 8");
   static_assert(__is_float<T>::value, "simdgroup_matrix holds half, bfloat or float");
-  typedef vec<T, 2> storage_type;
+  typedef __vec<T, 2> storage_type;
   storage_type __elements;
   simdgroup_matrix() = default;
   METAL_FUNC explicit simdgroup_matrix(T diagonal) {
@@ -28,7 +28,7 @@ typedef simdgroup_matrix<float, 8, 8> simdgroup_float8x8;
 template <typename T, int Columns, int Rows = Columns>
 METAL_FUNC simdgroup_matrix<T, Columns, Rows> make_filled_simdgroup_matrix(T value) {
   simdgroup_matrix<T, Columns, Rows> filled;
-  filled.__elements = vec<T, 2>{value, value};
+  filled.__elements = __vec<T, 2>{value, value};
   return filled;
 }
 
@@ -42,7 +42,7 @@ METAL_FUNC simdgroup_matrix<T, Columns, Rows> make_filled_simdgroup_matrix(T val
   METAL_FUNC void simdgroup_load(thread simdgroup_matrix<T, 8, 8>& m, const space T* from,               \
                                  ulong elements_per_row = 8, ulong2 origin = ulong2{0, 0}, bool transpose = false) { \
     __METAL_MATRIX_OFFSETS                                                                               \
-    m.__elements = vec<T, 2>{from[at], from[at + next]};                                                 \
+    m.__elements = __vec<T, 2>{from[at], from[at + next]};                                                 \
   }                                                                                                      \
   template <typename T>                                                                                  \
   METAL_FUNC void simdgroup_load(thread simdgroup_matrix<T, 8, 8>& m, const volatile space T* from,      \
@@ -66,7 +66,7 @@ __METAL_MATRIX_STORE(device)
 __METAL_MATRIX_STORE(threadgroup)
 
 template <typename T>
-METAL_FUNC float2 __widen(vec<T, 2> v) {
+METAL_FUNC float2 __widen(__vec<T, 2> v) {
   return float2{float(v.x), float(v.y)};
 }
 
@@ -75,14 +75,14 @@ METAL_FUNC void simdgroup_multiply_accumulate(
     thread simdgroup_matrix<D, 8, 8>& d, const thread simdgroup_matrix<A, 8, 8>& a,
     const thread simdgroup_matrix<B, 8, 8>& b, const thread simdgroup_matrix<C, 8, 8>& c) {
   float2 r = metal_multiply_accumulate(__widen(a.__elements), __widen(b.__elements), __widen(c.__elements));
-  d.__elements = vec<D, 2>{D(r.x), D(r.y)};
+  d.__elements = __vec<D, 2>{D(r.x), D(r.y)};
 }
 
 template <typename D, typename A, typename B>
 METAL_FUNC void simdgroup_multiply(thread simdgroup_matrix<D, 8, 8>& d, const thread simdgroup_matrix<A, 8, 8>& a,
                                    const thread simdgroup_matrix<B, 8, 8>& b) {
   float2 r = metal_multiply_accumulate(__widen(a.__elements), __widen(b.__elements), float2{0, 0});
-  d.__elements = vec<D, 2>{D(r.x), D(r.y)};
+  d.__elements = __vec<D, 2>{D(r.x), D(r.y)};
 }
 
 template <typename T>

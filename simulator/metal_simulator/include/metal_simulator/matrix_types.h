@@ -3,7 +3,7 @@
 namespace metal {
 template <typename T, int C, int R>
 struct __matrix {
-  vec<T, R> columns[C];
+  __vec<T, R> columns[C];
   __matrix() = default;
   METAL_FUNC explicit constexpr __matrix(T diagonal) {
     for (int c = 0; c < C; c++)
@@ -11,14 +11,14 @@ struct __matrix {
   }
   template <typename U>
   METAL_FUNC explicit constexpr __matrix(__matrix<U, C, R> m) {
-    for (int c = 0; c < C; c++) columns[c] = __construct<vec<T, R>>(m.columns[c]);
+    for (int c = 0; c < C; c++) columns[c] = __construct<__vec<T, R>>(m.columns[c]);
   }
   template <typename A, typename B, typename... M>
   METAL_FUNC constexpr __matrix(A a, B b, M... more) {
     static_assert(
         sizeof...(more) + 2 == C || sizeof...(more) + 2 == C * R, "a matrix takes its columns or its elements");
     if constexpr (__is_vector<A>::value) {
-      vec<T, R> given[] = {a, b, more...};
+      __vec<T, R> given[] = {a, b, more...};
       for (int c = 0; c < C; c++) columns[c] = given[c];
     } else {
       T given[] = {static_cast<T>(a), static_cast<T>(b), static_cast<T>(more)...};
@@ -28,7 +28,9 @@ struct __matrix {
   }
   METAL_FUNC constexpr auto& operator[](int c) { return columns[c]; }
   METAL_FUNC constexpr auto& operator[](int c) const { return columns[c]; }
+#ifndef METAL_SIMULATOR_READING
   METAL_FUNC constexpr auto& operator[](int c) const constant { return columns[c]; }
+#endif
 };
 template <typename T, int C, int R>
 using matrix = __matrix<T, C, R>;
@@ -63,13 +65,13 @@ __METAL_COLUMNS bool operator==(__matrix<T, C, R> a, __matrix<T, C, R> b) {
   return equal;
 }
 __METAL_COLUMNS bool operator!=(__matrix<T, C, R> a, __matrix<T, C, R> b) { return !(a == b); }
-__METAL_COLUMNS vec<T, R> operator*(__matrix<T, C, R> m, typename type_identity<vec<T, C>>::type v) {
-  vec<T, R> sum = m.columns[0] * v[0];
+__METAL_COLUMNS __vec<T, R> operator*(__matrix<T, C, R> m, typename type_identity<__vec<T, C>>::type v) {
+  __vec<T, R> sum = m.columns[0] * v[0];
   for (int c = 1; c < C; c++) sum += m.columns[c] * v[c];
   return sum;
 }
-__METAL_COLUMNS vec<T, C> operator*(typename type_identity<vec<T, R>>::type v, __matrix<T, C, R> m) {
-  vec<T, C> result;
+__METAL_COLUMNS __vec<T, C> operator*(typename type_identity<__vec<T, R>>::type v, __matrix<T, C, R> m) {
+  __vec<T, C> result;
   for (int c = 0; c < C; c++) {
     T sum = v[0] * m.columns[c][0];
     for (int r = 1; r < R; r++) sum += v[r] * m.columns[c][r];

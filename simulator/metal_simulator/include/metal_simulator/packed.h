@@ -1,33 +1,23 @@
 // Packed vectors: components with the alignment of one, convertible to and from the plain vectors.
 #pragma once
+#include <metal_simulator/components.h>
 namespace metal {
-template <typename T, int N> struct __packed_components;
-template <typename T> struct __packed_components<T, 2> {
-  // clang-format off
-  union { T component[2]; struct { T x, y; }; struct { T r, g; }; };
-};
-template <typename T> struct __packed_components<T, 3> {
-  union { T component[3]; struct { T x, y, z; }; struct { T r, g, b; }; };
-};
-template <typename T> struct __packed_components<T, 4> {
-  union { T component[4]; struct { T x, y, z, w; }; struct { T r, g, b, a; }; };
-};
-// clang-format on
-
 template <typename T, int N>
-struct __packed : __packed_components<T, N> {
+struct __packed : __components<T, N> {
   __packed() = default;
-  METAL_FUNC constexpr __packed(vec<T, N> v) {
+  METAL_FUNC constexpr __packed(__vec<T, N> v) {
     for (int i = 0; i < N; i++) this->component[i] = v[i];
   }
+  template <typename U>
+  METAL_FUNC constexpr explicit __packed(__vec<U, N> v) : __packed(__construct<__vec<T, N>>(v)) {}
   METAL_FUNC constexpr explicit __packed(T all) {
     for (int i = 0; i < N; i++) this->component[i] = all;
   }
   template <typename A, typename B, typename... R>
-  METAL_FUNC constexpr __packed(A a, B b, R... rest) : __packed(__construct<vec<T, N>>(a, b, rest...)) {}
+  METAL_FUNC constexpr __packed(A a, B b, R... rest) : __packed(__construct<__vec<T, N>>(a, b, rest...)) {}
 #define __METAL_PACKED_READ(space)                                                          \
-  METAL_FUNC operator vec<T, N>() const space {                                             \
-    vec<T, N> v;                                                                            \
+  METAL_FUNC operator __vec<T, N>() const space {                                             \
+    __vec<T, N> v;                                                                            \
     for (int i = 0; i < N; i++) v[i] = this->component[i];                                  \
     return v;                                                                               \
   }                                                                                         \
@@ -36,20 +26,18 @@ struct __packed : __packed_components<T, N> {
   __METAL_PACKED_READ(constant)
   METAL_FUNC auto& operator[](int i) { return this->component[i]; }
 #define __METAL_PACKED_ASSIGN(op)                                                           \
-  METAL_FUNC void operator op##=(vec<T, N> v) { *this = __packed(vec<T, N>(*this) op v); }  \
-  METAL_FUNC void operator op##=(T s) { *this = __packed(vec<T, N>(*this) op s); }
+  METAL_FUNC void operator op##=(__vec<T, N> v) { *this = __packed(__vec<T, N>(*this) op v); }  \
+  METAL_FUNC void operator op##=(T s) { *this = __packed(__vec<T, N>(*this) op s); }
   __METAL_PACKED_ASSIGN(+)
   __METAL_PACKED_ASSIGN(-)
   __METAL_PACKED_ASSIGN(*)
   __METAL_PACKED_ASSIGN(/)
 };
-template <typename T, int N> METAL_FUNC vec<T, N> __unpacked(const __packed<T, N>& p) { return p; }
-template <typename T, int N> METAL_FUNC vec<T, N> __unpacked(const constant __packed<T, N>& p) { return p; }
 #define __METAL_UNPACK(space)                                                                       \
   template <typename T, typename S, int N>                                                          \
-  METAL_FUNC T __construct(const space __packed<S, N>& p) { return __constructor<T>::make(vec<S, N>(p)); } \
+  METAL_FUNC T __construct(const space __packed<S, N>& p) { return __constructor<T>::make(__vec<S, N>(p)); } \
   template <typename T, typename S, int N>                                                          \
-  METAL_FUNC T __convert(const space __packed<S, N>& p) { return __constructor<T>::make(vec<S, N>(p)); }
+  METAL_FUNC T __convert(const space __packed<S, N>& p) { return __constructor<T>::make(__vec<S, N>(p)); }
 __METAL_UNPACK(thread)
 __METAL_UNPACK(device)
 __METAL_UNPACK(threadgroup)
@@ -61,18 +49,26 @@ template <typename T, int N> struct __is_vector<__packed<T, N>> : true_type {
 template <typename T, int N> struct __constructor<__packed<T, N>, true, N> {
   template <typename... A>
   static METAL_FUNC constexpr __packed<T, N> make(A... a) {
-    return __packed<T, N>(__construct<vec<T, N>>(a...));
+    return __packed<T, N>(__construct<__vec<T, N>>(a...));
   }
 };
-#define __METAL_PACKED_SCALAR(op)                                                                   \
+#define __METAL_PACKED_BINARY(op)                                                                    \
   template <typename T, int N>                                                                      \
-  METAL_FUNC vec<T, N> operator op(__packed<T, N> p, typename type_identity<T>::type s) { return vec<T, N>(p) op s; } \
+  METAL_FUNC auto operator op(__packed<T, N> a, __packed<T, N> b) { return __vec<T, N>(a) op __vec<T, N>(b); } \
   template <typename T, int N>                                                                      \
-  METAL_FUNC vec<T, N> operator op(typename type_identity<T>::type s, __packed<T, N> p) { return s op vec<T, N>(p); }
-__METAL_PACKED_SCALAR(+)
-__METAL_PACKED_SCALAR(-)
-__METAL_PACKED_SCALAR(*)
-__METAL_PACKED_SCALAR(/)
+  METAL_FUNC auto operator op(__packed<T, N> a, typename type_identity<__vec<T, N>>::type b) { return __vec<T, N>(a) op b; } \
+  template <typename T, int N>                                                                      \
+  METAL_FUNC auto operator op(typename type_identity<__vec<T, N>>::type a, __packed<T, N> b) { return a op __vec<T, N>(b); }
+// clang-format off
+__METAL_PACKED_BINARY(+) __METAL_PACKED_BINARY(-) __METAL_PACKED_BINARY(*) __METAL_PACKED_BINARY(/)
+__METAL_PACKED_BINARY(<) __METAL_PACKED_BINARY(>) __METAL_PACKED_BINARY(<=) __METAL_PACKED_BINARY(>=)
+__METAL_PACKED_BINARY(==) __METAL_PACKED_BINARY(!=)
+__METAL_PACKED_BINARY(%) __METAL_PACKED_BINARY(&) __METAL_PACKED_BINARY(|) __METAL_PACKED_BINARY(^)
+__METAL_PACKED_BINARY(<<) __METAL_PACKED_BINARY(>>)
+    // clang-format on
+    template <typename T, int N> METAL_FUNC __vec<T, N> operator-(__packed<T, N> a) {
+  return -__vec<T, N>(a);
+}
 template <typename T, int N>
 using packed_vec = __packed<T, N>;
 #define __METAL_PACKED_TYPES(T)       \

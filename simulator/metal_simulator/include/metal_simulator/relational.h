@@ -6,7 +6,7 @@ namespace metal {
   METAL_FUNC bool f(float x) { return e; }                                             \
   METAL_FUNC bool f(half h) { float x = h; return of_half; }                           \
   METAL_FUNC bool f(bfloat h) { float x = h; return e; }                               \
-  template <typename T, int N> METAL_FUNC __bool_vector<N> f(vec<T, N> v) {            \
+  template <typename T, int N> METAL_FUNC __bool_vector<N> f(__vec<T, N> v) {            \
     __bool_vector<N> r;                                                                \
     for (int i = 0; i < N; i++) r[i] = f(v[i]);                                        \
     return r;                                                                          \
@@ -21,7 +21,7 @@ __METAL_CLASSIFY(signbit, __builtin_signbit(x) != 0)
   METAL_FUNC bool f(half a, half b) { return f(float(a), float(b)); }                  \
   METAL_FUNC bool f(bfloat a, bfloat b) { return f(float(a), float(b)); }              \
   template <typename T, int N>                                                         \
-  METAL_FUNC enable_if_t<is_floating_point<T>::value, __bool_vector<N>> f(vec<T, N> a, vec<T, N> b) { \
+  METAL_FUNC enable_if_t<is_floating_point<T>::value, __bool_vector<N>> f(__vec<T, N> a, __vec<T, N> b) { \
     __bool_vector<N> r;                                                                \
     for (int i = 0; i < N; i++) r[i] = f(a[i], b[i]);                                  \
     return r;                                                                          \
@@ -43,7 +43,7 @@ __METAL_SELECT(half)
 __METAL_SELECT(float)
 __METAL_SELECT(bfloat)
 template <typename T, int N>
-METAL_FUNC vec<T, N> select(vec<T, N> a, vec<T, N> b, bool condition) {
+METAL_FUNC __vec<T, N> select(__vec<T, N> a, __vec<T, N> b, bool condition) {
   return condition ? b : a;
 }
 template <int N>
@@ -51,22 +51,13 @@ METAL_FUNC __bool_vector<N> select(__bool_vector<N> a, __bool_vector<N> b, __boo
   return (a && !c) || (b && c);
 }
 template <typename T, int N>
-METAL_FUNC vec<T, N> select(vec<T, N> a, typename type_identity<vec<T, N>>::type b, __bool_vector<N> c) {
+METAL_FUNC __vec<T, N> select(__vec<T, N> a, typename type_identity<__vec<T, N>>::type b, __bool_vector<N> c) {
   for (int i = 0; i < N; i++)
     if (c[i]) a[i] = b[i];
   return a;
 }
-template <typename T, int N, typename C>
-METAL_FUNC vec<T, N> select(vec<T, N> a, typename type_identity<vec<T, N>>::type b, vec<C, N> condition,
-                            __of_comparison = __of_comparison()) {
-  return select(a, b, __truth(condition));
-}
-#define __METAL_SINGLE(N)                                                                         \
-  METAL_FUNC float##N select(float##N a, float##N b, bool##N c) { return metal::select(a, b, c); } \
-  template <typename C>                                                                           \
-  METAL_FUNC float##N select(float##N a, float##N b, vec<C, N> c, __of_comparison = __of_comparison()) { \
-    return metal::select(a, b, c);                                                                \
-  }
+#define __METAL_SINGLE(N) \
+  METAL_FUNC float##N select(float##N a, float##N b, bool##N c) { return metal::select(a, b, c); }
 #define __METAL_SINGLES                                                                           \
   METAL_FUNC constexpr float select(float a, float b, bool c) { return c ? b : a; }               \
   __METAL_SINGLE(2) __METAL_SINGLE(3) __METAL_SINGLE(4)

@@ -11,13 +11,8 @@ enum class mem_flags {
   mem_threadgroup_imageblock = 8
 };
 METAL_FUNC constexpr mem_flags operator|(mem_flags a, mem_flags b) { return mem_flags(int(a) | int(b)); }
-enum memory_order {
-  memory_order_relaxed,
-  memory_order_acquire,
-  memory_order_release,
-  memory_order_acq_rel,
-  memory_order_seq_cst
-};
+#define __METAL_ORDER(number, name) memory_order_##name,
+enum memory_order { __METAL_MEMORY_ORDERS(__METAL_ORDER) };
 enum thread_scope { thread_scope_thread, thread_scope_simdgroup, thread_scope_threadgroup, thread_scope_device };
 
 #define __METAL_NUMBER(name, text) __##name,

@@ -15,7 +15,9 @@ using true_type = bool_constant<true>;
 using false_type = bool_constant<false>;
 
 template <typename T> struct __unqualified { using type = T; };
+#ifndef METAL_SIMULATOR_READING
 template <typename T> struct __unqualified<__private T> { using type = T; };
+#endif
 template <typename T> struct __unqualified<__constant T> { using type = T; };
 template <typename T> struct __unqualified<__local T> { using type = T; };
 template <typename T> struct __unqualified<__global T> { using type = T; };
@@ -82,7 +84,7 @@ template <typename T> struct __is_vector : false_type {
   using scalar = T;
   static constexpr __constant int size = 1;
 };
-template <typename T, int N> struct __is_vector<vec<T, N>> : true_type {
+template <typename T, int N> struct __is_vector<__vec<T, N>> : true_type {
   using scalar = T;
   static constexpr __constant int size = N;
 };

@@ -1,7 +1,6 @@
 // Address spaces, scalar and vector types.
 #pragma once
-#pragma OPENCL EXTENSION cl_khr_fp16 : enable
-#pragma OPENCL EXTENSION __cl_clang_function_pointers : enable
+#include <metal_simulator/dialect.h>
 #define METAL_FUNC inline __attribute__((always_inline))
 #define METAL_INTERNAL inline __attribute__((always_inline))
 #define device __global
@@ -38,19 +37,18 @@ typedef unsigned long size_t;
 typedef long ptrdiff_t;
 typedef long intptr_t;
 typedef unsigned long uintptr_t;
-typedef __bf16 bfloat;
 typedef bfloat bfloat16_t;
 typedef half float16_t;
 typedef float float32_t;
 
-#define __METAL_VECTORS(T)                                \
-  typedef T T##2 __attribute__((ext_vector_type(2)));     \
-  typedef T T##3 __attribute__((ext_vector_type(3)));     \
-  typedef T T##4 __attribute__((ext_vector_type(4)));     \
-  namespace metal {                                       \
-  using ::T##2;                                           \
-  using ::T##3;                                           \
-  using ::T##4;                                           \
+#define __METAL_VECTORS(T)       \
+  typedef metal::vec<T, 2> T##2; \
+  typedef metal::vec<T, 3> T##3; \
+  typedef metal::vec<T, 4> T##4; \
+  namespace metal {              \
+  using ::T##2;                  \
+  using ::T##3;                  \
+  using ::T##4;                  \
   }
 __METAL_VECTORS(char)
 __METAL_VECTORS(uchar)
@@ -65,8 +63,6 @@ __METAL_VECTORS(float)
 __METAL_VECTORS(bfloat)
 
 namespace metal {
-template <typename T, int N>
-using vec = T __attribute__((ext_vector_type(N)));
 using ::uchar;
 using ::ushort;
 using ::uint;
