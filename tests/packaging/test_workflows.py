@@ -66,7 +66,7 @@ def test_without_a_mac_the_command_says_so(tmp_path: Path) -> None:
 def test_what_they_run_exists() -> None:
     text = "".join(path.read_text() for path in WORKFLOWS.glob("*.yml"))
     files = set(re.findall(r"(?<![\w./])(?:tools|\.ci)/[\w./]+", text))
-    assert {".ci/run", "tools/kernel_builder.sh", "tools/selftest.py", "tools/wheel.py"} <= files
+    assert {".ci/run", "tools/kernel_builder.sh", "tools/selftest.py", "tools/release.py"} <= files
     assert [file for file in sorted(files) if not (ROOT / file).is_file()] == []
 
 
