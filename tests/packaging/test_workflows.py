@@ -159,6 +159,14 @@ def test_every_python_is_tested() -> None:
     assert setup["with"]["python-version"] == "3.10"
 
 
+def test_pip_finds_torch_where_the_repository_says() -> None:
+    """Each workflow that sets up an environment: `kernels` loads no CPU variant with torch's build for CUDA."""
+    for path in WORKFLOWS.glob("*.yml"):
+        workflow = yaml.safe_load(path.read_text())
+        if re.search(r"\.ci/run|make |pip install", str(workflow["jobs"])):
+            assert workflow["env"] == {"PIP_EXTRA_INDEX_URL": "${{ vars.PIP_EXTRA_INDEX_URL }}"}, path.name
+
+
 def test_every_nightly_failure_is_reported() -> None:
     jobs = {name for workflow, name in JOBS if workflow == "nightly"}
     assert needed("nightly", "report") == jobs
