@@ -10,7 +10,7 @@ C_SOURCES = '*.c' '*.h' '*.cpp' '*.mm' '*.metal' '*/include/metal_*'
 RUN := PYTHONPATH=simulator:tools $(ENVIRONMENT)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help build wheel demo selftest test lint check check-build mac launchers bench bench-peers bench-tiles \
+.PHONY: help build wheel release-check demo selftest test lint check check-build mac launchers bench bench-peers bench-tiles \
     test-simulator fuzz fast-math expressions mutants nvidia clean
 
 help: ## list the commands
@@ -24,6 +24,9 @@ build: $(READY) ## write the kernels' instances and what the package embeds, sta
 wheel: $(READY) ## pack the pure-Python wheel under dist/, and the simulator's under dist/simulator/
 	@$(RUN) tools/wheel.py
 	@$(ENVIRONMENT)/bin/python -m pip wheel --quiet --no-deps --wheel-dir dist/simulator ./simulator
+
+release-check: $(READY) ## the dry run of a release (docs/releasing.md): both wheels built, checked and used; TAG=v1.0.0 compares the tag
+	@$(RUN) tools/release.py $(if $(TAG),--tag $(TAG))
 
 demo: build ## embed real sentences with a real model, then run its attention on the simulated GPU
 	@$(RUN) -m demo

@@ -18,6 +18,9 @@ set_up_python() {
     "$python" -m venv "$environment" || fail "'$python -m venv' failed (on Debian: install the package python3-venv)"
     echo "setup: installing $(grep '^torch==' requirements-torch.txt) (the largest download)"
     "$environment/bin/python" -m pip install --quiet --requirement requirements-torch.txt
+    "$environment/bin/python" -c 'import sys, torch; sys.exit(torch.version.cuda is not None)' 2>/dev/null ||
+        fail "this torch is a build for CUDA, for which the kernels library takes no variant of here; install torch's" \
+            "CPU build with $environment/bin/python -m pip (docs/releasing.md, PIP_EXTRA_INDEX_URL), then run this again"
     echo "setup: installing requirements.txt"
     "$environment/bin/python" -m pip install --quiet --requirement requirements.txt
 }

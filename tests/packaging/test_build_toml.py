@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tomllib
 from pathlib import Path
 
 import pytest
-from check_build import COMPILED, TORCH_VERSIONS, is_chosen, main, problems
+from check_build import COMPILED, EDITION, TORCH_VERSIONS, is_chosen, main, problems
 from kernels._rust import Backend, Build
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,6 +81,17 @@ def test_a_kernel_of_an_unlisted_backend_is_found(copy: Path) -> None:
 def test_a_missing_edition_is_found(copy: Path) -> None:
     edit(copy, "edition = 5\n", "")
     assert problems(copy) == ["edition is not 5"]
+
+
+def test_edition_6_is_not_known_yet(copy: Path) -> None:
+    """If it is, kernels was raised: build.toml and the pinned builder move with it, as docs/releasing.md says."""
+    changed = re.search(r"```text\n(.*?)```", (ROOT / "docs" / "releasing.md").read_text(), re.DOTALL)[1]
+    for old, new in re.findall(r"^-(.*)\n\+(.*)$", changed, re.MULTILINE):
+        edit(copy, f"\n{old}\n", f"\n{new}\n")
+    build = tomllib.loads((copy / "build.toml").read_text())
+    assert (build["general"]["edition"], build["kernel"]["metal_flash_sdpa"]["language"]) == (EDITION + 1, "cpp-metal")
+    with pytest.raises(ValueError, match="unsupported build edition 6"):
+        Build.open(copy)
 
 
 def test_a_repeated_shader_name_is_found(copy: Path) -> None:
