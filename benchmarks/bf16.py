@@ -39,7 +39,7 @@ def prefill(build, device, dtype: torch.dtype, length: int, head_dim: int) -> pe
     def threadgroups(block_m: int) -> int:
         return HEADS * length // block_m
 
-    tile = build.planning.tiles.choose(device, dtype, head_dim, head_dim, 0, False, threadgroups)
+    tile = build.planning.tiles.choose(device, dtype, head_dim, head_dim, 0, threadgroups, False)
     preferring = build.device.SMALLEST._replace(preferred=tile)
     shapes = (1, tile.block_m, 1, head_dim), (1, length, 1, head_dim)
     [one] = profiles(build, preferring, dtype, *shapes, 1)

@@ -124,7 +124,7 @@ class Case:
         """Seconds of a launch of some heads, without the overhead of launching."""
         device = self.build.device.Device(chip.family, 1)  # whose forward does not divide the keys
         tile = self.build.planning.tiles.choose(
-            device._replace(cores=chip.cores), torch.float16, *[self.head_dim] * 2, 0, True, self.threadgroups
+            device._replace(cores=chip.cores), torch.float16, *[self.head_dim] * 2, 0, self.threadgroups, True
         )
         if tile not in self.counts:
             device = device._replace(preferred=tile)

@@ -156,9 +156,9 @@ def test_the_problems_meet_every_feature(kernel) -> None:
 
 
 def test_problems_without_any_key_pass(kernel) -> None:
-    """Whose expected results hang on no input; the default problems have some, with every dtype and with sinks."""
+    """Whose expected results hang on no input."""
     cases = submodule(kernel, "selftest.cases")
-    empty = [case for case in cases.random_cases(300, 0) if not any(keys for _, keys in case.lengths)]
+    empty = [case for case in cases.random_cases(1000, 0) if not any(keys for _, keys in case.lengths)]
     assert len({case.dtype for case in empty}) == 3 and any(case.sinks for case in empty)
     empty += [case._replace(layout="packed") for case in empty[:2]]
     for case in empty:
