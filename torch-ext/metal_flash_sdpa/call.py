@@ -43,6 +43,23 @@ class Dropout(NamedTuple):
     dropout_seed: Optional[torch.Tensor] = None  # int64 [1] on the CPU; needed if dropout_p > 0
 
 
+class Append(NamedTuple):
+    """What append_to_cache takes, as flash_attn_with_kvcache does. Rows of all tensors are contiguous."""
+
+    k_cache: torch.Tensor  # [batch_cache, seqlen_cache, num_heads_kv, head_dim], or pages [num_pages, page_size, ...]
+    v_cache: torch.Tensor  # as k_cache, with a head_dim of its own
+    k: torch.Tensor  # [batch, seqlen_new, num_heads_kv, head_dim]
+    v: torch.Tensor  # as k, with the head_dim of v_cache
+    query: torch.Tensor  # [batch, seqlen_q, num_heads, head_dim]
+    cache_seqlens: torch.Tensor  # int32 or int64 [batch]: tokens of each sequence before the call
+    cache_batch_idx: Optional[torch.Tensor]  # int32 or int64 [batch]
+    block_table: Optional[torch.Tensor]  # int32 [batch, max_pages]
+    rotary_cos: Optional[torch.Tensor]  # [positions, rotary_dim / 2], the query's dtype or fp32; with rotary_sin
+    rotary_sin: Optional[torch.Tensor]
+    rotary_interleaved: bool
+    turns_by_first: bool  # all queries of a sequence turn by its first new position
+
+
 class Gradients(NamedTuple):
     """Of the loss, by the fields of a call; what attention_backward returns, [0] in the place of what is not wanted or
     not there."""

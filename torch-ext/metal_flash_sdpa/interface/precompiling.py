@@ -9,7 +9,7 @@ from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
 import torch
 
 from .. import launching as launchers
-from ..call import DTYPES, Call
+from ..call import DTYPES, Append, Call
 from ..checks import features, tensors
 from ..checks.scalars import as_flag
 from ..planning.append import plan_append
@@ -236,11 +236,9 @@ def _of_append(model: _Model, call: Call) -> _Launches:
     batch, queries = call.query.shape[:2]
     k, v = (model.empty(batch, queries, *cache.shape[2:]) for cache in (call.key, call.value))
     for dtype in dict.fromkeys((model.dtype, torch.float32)):
-        cos = model.empty(1, model.rotary_dim // 2, dtype=dtype)
-        rotary = (cos, cos) if model.rotary_dim else None
-        yield plan_append(
-            call.key, call.value, k, v, call.query, call.seqused_k, None, call.block_table, rotary, True, False
-        )
+        cos = model.empty(1, model.rotary_dim // 2, dtype=dtype) if model.rotary_dim else None
+        cache = call.key, call.value, k, v, call.query, call.seqused_k, None, call.block_table
+        yield plan_append(Append(*cache, cos, cos, rotary_interleaved=True, turns_by_first=False))
 
 
 def _of_attention(model: _Model, device: Device, call: Call) -> _Launches:

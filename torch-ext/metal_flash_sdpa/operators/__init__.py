@@ -10,7 +10,7 @@ from torch.autograd.graph import increment_version
 from .. import cpu
 from .. import launching as launchers
 from .._ops import add_op_namespace_prefix, ops
-from ..call import TENSORS, Call, Dropout, Gradients, differentiable_of, taken, tensors_of
+from ..call import TENSORS, Append, Call, Dropout, Gradients, differentiable_of, taken, tensors_of
 from ..checks import memory
 from . import autograd, cache_rows, flops, metal
 from .autograd import any_requires_grad, is_plain, refuse_captured, without_backward, without_gradient_of
@@ -124,40 +124,15 @@ def appends(query: torch.Tensor, *written: torch.Tensor) -> bool:
     return query.numel() != 0 and all(tensor.numel() for tensor in written)
 
 
-def _append(
-    k_cache: torch.Tensor,
-    v_cache: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    query: torch.Tensor,
-    cache_seqlens: torch.Tensor,
-    cache_batch_idx: Optional[torch.Tensor],
-    block_table: Optional[torch.Tensor],
-    rotary_cos: Optional[torch.Tensor],
-    rotary_sin: Optional[torch.Tensor],
-    rotary_interleaved: bool,
-    turns_by_first: bool,
-) -> Tuple[torch.Tensor, torch.Tensor]:
-    for cache in (k_cache, v_cache):
+def _append(*arguments) -> Tuple[torch.Tensor, torch.Tensor]:
+    append = Append(*arguments)
+    for cache in append[:2]:
         if not cache.is_inference():
             increment_version(cache)  # a launcher writes behind torch's back
-    rotary = None
-    if rotary_cos is not None and rotary_sin is not None:
-        rotary = _with_rows(rotary_cos), _with_rows(rotary_sin)
-    return metal.append_to_cache(
-        launchers.metal(),
-        k_cache,
-        v_cache,
-        _with_rows(k),
-        _with_rows(v),
-        _with_rows(query),
-        cache_seqlens,
-        cache_batch_idx,
-        block_table,
-        rotary,
-        rotary_interleaved,
-        turns_by_first,
-    )
+    append = append._replace(k=_with_rows(append.k), v=_with_rows(append.v), query=_with_rows(append.query))
+    if append.rotary_cos is not None and append.rotary_sin is not None:
+        append = append._replace(rotary_cos=_with_rows(append.rotary_cos), rotary_sin=_with_rows(append.rotary_sin))
+    return metal.append_to_cache(launchers.metal(), append)
 
 
 def _new_results(call: Call, return_lse: bool, return_softmax: bool) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -7,7 +7,7 @@ from typing import Any, Dict, Optional, Tuple, Union
 
 import torch
 
-from ..call import Call, Dropout, Gradients, differentiable_of, present
+from ..call import Append, Call, Dropout, Gradients, differentiable_of, present
 from ..launching import Target
 from ..planning import append as append_planner
 from ..planning import backward as backward_planner
@@ -76,41 +76,15 @@ def attention_backward(
     return grads
 
 
-def append_to_cache(
-    target: Target,
-    k_cache: torch.Tensor,
-    v_cache: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    query: torch.Tensor,
-    cache_seqlens: torch.Tensor,
-    cache_batch_idx: Optional[torch.Tensor],
-    block_table: Optional[torch.Tensor],
-    rotary: Optional[Tuple[torch.Tensor, torch.Tensor]],
-    interleaved: bool,
-    turns_by_first: bool,
-) -> Tuple[torch.Tensor, torch.Tensor]:
+def append_to_cache(target: Target, append: Append) -> Tuple[torch.Tensor, torch.Tensor]:
     """(the queries, rotated, [0] without rotary; the lengths after it). Rows of all tensors are contiguous."""
-    rotated, seqused_k = new_appended(query, cache_seqlens, rotary is not None)
-    given: _Given = {"k_cache": k_cache, "v_cache": v_cache, "k": k, "v": v, "query": query}
-    given.update(cache_seqlens=cache_seqlens, seqused_k=seqused_k)
-    _add(given, cache_batch_idx=cache_batch_idx, block_table=block_table)
-    if rotary is not None:
-        given.update(rotary_cos=rotary[0], rotary_sin=rotary[1], rotated=rotated)
-    plan = append_planner.plan_append(
-        k_cache,
-        v_cache,
-        k,
-        v,
-        query,
-        cache_seqlens,
-        cache_batch_idx,
-        block_table,
-        rotary,
-        interleaved,
-        turns_by_first,
-    )
-    target.launcher(plan, given)
+    is_rotated = append.rotary_cos is not None
+    rotated, seqused_k = new_appended(append.query, append.cache_seqlens, is_rotated)
+    given: _Given = {name: value for name, value in append._asdict().items() if isinstance(value, torch.Tensor)}
+    given["seqused_k"] = seqused_k
+    if is_rotated:
+        given["rotated"] = rotated
+    target.launcher(append_planner.plan_append(append), given)
     return rotated, seqused_k
 
 

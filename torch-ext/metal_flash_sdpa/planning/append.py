@@ -7,46 +7,34 @@ from typing import Any, Optional, Tuple
 
 import torch
 
-from ..call import DTYPES
+from ..call import DTYPES, Append
 from .plan import AppendParams, Plan
 from .problem import SIMD_WIDTH, UNBOUNDED
 
 ROWS = 4  # cache_append.metal: kRows
 
 
-def plan_append(
-    k_cache: torch.Tensor,
-    v_cache: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    query: torch.Tensor,
-    cache_seqlens: torch.Tensor,
-    cache_batch_idx: Optional[torch.Tensor],
-    block_table: Optional[torch.Tensor],
-    rotary: Optional[Tuple[torch.Tensor, torch.Tensor]],
-    interleaved: bool,
-    turns_by_first: bool,
-) -> Plan:
+def plan_append(append: Append) -> Plan:
     """Plan the kernel that appends. Tensors are only asked for shape, strides and dtype; they have elements.
 
-    rotary: (cos, sin), by which the keys and, into the contiguous "rotated", the queries are rotated. The plan also
-    reads "k", "v", "query" and "cache_seqlens", and writes "k_cache", "v_cache" and "seqused_k".
+    The plan reads and writes the fields by name, and writes "seqused_k" and, with rotary, the contiguous "rotated".
 
     Raises NotImplementedError, with the reason, for what no kernel can do.
     """
+    cos, sin, rows, table = append.rotary_cos, append.rotary_sin, append.cache_batch_idx, append.block_table
     return _plan_append(
-        k_cache.dtype,
-        (k_cache.shape, k_cache.stride()),
-        (v_cache.shape, v_cache.stride()),
-        (k.shape, k.stride()),
-        v.stride(),
-        (query.shape, query.stride()),
-        cache_seqlens.dtype,
-        None if cache_batch_idx is None else cache_batch_idx.dtype,
-        None if block_table is None else block_table.shape[1],
-        None if rotary is None else (rotary[0].dtype, rotary[0].shape, rotary[0].stride(0), rotary[1].stride(0)),
-        interleaved,
-        turns_by_first,
+        append.k_cache.dtype,
+        (append.k_cache.shape, append.k_cache.stride()),
+        (append.v_cache.shape, append.v_cache.stride()),
+        (append.k.shape, append.k.stride()),
+        append.v.stride(),
+        (append.query.shape, append.query.stride()),
+        append.cache_seqlens.dtype,
+        None if rows is None else rows.dtype,
+        None if table is None else table.shape[1],
+        None if cos is None or sin is None else (cos.dtype, cos.shape, cos.stride(0), sin.stride(0)),
+        append.rotary_interleaved,
+        append.turns_by_first,
     )
 
 

@@ -125,7 +125,7 @@ DIRECT_F16 = (
     Tile(     192,       128,       8,          4,      1,          1, DIRECT),  # 97.5, 95 %
     Tile(     256,       256,      16,          4,      2,          1, DIRECT),  # 95, 95 %
     Tile(     512,       512,      16,          2,      4,          1, DIRECT),  # 95, 94 %
-    Tile(     576,       512,       8,          2,      4,          1, DIRECT),  # 86.5, 94 %; 16: 105 in bf16
+    Tile(     576,       512,       8,          2,      4,          1, DIRECT),  # 86.5, 94 %; 16: 103.5 in bf16
 )
 DIRECT_F32 = (
     #    head_dim, value_dim, block_n, row_groups, slices, key_groups, loader
@@ -175,12 +175,12 @@ DECODE_F32 = (
 # the keys, which have to be joined.
 DECODE_BF16 = (
     #    head_dim, value_dim, block_n, row_groups, slices, key_groups, loader
-    *DECODE_F16[:3],  # up to 72: 75.5, 96.5, 102
+    *DECODE_F16[:3],  # up to 72: 76, 97, 102.5
     Tile(      80,        80,       8,          1,      1,          4, DIRECT),  # 87; blocks of 16: 108.5
     Tile(      96,        96,       8,          1,      1,          4, DIRECT),  # 97; blocks of 16: 120.5
     Tile(     128,       128,      32,          1,      4,          1, DIRECT),  # 73; undivided: 116
     Tile(     192,       128,      32,          1,      4,          1, DIRECT),  # 86; undivided: 128
-    DECODE_F16[7],  # 96.5
+    DECODE_F16[7],  # 95
     Tile(     512,       512,      16,          1,      8,          1, DIRECT),  # 95; four slices: 128
     Tile(     576,       512,       8,          1,      8,          1, DIRECT),  # 81; blocks of 16: 106
 )
