@@ -11,6 +11,7 @@ import argparse
 import collections
 import functools
 import importlib
+import multiprocessing
 import os
 import pathlib
 import re
@@ -18,7 +19,7 @@ import shutil
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from typing import Dict, Iterator, List, NamedTuple, Tuple
 
 from package import ARCHIVE, ROOT, Specialisation, source_digests  # and makes the others known
@@ -145,10 +146,10 @@ def main() -> int:
         f"{len(wanted)} programs: " + ", ".join(f"{name} {count}" for name, count in sorted(counts.items())), flush=True
     )
     for source, variant in {(job.specialisation.source, job.variant) for job in wanted}:
-        library(source, variant).declarations  # noqa: B018  read once, before the threads
+        library(source, variant).declarations  # noqa: B018  read once, and inherited by the processes
     programs = []
-    with ThreadPoolExecutor(options.jobs) as pool:
-        for program in pool.map(compiled, wanted):
+    with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("fork")) as pool:
+        for program in pool.map(compiled, wanted, chunksize=4):
             programs.append(program)
             if len(programs) % 50 == 0:
                 print(f"  {len(programs)} of {len(wanted)}, {time.time() - start:.0f} s", flush=True)
