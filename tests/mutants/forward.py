@@ -8,7 +8,11 @@ BARRIER = "threadgroup_barrier(mem_flags::mem_threadgroup);"
 MUTANTS = [
     # synchronisation
     Mutant(
-        "no barrier before the next block", MAIN, f"if (kStaged || kSlices > 1) {BARRIER}  // all", "// all", "checker"
+        "no barrier before the next block",
+        MAIN,
+        f"if (kStaged || kSlices > 1) {BARRIER}  // all",
+        f"if (false) {BARRIER}  // all",
+        "checker",
     ),
     Mutant("no barrier after the keys", MAIN, f"if (kStaged) {BARRIER}", "", "checker"),
     Mutant(

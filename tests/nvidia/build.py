@@ -51,7 +51,7 @@ def library(source: str, variant: str = "") -> Library:
     if source == timing.PEER:
         import pytorch_attention
 
-        return Library(pytorch_attention.SOURCE, [pytorch_attention.INCLUDE])
+        return Library(pytorch_attention.SOURCE, [pytorch_attention.include()])
     folder = next(folder for folder in FOLDERS if (folder / source).exists())
     if not variant:
         return Library(folder / source, [folder, KERNELS])
@@ -145,11 +145,11 @@ def main() -> int:
     print(
         f"{len(wanted)} programs: " + ", ".join(f"{name} {count}" for name, count in sorted(counts.items())), flush=True
     )
-    for source, variant in {(job.specialisation.source, job.variant) for job in wanted}:
-        library(source, variant).declarations  # noqa: B018  read once, and inherited by the processes
+    for source in {job.specialisation.source for job in wanted}:
+        library(source).declarations  # noqa: B018  read once, and inherited by the processes
     programs = []
     with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("fork")) as pool:
-        for program in pool.map(compiled, wanted, chunksize=4):
+        for program in pool.map(compiled, wanted, chunksize=8):
             programs.append(program)
             if len(programs) % 50 == 0:
                 print(f"  {len(programs)} of {len(wanted)}, {time.time() - start:.0f} s", flush=True)
