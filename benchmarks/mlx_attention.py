@@ -4,54 +4,36 @@
     library, host_name, constants, buffers, grid, threads = prefill(query, key, value, softmax_scale, causal)
 
 The kernels are not copied and not changed; launches are those of MLX's own host code. Tensors as for
-pytorch_attention.py, of float16 or bfloat16, contiguous. The wheel is taken from the simulator's cache, or downloaded
-into it; MLX itself is not installed.
+pytorch_attention.py, of float16 or bfloat16, contiguous.
 """
 
 from __future__ import annotations
 
 import math
-import pathlib
 import struct
-import subprocess
-import sys
-import zipfile
 from typing import List
 
 import torch
 from metal_simulator import Library
-from metal_simulator.toolchain import cache
+from peer_wheel import Wheel
 from pytorch_attention import Dispatch
 
-VERSION, PLATFORM = "0.32.4", "macosx_26_0_arm64"
+_KERNELS = "mlx/backend/metal/kernels/"
+WHEEL = Wheel("mlx-metal", "0.32.4", "macosx_26_0_arm64", f"mlx/include/{_KERNELS}")
 HEAD_DIMS = (64, 96, 128, 256)  # of both prefill kernels; MLX takes separate operations at 256 without the matrix unit
 _METAL = {torch.float16: "half", torch.bfloat16: "bfloat"}
-_KERNELS = "mlx/backend/metal/kernels/"
 _GQA_HEADS = {8: (64, 128), 12: (128,), 16: (128,)}  # head_dims by heads that share keys, of the kernel for such
 _HEADS_PER_THREAD = 4  # of that kernel: the most that fits threadgroup memory; the wheel does not tell
 
 
-def folder() -> pathlib.Path:
-    return cache.folder() / "peers"
-
-
 def available() -> bool:
-    """Whether the wheel is there or can be had."""
-    if not sorted(folder().glob(f"mlx_metal-{VERSION}-*.whl")):
-        folder().mkdir(parents=True, exist_ok=True)
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-        wheel = ["--platform", PLATFORM, "--dest", str(folder()), f"mlx-metal=={VERSION}"]
-        return subprocess.run([*pip, *wheel], capture_output=True).returncode == 0
-    return True
+    """Whether the wheel was downloaded."""
+    return WHEEL.include() is not None
 
 
 def _library(name: str, headers: List[str], instance: str, **options: str) -> Library:
     """One instantiation, of a file beside the wheel."""
-    [wheel] = folder().glob(f"mlx_metal-{VERSION}-*.whl")
-    target = folder() / wheel.stem
-    if not target.exists():
-        with zipfile.ZipFile(wheel) as packed:
-            packed.extractall(target, [n for n in packed.namelist() if _KERNELS in n and n.endswith(".h")])
+    target = WHEEL.include()
     path = target / f"{name}.metal"
     path.write_text("".join(f'#include "{_KERNELS}{header}"\n' for header in headers) + instance + "\n")
     return Library(path, [target / "mlx" / "include"], **options)

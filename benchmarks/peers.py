@@ -1,10 +1,10 @@
 """Our forward kernel beside PyTorch's and MLX's Metal attention, on equal work: python benchmarks/peers.py
 
-All run unmodified on the simulator, PyTorch's kernels from the headers of the installed wheel, MLX's from those of its
-wheel for macOS (downloaded once; left out where it cannot be had); results are compared with float64. Ours and MLX's
-are planned for each chip. Counters are those of the optimised code; times are predictions of the cost model for each
-chip, not measurements. fp16, tensors contiguous in each library's own layout. Heads are alike: one of keys and values
-is simulated and counted as often as there are.
+All run unmodified on the simulator, from the headers of the peers' wheels for macOS (downloaded once; where they cannot
+be had, PyTorch's are those of the installed wheel, and MLX is left out); results are compared with float64. Ours and
+MLX's are planned for each chip. Counters are those of the optimised code; times are predictions of the cost model for
+each chip, not measurements. fp16, tensors contiguous in each library's own layout. Heads are alike: one of keys and
+values is simulated and counted as often as there are.
 
 PyTorch and MLX decode long caches in two passes; both kernels are counted, as is our combine kernel. ratio: their time
 over ours, above 1 is faster. clocks: those that instructions are issued for, theirs over ours. floor: our time over
@@ -100,6 +100,13 @@ class Profiler:
             kernel.launch(buffers, plan.grid, plan.threads)
 
 
+def download() -> None:
+    """Both peers' wheels, where they can be had."""
+    for peer in (pytorch_attention, mlx_attention):
+        if not peer.WHEEL.download():
+            print(f"no {peer.WHEEL.package} {peer.WHEEL.version} for {peer.WHEEL.platform} could be downloaded")
+
+
 def inputs(heads: int, heads_kv: int, seqlen_q: int, seqlen_k: int, head_dim: int):
     """query, key, value [1, heads, seqlen, head_dim], fp16."""
     generator = torch.Generator().manual_seed(0)
@@ -166,10 +173,10 @@ def prefill_cases(build, chips, head_dims: Sequence[int], seqlen: int):
             tensors = inputs(1, 1, seqlen, seqlen, head_dim)
             arguments, expected = (*tensors, head_dim**-0.5, causal), exact(*tensors, causal)
             pytorch = theirs([pytorch_attention.prefill(*arguments)], expected, HEADS)
-            peers: Dict[str, Dict] = {"PyTorch": dict.fromkeys(chips, pytorch)}
+            peers: Dict[str, Dict] = {"PyTorch": dict.fromkeys(chips, pytorch)}  # of the matrix unit: matrix_unit.py
             if mlx_attention.available() and head_dim < 256:  # MLX takes separate operations from there on
                 mlx = theirs([mlx_attention.prefill(*arguments)], expected, HEADS)
-                peers["MLX"] = {c: mlx for c in chips if c.family < 10}  # the others: matrix_unit.py
+                peers["MLX"] = {c: mlx for c in chips if c.family < 10}
             name = f"prefill {seqlen}{' causal' if causal else ''} d{head_dim}"
             yield Case(name, dense(build, chips, tensors, HEADS, causal), peers)
 
@@ -304,7 +311,9 @@ def main() -> None:
     decode_chips = options.chip or [chip_named(name) for name in DECODE_CHIPS]
     build = kernels.get_local_kernel(ROOT / "build")
     print(__doc__.split("\n\n", 1)[1])
-    print(f"torch {torch.__version__}. {cost_model.LABEL}")
+    download()
+    mlx = f", MLX {mlx_attention.WHEEL.version}" if mlx_attention.available() else ""
+    print(f"PyTorch {pytorch_attention.version()}{mlx}. {cost_model.LABEL}")
     print("times in us, with the share of matrix products among the clocks, that of the matrix unit, and the bound\n")
     names = "".join(f" | ratio clocks {name:>9}{'':28}" for name in ("PyTorch", "MLX"))
     print(f"{'':32} {'chip':8} {'ours':>9}{'':28}{names} floor")

@@ -1,4 +1,4 @@
-// PyTorch's attention kernels for Metal, from the headers of the installed wheel, with their own instantiations.
+// PyTorch's attention kernels for Metal, from the headers of its wheel, with their own instantiations.
 #include <metal_stdlib>
 #include <metal_simdgroup>
 #include <metal_simdgroup_matrix>

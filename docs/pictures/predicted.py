@@ -1,4 +1,4 @@
-"""Predict a prefill by three kernels, and draw the picture of README:
+"""Predict prefills and decoding by three kernels, and draw the picture of README:
 
     make build
     python docs/pictures/predicted.py          # count, write predicted.json and predicted.svg: a minute or two
@@ -19,35 +19,43 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 DATA, PICTURE = HERE / "predicted.json", HERE / "predicted.svg"
-TOKENS, HEAD_DIMS = 1024, (64, 128)
+TOKENS, HEAD_DIMS, KEYS = 1024, (64, 128), 8192
 COLOURS = {"metal-flash-sdpa": "#0969da", "PyTorch": "#d4762b", "MLX": "#8250df"}
 LEFT, COLUMN, ROOM, BAR, GAP = 180, 330, 75, 15, 14  # pixels; ROOM: for the number behind a bar
 
 
 def predicted() -> dict:
-    """What predicted.json holds: microseconds by call, chip and library, the kernels that we planned, and versions."""
+    """What predicted.json holds: microseconds by call (as peers.py names it), chip and library, the kernels that we
+    planned, and versions."""
     sys.path[:0] = [str(ROOT / folder) for folder in ("benchmarks", "simulator", "tools")]
     import mlx_attention
     import peers
-    import torch
+    import pytorch_attention
     from metal_simulator.profiler.report import chip_named
 
-    if not mlx_attention.available():
-        raise RuntimeError(f"no wheel of MLX in {mlx_attention.folder()}, and none can be downloaded")
+    for peer in (pytorch_attention, mlx_attention):
+        if not peer.WHEEL.download():
+            raise RuntimeError(f"{peer.WHEEL.package} {peer.WHEEL.version} cannot be downloaded")
     build, chips = peers.kernels.get_local_kernel(ROOT / "build"), [chip_named(name) for name in peers.CHIPS]
     calls: dict = {}
     planned: dict = {}
-    for case in peers.prefill_cases(build, chips, HEAD_DIMS, TOKENS):
-        _, _, *causal, head_dim = case.name.split()
-        call = f"head_dim {head_dim[1:]}{', causal' if causal else ''}"
-        planned[call] = {chip.name: [profile.kernel for profile in case.ours[chip].profiles] for chip in chips}
-        calls[call] = {}
+    prefill, decode = peers.prefill_cases(build, chips, HEAD_DIMS, TOKENS), peers.decode_cases(build, chips, KEYS)
+    for case in (*prefill, *decode):
+        planned[case.name] = {chip.name: [profile.kernel for profile in case.ours[chip].profiles] for chip in chips}
+        calls[case.name] = {}
         for chip in chips:
             sides = {"metal-flash-sdpa": case.ours, **case.theirs}
-            calls[call][chip.name] = {name: round(sides[name][chip].seconds(chip) * 1e6, 1) for name in COLOURS}
-    versions = {"PyTorch": torch.__version__.partition("+")[0], "MLX": mlx_attention.VERSION}
-    settings = {"tokens": TOKENS, "heads": peers.HEADS, "dtype": "fp16", "versions": versions}
+            calls[case.name][chip.name] = {name: round(sides[name][chip].seconds(chip) * 1e6, 1) for name in COLOURS}
+    versions = {"PyTorch": pytorch_attention.WHEEL.version, "MLX": mlx_attention.WHEEL.version}
+    settings = {"tokens": TOKENS, "heads": peers.HEADS, "keys": KEYS, "dtype": "fp16", "versions": versions}
     return {**settings, "kernels": planned, "microseconds": calls}
+
+
+def label(call: str) -> str:
+    kind, _, *words = call.split()
+    if kind == "decode":
+        return f"one token, {words[1]} heads"
+    return f"head_dim {words[-1][1:]}{', causal' if 'causal' in words else ''}"
 
 
 def drawn(data: dict) -> str:
@@ -55,7 +63,8 @@ def drawn(data: dict) -> str:
     calls, names = data["microseconds"], {"metal-flash-sdpa": "metal-flash-sdpa"}
     names |= {name: f"{name} {version}" for name, version in data["versions"].items()}
     longest = max(time for chips in calls.values() for times in chips.values() for time in times.values())
-    what = f"{data['dtype']}, one sequence of {data['tokens']:,} tokens, {data['heads']} heads. "
+    prefill, decode = f"{data['tokens']:,} tokens with {data['heads']} heads", f"one token on {data['keys']:,} keys"
+    what = f"{data['dtype']}: {prefill}, and {decode}. "
     shapes = [
         text(20, 34, "Predicted time of one attention call: shorter is faster", size=17, weight=600),
         text(20, 56, what + "By the project's cost model, not measured on a Mac.", colour="#59636e"),
@@ -67,7 +76,7 @@ def drawn(data: dict) -> str:
     top = 122
     for row, call in enumerate(calls):
         middle = top + row * (3 * BAR + GAP) + 1.5 * BAR
-        shapes.append(text(LEFT - 12, middle + 4, call, anchor="end"))
+        shapes.append(text(LEFT - 12, middle + 4, label(call), anchor="end"))
     for column, chip in enumerate(next(iter(calls.values()))):
         left, y = LEFT + column * COLUMN, top
         shapes.append(text(left, y - 8, chip, weight=600))
@@ -107,7 +116,7 @@ def picture(width: int, height: int, shapes: list[str]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Predict a prefill by three kernels, and draw it.")
+    parser = argparse.ArgumentParser(description="Predict prefills and decoding by three kernels, and draw them.")
     parser.add_argument("--draw", action="store_true", help="only draw predicted.json")
     if not parser.parse_args().draw:
         DATA.write_text(json.dumps(predicted(), indent=1) + "\n", encoding="ascii")

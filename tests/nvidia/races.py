@@ -44,7 +44,7 @@ def specialisations() -> Set[Specialisation]:
 
 
 def mutants() -> list:
-    """Those that the simulator's checker finds (the harness proves it: make mutants), but of the matrix unit's tiles."""
+    """Those that the simulator's checker finds (make mutants proves it), but of the matrix unit's tiles."""
     from mutants import MUTANTS, unit
 
     return [mutant for mutant in MUTANTS if mutant.expected == "checker" and mutant not in unit.MUTANTS]

@@ -231,13 +231,18 @@ def test_the_picture_is_of_the_kernels_that_are_planned(kernel) -> None:
     """If not, the tables of tiles have changed: python docs/pictures/predicted.py, and docs/performance.md anew."""
     data = json.loads((ROOT / "docs/pictures/predicted.json").read_text())
     for call, chips in data["kernels"].items():
-        head_dim = int(re.search(r"\d+", call)[0])
-        tensor = torch.zeros(1, data["tokens"], data["heads"], head_dim, dtype=torch.float16)
+        if call.startswith("decode"):
+            heads, heads_kv = map(int, re.search(r"(\d+)/(\d+) heads", call).groups())
+            shapes = (1, 1, heads, 128), (1, data["keys"], heads_kv, 128)
+        else:
+            shapes = [(1, data["tokens"], data["heads"], int(call.rpartition("d")[2]))] * 2
+        query, key = (torch.zeros(shape, dtype=torch.float16) for shape in shapes)
         for name, kernels in chips.items():
             chip, plans = chip_named(name), recorded.Plans()
             with kernel.launchers.use_launcher(plans, kernel.device.Device(chip.family, chip.cores)):
-                kernel.flash_attn_func(tensor, tensor, tensor, causal="causal" in call)
+                kernel.flash_attn_func(query, key, key, causal="causal" in call)
             assert [plan.kernel for plan, _ in plans.seen] == kernels, (call, name)
+    assert sum(call.startswith("decode") for call in data["kernels"]) == 2
 
 
 def test_the_picture_agrees_with_the_page() -> None:
@@ -245,10 +250,8 @@ def test_the_picture_agrees_with_the_page() -> None:
     page = (ROOT / "docs/performance.md").read_text()
     data = json.loads((ROOT / "docs/pictures/predicted.json").read_text())
     for call, chips in data["microseconds"].items():
-        causal = " causal" if "causal" in call else ""
-        name = f"prefill {data['tokens']}{causal} d{re.search(r'[0-9]+', call)[0]}"
         for chip, times in chips.items():
-            row = next(line for line in page.splitlines() if line.startswith(f"| {name} | {chip} |"))
+            row = next(line for line in page.splitlines() if line.startswith(f"| {call} | {chip} |"))
             assert [row.split(" | ")[place] for place in (2, 4)] == [
                 str(times["metal-flash-sdpa"]), str(times["PyTorch"]),
             ]  # fmt: skip

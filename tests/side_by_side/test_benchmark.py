@@ -17,7 +17,7 @@ CHIP = chip_named("M1 Max")
 
 @pytest.fixture
 def peers(monkeypatch):
-    """The benchmark, without MLX, which would be downloaded."""
+    """The benchmark, without MLX, which may not be there."""
     import peers
 
     monkeypatch.setattr(peers.mlx_attention, "available", lambda: False)

@@ -1,4 +1,5 @@
-"""PyTorch's attention kernels, unmodified from the installed wheel: right numbers, no findings."""
+"""PyTorch's attention kernels, unmodified: right numbers, no findings. Those of the matrix unit only where the newer
+wheel was downloaded (make bench-peers)."""
 
 import pathlib
 import sys
@@ -31,9 +32,9 @@ def exact(query, key, value, softmax_scale, causal):
     return scores.softmax(-1) @ v
 
 
-def run(dispatch, check):
+def run(dispatch, check, **settings):
     library, host_name, constants, buffers, grid, threads = dispatch
-    report = library.kernel(host_name, constants).launch(buffers, grid, threads, check=check)
+    report = library.kernel(host_name, constants).launch(buffers, grid, threads, check=check, **settings)
     assert [str(finding) for finding in report.findings] == []
     return buffers[peers.OUTPUT].double()
 
@@ -55,6 +56,19 @@ def test_decode(dtype, head_dim):
     assert (output - exact(query, key, value, head_dim**-0.5, False)).abs().max() < TOLERANCE[dtype]
 
 
+@pytest.mark.skipif(not peers.available("MppAttention"), reason="no wheel with kernels of the matrix unit")
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("layout, lanes", [("a10", "apple10"), ("a9", "older")])
+def test_prefill_on_the_matrix_unit(layout, lanes, causal):
+    for dtype in (torch.float16, torch.bfloat16):
+        query, key, value = inputs(dtype, 64, seqlen_q=70, seqlen_k=90)
+        dispatch = peers.prefill_unit(query, key, value, 0.125, causal, layout)
+        expected = exact(query, key, value, 0.125, causal)
+        assert (run(dispatch, check=True, matrix_unit=lanes) - expected).abs().max() < TOLERANCE[dtype]
+        other = {"apple10": "older", "older": "apple10"}[lanes]
+        assert (run(dispatch, check=False, matrix_unit=other) - expected).abs().max() > 0.1
+
+
 def test_strides_are_the_tensors_own():
     query, key, value = (t.transpose(1, 2).contiguous().transpose(1, 2) for t in inputs(torch.float16, 64))
     want = exact(query, key, value, 0.1, True)
@@ -64,7 +78,7 @@ def test_strides_are_the_tensors_own():
 
 
 def test_masks_softcapping_and_other_head_dims_compile():
-    library = peers.Library(peers.SOURCE, [peers.INCLUDE])
+    library = peers.Library(peers.SOURCE, [peers.include()])
     assert len(library.kernels) == 234
     for name in library.kernels[::13]:
         library.kernel(name)
@@ -76,3 +90,5 @@ def test_kernels_that_do_not_exist():
         peers.prefill(query, key, value, 1.0, False)
     with pytest.raises(ValueError, match="no decode kernel for head_dim 40"):
         peers.decode(query, key, value, 1.0)
+    with pytest.raises(ValueError, match="no kernel of the matrix unit for head_dim 40"):
+        peers.prefill_unit(query, key, value, 1.0, False)
