@@ -22,7 +22,7 @@ from .toolchain import cache
 from .toolchain.clang import FAST_MATH, Clang, find_clang
 from .translate.function_constants import near, spell_constants
 from .translate.positions import POSITIONS
-from .translate.rewrite import read_types
+from .translate.rewrite import Shared, read_types, shared
 
 
 class Library:
@@ -38,7 +38,7 @@ class Library:
     Raises CompileError if the file does not exist, for another language and for a target that is no version, and
     ToolchainError if there is no clang; everything else waits until it is needed.
 
-    What a back end needs of it: source (the files), clang, fast_math, digest, text, declarations, function.
+    What a back end needs of it: source (the files), clang, fast_math, digest, text, declarations, shared, function.
     """
 
     def __init__(
@@ -75,6 +75,11 @@ class Library:
         Raises CompileError if the file does not preprocess, or declares a kernel that cannot be read.
         """
         return account(read_types(*self._read))
+
+    @functools.cached_property
+    def shared(self) -> Shared:
+        """What the builds of all its kernels share."""
+        return shared(self.text, self.declarations)
 
     @property
     def kernels(self) -> Tuple[str, ...]:
@@ -134,8 +139,7 @@ class Library:
             known = compile_kernel(
                 self.clang,
                 self.source,
-                self.text,
-                self.declarations,
+                self.shared,
                 kernel,
                 values,
                 mode,
