@@ -27,6 +27,7 @@ _FLAGS_OF = {
     "check": checking.FLAGS,
     "nan": checking.FLAGS,
 }
+BUILDS = tuple(_FLAGS_OF)
 _IR = "kernel.ll"
 
 
