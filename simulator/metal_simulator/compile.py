@@ -5,21 +5,21 @@ from __future__ import annotations
 import re
 import tempfile
 from pathlib import Path
-from typing import Dict, List, Tuple
+from typing import Dict, List, Sequence, Tuple
 
 from .checker import checking
 from .errors import CompileError
 from .limits import MAX_THREADS
 from .profiler import counting
-from .source.declarations import Declarations, Function, Instantiation
+from .source.declarations import Function, Instantiation
 from .source.diagnostics import parse_diagnostics, summary
 from .source.files import Source
 from .toolchain import cache
 from .toolchain.clang import FAST_MATH, Clang, language_flags, machine_flags, run
+from .toolchain.linker import OBJECT, SHARED, link
 from .toolchain.precompiled import divided, precompiled
 from .translate.entry_point import in_scope
-from .translate.rewrite import for_run
-from .translate.threadgroup_variables import threadgroup_variables
+from .translate.rewrite import Shared, for_run
 
 _FLAGS_OF = {
     "run": ["-fmax-type-align=1"],
@@ -27,13 +27,14 @@ _FLAGS_OF = {
     "check": checking.FLAGS,
     "nan": checking.FLAGS,
 }
+BUILDS = tuple(_FLAGS_OF)
+_IR = "kernel.ll"
 
 
 def compile_kernel(
     clang: Clang,
     source: Source,
-    text: str,
-    declarations: Declarations,
+    file: Shared,
     kernel: Tuple[Function, Instantiation],
     constants: Dict[str, str],
     mode: str,
@@ -45,19 +46,20 @@ def compile_kernel(
     mode: "run", "check" (every access calls the checker), "nan" (so does every floating-point result) or "count".
     fast_math: with clang's fast math.
     """
-    rewritten = for_run(text, declarations, kernel, constants)
+    rewritten = for_run(file, kernel, constants)
     with tempfile.TemporaryDirectory() as scratch:
-        built = Path(scratch) / "kernel.so"
-        whole = _number_files(rewritten.text, source) + _ELEMENT_BYTES + _element_bytes(kernel)
-        done = _compile(clang, mode, fast_math, whole, built)
+        folder = Path(scratch)
+        headers, own = divided(rewritten.text, source.path)
+        own = _number_files(own, list(source.files)) + _ELEMENT_BYTES + _element_bytes(kernel)
+        done = _compile(clang, mode, fast_math, _number_files(headers, [source.path]), own, folder)
         if done.returncode:
             messages = _name_files(done.stderr, source)
             diagnostics = parse_diagnostics(messages)
             raise CompileError(summary(source.path, "does not compile", diagnostics, messages), diagnostics)
         if rewritten.unread:
             raise CompileError(summary(source.path, "cannot be read", rewritten.unread, ""), rewritten.unread)
-        counted = counting.build(clang, built) if mode == "count" else {}
-        binary = built.read_bytes()
+        counted = _finish(clang, mode, folder)
+        binary = (folder / SHARED).read_bytes()
     unset = sorted({m.decode() for m in re.findall(rb"metal_unset_(\w+)\x00", binary)})
     if unset:
         raise CompileError(f"function constant {', '.join(unset)} has no value, and the kernel uses it")
@@ -68,15 +70,15 @@ def compile_kernel(
             for p in kernel[0].parameters
         ],
         "max_threads": _max_threads(kernel[0]),
-        "threadgroup_variables": _threadgroup_names(declarations),
+        "threadgroup_variables": file.threadgroup_names,
         **counted,
         "byte_accesses": b"__tsan_read1\0" in binary or b"__tsan_write1\0" in binary or b"__tsan_mem" in binary,
     }
 
 
-def _number_files(text: str, source: Source) -> str:
+def _number_files(text: str, files: Sequence[Path]) -> str:
     """Line markers that name the source's files by number, so that the result does not depend on where they lie."""
-    for number, path in enumerate(source.files):
+    for number, path in enumerate(files):
         text = text.replace(f'"{path}"', f'"metal:{number}"')
     return text
 
@@ -87,24 +89,35 @@ def _name_files(messages: str, source: Source) -> str:
     return re.sub(r"\bmetal:(\d+):(?=\d+:\d+:)", lambda match: f"{files[int(match.group(1))]}:", messages)
 
 
-def _compile(clang: Clang, mode: str, fast_math: bool, text: str, built: Path):
-    """A checking build stops at LLVM IR to be edited, and goes on from there."""
+def _compile(clang: Clang, mode: str, fast_math: bool, headers: str, own: str, folder: Path):
+    """Makes an object; of a build that is edited, LLVM IR in its place."""
     command = [clang.path, *_flags(clang), *(FAST_MATH if fast_math else []), *_FLAGS_OF[mode]]
-    headers, own = divided(text)
-    written, middle = built.with_suffix(".clcpp"), built.with_suffix(".ll")
-    written.write_text(own)
-    command = [*command, *precompiled(clang, command, headers), str(written), "-o"]
-    if mode == "run":
-        return run([*command, str(built), "-shared", "-lm"])
-    if mode == "count":
-        return run([*command, str(built), "-S", "-emit-llvm"])
-    done = run([*command, str(middle), "-S", "-emit-llvm"])
+    (folder / "kernel.clcpp").write_text(own)
+    command = [*command, *precompiled(clang, command, headers), str(folder / "kernel.clcpp")]
+    made = ["-c", "-o", str(folder / OBJECT)] if mode == "run" else ["-S", "-emit-llvm", "-o", str(folder / _IR)]
+    return run([*command, *made])
+
+
+def _finish(clang: Clang, mode: str, folder: Path) -> dict:
+    """Edits what is edited, and goes on to a shared object; returns what a counting build says of its counts."""
+    said: dict = {}
+    if mode != "run":
+        middle = folder / _IR
+        text = middle.read_text()
+        if mode == "count":
+            text, said = counting.counted(text)
+        else:
+            text = checking.edited(text, mode == "nan")
+        middle.write_text(text)
+        flags = [*machine_flags(clang.major), "-O2", "-fPIC", "-fno-plt", "-w", "-Xclang", "-disable-llvm-passes"]
+        _succeed(run([clang.path, "-x", "ir", *flags, "-c", str(middle), "-o", str(folder / OBJECT)]), mode)
+    _succeed(link(clang, folder), mode)
+    return said
+
+
+def _succeed(done, mode: str) -> None:
     if done.returncode:
-        return done
-    middle.write_text(checking.edited(middle.read_text(), mode == "nan"))
-    finish = ["-x", "ir", "-O2", *machine_flags(clang.major), "-fPIC", "-fno-plt", "-w", "-shared", "-lm"]
-    finish += ["-Xclang", "-disable-llvm-passes"]
-    return run([clang.path, *finish, str(middle), "-o", str(built)])
+        raise CompileError(f"cannot make the {mode} build of the kernel:\n{done.stderr[:2000]}")
 
 
 # Bytes of what each parameter points to, so that findings can count in elements.
@@ -143,12 +156,6 @@ def _element_bytes(kernel: Tuple[Function, Instantiation]) -> str:
         f"{in_scope(instantiation, bytes_of)}\n"
         'extern "C" ulong metal_threadgroup_start(void) { return (ulong)metal::__start_metal_threadgroup; }\n'
     )
-
-
-def _threadgroup_names(declarations: Declarations) -> List[str]:
-    """Names of threadgroup variables by the number that the rewriting gave them."""
-    kernels = [f for f in declarations.functions if f.kernel]
-    return [t.text for f in kernels for v in threadgroup_variables(declarations.tokens, f) for t in v.names]
 
 
 def _flags(clang: Clang) -> List[str]:

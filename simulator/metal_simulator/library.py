@@ -5,9 +5,9 @@ from __future__ import annotations
 import ctypes
 import functools
 from pathlib import Path
-from typing import List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
-from .compile import compile_kernel
+from .compile import BUILDS, compile_kernel
 from .errors import CompileError, Diagnostic, LaunchError
 from .launch import canaries, runtime
 from .launch.request import LaunchReport, Settings, launch
@@ -22,7 +22,7 @@ from .toolchain import cache
 from .toolchain.clang import FAST_MATH, Clang, find_clang
 from .translate.function_constants import near, spell_constants
 from .translate.positions import POSITIONS
-from .translate.rewrite import read_types
+from .translate.rewrite import Shared, read_types, shared
 
 
 class Library:
@@ -38,7 +38,7 @@ class Library:
     Raises CompileError if the file does not exist, for another language and for a target that is no version, and
     ToolchainError if there is no clang; everything else waits until it is needed.
 
-    What a back end needs of it: source (the files), clang, fast_math, digest, text, declarations, function.
+    What a back end needs of it: source (the files), clang, fast_math, digest, text, declarations, shared, function.
     """
 
     def __init__(
@@ -76,6 +76,11 @@ class Library:
         """
         return account(read_types(*self._read))
 
+    @functools.cached_property
+    def shared(self) -> Shared:
+        """What the builds of all its kernels share."""
+        return shared(self.text, self.declarations)
+
     @property
     def kernels(self) -> Tuple[str, ...]:
         """Host names of all kernels: first those of functions, in the order of the file, then those of explicit
@@ -101,13 +106,17 @@ class Library:
             return [*found, *(d for d in error.diagnostics if d not in found)]
         return found
 
-    def kernel(self, host_name: str, constants: Optional[Mapping[str, object]] = None) -> "Kernel":
+    def kernel(self, host_name: str, constants: Optional[Mapping[str, object]] = None, build: str = "run") -> "Kernel":
         """A kernel specialised for function constants (name -> bool, int or float), compiled or taken from the cache.
 
-        Raises CompileError: unknown kernel or constant, a constant the kernel needs and does not get, source that does
-        not compile.
+        build: what is compiled now: "run" for launches, "check" for those with the checker, "nan" for those with
+            check_nan, "count" for profiles. The others are compiled when they are needed.
+        Raises CompileError: unknown kernel, constant or build, a constant the kernel needs and does not get, source
+        that does not compile.
         """
-        return Kernel(self, host_name, dict(constants or {}))
+        if build not in BUILDS:
+            raise CompileError(f"build is one of {', '.join(BUILDS)}, not {build!r}")
+        return Kernel(self, host_name, dict(constants or {}), build)
 
     def function(self, host_name: str) -> Tuple[Function, Optional[Instantiation]]:
         """The function of a kernel and, of a template, its instantiation.
@@ -134,8 +143,7 @@ class Library:
             known = compile_kernel(
                 self.clang,
                 self.source,
-                self.text,
-                self.declarations,
+                self.shared,
                 kernel,
                 values,
                 mode,
@@ -165,12 +173,19 @@ class Budget(NamedTuple):
 class Kernel:
     """One kernel, specialised and compiled; ready to launch any number of times, from any thread."""
 
-    def __init__(self, library: Library, host_name: str, constants: Mapping[str, object]):
+    def __init__(self, library: Library, host_name: str, constants: Mapping[str, object], build: str):
         self.name = host_name
         self._library, self._constants = library, constants
-        self._loaded = {"run": self._load("run")}
+        self._loaded: Dict[str, Tuple] = {}
+        self._description = self.load(build)[3]
 
-    def _load(self, mode: str):
+    def load(self, mode: str) -> Tuple:
+        """A build: the runtime, its code, the path of that, its description; made when it is first asked for."""
+        if mode not in self._loaded:
+            self._loaded[mode] = self._load(mode)
+        return self._loaded[mode]
+
+    def _load(self, mode: str) -> Tuple:
         runtime_library = runtime.load(self._library.clang)
         name, description = self._library._build(self.name, self._constants, mode)
         path = cache.folder() / f"{name}.so"
@@ -190,16 +205,16 @@ class Kernel:
     @property
     def threadgroup_bytes(self) -> int:
         """Bytes of threadgroup variables (without [[threadgroup(n)]] arguments)."""
-        return self._loaded["run"][3]["static_bytes"]
+        return self._description["static_bytes"]
 
     @property
     def parameters(self) -> Tuple[dict, ...]:
         """Its parameters in order: name, kind (buffer, threadgroup or a position), index, constant, gate."""
-        return tuple(dict(p) for p in self._loaded["run"][3]["parameters"])
+        return tuple(dict(p) for p in self._description["parameters"])
 
     def budget(self) -> Budget:
         """Its static budget; nothing runs."""
-        counted = self._loaded.setdefault("count", self._load("count"))[3]
+        counted = self.load("count")[3]
         return Budget(self.threadgroup_bytes, *(counted[name] for name in Budget._fields[1:]))
 
     def launch(
@@ -260,13 +275,11 @@ class Kernel:
             raise LaunchError(f"kernel {self.name}: check_nan needs a build without fast math, which knows no NaN")
         if mode in ("check", "nan"):
             canaries.require(self._library.clang, _load_checking)
-        if mode not in self._loaded:
-            self._loaded[mode] = self._load(mode)
-        return launch(self.name, self._loaded[mode], buffers, grid, threads, settings)
+        return launch(self.name, self.load(mode), buffers, grid, threads, settings)
 
 
 def _load_checking(clang: Clang, path: Path, host_name: str):
     """A kernel of a file, in the build that checks, by this clang; for canaries.require."""
     library = Library(path)
     library.clang = clang
-    return Kernel(library, host_name, {})._load("check")
+    return library.kernel(host_name, build="check").load("check")

@@ -102,7 +102,8 @@ def _run(options: argparse.Namespace) -> int:
     if options.print and options.json == json_output.STANDARD_OUTPUT:
         raise LaunchError("--print and --json - would mix on the standard output; give --json a file")
     library = specification.library(options)
-    kernel = library.kernel(options.kernel, specification.constants(options.constant))
+    build = "run" if options.no_check else "nan" if options.check_nan else "check"
+    kernel = library.kernel(options.kernel, specification.constants(options.constant), build)
     buffers = specification.buffers(kernel.parameters, options.buffers)
     indices = {p["name"]: p["index"] for p in kernel.parameters if p["kind"] == "buffer"}
     outputs = [_output(text, indices) for text in options.output]

@@ -28,7 +28,7 @@ def run(options: argparse.Namespace) -> int:
     if options.plot and not Path(options.plot).parent.is_dir():
         raise SimulatorError(f"cannot write {options.plot}: no folder {Path(options.plot).parent}")
     library = specification.library(options)
-    kernel = library.kernel(options.kernel, specification.constants(options.constant))
+    kernel = library.kernel(options.kernel, specification.constants(options.constant), "count")
     profile = kernel.profile(
         specification.buffers(kernel.parameters, options.buffers),
         specification.three("--grid", options.grid),

@@ -6,11 +6,13 @@ lines. The parts of the language that are read have been the same from LLVM 15 o
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
 _NAME = r'%(?:"[^"]*"|[-\w.$]+)'
 _RESULT = re.compile(rf"\s+({_NAME}) = (.*)")
+_TYPE_NAMED = re.compile(rf"({_NAME}) = type (.*)")
 _LABEL = re.compile(r'((?:"[^"]*"|[-\w.$]+)):')
 _DEFINE = re.compile(r'define .*?@("[^"]*"|[-\w.$]+)\((.*)')
 _NAMES = re.compile(_NAME)
@@ -20,6 +22,8 @@ _FLAGS = re.compile(
     r"reassoc|fast|volatile|atomic|noundef|zeroext|signext|nonnull|(?:range|captures|nofpclass)\([^)]*\))\s+"
 )
 _METADATA = re.compile(r"(, ![\w.]+ !\d+|, !\w+ !\{.*\}|, align \d+| #\d+)+$")
+_INTEGER = re.compile(r"-?\d+")
+_BRACKET = re.compile(r"[][(){}<>]")
 
 CASTS = frozenset(
     "trunc zext sext fptrunc fpext fptoui fptosi uitofp sitofp ptrtoint inttoptr bitcast addrspacecast".split()
@@ -82,7 +86,7 @@ def read(text: str) -> Module:
     lines = _join(text.split("\n"))
     functions, types, start = [], {}, None
     for number, line in enumerate(lines):
-        named = re.match(rf"({_NAME}) = type (.*)", line)
+        named = _TYPE_NAMED.match(line)
         if named:
             types[named.group(1)] = named.group(2)
         elif line.startswith("define "):
@@ -192,6 +196,8 @@ def _value(part: str) -> str:
 
 def split(text: str) -> List[str]:
     """Splits at the commas that are in no bracket."""
+    if not _BRACKET.search(text):
+        return [part for part in text.split(",") if part.strip()]
     parts, depth, start = [], 0, 0
     for i, letter in enumerate(text):
         depth += (letter in "([{<") - (letter in ")]}>")
@@ -206,18 +212,21 @@ def _leading_type(text: str) -> str:
     return match.group(0) if match else ""
 
 
+@functools.lru_cache(maxsize=None)
 def element(kind: str) -> str:
     """Type of one element: of a vector, else the type itself."""
     match = re.fullmatch(r"<\d+ x (.*)>", kind)
     return match.group(1) if match else kind
 
 
+@functools.lru_cache(maxsize=None)
 def count(kind: str) -> int:
     """Elements of a vector type, 1 for others."""
     match = re.match(r"<(\d+) x", kind)
     return int(match.group(1)) if match else 1
 
 
+@functools.lru_cache(maxsize=None)
 def bits(kind: str) -> int:
     """Bits of a scalar, pointer or vector type; 0 for others."""
     sizes = {"half": 16, "bfloat": 16, "float": 32, "double": 64, "ptr": 64}
@@ -228,7 +237,7 @@ def bits(kind: str) -> int:
 
 def integer(value: str) -> Optional[int]:
     """The number of an integer constant."""
-    return int(value) if re.fullmatch(r"-?\d+", value) else None
+    return int(value) if _INTEGER.fullmatch(value) else None
 
 
 def size_of(kind: str, types: Dict[str, str]) -> int:

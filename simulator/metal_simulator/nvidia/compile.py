@@ -90,7 +90,7 @@ def _build(library, assembler: Assembler, host_name, constants, threads, matrix,
     kernel = library.function(host_name)
     function = kernel[0]
     spelled = spell_constants(library.declarations.constants, constants)
-    rewritten = for_run(library.text, library.declarations, kernel, spelled)
+    rewritten = for_run(library.shared, kernel, spelled)
     if rewritten.unread:
         raise CompileError(summary(library.source.path, "cannot be read", rewritten.unread, ""), rewritten.unread)
     text = rewritten.text + _entry(function)

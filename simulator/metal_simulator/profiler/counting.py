@@ -7,13 +7,11 @@ wide. Then every block counts its executions and every memory instruction logs i
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Dict, List, NamedTuple, Tuple
 
 from ..errors import CompileError
 from ..llvm_ir import ir
 from ..llvm_ir.dataflow import CONTEXT, UNKNOWN, Dataflow
-from ..toolchain.clang import Clang, machine_flags, run
 from . import registers
 from .instruction_classes import CLASSES, block_costs
 
@@ -49,26 +47,20 @@ class _Run(NamedTuple):
     offset: int
 
 
-def build(clang: Clang, path: Path) -> dict:
-    """Replaces the LLVM IR at path by a shared object that counts; returns what its counts mean: weights (cost of each
-    block by class), sites ([bytes, write] of each memory instruction), registers, registers_by_family (registers.py),
-    private_bytes, instructions."""
+def counted(text: str) -> Tuple[str, dict]:
+    """Optimised LLVM IR, edited to count, and what its counts mean: weights (cost of each block by class), sites
+    ([bytes, write] of each memory instruction), registers, registers_by_family (registers.py), private_bytes,
+    instructions. Raises CompileError if it cannot be counted."""
     try:
-        module = ir.read(path.read_text())
+        module = ir.read(text)
     except ValueError as error:
         raise CompileError(f"cannot count the kernel's instructions: {error}") from None
     functions = _reached(module)
     flows = [Dataflow(f, module) for f in functions]
     accesses = [access for flow in flows for access in memory_accesses(flow)]
-    written = path.with_suffix(".ll")
-    written.write_text(_instrumented(module, functions, accesses))
-    flags = ["-O1", "-x", "ir", *machine_flags(clang.major), "-fPIC", "-shared", "-w"]
-    done = run([clang.path, *flags, str(written), "-lm", "-o", str(path)])
-    if done.returncode:
-        raise CompileError(f"cannot compile the counting kernel:\n{done.stderr[:2000]}")
     costs = [cost for flow in flows for cost in block_costs(flow)]
     needs = max(map(registers.by_family, flows), key=lambda need: need["7"][0])
-    return {
+    meaning = {
         "weights": [[cost.get(name, 0) for name in CLASSES] for cost in costs],
         "sites": [[a.bytes, a.write] for a in accesses],
         "registers": needs["9"][0],
@@ -76,6 +68,7 @@ def build(clang: Clang, path: Path) -> dict:
         "private_bytes": max(map(registers.private_bytes, flows)),
         "instructions": len(accesses) + sum(sum(cost.values()) for cost in costs),
     }
+    return _instrumented(module, functions, accesses), meaning
 
 
 def _reached(module: ir.Module) -> List[ir.Function]:

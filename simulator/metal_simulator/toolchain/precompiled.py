@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 from pathlib import Path
 from typing import List, Tuple
@@ -11,13 +10,11 @@ from ..errors import ToolchainError
 from . import cache
 from .clang import Clang, run
 
-_RETURN = re.compile(r'^(# 1 "(?!<).*") 2$', re.MULTILINE)  # from the headers to the user's file
 
-
-def divided(text: str) -> Tuple[str, str]:
+def divided(text: str, file: Path) -> Tuple[str, str]:
     """Preprocessed text: the headers in front of the user's file, and the rest of it."""
-    begin = _RETURN.search(text)
-    return (text[: begin.start()], begin.group(1) + text[begin.end() :]) if begin else ("", text)
+    headers, returned, own = text.partition(f'# 1 "{file}" 2\n')  # clang's marker behind the headers
+    return (headers, f'# 1 "{file}"\n{own}') if returned else ("", text)
 
 
 def precompiled(clang: Clang, command: List[str], headers: str) -> List[str]:

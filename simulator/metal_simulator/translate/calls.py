@@ -29,10 +29,9 @@ from .cursors import (
     written_type,
 )
 from .edits import Edit, Wrap
-from .operations import Operations
+from .operations import COMPARISONS, Operations
 
 _OF_PARAMETER = re.compile(r"type-parameter-0-(\d+) &$")
-_COMPARISONS = {"<", ">", "<=", ">=", "==", "!=", "&&", "||", "!"}
 _FUNCTIONS = (
     CursorKind.FUNCTION_DECL,
     CursorKind.CXX_METHOD,
@@ -56,7 +55,7 @@ class Calls(Operations):
             self._unresolved(cursor, parent, kids)
         elif called.kind == CursorKind.CONSTRUCTOR:
             self._constructed(cursor, parent, kids)
-        elif operator in _COMPARISONS and meaning(cursor.type).scalar == "bool" and meaning(cursor.type).components > 1:
+        elif operator in COMPARISONS and meaning(cursor.type).scalar == "bool" and meaning(cursor.type).components > 1:
             self._wrap(cursor, "::metal::__comparison(", ")")
         if called is not None and called.kind in _FUNCTIONS:
             if is_own(called) and called.kind in (CursorKind.FUNCTION_DECL, CursorKind.CXX_METHOD):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import List, NamedTuple, Optional, Tuple
 
@@ -35,14 +36,17 @@ _LITERALS = {
     CursorKind.LAMBDA_EXPR,
     CursorKind.CXX_UNARY_EXPR,  # sizeof
 }
-_LEAVES = {
-    CursorKind.INTEGER_LITERAL,
-    CursorKind.FLOATING_LITERAL,
-    CursorKind.CXX_BOOL_LITERAL_EXPR,
-    CursorKind.TYPE_REF,
-    CursorKind.TEMPLATE_REF,
-    CursorKind.NAMESPACE_REF,
-    CursorKind.MEMBER_REF,
+_LEAVES = {  # by number: every cursor is looked up
+    kind.value
+    for kind in (
+        CursorKind.INTEGER_LITERAL,
+        CursorKind.FLOATING_LITERAL,
+        CursorKind.CXX_BOOL_LITERAL_EXPR,
+        CursorKind.TYPE_REF,
+        CursorKind.TEMPLATE_REF,
+        CursorKind.NAMESPACE_REF,
+        CursorKind.MEMBER_REF,
+    )
 }
 _CASTS = {
     CursorKind.CSTYLE_CAST_EXPR,
@@ -78,7 +82,7 @@ def children(cursor: Cursor) -> List[Cursor]:
     found: Optional[List[Cursor]] = getattr(cursor, "_children", None)
     if found is None:
         found = cursor._children = []
-        if cursor.kind not in _LEAVES:
+        if cursor._kind_id not in _LEAVES:
             conf.lib.clang_visitChildren(cursor, _COLLECT, found)
             for child in found:
                 child._tu = cursor._tu
@@ -134,7 +138,12 @@ class Meaning(NamedTuple):
 def meaning(kind: Type) -> Meaning:
     if kind.kind in REFERENCES:
         kind = kind.get_pointee()
-    name = _QUALIFIERS.sub("", kind.get_canonical().spelling).strip()
+    return _meaning(kind.get_canonical().spelling)
+
+
+@functools.lru_cache(maxsize=None)
+def _meaning(spelling: str) -> Meaning:
+    name = _QUALIFIERS.sub("", spelling).strip()
     vector = _VECTOR.fullmatch(name)
     if vector:
         scalar = _NAMES.get(vector.group(1), vector.group(1))

@@ -30,7 +30,7 @@ from .cursors import (
 from .edits import Edit, Wrap
 from .members import CLASSES
 
-_COMPARISONS = {"<", ">", "<=", ">=", "==", "!=", "&&", "||", "!"}
+COMPARISONS = {"<", ">", "<=", ">=", "==", "!=", "&&", "||", "!"}
 _ARITHMETIC = {"+", "-", "*", "/", "+=", "-=", "*=", "/=", "<", ">", "<=", ">=", "==", "!="}
 _MADE = {CursorKind.CALL_EXPR, CursorKind.CSTYLE_CAST_EXPR, CursorKind.CXX_STATIC_CAST_EXPR}
 _CONVERTED = {"half", "bfloat"}  # which clang does not convert to each other
@@ -59,7 +59,7 @@ class Operations(Collecting):
 
     def _dependent(self, cursor: Cursor, operator: str, kids: List[Cursor]) -> None:
         """An operator of which an operand depends on template parameters."""
-        if operator in _COMPARISONS and span(cursor) not in self.truths and not any(map(self._is_object, kids)):
+        if operator in COMPARISONS and span(cursor) not in self.truths and not any(map(self._is_object, kids)):
             self._wrap(cursor, "::metal::__comparison(", ")")
         if len(kids) != 2:
             return

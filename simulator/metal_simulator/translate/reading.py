@@ -67,9 +67,11 @@ class Reading(NamedTuple):
 
     def problems(self) -> List[Diagnostic]:
         """What cannot be read."""
-        lines, found = by_line(self.tokens), []
-        for problem in self.unit.diagnostics:
-            if problem.severity >= _ERROR and self.tokens and problem.location.offset not in self.settled:
+        found = []
+        wrong = [d for d in self.unit.diagnostics if d.severity >= _ERROR and d.location.offset not in self.settled]
+        if wrong and self.tokens:
+            lines = by_line(self.tokens)
+            for problem in wrong:
                 places = [note.location for note in (problem, *problem.children)]  # a header's error notes who used it
                 own = [place.offset for place in places if place.file and place.file.name == FILE]
                 token = self.tokens[max(self.at(own[0]), 0) if own else 0]
@@ -79,12 +81,11 @@ class Reading(NamedTuple):
 
 def read(text: str, declarations: Declarations, taken: List[Tuple[int, int]]) -> Reading:
     """taken: places of the text that say nothing to a C++ parser."""
-    methods = _Methods(declarations.tokens, _brackets(declarations.tokens))
-    source = _readable(text, declarations, taken, methods)
+    tokens, brackets = declarations.tokens, _brackets(declarations.tokens)
+    source = _readable(text, declarations, taken, brackets)
     unit = Index.create().parse(FILE, [*_FLAGS, "-include-pch", _headers(_HAS_TENSORS in text)], [(FILE, source)])
     number_places(unit, len(source))
-    tokens = declarations.tokens
-    return Reading(unit, set(), tokens, [t.start for t in tokens], _brackets(tokens))
+    return Reading(unit, set(), tokens, [t.start for t in tokens], brackets)
 
 
 def _headers(tensors: bool) -> str:
@@ -105,13 +106,13 @@ def _headers(tensors: bool) -> str:
     return str(path)
 
 
-def _readable(text: str, declarations: Declarations, taken: List[Tuple[int, int]], methods: _Methods) -> str:
+def _readable(text: str, declarations: Declarations, taken: List[Tuple[int, int]], brackets: Dict[int, int]) -> str:
     """The text for libclang, character by character in its place."""
     tokens = declarations.tokens
     places = [(start, end, "") for start, end in [*_headers_of(text), *taken]]
     # An instantiation as a specialisation, of which libclang has a cursor; and no body is instantiated.
     places += [(i.token.start, i.token.end, "__Given") for i in declarations.instantiations]
-    places += _put_differently(tokens, methods)
+    places += _put_differently(tokens, brackets)
     parts, position = [], 0
     for start, end, put in sorted(places, key=lambda place: (place[0], -place[1])):
         if start >= position:
@@ -122,9 +123,9 @@ def _readable(text: str, declarations: Declarations, taken: List[Tuple[int, int]
     return readable if readable.isascii() else re.sub(r"[^\x00-\x7f]", "_", readable)
 
 
-def _put_differently(tokens: List[Token], methods: _Methods) -> Iterator[Place]:
+def _put_differently(tokens: List[Token], brackets: Dict[int, int]) -> Iterator[Place]:
     """What C++ takes only in other words, which are no longer: start, end, words."""
-    brackets = _brackets(tokens)
+    methods = _Methods(tokens, brackets)
     classes = {tokens[i + 1].text for i, t in enumerate(tokens[:-1]) if t.text in ("struct", "class", "union")}
     counts = _counts(tokens)
     for i, token in enumerate(tokens[:-2]):

@@ -40,13 +40,32 @@ def for_check(text: str, declarations: Declarations) -> Rewritten:
     return apply_edits(text, edits)._replace(unread=known.unread)
 
 
-def for_run(
-    text: str, declarations: Declarations, kernel: Tuple[Function, Optional[Instantiation]], constants: Dict[str, str]
-) -> Rewritten:
-    """constants: values as C++ text; a constant without value stays an undefined symbol, metal_unset_<name>."""
-    tokens = declarations.tokens
+class Shared(NamedTuple):
+    """What the builds of all kernels of a file share."""
+
+    text: str
+    declarations: Declarations
+    facts: Facts
+    edits: List[Edit]
+    threadgroup_names: List[str]  # of threadgroup variables, by the number that the edits give them
+
+
+def shared(text: str, declarations: Declarations) -> Shared:
     known = facts(text, declarations)
     edits = _common_edits(declarations, known.edits)
+    for instantiation in declarations.instantiations:
+        edits.append(replace_tokens(declarations.tokens, instantiation.start, instantiation.end, ""))
+    for function in declarations.functions:
+        if function.kernel and not function.template:
+            start = declarations.tokens[function.start].start
+            edits.append(Edit(start, start, "static "))
+    return Shared(text, declarations, known, edits, _threadgroup_names(declarations))
+
+
+def for_run(file: Shared, kernel: Tuple[Function, Optional[Instantiation]], constants: Dict[str, str]) -> Rewritten:
+    """constants: values as C++ text; a constant without value stays an undefined symbol, metal_unset_<name>."""
+    text, declarations, known, edits = file.text, file.declarations, file.facts, list(file.edits)
+    tokens = declarations.tokens
     names = {constant.token.start: constant.name for constant in declarations.constants}
     optional = {names.get(question.constant, "") for question in known.questions}
     for constant in declarations.constants:
@@ -55,11 +74,6 @@ def for_run(
     edits += derived_edits(text, known.derived, unset)
     for start, end, constant in known.questions:
         edits.append(Edit(start, end, "true" if names.get(constant) in constants else "false"))
-    for instantiation in declarations.instantiations:
-        edits.append(replace_tokens(tokens, instantiation.start, instantiation.end, ""))
-    for function in declarations.functions:
-        if function.kernel and not function.template:
-            edits.append(Edit(tokens[function.start].start, tokens[function.start].start, "static "))
     rewritten = apply_edits(text, edits)
     return rewritten._replace(text=rewritten.text + entry_point(kernel), unread=known.unread)
 
@@ -143,6 +157,11 @@ def _common_edits(declarations: Declarations, edits: List[Edit], limit: bool = F
             inside = (tokens[variable.start].start, tokens[variable.end].end)
             edits = [e for e in edits if e is edits[-1] or not inside[0] <= e.start < inside[1]]
     return edits
+
+
+def _threadgroup_names(declarations: Declarations) -> List[str]:
+    kernels = [f for f in declarations.functions if f.kernel]
+    return [t.text for f in kernels for v in threadgroup_variables(declarations.tokens, f) for t in v.names]
 
 
 def _rendering(declarations: Declarations) -> List[Edit]:

@@ -90,6 +90,23 @@ def test_cache_hit_runs_no_clang(library, count_clang):
     assert count_clang
 
 
+@pytest.mark.parametrize("build", ["check", "nan", "count"])
+def test_only_the_build_that_is_asked_for(written, count_clang, tmp_path, build):
+    kernel, out = (
+        written("kernel void f(device int* out) { out[0] = 1; }").kernel("f", build=build),
+        np.zeros(1, np.int32),
+    )
+    assert kernel.threadgroup_bytes == 0 and [p["name"] for p in kernel.parameters] == ["out"]
+    assert len(list((tmp_path / "cache").glob("kernel-*.so"))) == 1
+    kernel.launch([out], (1, 1, 1), (1, 1, 1))
+    assert out[0] == 1 and len(list((tmp_path / "cache").glob("kernel-*.so"))) == 2
+
+
+def test_unknown_build(written):
+    with pytest.raises(CompileError, match="build is one of run, count, check, nan, not 'fast'"):
+        written("kernel void f() {}").kernel("f", build="fast")
+
+
 def test_cache_sees_changed_headers_and_constants(tmp_path, count_clang):
     from metal_simulator import Library
 

@@ -10,7 +10,9 @@ def kernel(body, arguments="device const float* x, device float* out"):
 
 
 def findings(library, buffers, threads=64, groups=1, **keywords):
-    return library.kernel("f").launch(buffers, (groups, 1, 1), (threads, 1, 1), check=True, **keywords).findings
+    build = "nan" if keywords.get("check_nan") else "check"
+    grid = (groups, 1, 1)
+    return library.kernel("f", build=build).launch(buffers, grid, (threads, 1, 1), check=True, **keywords).findings
 
 
 def kinds(found):
@@ -23,7 +25,7 @@ def launch(library, buffers, threads=64, groups=1, **keywords):
 
 def launch_clean(library, name, buffers, grid=(1, 1, 1), threads=(1, 1, 1)):
     """Launches under the checker, which must find nothing."""
-    report = library.kernel(name).launch(buffers, grid, threads, check=True)
+    report = library.kernel(name, build="check").launch(buffers, grid, threads, check=True)
     assert [str(finding) for finding in report.findings] == []
 
 
