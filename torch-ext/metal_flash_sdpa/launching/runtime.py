@@ -25,6 +25,7 @@ _TILES: Mapping[str, Any] = {
     **tiles.UNIT_KERNELS,
     **backward_tiles.QUERIES_KERNELS,
     **backward_tiles.KEYS_KERNELS,
+    **backward_tiles.UNIT_KERNELS,
 }
 _OLDEST_MACOS = 14  # the first whose Metal has bfloat
 
@@ -152,5 +153,6 @@ def _flattened(text: str, seen: Set[str]) -> str:
 
 
 def _read(name: str) -> str:
-    text = unit_text.TEXTS.get(name) or (_KERNELS / name).read_text(encoding="ascii")
+    file = _KERNELS / name
+    text = file.read_text(encoding="ascii") if file.is_file() else unit_text.TEXTS[name]
     return text.replace("#pragma once\n", "")

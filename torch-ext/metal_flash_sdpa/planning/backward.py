@@ -34,6 +34,7 @@ from .problem import (
     score_params,
     strides_of,
 )
+from .tile import STAGED
 
 TERMS_TOKENS, TERMS_THREADS = 64, 256  # of a threadgroup; attention_backward_terms.metal: kTokens, kThreads
 # Stored weights of a chunk, for each core: with CHUNK_KEYS keys, 8 tiles of 64 rows, which leave few cores idle at the
@@ -343,7 +344,7 @@ def _queries_plan(
     constants["stores_weights"] = stores
     constants["carries_sums"] = divides_keys
     return Plan(
-        source="attention_backward_queries.metal",
+        source=_source(tile, "attention_backward_queries.metal"),
         kernel=tile.kernel(problem.forward.dtype),
         constants=tuple(constants.items()),
         arguments=(params.pack(), score_params(problem.forward).pack(), _softmax_scale(problem))
@@ -365,7 +366,7 @@ def _keys_plan(problem: _BackwardProblem, params: BackwardParams, tile: KeysTile
     if not constants["is_packed"]:
         key_tiles = -(-keys // tile.block_n) * params.forward.batch
     return Plan(
-        source="attention_backward_keys.metal",
+        source=_source(tile, "attention_backward_keys.metal"),
         kernel=tile.kernel(problem.forward.dtype),
         constants=tuple(constants.items()),
         arguments=(params.pack(), _softmax_scale(problem))
@@ -375,6 +376,10 @@ def _keys_plan(problem: _BackwardProblem, params: BackwardParams, tile: KeysTile
         threads=(tile.simdgroups * SIMD_WIDTH, 1, 1),
         reason=f"{tile.block_n} keys a threadgroup",
     )
+
+
+def _source(tile: Union[QueriesTile, KeysTile], staged: str) -> str:
+    return staged if tile.loader is STAGED else "attention_backward_unit.metal"
 
 
 def _constants(
