@@ -1,5 +1,5 @@
-"""What goes through the scratch: each block of 8 rows and 32 keys in which a row sees a key, once in, and once out for
-each part of the columns; nothing else. Counted by the simulator."""
+"""What goes through the scratch: each block of a SIMD group's rows and 32 keys in which a row sees a key, once in, and
+once out for each part of the columns; nothing else. Counted by the simulator."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .problem import Problem, run
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 from backward_tiles import compiled
 
-HALF_BLOCK = 8 * 32 * 4  # bytes of the weights, and of their gradients
+ROW_BYTES = 32 * 4  # of a block's weights, and of their gradients
 USED = torch.tensor([61, 0, 40], dtype=torch.int32)
 PROBLEMS = {
     "no mask": {"lengths": (70, 100)},
@@ -52,8 +52,8 @@ class Counts:
             self.parts = (head_dim + value_dim) // columns
 
 
-def blocks(problem, heads) -> int:
-    """In which a row sees a key, of all key/value heads; by the definition of the masks."""
+def blocks(problem, heads, rows) -> int:
+    """Of so many rows, in which a row sees a key, of all key/value heads; by the definition of the masks."""
     lengths = [(problem.query.shape[1], problem.key.shape[1])]
     if "cu_seqlens_q" in problem.fields:
         lengths = list(zip(*(problem.fields[f"cu_seqlens_{side}"].diff().tolist() for side in "qk")))
@@ -66,18 +66,21 @@ def blocks(problem, heads) -> int:
         for limit, far in ((problem.fields["window_left"], -distance), (problem.fields["window_right"], distance)):
             if limit >= 0:
                 visible &= far <= limit
-        visible = torch.nn.functional.pad(visible, (0, 0, 0, -len(visible) % 8))
-        count += int(visible.view(len(visible) // 8, 8, visible.shape[1] // 32, 32).any(dim=3).any(dim=1).sum())
+        visible = torch.nn.functional.pad(visible, (0, 0, 0, -len(visible) % rows))
+        count += int(visible.view(len(visible) // rows, rows, visible.shape[1] // 32, 32).any(dim=3).any(dim=1).sum())
     return count * heads[1]
 
 
 @pytest.mark.parametrize("budget", BUDGETS)
 @pytest.mark.parametrize("name", PROBLEMS)
-@pytest.mark.parametrize(("dtype", "head_dim"), [(torch.float16, 64), (torch.float32, 192)])
-def test_each_block_once(kernel, dtype, head_dim, name, budget):
+@pytest.mark.parametrize(
+    ("dtype", "head_dim", "rows"), [(torch.float16, 64, 8), (torch.float32, 192, 8), (torch.float16, 64, 16)]
+)
+def test_each_block_once(kernel, dtype, head_dim, rows, name, budget):
+    """16 rows: on the matrix unit."""
     heads = PROBLEMS[name].get("heads", (4, 2))
     problem, counts = Problem(dtype, head_dim, **PROBLEMS[name]), Counts()
-    run(kernel, problem, counts, cores=1, **BUDGETS[budget])
-    stored = 2 * HALF_BLOCK * blocks(problem, heads)
+    run(kernel, problem, counts, cores=1, family=10, matrix_unit=rows == 16, **BUDGETS[budget])
+    stored = 2 * rows * ROW_BYTES * blocks(problem, heads, rows)
     assert stored > 0 and counts.written == [stored, stored]
     assert counts.read == [stored // 2 * counts.parts, stored]

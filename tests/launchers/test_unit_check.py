@@ -136,7 +136,11 @@ def test_a_right_one_is_used(metal_kernel, unit_check, monkeypatch):
     metal_kernel.launchers._preferred.cache_clear()
     assert target.device == metal_kernel.device.Device(10, 10, matrix_unit=True) and len(asked) == 1
     assert unit_check.verdict(10) == (True, "layouts, products and an attention are right")
-    assert sources(metal_kernel, target.device) == ["attention_forward_unit.metal"]
+    assert sources(metal_kernel, target.device) == [
+        "attention_forward_unit.metal",
+        "attention_backward_terms.metal",
+        *["attention_backward_unit.metal"] * 2,
+    ]
 
 
 def test_threads_that_ask_at_once_wait_for_one_check(unit_check, monkeypatch):
@@ -155,10 +159,11 @@ def test_threads_that_ask_at_once_wait_for_one_check(unit_check, monkeypatch):
 
 
 def sources(kernel, device):
+    """Of a call and of its gradients."""
     plans = recorded.Plans()
-    query = torch.randn(1, 40, 2, 64).half()
+    query = torch.randn(1, 40, 2, 64).half().requires_grad_()
     with kernel.launchers.use_launcher(plans, device):
-        kernel.flash_attn_func(query, query, query)
+        kernel.flash_attn_func(query, query, query).sum().backward()
     return [plan.source for plan, _ in plans.seen]
 
 
@@ -175,7 +180,7 @@ def test_a_wrong_one_costs_one_warning(metal_kernel, unit_check, monkeypatch, la
             target = metal_kernel.launchers.metal()
     metal_kernel.launchers._preferred.cache_clear()
     assert len(caught) == 1 and not target.device.matrix_unit
-    assert sources(metal_kernel, target.device) == ["attention_forward.metal"]
+    assert not any("unit" in source for source in sources(metal_kernel, target.device))
 
 
 def test_what_does_not_compile_costs_one_warning(unit_check, monkeypatch):

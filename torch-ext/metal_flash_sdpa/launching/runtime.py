@@ -153,6 +153,5 @@ def _flattened(text: str, seen: Set[str]) -> str:
 
 
 def _read(name: str) -> str:
-    file = _KERNELS / name
-    text = file.read_text(encoding="ascii") if file.is_file() else unit_text.TEXTS[name]
+    text = unit_text.TEXTS.get(name) or (_KERNELS / name).read_text(encoding="ascii")
     return text.replace("#pragma once\n", "")
