@@ -1,7 +1,7 @@
 """Prefills and gradients on the matrix unit of M5 beside kernels without it: python benchmarks/matrix_unit.py
 
-Prefills: causal, 16 heads, bf16; one head is simulated and counted as often. Predicted milliseconds, TFLOPS of the products that
-a causal mask leaves, and the share of the unit's peak, for tiles that use the unit, for those that serve without it,
+Prefills: causal, 16 heads, bf16; one is simulated and counted as often. Predicted ms, TFLOPS of the products that a
+causal mask leaves, and the share of the unit's peak, for tiles that use the unit, for those that serve without it,
 and for MLX's kernel, unmodified from its wheel (left out where that cannot be had). Then every tile that uses the unit:
 estimated live registers and, for each block of 16 rows and 32 keys, clocks of the unit and of the ALUs, fp16.
 
@@ -11,8 +11,8 @@ a compiler that joins those loads has a quarter of them.
 
 Gradients: fp16, 16 heads; one of 512 and of 1,024 tokens is counted, carried over as in benchmarks/peers_backward.py,
 and predicted as if it were one chunk. Of the kernels that use the unit, the queries' and the keys': ms, their share of
-the unit's peak, and what bounds them. Then for each of them registers and, for each block of 16 rows and 32 keys, clocks
-of the unit, of the ALUs and of L1, this for one on each of a core's four schedulers, and bytes of memory for a pair.
+the unit's peak, and what bounds them. Then registers of each and, for each block of 16 rows and 32 keys, clocks of the
+unit, of the ALUs and of L1, this for one on each of a core's four schedulers, and bytes of memory for a pair.
 
 Level: counters of the simulator and its cost model; nothing here was measured on a GPU.
 """

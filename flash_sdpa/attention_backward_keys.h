@@ -120,16 +120,16 @@ attention_backward_keys(
   if (carries_sums && !turn.is_first) load_sums(sum, key_sums, chunk.carried_from * sums_half + sums_index, lane_index);
   else zero(sum);
 
-  const long row_stride = stored_row_stride(params);
+  const long row_stride = stored_row_stride<kLoader>(params);
   const int tile_index = first_tile + begin / kTileRows - int(chunk.first_tile);
-  weights += lane_index * 4 + (makes_value ? 0 : Rows::kStoredGrads);
-  weights = stored_rows<kTileRows>(weights, params, position.x, tile_index, begin % kTileRows / kFragment);
+  weights += lane_index * InTurn<kLoader>::kStoredLane + (makes_value ? 0 : Rows::kStoredGrads);
+  weights = stored_rows<kLoader, kTileRows>(weights, params, position.x, tile_index, begin % kTileRows / kFragment);
   int stored_key = 0;  // the place of key0 among those that the tile of rows stores
   for (int row0 = begin; row0 < end; row0 += kBlockM) {
     if (row0 == begin || row0 % kTileRows == 0) {
-      weights -= stored_key * (2 * kFragment);
+      weights -= stored_floats(kLoader, stored_key);
       stored_key = key0 - first_stored(chunk, mask.visible(sequence.token(row0 & -kTileRows)).begin);
-      weights += stored_key * (2 * kFragment);
+      weights += stored_floats(kLoader, stored_key);
     }
     block.bring(row0);
     const int end_row = stored_key < params.stored_keys ? own_end : 0;  // whatever max_seqlen_k promised

@@ -119,8 +119,9 @@ template <typename T, typename Element, int kHeadDim, int kValueDim, int kBlockN
   else zero(accumulator);
   device float* target;  // where the next block's weights go
   if (stores_weights)
-    target = stored_rows<kBlockM>(weights, params, position.x, tile_index, simdgroup / kSlices * (kRows / kFragment)) +
-             lane_index * 4;
+    target = stored_rows<kLoader, kBlockM>(
+                 weights, params, position.x, tile_index, simdgroup / kSlices * (kRows / kFragment)) +
+             lane_index * InTurn<kLoader>::kStoredLane;
 
   // In a first pass rows with large scores find their maximum and sum anew, over all keys that they see.
   bool recounts = any_simdgroup<kSimdgroups>((threadgroup uint*)memory, softmax.any_large(), simdgroup, lane_index);
@@ -136,7 +137,7 @@ template <typename T, typename Element, int kHeadDim, int kValueDim, int kBlockN
     const int first_key = carries_sums && recounts ? blocks.begin : begin;
     const int end_key = carries_sums && recounts ? blocks.end : end;
     int key0 = first_key;
-    for (; key0 < end_key; key0 += kBlockN, target += kBlockN * (2 * kFragment)) {
+    for (; key0 < end_key; key0 += kBlockN, target += stored_floats(kLoader, kBlockN)) {
       if (kStaged || kSlices > 1 || recounts)
         threadgroup_barrier(mem_flags::mem_threadgroup);  // all are done with the last block
       else threadgroup_barrier(mem_flags::mem_none);      // for SIMD groups to find keys and values in the cache
@@ -184,14 +185,14 @@ template <typename T, typename Element, int kHeadDim, int kValueDim, int kBlockN
         drop(scores, kept);
         scale(scores, dropout_factor(dropout_params));
       }
-      if (stores_weights) round_tile(scores);
-      if (stores_weights && is_seen) store_weights<kSlices>(target, stored_row_stride(params), scores, grads, slice);
+      if (stores_weights && is_seen)
+        store_weights<kSlices>(target, stored_row_stride<kLoader>(params), scores, grads, slice, lane_index);
       multiply(accumulator, grads, keys.tile, lane);  // dQ += dS K
     }
     if (!recounts) break;
     softmax.finish(kept_softmax, score.scale, sinks, tile, row0, lane);
     keys.skip(begin - key0);
-    target -= (key0 - first_key) * (2 * kFragment);
+    target -= stored_floats(kLoader, key0 - first_key);
     recounts = false;
   }
 

@@ -6,7 +6,8 @@
 #include "tile.h"
 
 // What a loader brings to the backward kernels, block by block: Blocks (of keys or values), and Rows (of queries and of the
-// output's gradient, for the columns of one of the two that a SIMD group multiplies with stored weights).
+// output's gradient, for the columns of one of the two that a SIMD group multiplies with stored weights). Of 8 rows of a
+// stored block, a lane's lie kStoredLane floats after those of the one before.
 template <Loader kLoader>
 struct InTurn;
 
@@ -192,6 +193,7 @@ inline void store_sum(device T* target, long stride, thread RegisterTile<float, 
 
 template <>
 struct InTurn<Loader::staged> {
+  static constant constexpr short kStoredLane = 4;
   template <typename T, typename Element, int kRows, int kColumns, int kSlices, int kThreads>
   using Blocks = StagedBlocks<T, Element, kRows, kColumns, kSlices, kThreads>;
   template <typename T, typename Element, int kHeadDim, int kValueDim, int kColumns, int kBlockM, int kThreads>

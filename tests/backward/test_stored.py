@@ -15,7 +15,8 @@ from .problem import Problem, run
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 from backward_tiles import compiled
 
-ROW_BYTES = 32 * 4  # of a block's weights, and of their gradients
+# Bytes of a block's weights, and of their gradients; of the factors of both; of those that the lanes read for a part.
+BYTES = {8: (8 * 32 * 4, 0, 0), 16: (16 * 32 * 2, 8, 32 * 4)}  # by the rows of a block: 16 on the matrix unit
 USED = torch.tensor([61, 0, 40], dtype=torch.int32)
 PROBLEMS = {
     "no mask": {"lengths": (70, 100)},
@@ -73,14 +74,21 @@ def blocks(problem, heads, rows) -> int:
 
 @pytest.mark.parametrize("budget", BUDGETS)
 @pytest.mark.parametrize("name", PROBLEMS)
-@pytest.mark.parametrize(
-    ("dtype", "head_dim", "rows"), [(torch.float16, 64, 8), (torch.float32, 192, 8), (torch.float16, 64, 16)]
-)
-def test_each_block_once(kernel, dtype, head_dim, rows, name, budget):
-    """16 rows: on the matrix unit."""
+@pytest.mark.parametrize(("dtype", "head_dim"), [(torch.float16, 64), (torch.float32, 192)])
+def test_each_block_once(kernel, dtype, head_dim, name, budget):
+    assert_each_once(kernel, dtype, head_dim, 8, name, budget)
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_each_block_of_the_unit_once(kernel, name):
+    assert_each_once(kernel, torch.float16, 64, 16, name, "both")
+
+
+def assert_each_once(kernel, dtype, head_dim, rows, name, budget):
     heads = PROBLEMS[name].get("heads", (4, 2))
     problem, counts = Problem(dtype, head_dim, **PROBLEMS[name]), Counts()
     run(kernel, problem, counts, cores=1, family=10, matrix_unit=rows == 16, **BUDGETS[budget])
-    stored = 2 * rows * ROW_BYTES * blocks(problem, heads, rows)
+    count, (half, factors, read) = blocks(problem, heads, rows), BYTES[rows]
+    stored = count * (2 * half + factors)
     assert stored > 0 and counts.written == [stored, stored]
-    assert counts.read == [stored // 2 * counts.parts, stored]
+    assert counts.read == [count * (half + read) * counts.parts, stored]

@@ -126,16 +126,16 @@ attention_backward_keys(
   if (carries_sums && !turn.is_first) load_sums(sum, key_sums, chunk.carried_from * sums_half + sums_index, lane_index);
   else zero(sum);
 
-  const long row_stride = stored_row_stride(params);
+  const long row_stride = stored_row_stride<kLoader>(params);
   const int tile_index = first_tile + begin / kTileRows - int(chunk.first_tile);
-  weights += lane_index * 4 + (makes_value ? 0 : Rows::kStoredGrads);
-  weights = stored_rows<kTileRows>(weights, params, position.x, tile_index, begin % kTileRows / kFragment);
+  weights += lane_index * InTurn<kLoader>::kStoredLane + (makes_value ? 0 : Rows::kStoredGrads);
+  weights = stored_rows<kLoader, kTileRows>(weights, params, position.x, tile_index, begin % kTileRows / kFragment);
   int stored_key = 0;  // the place of key0 among those that the tile of rows stores
   for (int row0 = begin; row0 < end; row0 += kBlockM) {
     if (row0 == begin || row0 % kTileRows == 0) {
-      weights -= stored_key * (2 * kFragment);
+      weights -= stored_floats(kLoader, stored_key);
       stored_key = key0 - first_stored(chunk, mask.visible(sequence.token(row0 & -kTileRows)).begin);
-      weights += stored_key * (2 * kFragment);
+      weights += stored_floats(kLoader, stored_key);
     }
     block.bring(row0);
     const int end_row = stored_key < params.stored_keys ? own_end : 0;  // whatever max_seqlen_k promised
@@ -279,8 +279,9 @@ template <typename T, typename Element, int kHeadDim, int kValueDim, int kBlockN
   else zero(accumulator);
   device float* target;  // where the next block's weights go
   if (stores_weights)
-    target = stored_rows<kBlockM>(weights, params, position.x, tile_index, simdgroup / kSlices * (kRows / kFragment)) +
-             lane_index * 4;
+    target = stored_rows<kLoader, kBlockM>(
+                 weights, params, position.x, tile_index, simdgroup / kSlices * (kRows / kFragment)) +
+             lane_index * InTurn<kLoader>::kStoredLane;
 
   // In a first pass rows with large scores find their maximum and sum anew, over all keys that they see.
   bool recounts = any_simdgroup<kSimdgroups>((threadgroup uint*)memory, softmax.any_large(), simdgroup, lane_index);
@@ -296,7 +297,7 @@ template <typename T, typename Element, int kHeadDim, int kValueDim, int kBlockN
     const int first_key = carries_sums && recounts ? blocks.begin : begin;
     const int end_key = carries_sums && recounts ? blocks.end : end;
     int key0 = first_key;
-    for (; key0 < end_key; key0 += kBlockN, target += kBlockN * (2 * kFragment)) {
+    for (; key0 < end_key; key0 += kBlockN, target += stored_floats(kLoader, kBlockN)) {
       if (kStaged || kSlices > 1 || recounts)
         threadgroup_barrier(mem_flags::mem_threadgroup);  // all are done with the last block
       else threadgroup_barrier(mem_flags::mem_none);      // for SIMD groups to find keys and values in the cache
@@ -344,14 +345,14 @@ template <typename T, typename Element, int kHeadDim, int kValueDim, int kBlockN
         drop(scores, kept);
         scale(scores, dropout_factor(dropout_params));
       }
-      if (stores_weights) round_tile(scores);
-      if (stores_weights && is_seen) store_weights<kSlices>(target, stored_row_stride(params), scores, grads, slice);
+      if (stores_weights && is_seen)
+        store_weights<kSlices>(target, stored_row_stride<kLoader>(params), scores, grads, slice, lane_index);
       multiply(accumulator, grads, keys.tile, lane);  // dQ += dS K
     }
     if (!recounts) break;
     softmax.finish(kept_softmax, score.scale, sinks, tile, row0, lane);
     keys.skip(begin - key0);
-    target -= (key0 - first_key) * (2 * kFragment);
+    target -= stored_floats(kLoader, key0 - first_key);
     recounts = false;
   }
 
@@ -1879,7 +1880,8 @@ struct OnlineSoftmax {
 #include "tile.h"
 
 // What a loader brings to the backward kernels, block by block: Blocks (of keys or values), and Rows (of queries and of the
-// output's gradient, for the columns of one of the two that a SIMD group multiplies with stored weights).
+// output's gradient, for the columns of one of the two that a SIMD group multiplies with stored weights). Of 8 rows of a
+// stored block, a lane's lie kStoredLane floats after those of the one before.
 template <Loader kLoader>
 struct InTurn;
 
@@ -2065,6 +2067,7 @@ inline void store_sum(device T* target, long stride, thread RegisterTile<float, 
 
 template <>
 struct InTurn<Loader::staged> {
+  static constant constexpr short kStoredLane = 4;
   template <typename T, typename Element, int kRows, int kColumns, int kSlices, int kThreads>
   using Blocks = StagedBlocks<T, Element, kRows, kColumns, kSlices, kThreads>;
   template <typename T, typename Element, int kHeadDim, int kValueDim, int kColumns, int kBlockM, int kThreads>
@@ -2074,9 +2077,9 @@ struct InTurn<Loader::staged> {
     "stored_weights.h": r"""// Weights P and the gradients dS of their scores on the way from attention_backward_queries, which computes them, to
 // attention_backward_keys, in fp32:
 //   [key/value heads of the chunk][tiles of rows][8 rows][8 keys][lane]
-// a lane's two weights, then their two gradients; unit_gradients.h has another order within 16 keys. A tile's keys count
-// from the first block that it sees in the chunk. Only blocks of a SIMD group's rows and kStoredKeys keys in which a row
-// sees a key are written, and only they are read.
+// a lane's two weights, then their two gradients; unit_gradients.h has another order, and 16 bits. A tile's keys count from
+// the first block that it sees in the chunk. Only blocks of a SIMD group's rows and kStoredKeys keys in which a row sees a
+// key are written, and only they are read.
 #pragma once
 #include "mask.h"
 #include "params.h"
@@ -2102,21 +2105,29 @@ inline int first_stored(constant ChunkParams& chunk, int first_seen) {
   return max(first_seen & -kStoredKeys, int(chunk.first_key));
 }
 
-// Each 8 rows lie this many elements apart, each 8 keys of them 128.
-inline long stored_row_stride(constant BackwardParams& params) { return params.stored_keys * (2 * kFragment); }
+// Floats that 8 rows take for these keys; those of the unit have as much as four more for each stored block.
+constexpr int stored_floats(Loader loader, int keys) {
+  return loader == Loader::staged ? keys * (2 * kFragment) : keys / kStoredKeys * (kStoredKeys * kFragment + 4);
+}
+
+// Each 8 rows lie so many floats apart.
+template <Loader kLoader>
+inline long stored_row_stride(constant BackwardParams& params) {
+  return stored_floats(kLoader, int(params.stored_keys));
+}
 
 // Where 8 rows of a tile begin, the tile being the tile_index-th of the head_index-th head of the chunk.
-template <int kBlockM, typename T>
+template <Loader kLoader, int kBlockM, typename T>
 inline device T* stored_rows(device T* stored, constant BackwardParams& params, int head_index, int tile_index,
                              int rows_index) {
   const int tile = head_index * int(params.stored_tiles) + tile_index;
-  return stored + (tile * (kBlockM / kFragment) + rows_index) * stored_row_stride(params);
+  return stored + (tile * (kBlockM / kFragment) + rows_index) * stored_row_stride<kLoader>(params);
 }
 
 // Stores a lane's part of 8 rows of weights and their gradients. SIMD groups with slices of the same rows divide them.
 template <int kSlices, int kKeys>
 inline void store_weights(device float* target, long, thread RegisterTile<float, kFragment, kKeys>& weights,
-                          thread RegisterTile<float, kFragment, kKeys>& grads, int slice) {
+                          thread RegisterTile<float, kFragment, kKeys>& grads, int slice, uint) {
   UNROLL for (short j = 0; j < kKeys / kFragment; j++) {
     const float2 weight = pair(weights, 0, j), grad = pair(grads, 0, j);
     if (j % kSlices == slice)
@@ -2687,21 +2698,54 @@ struct UnitBlocks {
   void skip(int) {}
 };
 
-// Of 16 keys a lane has four adjacent ones in each row: one store for the weights, one for their gradients.
-constant constexpr short kStoredPart = 2 * 4 * kSimdWidth;  // elements of 8 rows and 16 keys
+// Weights and their gradients are stored as half, each times a power of two that brings the largest of the block, of all
+// its rows, below 2^15: those down to 2^-29 of it keep the 11 bits that the unit takes. Of 8 rows and 16 keys a lane has four
+// adjacent weights, and after all lanes' weights four gradients; the factors that undo the powers of two follow the first
+// 8 rows of a block.
+constant constexpr short kStoredFour = 2;                                  // floats that four halves take
+constant constexpr short kStoredPart = 2 * kStoredFour * kSimdWidth;       // floats of 8 rows and 16 keys
+constant constexpr short kStoredFactors = kStoredKeys / 16 * kStoredPart;  // where they lie: of weights, of gradients
 
+// The power of two, for numbers of which `largest` of a lane is the largest.
+inline float stored_scale(float largest) {
+  const uint exponent = as_type<uint>(simd_max(largest)) & 0x7f800000u;
+  return as_type<float>(min(0x86000000u - exponent, 0x7e800000u));
+}
+inline float inverse_power(float power) { return as_type<float>(0x7f000000u - as_type<uint>(power)); }
+
+template <typename Tile>
+inline float largest_of_lane(thread Tile& tile) {
+  float largest = 0;
+  UNROLL for (short i = 0; i < Tile::kLaneRows; i++)
+    UNROLL for (short j = 0; j < Tile::kLanePairs; j++) {
+      const float2 two = abs(pair(tile, i, j));
+      largest = max(largest, max(two[0], two[1]));
+    }
+  return largest;
+}
+
+// Four adjacent elements of a lane's row.
+template <typename Tile>
+inline half4 stored_four(thread Tile& tile, short i, short k, float scale) {
+  const float2 first = scale * pair(tile, i, 2 * k), second = scale * pair(tile, i, 2 * k + 1);
+  return half4{half(first[0]), half(first[1]), half(second[0]), half(second[1])};
+}
+
+// Stores a lane's part of a block. SIMD groups with slices of the same rows divide it.
 template <int kSlices, int kRows, int kKeys>
 inline void store_weights(device float* target, long row_stride, thread UnitTile<float, kRows, kKeys>& weights,
-                          thread UnitTile<float, kRows, kKeys>& grads, int slice) {
+                          thread UnitTile<float, kRows, kKeys>& grads, int slice, uint lane_index) {
+  static_assert(kKeys == kStoredKeys, "a stored block");
+  const float weight_scale = stored_scale(largest_of_lane(weights)), grad_scale = stored_scale(largest_of_lane(grads));
   UNROLL for (short i = 0; i < kRows / kFragment; i++)
     UNROLL for (short k = 0; k < kKeys / 16; k++)
       if ((i * (kKeys / 16) + k) % kSlices == slice) {
-        const float2 weight = pair(weights, i, 2 * k), next_weight = pair(weights, i, 2 * k + 1);
-        const float2 grad = pair(grads, i, 2 * k), next_grad = pair(grads, i, 2 * k + 1);
-        device float4* part = (device float4*)(target + i * row_stride + k * kStoredPart);
-        part[0] = float4{weight[0], weight[1], next_weight[0], next_weight[1]};
-        part[kSimdWidth] = float4{grad[0], grad[1], next_grad[0], next_grad[1]};
+        device half4* part = (device half4*)(target + i * row_stride + k * kStoredPart);
+        part[0] = stored_four(weights, i, k, weight_scale);
+        part[kSimdWidth] = stored_four(grads, i, k, grad_scale);
       }
+  if (lane_index == 0 && slice == 0)
+    *(device float2*)(target + kStoredFactors) = float2{inverse_power(weight_scale), inverse_power(grad_scale)};
 }
 
 // Rows of one of the two tensors, 16 at a time, in the columns of one SIMD group: [keys, columns] += P^T dO, where the
@@ -2715,10 +2759,13 @@ struct UnitRowsInTurn {
   device const T* row[2];  // rows r and r + 8, from this lane's first column on
   int next_row, count;     // this lane's
   int columns;             // that exist from there on
+  int factor_at;           // from this lane's place in a stored block on
 
   UnitRowsInTurn(QueryRows<const T> grads, QueryRows<const T> queries, int first, bool makes_value, int first_column,
-                 threadgroup T*, uint, Lane lane)
-      : UnitRowsInTurn(makes_value ? grads : queries, first + lane.row, first_column + column_of(lane)) {}
+                 threadgroup T*, uint thread_index, Lane lane)
+      : UnitRowsInTurn(makes_value ? grads : queries, first + lane.row, first_column + column_of(lane)) {
+    factor_at = kStoredFactors + (makes_value ? 0 : 1 - kStoredGrads) - thread_index % kSimdWidth * kStoredFour;
+  }
   UnitRowsInTurn(QueryRows<const T> rows, int first, int column)
       : walk(from(rows, column), first), next_row(first), count(rows.count), columns(rows.columns - column) {}
 
@@ -2737,10 +2784,11 @@ struct UnitRowsInTurn {
 
   // sum += transpose(stored[16, keys]) * rows. Missing rows are 0, as their weights are not.
   void multiply(thread Sum& sum, short, device const float* stored, long row_stride) const {
+    const float factor = stored[factor_at];
     LeftPart<float> weights[kStoredKeys / 16];
     UNROLL for (short m = 0; m < kStoredKeys / 16; m++)
-      weights[m] = {*(device const float4*)(stored + m * kStoredPart),
-                    *(device const float4*)(stored + row_stride + m * kStoredPart)};
+      weights[m] = {factor * float4(*(device const half4*)(stored + m * kStoredPart)),
+                    factor * float4(*(device const half4*)(stored + row_stride + m * kStoredPart))};
     UNROLL for (short n = 0; n < kColumns / 32; n++) {
       alignas(16) T chunk[2][8];
       UNROLL for (short i = 0; i < 2; i++) {
@@ -2764,6 +2812,7 @@ inline void store_sum(device T* target, long stride, thread UnitTile<float, kKey
 
 template <>
 struct InTurn<Loader::unit> {
+  static constant constexpr short kStoredLane = kStoredFour;
   template <typename T, typename Element, int kRows, int kColumns, int kSlices, int kThreads>
   using Blocks = UnitBlocks<T, kRows, kColumns, kSlices>;
   template <typename T, typename Element, int kHeadDim, int kValueDim, int kColumns, int kBlockM, int kThreads>

@@ -41,6 +41,10 @@ class QueriesTile(NamedTuple):
         """Rows of a threadgroup."""
         return self.rows * self.row_groups
 
+    def stored_floats(self, keys: int) -> int:
+        """Of 8 rows, for so many keys, whole stored blocks: in fp32, or on the unit in 16 bits (stored_weights.h)."""
+        return 2 * ROWS * keys if self.loader is STAGED else keys // STORED_KEYS * (ROWS * STORED_KEYS + 4)
+
     @property
     def simdgroups(self) -> int:
         return self.row_groups * self.slices
