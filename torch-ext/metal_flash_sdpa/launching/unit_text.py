@@ -1834,7 +1834,7 @@ struct OnlineSoftmax {
         const float2 two = pair(scores, i, j);
         const float2 exact = float2{fast::exp2(fma(two[0] - row_max.at[i], scale_log2, size.at[i])),
                                     fast::exp2(fma(two[1] - row_max.at[i], scale_log2, size.at[i]))};
-        const float2 weight = kRounds ? Tile::rounded(exact) : exact;
+        const float2 weight = Tile::rounded(exact);
         pair(scores, i, j) = weight;
         row_sum.at[i] += weight[0] + weight[1];
         if (keeps_exact_sum()) exact_sum.at[i] += exact[0] + exact[1];

@@ -160,19 +160,19 @@ F32: Table = (
 )
 
 # Apple10 with a usable matrix unit, for 16-bit types; 72 and 80 are padded, as in planning/unit_tiles.py. Beside
-# each, of the queries' and of the keys' kernel: registers, and for four SIMD groups with 16 rows x 32 keys each,
-# clocks of the unit, at the share of it that products reach, and of L1 (python benchmarks/matrix_unit.py). What is
-# stored takes 1965 clocks of a core's share of M5 Max's memory, once to write and once to read, and so bounds the
-# first three, and the keys' at 128. Held, the query and the output's gradient would take 27 more registers at 96, and
-# 38 at 128 and 256; rows that are not divided another 38 at 192.
+# each, of the queries' and of the keys' kernel: registers, and for 16 rows x 32 keys on each of a core's four
+# schedulers, clocks of the unit and of L1 (python benchmarks/matrix_unit.py). What is stored takes about 1,000 clocks
+# of a core's share of memory, to write and again to read, and so bounds the first two, and the keys' at 96. Held, the
+# query and the output's gradient would take 27 more registers at 96, and 38 at 128 and 256, for a sixth less of L1;
+# undivided rows 39 more at 192, for a quarter.
 UNIT_16: Table = (
     # head_dim, value_dim; block_n, row_groups, slices; loader; columns, key_groups
-    _unit_row((32, 32), (32, 4, 1), UNIT, (32, 4)),  # 116, 436, 666; 78.5, 291, 400
-    _unit_row((64, 64), (32, 4, 1), UNIT, (64, 4)),  # 156, 873, 1122; 113.5, 582, 552
-    _unit_row((96, 96), (32, 4, 1), UNIT_REREADS, (96, 4)),  # 161.5, 1309, 1818; 145.5, 873, 688
-    _unit_row((128, 128), (32, 4, 1), UNIT_REREADS, (64, 2)),  # 181.5, 1745, 2334; 114.5, 1164, 1104
-    _unit_row((192, 128), (32, 2, 2), UNIT, (64, 2)),  # 183, 2327, 4100; 114.5, 1455, 1380
-    _unit_row((256, 256), (32, 2, 2), UNIT_REREADS, (64, 1)),  # 184.5, 3491, 5948; 114.5, 2327, 2208
+    _unit_row((32, 32), (32, 4, 1), UNIT, (32, 4)),  # 117, 384, 529; 79.5, 256, 272
+    _unit_row((64, 64), (32, 4, 1), UNIT, (64, 4)),  # 156.5, 768, 949; 114.5, 512, 412
+    _unit_row((96, 96), (32, 4, 1), UNIT_REREADS, (96, 4)),  # 162, 1152, 1681; 146.5, 768, 544
+    _unit_row((128, 128), (32, 4, 1), UNIT_REREADS, (64, 2)),  # 182, 1536, 2195; 115.5, 1024, 824
+    _unit_row((192, 128), (32, 2, 2), UNIT, (64, 2)),  # 183, 2048, 3976; 115.5, 1280, 1080
+    _unit_row((256, 256), (32, 2, 2), UNIT_REREADS, (64, 1)),  # 184.5, 3072, 5794; 115.5, 2048, 1648
 )
 
 # fmt: on
