@@ -20,7 +20,8 @@ import statistics
 
 import kernels
 import torch
-from tiles import CHIPS, ROOT, Library, cost_model, library_bytes, registers
+from simulated_launcher import library
+from tiles import CHIPS, ROOT, cost_model, library_bytes, registers
 
 FOLDER = ROOT / "flash_sdpa"
 LENGTH = 512
@@ -51,7 +52,7 @@ def launches(build, family: int, dtype: torch.dtype, head_dim: int, value_dim: i
 
 def compiled(plan):
     """The simulator's kernel of a plan."""
-    return Library(FOLDER / plan.source, include=[FOLDER]).kernel(plan.kernel, dict(plan.constants))
+    return library(FOLDER / plan.source).kernel(plan.kernel, dict(plan.constants))
 
 
 def describe(plan, tensors) -> str:

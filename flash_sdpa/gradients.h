@@ -111,6 +111,26 @@ inline void scale_less_rows(thread Tile& tile, float factor, thread const RowVec
       pair(tile, i, j) = factor * pair(tile, i, j) - term.at[i];
 }
 
+// Whether every row of the SIMD group sees all keys of the block that starts at key0.
+template <int kRows>
+inline bool see_all(thread const RowRanges<kRows>& visible, int key0, int block) {
+  bool all = true;
+  UNROLL for (short i = 0; i < kRows / kFragment; i++)
+    all = all && visible.at[i].begin <= key0 && key0 + block <= visible.at[i].end;
+  return simd_all(all);
+}
+
+// To what products make of weights and their gradients: Tile::rounded, of either sign.
+template <typename Tile>
+inline void round_tile(thread Tile& tile) {
+  if (Tile::kRounds)
+    UNROLL for (short i = 0; i < Tile::kLaneRows; i++)
+      UNROLL for (short j = 0; j < Tile::kLanePairs; j++) {
+        const float2 two = pair(tile, i, j);
+        pair(tile, i, j) = copysign(Tile::rounded(abs(two)), two);
+      }
+}
+
 template <typename Tile>
 inline void scale(thread Tile& tile, float factor) {
   UNROLL for (short i = 0; i < Tile::kLaneRows; i++)

@@ -1,8 +1,9 @@
 // Weights P and the gradients dS of their scores on the way from attention_backward_queries, which computes them, to
 // attention_backward_keys, in fp32:
-//   [key/value heads of the chunk][tiles of rows][fragments of 8 rows][fragments of 8 keys][lane]
-// a lane's two weights, then their two gradients. A tile's keys count from the first block that it sees in the chunk.
-// Only blocks of 8 rows and kStoredKeys keys in which a row sees a key are written, and only they are read.
+//   [key/value heads of the chunk][tiles of rows][8 rows][8 keys][lane]
+// a lane's two weights, then their two gradients; unit_gradients.h has another order, and 16 bits. A tile's keys count from
+// the first block that it sees in the chunk. Only blocks of a SIMD group's rows and kStoredKeys keys in which a row sees a
+// key are written, and only they are read.
 #pragma once
 #include "mask.h"
 #include "params.h"
@@ -10,10 +11,17 @@
 
 constant constexpr int kStoredKeys = 32;  // of a block; planning/backward_tiles.py: STORED_KEYS
 
-// Whether a row that sees these keys sees any of the stored block that a key is in.
-inline bool is_stored(KeyRange seen, int key) {
+// Rows of a stored block: those of a SIMD group of attention_backward_queries; planning/backward_tiles.py: rows.
+constexpr int stored_block_rows(Loader loader) { return loader == Loader::staged ? kFragment : 16; }
+
+// Whether any row of the SIMD group sees a key of the stored block that this one is in.
+template <int kRows>
+inline bool is_stored(thread const RowRanges<kRows>& seen, int key) {
   const int block = key & -kStoredKeys;
-  return max(seen.begin, block) < min(seen.end, block + kStoredKeys);
+  bool any = false;
+  UNROLL for (short i = 0; i < kRows / kFragment; i++)
+    any = any || max(seen.at[i].begin, block) < min(seen.at[i].end, block + kStoredKeys);
+  return simd_any(any);
 }
 
 // The first key that a tile of rows stores in a chunk.
@@ -21,21 +29,30 @@ inline int first_stored(constant ChunkParams& chunk, int first_seen) {
   return max(first_seen & -kStoredKeys, int(chunk.first_key));
 }
 
-// Fragments of 8 rows lie this many elements apart, each 8 keys of them 128.
-inline long stored_row_stride(constant BackwardParams& params) { return params.stored_keys * (2 * kFragment); }
+// Floats that 8 rows take for these keys; those of the unit have as much as four more for each stored block.
+constexpr int stored_floats(Loader loader, int keys) {
+  return loader == Loader::staged ? keys * (2 * kFragment) : keys / kStoredKeys * (kStoredKeys * kFragment + 4);
+}
+
+// Each 8 rows lie so many floats apart.
+template <Loader kLoader>
+inline long stored_row_stride(constant BackwardParams& params) {
+  return stored_floats(kLoader, int(params.stored_keys));
+}
 
 // Where 8 rows of a tile begin, the tile being the tile_index-th of the head_index-th head of the chunk.
-template <int kBlockM, typename T>
+template <Loader kLoader, int kBlockM, typename T>
 inline device T* stored_rows(device T* stored, constant BackwardParams& params, int head_index, int tile_index,
                              int rows_index) {
   const int tile = head_index * int(params.stored_tiles) + tile_index;
-  return stored + (tile * (kBlockM / kFragment) + rows_index) * stored_row_stride(params);
+  return stored + (tile * (kBlockM / kFragment) + rows_index) * stored_row_stride<kLoader>(params);
 }
 
 // Stores a lane's part of 8 rows of weights and their gradients. SIMD groups with slices of the same rows divide them.
-template <int kSlices, typename Tile>
-inline void store_weights(device float* target, thread Tile& weights, thread Tile& grads, int slice) {
-  UNROLL for (short j = 0; j < Tile::kLanePairs; j++) {
+template <int kSlices, int kKeys>
+inline void store_weights(device float* target, long, thread RegisterTile<float, kFragment, kKeys>& weights,
+                          thread RegisterTile<float, kFragment, kKeys>& grads, int slice, uint) {
+  UNROLL for (short j = 0; j < kKeys / kFragment; j++) {
     const float2 weight = pair(weights, 0, j), grad = pair(grads, 0, j);
     if (j % kSlices == slice)
       *(device float4*)(target + j * (4 * kSimdWidth)) = float4{weight[0], weight[1], grad[0], grad[1]};

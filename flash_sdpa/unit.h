@@ -163,13 +163,14 @@ inline void load(thread UnitRows<T, kRows, kColumns>& tile, QueryRows<const T> r
   tile.factor = factor;
 }
 
-// c[rows 16 m ..., columns 32 n ...] += a * b, or * transpose(b), a being [16, 16]. Of b a lane gives its rows r and
-// r + 8 of the first 16 columns and of the others, or, transposed, its rows r, r + 8, r + 16 and r + 24.
-template <bool kTransposed, int kRows, int kColumns, typename A, typename B>
+// c[rows 16 m ..., columns 32 n ...] += a * b, or * transpose(b), a being [16, 16]; kTransposesLeft: transpose(a) * b. Of b a
+// lane gives its rows r and r + 8 of the first 16 columns and of the others, or, transposed, its rows r, r + 8, r + 16 and
+// r + 24.
+template <bool kTransposed, bool kTransposesLeft = false, int kRows, int kColumns, typename A, typename B>
 inline void multiply_16x32x16(thread UnitTile<float, kRows, kColumns>& c, short m, short n, LeftPart<A> a, vec<B, 4> b0,
                               vec<B, 4> b1, vec<B, 4> b2, vec<B, 4> b3) {
   constexpr auto description = mpp::tensor_ops::matmul2d_descriptor(
-      16, 32, 16, false, kTransposed, true, mpp::tensor_ops::matmul2d_descriptor::mode::multiply_accumulate);
+      16, 32, 16, kTransposesLeft, kTransposed, true, mpp::tensor_ops::matmul2d_descriptor::mode::multiply_accumulate);
   mpp::tensor_ops::matmul2d<description, execution_simdgroup> unit;
   auto left = unit.template get_left_input_cooperative_tensor<A, B, float>();
   auto right = unit.template get_right_input_cooperative_tensor<A, B, float>();

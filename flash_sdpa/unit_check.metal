@@ -21,10 +21,11 @@ inline void write_places(device int* places, thread Tensor& tensor) {
 }
 
 // c[16, 32] = a[16, 16] * b, through the layout that unit.h assumes: b is [16, 32], or with kTransposed [32, 16].
-template <typename A, typename B, bool kTransposed>
+// kTransposesLeft: transpose(a) * b.
+template <typename A, typename B, bool kTransposesLeft, bool kTransposed>
 inline void multiply_assumed(device float* c, device const int* a, device const int* b, ushort lane) {
   constexpr auto description = mpp::tensor_ops::matmul2d_descriptor(
-      16, 32, 16, false, kTransposed, true, mpp::tensor_ops::matmul2d_descriptor::mode::multiply_accumulate);
+      16, 32, 16, kTransposesLeft, kTransposed, true, mpp::tensor_ops::matmul2d_descriptor::mode::multiply_accumulate);
   mpp::tensor_ops::matmul2d<description, execution_simdgroup> unit;
   auto left = unit.template get_left_input_cooperative_tensor<A, B, float>();
   auto right = unit.template get_right_input_cooperative_tensor<A, B, float>();
@@ -44,41 +45,49 @@ inline void multiply_assumed(device float* c, device const int* a, device const 
 }
 
 template <typename A, typename B>
-inline void multiply_both(device float* products, device const int* a, device const int* b, ushort lane) {
-  multiply_assumed<A, B, false>(products, a, b, lane);
-  multiply_assumed<A, B, true>(products + kProduct, a, b, lane);
+inline void multiply_each_way(device float* products, device const int* a, device const int* b, ushort lane) {
+  multiply_assumed<A, B, false, false>(products, a, b, lane);
+  multiply_assumed<A, B, false, true>(products + kProduct, a, b, lane);
+  multiply_assumed<A, B, true, false>(products + 2 * kProduct, a, b, lane);
 }
 
-[[kernel]] void unit_check(device int* places [[buffer(0)]],  // [left, right, right transposed, destination][lane][16]
-                           device int* capacities [[buffer(1)]],  // [4], of lane 0
+// places: [left, left transposed, right, right transposed, destination][lane][16]
+[[kernel]] void unit_check(device int* places [[buffer(0)]],
+                           device int* capacities [[buffer(1)]],  // [5], of lane 0
                            device const int* a [[buffer(2)]],     // [16, 16]
                            device const int* b [[buffer(3)]],     // [16, 32] or [32, 16]
-                           device float* products [[buffer(4)]],  // [half, bfloat, float * half, float * bfloat][2]
+                           device float* products [[buffer(4)]],  // [half, bfloat, float * half, float * bfloat][3]
                            ushort lane [[thread_index_in_simdgroup]]) {
   constexpr auto plain = mpp::tensor_ops::matmul2d_descriptor(
       16, 32, 16, false, false, true, mpp::tensor_ops::matmul2d_descriptor::mode::multiply_accumulate);
   constexpr auto transposed = mpp::tensor_ops::matmul2d_descriptor(
       16, 32, 16, false, true, true, mpp::tensor_ops::matmul2d_descriptor::mode::multiply_accumulate);
+  constexpr auto transposed_left = mpp::tensor_ops::matmul2d_descriptor(
+      16, 32, 16, true, false, true, mpp::tensor_ops::matmul2d_descriptor::mode::multiply_accumulate);
   mpp::tensor_ops::matmul2d<plain, execution_simdgroup> unit;
   mpp::tensor_ops::matmul2d<transposed, execution_simdgroup> other;
+  mpp::tensor_ops::matmul2d<transposed_left, execution_simdgroup> third;
   auto left = unit.template get_left_input_cooperative_tensor<half, half, float>();
+  auto down = third.template get_left_input_cooperative_tensor<half, half, float>();
   auto right = unit.template get_right_input_cooperative_tensor<half, half, float>();
   auto across = other.template get_right_input_cooperative_tensor<half, half, float>();
   auto sum = unit.template get_destination_cooperative_tensor<decltype(left), decltype(right), float>();
   device int* own = places + lane * kElements;
   write_places(own, left);
-  write_places(own + 32 * kElements, right);
-  write_places(own + 64 * kElements, across);
-  write_places(own + 96 * kElements, sum);
+  write_places(own + 32 * kElements, down);
+  write_places(own + 64 * kElements, right);
+  write_places(own + 96 * kElements, across);
+  write_places(own + 128 * kElements, sum);
   if (lane == 0) {
     capacities[0] = left.get_capacity();
-    capacities[1] = right.get_capacity();
-    capacities[2] = across.get_capacity();
-    capacities[3] = sum.get_capacity();
+    capacities[1] = down.get_capacity();
+    capacities[2] = right.get_capacity();
+    capacities[3] = across.get_capacity();
+    capacities[4] = sum.get_capacity();
   }
-  multiply_both<half, half>(products, a, b, lane);
-  multiply_both<bfloat, bfloat>(products + 2 * kProduct, a, b, lane);
-  multiply_both<float, half>(products + 4 * kProduct, a, b, lane);
-  multiply_both<float, bfloat>(products + 6 * kProduct, a, b, lane);
+  multiply_each_way<half, half>(products, a, b, lane);
+  multiply_each_way<bfloat, bfloat>(products + 3 * kProduct, a, b, lane);
+  multiply_each_way<float, half>(products + 6 * kProduct, a, b, lane);
+  multiply_each_way<float, bfloat>(products + 9 * kProduct, a, b, lane);
 }
 #endif

@@ -12,12 +12,18 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 KERNELS = ROOT / "flash_sdpa"
 MODULE = ROOT / "torch-ext" / "metal_flash_sdpa" / "launching" / "unit_text.py"
-SOURCES = ("attention_forward_unit.metal", "unit_check.metal")
-FILES = (*SOURCES, "instances_unit.h", "unit.h")  # of no library: build.toml does not list them
+SOURCES = ("attention_forward_unit.metal", "attention_backward_unit.metal", "unit_check.metal")
+FILES = (  # of no library: build.toml does not list them
+    *SOURCES,
+    "instances_backward_unit.h",
+    "instances_unit.h",
+    "unit.h",
+    "unit_gradients.h",
+)
 
 HEAD = """\
-\"\"\"The kernels that use the matrix unit, which are compiled at run time only. Written by tools/embed.py from
-flash_sdpa/, where they are to be changed.\"\"\"
+\"\"\"The kernels that use the matrix unit, which are compiled at run time only, and all that they include. Written by
+tools/embed.py from flash_sdpa/, where they are to be changed.\"\"\"
 
 # ruff: noqa: E501
 
@@ -27,23 +33,22 @@ TEXTS = {
 
 def embedded() -> str:
     """The module's text."""
-    entries = [f'    "{source}": r"""{_without_own_includes(source, set())}""",\n' for source in SOURCES]
-    return HEAD + "".join(entries) + "}\n"
+    return HEAD + "".join(f'    "{name}": r"""{text}""",\n' for name, text in sorted(_texts().items())) + "}\n"
 
 
-def _without_own_includes(name: str, seen: set[str]) -> str:
-    """A file's text with each `#include "..."` replaced by that file, once; that of the instances stays, as the
-    launcher puts the one that it needs in its place."""
-    seen.add(name)
-
-    def contents(include: re.Match) -> str:
-        included = include[1]
-        if included.startswith("instances"):
-            return include[0]
-        return "" if included in seen else _without_own_includes(included, seen)
-
-    text = (KERNELS / name).read_text(encoding="ascii").replace("#pragma once\n", "")
-    return re.sub(r'#include "(.*)"\n', contents, text)
+def _texts() -> dict[str, str]:
+    """By name, the files and those that they include; but for the instances: the launcher puts the one that it needs in
+    their place."""
+    texts: dict[str, str] = {}
+    names = list(SOURCES)
+    while names:
+        name = names.pop()
+        if name not in texts:
+            texts[name] = (KERNELS / name).read_text(encoding="ascii")
+            names += [
+                included for included in re.findall(r'#include "(.*)"\n', texts[name]) if "instances" not in included
+            ]
+    return texts
 
 
 def main() -> None:

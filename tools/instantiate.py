@@ -41,6 +41,7 @@ FILES = (
     File("instances_unit.h", "tiles", "UNIT_KERNELS"),
     File("instances_backward_queries.h", "backward_tiles", "QUERIES_KERNELS"),
     File("instances_backward_keys.h", "backward_tiles", "KEYS_KERNELS"),
+    File("instances_backward_unit.h", "backward_tiles", "UNIT_KERNELS"),
 )
 
 
@@ -62,7 +63,7 @@ def main() -> None:
     for file in FILES:
         text = file.text(planning)
         (FOLDER / file.name).write_text(text, encoding="ascii")
-        print(f"{FOLDER / file.name}: {text.count('INSTANTIATE(')} kernels")
+        print(f"{FOLDER / file.name}: {text.count('INSTANTIATE')} kernels")
 
 
 if __name__ == "__main__":

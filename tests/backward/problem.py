@@ -88,6 +88,7 @@ def run(
     keys=True,
     cores=8,
     family=7,
+    matrix_unit=False,
     scratch=None,
     chunk_keys=None,
     factors=None,
@@ -121,7 +122,7 @@ def run(
     grads = [torch.full_like(tensor, math.nan).contiguous() for tensor in tensors]
     if not keys:
         grads[1:] = None, None
-    device = kernel.device.Device(family, cores)
+    device = kernel.device.Device(family, cores, matrix_unit=matrix_unit)
     with budgets(backward, scratch, chunk_keys):
         chain = backward.plan_backward(device, call, grad_output, output, problem.grad_lse, grads, dropout is not None)
         plans = list(chain.launches)

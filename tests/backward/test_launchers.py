@@ -11,6 +11,7 @@ from simulated_launcher import SimulatedLauncher
 
 from .problem import Problem, run
 
+UNIT = {"family": 10, "matrix_unit": True}
 PROBLEMS = {
     "plain": ({"dtype": torch.float16, "head_dim": 128, "lengths": (40, 50)}, {}),
     "features": (
@@ -28,6 +29,7 @@ PROBLEMS = {
         {"dropout": (0.3, 7), "factors": lambda sequence, head, tokens, keys: torch.ones(tokens, keys).double()},
     ),
     "chunks": ({"dtype": torch.float32, "head_dim": 256, "lengths": (90, 200)}, {"scratch": 1, "chunk_keys": 128}),
+    "unit": ({"dtype": torch.bfloat16, "head_dim": 64, "lengths": (40, 50), "window": (-1, 0)}, UNIT),
 }
 
 

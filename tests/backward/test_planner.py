@@ -12,7 +12,7 @@ import time
 import pytest
 import torch
 from cases import call_of
-from metal_simulator import Library
+from simulated_launcher import library
 
 from .problem import planner
 
@@ -40,6 +40,7 @@ def chain_of(
     keys=True,
     cores=8,
     family=7,
+    matrix_unit=False,
     dtype=torch.float16,
     **fields,
 ):
@@ -53,7 +54,7 @@ def chain_of(
         fields |= dict.fromkeys(("cu_seqlens_q", "cu_seqlens_k"), meta(packed + 1, dtype=torch.int32))
     call = call_of(kernel, query, key, value, **fields)
     grads = query, key if keys else None, value if keys else None
-    device = kernel.device.Device(family, cores)
+    device = kernel.device.Device(family, cores, matrix_unit=matrix_unit)
     return planner(kernel).plan_backward(device, call, output, output, None, grads, False)
 
 
@@ -64,13 +65,38 @@ def chunks_of(kernel, chain):
 
 
 def test_planned_kernels_are_the_kernels_that_exist(kernel, tiles):
-    planned = {"attention_backward_terms": set(), "attention_backward_queries": set(), "attention_backward_keys": set()}
+    planned = {f"attention_backward_{name}.metal": set() for name in ("terms", "queries", "keys", "unit")}
     sizes = [*tiles.SHAPES, (8, 8), (256, 8), (8, 256), (160, 160)]
-    for dtype, (head_dim, value_dim), family in itertools.product(kernel.call.DTYPES, sizes, kernel.device.FAMILIES):
-        for plan in chain_of(kernel, 64, None, (1, 1), head_dim, value_dim, dtype=dtype, family=family).launches:
-            planned[plan.source.removesuffix(".metal")].add(plan.kernel)
+    devices = [{"family": family} for family in kernel.device.FAMILIES] + [{"family": 10, "matrix_unit": True}]
+    for dtype, (head_dim, value_dim), device in itertools.product(kernel.call.DTYPES, sizes, devices):
+        for plan in chain_of(kernel, 64, None, (1, 1), head_dim, value_dim, dtype=dtype, **device).launches:
+            planned[plan.source].add(plan.kernel)
+            assert ("unit" in plan.source) == ("unit" in plan.kernel)
     for source, names in planned.items():
-        assert names == set(Library(KERNELS / f"{source}.metal", include=[KERNELS]).kernels)
+        assert names == set(library(KERNELS / source).kernels)
+
+
+def test_the_matrix_unit_is_for_16_bit_types_where_it_is_usable(kernel):
+    for dtype, matrix_unit in itertools.product(kernel.call.DTYPES, (True, False)):
+        chain = chain_of(kernel, 64, dtype=dtype, family=10, matrix_unit=matrix_unit)
+        uses = {"unit" in plan.source for plan in list(chain.launches)[1:]}
+        assert uses == {matrix_unit and dtype != torch.float32}
+
+
+def test_unit_tiles_are_whole_products(kernel, tiles):
+    """Of 16 rows x 32 keys or columns; padded shapes take a larger row, and no other table has one."""
+    for queries, keys in tiles.UNIT_16:
+        assert queries[:2] == keys[:2] and queries.block_m == keys.tile_rows and keys.tile_rows % keys.block_m == 0
+        assert queries.rows == keys.block_m == 16 and queries.block_n == tiles.STORED_KEYS
+        columns = {*(size // queries.slices for size in queries[:2]), keys.columns}
+        assert not any(column % 32 for column in columns)
+        assert max(queries.simdgroups, keys.simdgroups) * 32 <= 1024
+        assert planner(kernel).CHUNK_KEYS % keys.block_n == 0
+    for row in tiles.TABLES[9][torch.float16]:
+        assert any(
+            row.queries.head_dim <= own.head_dim and row.queries.value_dim <= own.value_dim for own, _ in tiles.UNIT_16
+        )
+    assert not any(tile.rows == 16 for tile, _ in tiles.QUERIES_KERNELS.values())
 
 
 def test_every_table_has_every_shape_and_fits(kernel, tiles):
@@ -104,6 +130,8 @@ def test_constants_of_the_metal_text(kernel, tiles):
             found |= dict(re.findall(rf"constant constexpr int ({name}) = (\d+);", (KERNELS / file).read_text()))
     tokens, threads = planner(kernel).TERMS_TOKENS, planner(kernel).TERMS_THREADS
     assert found == {"kStoredKeys": str(tiles.STORED_KEYS), "kTokens": str(tokens), "kThreads": str(threads)}
+    rows = re.search(r"loader == Loader::staged \? kFragment : (\d+);", (KERNELS / "stored_weights.h").read_text())
+    assert rows.group(1) == str(tiles.UNIT_16[0].queries.rows)
 
 
 @pytest.mark.parametrize("cores", [8, 40])

@@ -1,5 +1,5 @@
-"""What goes through the scratch: each block of 8 rows and 32 keys in which a row sees a key, once in, and once out for
-each part of the columns; nothing else. Counted by the simulator."""
+"""What goes through the scratch: each block of a SIMD group's rows and 32 keys in which a row sees a key, once in, and
+once out for each part of the columns; nothing else. Counted by the simulator."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from .problem import Problem, run
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 from backward_tiles import compiled
 
-HALF_BLOCK = 8 * 32 * 4  # bytes of the weights, and of their gradients
+# Bytes of a block's weights, and of their gradients; of the factors of both; of those that the lanes read for a part.
+BYTES = {8: (8 * 32 * 4, 0, 0), 16: (16 * 32 * 2, 8, 32 * 4)}  # by the rows of a block: 16 on the matrix unit
 USED = torch.tensor([61, 0, 40], dtype=torch.int32)
 PROBLEMS = {
     "no mask": {"lengths": (70, 100)},
@@ -52,8 +53,8 @@ class Counts:
             self.parts = (head_dim + value_dim) // columns
 
 
-def blocks(problem, heads) -> int:
-    """In which a row sees a key, of all key/value heads; by the definition of the masks."""
+def blocks(problem, heads, rows) -> int:
+    """Of so many rows, in which a row sees a key, of all key/value heads; by the definition of the masks."""
     lengths = [(problem.query.shape[1], problem.key.shape[1])]
     if "cu_seqlens_q" in problem.fields:
         lengths = list(zip(*(problem.fields[f"cu_seqlens_{side}"].diff().tolist() for side in "qk")))
@@ -66,8 +67,8 @@ def blocks(problem, heads) -> int:
         for limit, far in ((problem.fields["window_left"], -distance), (problem.fields["window_right"], distance)):
             if limit >= 0:
                 visible &= far <= limit
-        visible = torch.nn.functional.pad(visible, (0, 0, 0, -len(visible) % 8))
-        count += int(visible.view(len(visible) // 8, 8, visible.shape[1] // 32, 32).any(dim=3).any(dim=1).sum())
+        visible = torch.nn.functional.pad(visible, (0, 0, 0, -len(visible) % rows))
+        count += int(visible.view(len(visible) // rows, rows, visible.shape[1] // 32, 32).any(dim=3).any(dim=1).sum())
     return count * heads[1]
 
 
@@ -75,9 +76,19 @@ def blocks(problem, heads) -> int:
 @pytest.mark.parametrize("name", PROBLEMS)
 @pytest.mark.parametrize(("dtype", "head_dim"), [(torch.float16, 64), (torch.float32, 192)])
 def test_each_block_once(kernel, dtype, head_dim, name, budget):
+    assert_each_once(kernel, dtype, head_dim, 8, name, budget)
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_each_block_of_the_unit_once(kernel, name):
+    assert_each_once(kernel, torch.float16, 64, 16, name, "both")
+
+
+def assert_each_once(kernel, dtype, head_dim, rows, name, budget):
     heads = PROBLEMS[name].get("heads", (4, 2))
     problem, counts = Problem(dtype, head_dim, **PROBLEMS[name]), Counts()
-    run(kernel, problem, counts, cores=1, **BUDGETS[budget])
-    stored = 2 * HALF_BLOCK * blocks(problem, heads)
+    run(kernel, problem, counts, cores=1, family=10, matrix_unit=rows == 16, **BUDGETS[budget])
+    count, (half, factors, read) = blocks(problem, heads, rows), BYTES[rows]
+    stored = count * (2 * half + factors)
     assert stored > 0 and counts.written == [stored, stored]
-    assert counts.read == [stored // 2 * counts.parts, stored]
+    assert counts.read == [count * (half + read) * counts.parts, stored]

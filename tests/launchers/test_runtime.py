@@ -94,13 +94,19 @@ def test_one_kernel_of_the_table_is_instantiated(metal_kernel, runtime, tmp_path
         assert ShaderLibrary(text, folder).library.kernels == (name,)
 
 
-@pytest.mark.parametrize("loader", ["unit", "unit_rereads"])
-def test_a_unit_kernel_s_text(metal_kernel, runtime, tmp_path, loader):
+@pytest.mark.parametrize(
+    ("function", "loader"),
+    [(name, loader) for name in ("forward", "backward_queries") for loader in ("unit", "unit_rereads")]
+    + [("backward_keys", "unit")],
+)
+def test_a_unit_kernel_s_text(metal_kernel, runtime, tmp_path, function, loader):
     """Self-contained; strict as Metal 4, and without any kernel where the guard does not hold."""
-    kernels = metal_kernel.planning.tiles.UNIT_KERNELS
-    name = next(name for name in kernels if name.endswith(f"_{loader}"))
-    constants = (("has_bias", True), ("writes_lse", True), ("is_paged", True))
-    text = runtime[0].specialised_source("attention_forward_unit.metal", name, constants)
+    module = importlib.import_module(
+        f"{metal_kernel.__name__}.planning.{'tiles' if function == 'forward' else 'backward_tiles'}"
+    )
+    name = next(name for name in module.UNIT_KERNELS if f"_{function}_" in name and name.endswith(f"_{loader}"))
+    constants = (("has_bias", True), ("writes_lse", True), ("is_paged", True), ("stores_weights", True))
+    text = runtime[0].specialised_source(f"attention_{function.partition('_')[0]}_unit.metal", name, constants)
     assert '#include "' not in text and "function_constant" not in text
     path = tmp_path / "specialised.metal"
     path.write_text(text, encoding="ascii")

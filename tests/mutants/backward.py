@@ -2,7 +2,7 @@
 
 from .mutant import Mutant
 
-TERMS, QUERIES, KEYS = (f"attention_backward_{name}.metal" for name in ("terms", "queries", "keys"))
+TERMS, QUERIES, KEYS = "attention_backward_terms.metal", "attention_backward_queries.h", "attention_backward_keys.h"
 GRADIENTS, STORED, STAGING = "gradients.h", "stored_weights.h", "staging.h"
 BARRIER = "threadgroup_barrier(mem_flags::mem_threadgroup);"
 
@@ -25,11 +25,11 @@ MUTANTS = [
     Mutant(
         "queries: no barrier before the next block",
         QUERIES,
-        f"{BARRIER}  // all are done",
-        "// all are done",
+        "if (kStaged || kSlices > 1 || recounts)",
+        "if (!kStaged && (kSlices > 1 || recounts))",
         "checker",
     ),
-    Mutant("queries: no barrier after the keys", QUERIES, f"{BARRIER}  // keys and", "// keys and", "checker"),
+    Mutant("queries: no barrier after the keys", QUERIES, f"if (kStaged) {BARRIER}", "", "checker"),
     Mutant(
         "slices of both products in one place",
         QUERIES,
@@ -95,20 +95,24 @@ MUTANTS = [
         "no mask in the backward", QUERIES, "if (!is_full) hide_invisible(scores, visible, key0, lane);", "", "numbers"
     ),
     Mutant(
-        "full one key early", QUERIES, "visible.at[0].begin <= key0 &&", "visible.at[0].begin <= key0 + 1 &&", "numbers"
+        "full one key early",
+        GRADIENTS,
+        "visible.at[i].begin <= key0 &&",
+        "visible.at[i].begin <= key0 + 1 &&",
+        "numbers",
     ),
     Mutant(
         "full one key late",
-        QUERIES,
-        "key0 + kBlockN <= visible.at[0].end",
-        "key0 + kBlockN <= visible.at[0].end + 1",
+        GRADIENTS,
+        "key0 + block <= visible.at[i].end",
+        "key0 + block <= visible.at[i].end + 1",
         "numbers",
     ),
     Mutant(
         "full one key too soon",
-        QUERIES,
-        "key0 + kBlockN <= visible.at[0].end",
-        "key0 + kBlockN < visible.at[0].end",
+        GRADIENTS,
+        "key0 + block <= visible.at[i].end",
+        "key0 + block < visible.at[i].end",
         "equivalent",
         "a block that is full is masked, too",
     ),
@@ -153,11 +157,11 @@ MUTANTS = [
         "numbers",
     ),
     Mutant("a large row keeps its old maximum", GRADIENTS, "is_large(kept[0]) ? anew[0]", "false ? anew[0]", "numbers"),
-    Mutant("the second pass begins where the first ended", QUERIES, "keys.rows.advance(begin - key0);", "", "checker"),
+    Mutant("the second pass begins where the first ended", QUERIES, "keys.skip(begin - key0);", "", "checker"),
     Mutant(
         "the second pass stores behind the first",
         QUERIES,
-        "target -= (key0 - first_key) * (2 * kFragment);",
+        "target -= stored_floats(kLoader, key0 - first_key);",
         "",
         "numbers",
     ),
@@ -186,25 +190,25 @@ MUTANTS = [
     Mutant(
         "a block too few is stored",
         STORED,
-        "max(seen.begin, block) < min(seen.end, block + kStoredKeys)",
-        "max(seen.begin, block) + 1 < min(seen.end, block + kStoredKeys)",
+        "max(seen.at[i].begin, block) < min(",
+        "max(seen.at[i].begin, block) + 1 < min(",
         "numbers",
     ),
     Mutant("half of a stored block", QUERIES, "(blocks.end + kStoredKeys - 1) & -kStoredKeys", "blocks.end", "numbers"),
     Mutant(
         "a row's last block is not read",
         KEYS,
-        "fragment_row + kFragment > own_begin",
-        "fragment_row > own_begin",
+        "stored_row + kStoredRows > own_begin",
+        "stored_row > own_begin",
         "numbers",
     ),
-    Mutant("a row more is read", KEYS, "fragment_row < end_row &&", "fragment_row < end_row + kFragment &&", "checker"),
-    Mutant("a row fewer is read", KEYS, "fragment_row < end_row &&", "fragment_row + 1 < end_row &&", "numbers"),
+    Mutant("a row more is read", KEYS, "stored_row < end_row &&", "stored_row < end_row + kStoredRows &&", "checker"),
+    Mutant("a row fewer is read", KEYS, "stored_row < end_row &&", "stored_row + 1 < end_row &&", "numbers"),
     Mutant(
         "weights of the wrong row of fragments",
         QUERIES,
-        "tile_index, simdgroup / kSlices) +",
-        "tile_index, simdgroup) +",
+        "simdgroup / kSlices * (kRows / kFragment)",
+        "simdgroup * (kRows / kFragment)",
         "checker",
     ),
     Mutant("slices store twice", STORED, "if (j % kSlices == slice)", "if (true)", "checker"),
@@ -246,14 +250,16 @@ MUTANTS = [
         "{query_length, -diagonal, window_left, window_right}",
         "numbers",
     ),
-    Mutant("keys: no barrier before the next block", KEYS, f"{BARRIER}  // all are done", "// all are done", "checker"),
-    Mutant("keys: no barrier after the rows", KEYS, f"{BARRIER}  // the rows", "// the rows", "checker"),
+    Mutant(
+        "keys: no barrier before the next block", STAGING, f"{BARRIER}  // all are done", "// all are done", "checker"
+    ),
+    Mutant("keys: no barrier after the rows", STAGING, f"{BARRIER}  // the rows", "// the rows", "checker"),
     Mutant("the key's gradient is not scaled", KEYS, "makes_value ? 1 : softmax_scale", "1", "numbers"),
     Mutant("the value's gradient is scaled", KEYS, "makes_value ? 1 : softmax_scale", "softmax_scale", "numbers"),
-    Mutant("keys beyond the last are written", KEYS, "if (key < keys)", "if (true)", "checker"),
+    Mutant("keys beyond the last are written", STAGING, "if (key < keys)", "if (true)", "checker"),
     Mutant(
         "columns beyond the last are written",
-        KEYS,
+        STAGING,
         "if (has_column(columns, column)) target",
         "if (true) target",
         "checker",
@@ -266,7 +272,7 @@ MUTANTS = [
         "equivalent",
         "key_length is the length there, before seqused_k",
     ),
-    Mutant("the other element of a pair", KEYS, "rows[m * kFragment + kStride]}", "rows[m * kFragment]}", "numbers"),
+    Mutant("the other element of a pair", STAGING, "rows[m * kFragment + kStride]}", "rows[m * kFragment]}", "numbers"),
     # staging
     Mutant("a walk without its heads", STAGING, "head += head_step;", "", "numbers"),
     Mutant(

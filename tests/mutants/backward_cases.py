@@ -14,6 +14,7 @@ BETWEEN_GROUPS = "race between threadgroups"  # what a max_seqlen that lies may 
 TIMEOUT = 3  # seconds of processor time for one threadgroup
 EVERY = (1, 1, 1, 1)  # axes of a bias that are whole
 SEED, DROPOUT_P = 0x1234567_89ABCDEF, 0.3
+ON_UNIT = {"family": 10, "matrix_unit": True}
 
 
 class Found(Exception):
@@ -27,12 +28,13 @@ def attend(kernel, folder, check, fast_math, problem, lying=False, **settings) -
     )
     try:
         grads, expected, _ = run(kernel, problem, launcher, **settings)
+        rounding = {"of_11_bits": expected.of_11_bits} if settings.get("matrix_unit") else {}
     except AssertionError as error:
         if check:
             raise Found(str(error)) from None
         raise
     if not check and not lying:
-        assert_gradients(problem, grads, expected.grads)
+        assert_gradients(problem, grads, expected.grads, **rounding)
 
 
 def packed(*how) -> None:
@@ -63,11 +65,15 @@ def features(*how) -> None:
 
 
 def dropout(*how) -> None:
+    _dropped(*how, torch.float32)
+
+
+def _dropped(kernel, folder, check, fast_math, dtype, **settings) -> None:
     def factors(sequence, head, tokens, keys):
         return kept(DROPOUT_P, SEED, sequence, tokens, head + 1, keys)[:, head].double() * factor(DROPOUT_P)
 
-    problem = Problem(torch.float32, 32, (21, 45), (2, 1), window=(-1, 0))
-    attend(*how, problem, factors=factors, dropout=(DROPOUT_P, SEED))
+    problem = Problem(dtype, 32, (21, 45), (2, 1), window=(-1, 0))
+    attend(kernel, folder, check, fast_math, problem, factors=factors, dropout=(DROPOUT_P, SEED), **settings)
 
 
 def biases(*how) -> None:
@@ -94,3 +100,21 @@ def large(*how) -> None:
     problem = Problem(torch.float32, 64, (20, 40), (1, 1))  # one large row beside others, whose maxima may lag anew
     problem.query[:, 7] *= 1000
     attend(*how, problem)
+
+
+def unit_dropout(*how) -> None:
+    _dropped(*how, torch.float16, **ON_UNIT)
+
+
+def unit(*how) -> None:
+    """Missing rows, keys and columns, whole and in slices; blocks that the last rows see whole; keys that one row sees;
+    large scores; gradients that half has no numbers for."""
+    for window in ((-1, 3), (0, 0)):
+        attend(*how, Problem(torch.float16, 64, LENGTHS, (4, 2), window=window, scale=-0.2), **ON_UNIT)
+    problem = Problem(torch.float16, 64, [(40, 150)], (2, 1), window=(-1, 3), scale=1.0)
+    problem.query[7::16] *= 100
+    attend(*how, problem, **ON_UNIT)
+    attend(*how, Problem(torch.float16, 200, (45, 70), (2, 1), value_dim=136, window=(-1, 0)), **ON_UNIT)
+    problem = Problem(torch.bfloat16, 64, [(45, 70)], (2, 1), lse=False)
+    problem.grad_output *= 2.0**-60
+    attend(*how, problem, **ON_UNIT)

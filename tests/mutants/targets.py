@@ -278,9 +278,9 @@ MAIN, COMBINE, TILE, EXCHANGE = "attention_forward.h", "attention_combine.metal"
 DROPOUT = "dropout.h"
 STAGED_TILE, DIRECT_TILE, OVERFLOW = "blocks_staged.h", "blocks_direct.h", "overflow.h"
 MASK, SOFTMAX, SCORE, PAGES, SEQUENCE = "mask.h", "softmax.h", "score.h", "pages.h", "sequence.h"
-BIAS, UNIT_TILE = "bias.h", "unit.h"
+BIAS, UNIT_TILE, UNIT_GRADIENTS = "bias.h", "unit.h", "unit_gradients.h"
 
-TERMS, QUERIES, KEYS = (f"attention_backward_{name}.metal" for name in ("terms", "queries", "keys"))
+TERMS, QUERIES, KEYS = "attention_backward_terms.metal", "attention_backward_queries.h", "attention_backward_keys.h"
 BACKWARD = GRADIENTS, STORED_WEIGHTS, _ = "gradients.h", "stored_weights.h", "staging.h"
 
 DECODE = {"num_heads_kv": 1, "lengths": ((2, 150), (1, 3), (2, 21))}
@@ -337,12 +337,14 @@ CASES = [
     (functools.partial(_training, gpu=UNIT, **IN_HALF), {UNIT_TILE}),
     (functools.partial(_backward, case=append_cases.all_of), {"cache_append.metal"}),
     (functools.partial(_backward, case=backward_cases.packed), {TERMS, QUERIES, KEYS, *BACKWARD, MASK}),
-    (functools.partial(_backward, case=backward_cases.chunks), {QUERIES, KEYS, STORED_WEIGHTS}),
+    (functools.partial(_backward, case=backward_cases.chunks), {QUERIES, KEYS, STORED_WEIGHTS, GRADIENTS}),
     (functools.partial(_backward, case=backward_cases.features), {TERMS, QUERIES, KEYS, *BACKWARD}),
     (functools.partial(_backward, case=backward_cases.dropout), {QUERIES, GRADIENTS}),
     (functools.partial(_backward, case=backward_cases.biases), {QUERIES}),
     (functools.partial(_backward, case=backward_cases.slices), {QUERIES, KEYS, STORED_WEIGHTS}),
     (functools.partial(_backward, case=backward_cases.large), {QUERIES, GRADIENTS, EXCHANGE}),
+    (functools.partial(_backward, case=backward_cases.unit_dropout), {QUERIES}),
+    (functools.partial(_backward, case=backward_cases.unit), {UNIT_GRADIENTS, UNIT_TILE, GRADIENTS, STORED_WEIGHTS}),
 ]
 
 

@@ -25,6 +25,7 @@ _TILES: Mapping[str, Any] = {
     **tiles.UNIT_KERNELS,
     **backward_tiles.QUERIES_KERNELS,
     **backward_tiles.KEYS_KERNELS,
+    **backward_tiles.UNIT_KERNELS,
 }
 _OLDEST_MACOS = 14  # the first whose Metal has bfloat
 

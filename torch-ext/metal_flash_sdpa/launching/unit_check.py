@@ -26,8 +26,9 @@ VARIABLE = "METAL_FLASH_SDPA_MATRIX_UNIT"  # 0 in the environment forbids the ma
 FAMILY = 10  # the first with one
 MACOS = (26, 2)  # the first whose interface to it can be relied on
 
-_OPERANDS = ("left", "right", "right transposed", "destination")
+_OPERANDS = ("left", "left transposed", "right", "right transposed", "destination")
 _PRODUCTS = ("half", "bfloat", "float by half", "float by bfloat")
+_TRANSPOSED = ("", " transposed", " with left transposed")
 _HEAD_DIM = 64  # of the attention that is compared
 
 
@@ -107,19 +108,20 @@ def _wrong_operands(launcher: Callable[[Plan, Any], None], device: torch.device)
         "capacities": torch.zeros(len(_OPERANDS), dtype=torch.int32, device=device),
         "a": a.to(device),
         "b": b.to(device),
-        "products": torch.full((len(_PRODUCTS), 2, 16, 32), torch.nan, dtype=torch.float32, device=device),
+        "products": torch.full((len(_PRODUCTS), 3, 16, 32), torch.nan, dtype=torch.float32, device=device),
     }
     grid, threads = (1, 1, 1), (32, 1, 1)
     launcher(Plan("unit_check.metal", "unit_check", (), tuple(given), grid, threads, "before the first use"), given)
     capacities = given["capacities"].tolist()
-    if capacities != [8, 16, 16, 16]:
-        return f"lanes have {capacities} elements of {', '.join(_OPERANDS)}, not [8, 16, 16, 16]"
+    if capacities != [8, 8, 16, 16, 16]:
+        return f"lanes have {capacities} elements of {', '.join(_OPERANDS)}, not [8, 8, 16, 16, 16]"
     wrong = (given["places"].cpu() != assumed_places()).flatten(1).any(1).tolist()
     if any(wrong):
         return f"another layout of {', '.join(name for name, is_wrong in zip(_OPERANDS, wrong) if is_wrong)}"
-    expected = torch.stack([a @ b.view(16, 32), a @ b.view(32, 16).T]).to(torch.float32)  # exact, also under autocast
+    wide = b.view(16, 32)  # integers: exact, also under autocast
+    expected = torch.stack([a @ wide, a @ b.view(32, 16).T, a.T @ wide]).to(torch.float32)
     for name, products in zip(_PRODUCTS, given["products"].cpu()):
-        for kind, product, right in zip(("", " transposed"), products, expected):
+        for kind, product, right in zip(_TRANSPOSED, products, expected):
             if not torch.equal(product, right):
                 return f"wrong products of {name}{kind}"
     return ""
@@ -133,7 +135,7 @@ def assumed_places() -> torch.Tensor:
     part = element // 8 * 16
     wide, tall = row << 8 | (part + column), (part + row) << 8 | column
     left = torch.where(element < 8, row << 8 | column, -1)
-    return torch.stack([left, wide, tall, wide]).to(torch.int32)
+    return torch.stack([left, left, wide, tall, wide]).to(torch.int32)
 
 
 def _wrong_attention(launcher: Callable[[Plan, Any], None], device: torch.device) -> str:

@@ -34,13 +34,13 @@ from .problem import (
     score_params,
     strides_of,
 )
+from .tile import ROWS, STAGED
 
 TERMS_TOKENS, TERMS_THREADS = 64, 256  # of a threadgroup; attention_backward_terms.metal: kTokens, kThreads
 # Stored weights of a chunk, for each core: with CHUNK_KEYS keys, 8 tiles of 64 rows, which leave few cores idle at the
 # end, also where a causal mask makes them uneven.
 SCRATCH_BYTES = 16 * 2**20
 CHUNK_KEYS = 4096  # a multiple of every KeysTile's block_n
-BYTES_OF_PAIR = 8  # of a row and a key: the weight and its gradient in fp32
 
 
 class _BackwardProblem(NamedTuple):
@@ -277,12 +277,13 @@ def _chain(problem: _BackwardProblem, forward: ForwardParams, tiles: Tiles) -> C
     *lead, tokens, num_heads, _ = problem.forward.query.shape
     scratch = [Scratch("row_terms", (*lead, num_heads, tokens))]
     if stores:
-        scratch.append(Scratch("weights", (chunk_heads, chunk_tiles, queries.block_m, chunk_keys, 2)))
+        shape = chunk_heads, chunk_tiles, queries.block_m // ROWS, queries.stored_floats(chunk_keys)
+        scratch.append(Scratch("weights", shape))
     if stores and divides_keys:
         scratch.append(Scratch("query_sums", (chunk_heads, chunk_tiles, queries.block_m, queries.head_dim)))
     if stores and chunk_tiles < row_tiles:
-        shape = chunks.halves, chunk_heads, params.sum_tiles, keys.block_n, _columns(keys)
-        scratch.append(Scratch("key_sums", shape))
+        sums = chunks.halves, chunk_heads, params.sum_tiles, keys.block_n, _columns(keys)
+        scratch.append(Scratch("key_sums", sums))
     return Chain(tuple(scratch), chunks)
 
 
@@ -304,10 +305,11 @@ def _keys_of_a_tile(problem: _BackwardProblem, forward: ForwardParams, tile: Que
 
 def _tiles_of_a_chunk(problem: _BackwardProblem, chunk_keys: int, tiles: Tiles, stores: bool) -> int:
     """As many as SCRATCH_BYTES and a launch allow, but one at least."""
-    cores, pairs = problem.forward.device.cores, tiles.queries.block_m * chunk_keys  # of a tile
-    work = pairs * (2 * tiles.queries.head_dim + tiles.queries.value_dim)
+    cores, queries = problem.forward.device.cores, tiles.queries
+    tile_bytes = 4 * queries.block_m // ROWS * queries.stored_floats(chunk_keys)
+    work = queries.block_m * chunk_keys * (2 * tiles.queries.head_dim + tiles.queries.value_dim)
     by_work = max(1, problem.forward.device.launch_work // work) * cores
-    return max(1, min(by_work, SCRATCH_BYTES * cores // (pairs * BYTES_OF_PAIR))) if stores else by_work
+    return max(1, min(by_work, SCRATCH_BYTES * cores // tile_bytes)) if stores else by_work
 
 
 def _terms_plan(problem: _BackwardProblem, params: BackwardParams) -> Plan:
@@ -343,7 +345,7 @@ def _queries_plan(
     constants["stores_weights"] = stores
     constants["carries_sums"] = divides_keys
     return Plan(
-        source="attention_backward_queries.metal",
+        source=_source(tile, "attention_backward_queries.metal"),
         kernel=tile.kernel(problem.forward.dtype),
         constants=tuple(constants.items()),
         arguments=(params.pack(), score_params(problem.forward).pack(), _softmax_scale(problem))
@@ -365,7 +367,7 @@ def _keys_plan(problem: _BackwardProblem, params: BackwardParams, tile: KeysTile
     if not constants["is_packed"]:
         key_tiles = -(-keys // tile.block_n) * params.forward.batch
     return Plan(
-        source="attention_backward_keys.metal",
+        source=_source(tile, "attention_backward_keys.metal"),
         kernel=tile.kernel(problem.forward.dtype),
         constants=tuple(constants.items()),
         arguments=(params.pack(), _softmax_scale(problem))
@@ -375,6 +377,10 @@ def _keys_plan(problem: _BackwardProblem, params: BackwardParams, tile: KeysTile
         threads=(tile.simdgroups * SIMD_WIDTH, 1, 1),
         reason=f"{tile.block_n} keys a threadgroup",
     )
+
+
+def _source(tile: Union[QueriesTile, KeysTile], staged: str) -> str:
+    return staged if tile.loader is STAGED else "attention_backward_unit.metal"
 
 
 def _constants(

@@ -1,5 +1,5 @@
-"""The tiles of the backward kernels: what attention_backward_queries.metal and attention_backward_keys.metal are
-instantiated for, as planning/tiles.py for the forward kernel.
+"""The tiles of the backward kernels: what attention_backward_queries.metal, attention_backward_keys.metal and
+attention_backward_unit.metal are instantiated for, as planning/tiles.py for the forward kernel.
 
 The figures beside a row are counters of the simulator (python benchmarks/backward_tiles.py): of the queries' and then
 of the keys' kernel, estimated live registers of a lane, and the share of matrix products in the clocks of 512 rows and
@@ -14,26 +14,36 @@ import torch
 
 from ..call import DTYPES
 from .device import SMALLEST, Device
-from .tile import METAL_TYPES, ROWS
+from .tile import METAL_TYPES, ROWS, STAGED, UNIT, UNIT_REREADS, UNIT_ROWS, Loader
 
 STORED_KEYS = 32  # stored_weights.h: kStoredKeys
 
 
 class QueriesTile(NamedTuple):
     """One instantiation of attention_backward_queries: a threadgroup has row_groups x slices SIMD groups, which divide
-    the rows, ROWS each, and the columns; it sees keys in blocks of block_n."""
+    the rows and the columns; it sees keys in blocks of block_n."""
 
     head_dim: int
     value_dim: int
     block_n: int
     row_groups: int
     slices: int
+    loader: Loader = STAGED
     is_widened: bool = False  # bfloat to fp32, on its way to threadgroup memory
+
+    @property
+    def rows(self) -> int:
+        """Rows of a SIMD group."""
+        return ROWS if self.loader is STAGED else UNIT_ROWS
 
     @property
     def block_m(self) -> int:
         """Rows of a threadgroup."""
-        return ROWS * self.row_groups
+        return self.rows * self.row_groups
+
+    def stored_floats(self, keys: int) -> int:
+        """Of 8 rows, for so many keys, whole stored blocks: in fp32, or on the unit in 16 bits (stored_weights.h)."""
+        return 2 * ROWS * keys if self.loader is STAGED else keys // STORED_KEYS * (ROWS * STORED_KEYS + 4)
 
     @property
     def simdgroups(self) -> int:
@@ -43,7 +53,7 @@ class QueriesTile(NamedTuple):
         """Host name, as the kernels' INSTANTIATE makes it."""
         return (
             f"attention_backward_queries_{_name(dtype, self)}_d{self.head_dim}_v{self.value_dim}_n{self.block_n}"
-            f"_g{self.row_groups}x{self.slices}"
+            f"_g{self.row_groups}x{self.slices}{_suffix(self)}"
         )
 
     def instance(self, dtype: torch.dtype) -> str:
@@ -53,7 +63,7 @@ class QueriesTile(NamedTuple):
 
 class KeysTile(NamedTuple):
     """One instantiation of attention_backward_keys: a SIMD group owns STORED_KEYS keys and `columns` of the columns of
-    both gradients; a threadgroup has key_groups for each of these parts, and stages block_m rows at a time."""
+    both gradients; a threadgroup has key_groups for each of these parts, and takes block_m rows at a time."""
 
     head_dim: int
     value_dim: int
@@ -61,6 +71,7 @@ class KeysTile(NamedTuple):
     key_groups: int
     block_m: int
     tile_rows: int  # a QueriesTile's block_m
+    loader: Loader = STAGED
     is_widened: bool = False
 
     @property
@@ -76,7 +87,7 @@ class KeysTile(NamedTuple):
         """Host name, as the kernels' INSTANTIATE makes it."""
         return (
             f"attention_backward_keys_{_name(dtype, self)}_d{self.head_dim}_v{self.value_dim}_c{self.columns}"
-            f"_k{self.key_groups}_m{self.block_m}_t{self.tile_rows}"
+            f"_k{self.key_groups}_m{self.block_m}_t{self.tile_rows}{_suffix(self)}"
         )
 
     def instance(self, dtype: torch.dtype) -> str:
@@ -88,10 +99,17 @@ def _name(dtype: torch.dtype, tile: Union[QueriesTile, KeysTile]) -> str:
     return DTYPES[dtype] + ("_widened" if tile.is_widened else "")
 
 
+def _suffix(tile: Union[QueriesTile, KeysTile]) -> str:
+    return "" if tile.loader is STAGED else f"_{tile.loader.value}"
+
+
 def _instance(dtype: torch.dtype, tile: Union[QueriesTile, KeysTile]) -> str:
+    name, numbers = _name(dtype, tile), ", ".join(map(str, tile[: tile._fields.index("loader")]))
+    if tile.loader is not STAGED:
+        macro = "INSTANTIATE_QUERIES" if isinstance(tile, QueriesTile) else "INSTANTIATE_KEYS"
+        return f"{macro}({name}, {METAL_TYPES[dtype]}, {numbers}, {tile.loader.value})\n"
     element = METAL_TYPES[torch.float32 if tile.is_widened else dtype]
-    numbers = ", ".join(map(str, tile[:-1]))
-    return f"INSTANTIATE({_name(dtype, tile)}, {METAL_TYPES[dtype]}, {element}, {numbers})\n"
+    return f"INSTANTIATE({name}, {METAL_TYPES[dtype]}, {element}, {numbers})\n"
 
 
 class Tiles(NamedTuple):
@@ -108,6 +126,12 @@ def _row(shape: Tuple[int, int], queries: Tuple[int, int, int], keys: Tuple[int,
     """queries: block_n, row_groups, slices; keys: columns, key_groups, block_m."""
     own = QueriesTile(*shape, *queries)
     return Tiles(own, KeysTile(*shape, *keys, own.block_m))
+
+
+def _unit_row(shape: Tuple[int, int], queries: Tuple[int, int, int], loader: Loader, keys: Tuple[int, int]) -> Tiles:
+    """queries: block_n, row_groups, slices; loader: theirs; keys: columns, key_groups."""
+    own = QueriesTile(*shape, *queries, loader)
+    return Tiles(own, KeysTile(*shape, *keys, UNIT_ROWS, own.block_m, UNIT))
 
 
 # fmt: off
@@ -135,6 +159,22 @@ F32: Table = (
     _row((256, 256), (8, 2, 4), (64, 2, 8)),  # 89, 80 / 90 %; 100, 86 / 94 %
 )
 
+# Apple10 with a usable matrix unit, for 16-bit types; 72 and 80 are padded, as in planning/unit_tiles.py. Beside
+# each, of the queries' and of the keys' kernel: registers, and for 16 rows x 32 keys on each of a core's four
+# schedulers, clocks of the unit and of L1 (python benchmarks/matrix_unit.py). What is stored takes about 1,000 clocks
+# of a core's share of memory, to write and again to read, and so bounds the first two, and the keys' at 96. Held, the
+# query and the output's gradient would take 27 more registers at 96, and 38 at 128 and 256, for a sixth less of L1;
+# undivided rows 39 more at 192, for a quarter.
+UNIT_16: Table = (
+    # head_dim, value_dim; block_n, row_groups, slices; loader; columns, key_groups
+    _unit_row((32, 32), (32, 4, 1), UNIT, (32, 4)),  # 117, 384, 529; 79.5, 256, 272
+    _unit_row((64, 64), (32, 4, 1), UNIT, (64, 4)),  # 156.5, 768, 949; 114.5, 512, 412
+    _unit_row((96, 96), (32, 4, 1), UNIT_REREADS, (96, 4)),  # 162, 1152, 1681; 146.5, 768, 544
+    _unit_row((128, 128), (32, 4, 1), UNIT_REREADS, (64, 2)),  # 182, 1536, 2195; 115.5, 1024, 824
+    _unit_row((192, 128), (32, 2, 2), UNIT, (64, 2)),  # 183, 2048, 3976; 115.5, 1280, 1080
+    _unit_row((256, 256), (32, 2, 2), UNIT_REREADS, (64, 1)),  # 184.5, 3072, 5794; 115.5, 2048, 1648
+)
+
 # fmt: on
 
 # On Apple7 and 8, which have no bfloat operands: all but the loads is fp32. 86, 89 %; 102, 91 % at 64, and 87, 85 %;
@@ -144,6 +184,7 @@ TABLES: Mapping[int, Mapping[torch.dtype, Table]] = {  # a family between has th
     7: {torch.float16: F16, torch.bfloat16: WIDENED, torch.float32: F32},
     9: {torch.float16: F16, torch.bfloat16: F16, torch.float32: F32},
 }
+MATRIX_UNIT: Mapping[torch.dtype, Table] = dict.fromkeys((torch.float16, torch.bfloat16), UNIT_16)
 
 SHAPES = tuple((row.queries.head_dim, row.queries.value_dim) for row in F16)  # that there are kernels for
 MAX_HEAD_DIM = SHAPES[-1][0]  # the values', too
@@ -160,6 +201,9 @@ def _kernels(field: str) -> Kernels:
 
 
 QUERIES_KERNELS, KEYS_KERNELS = _kernels("queries"), _kernels("keys")
+UNIT_KERNELS: Kernels = {  # those that need the matrix unit
+    tile.kernel(dtype): (tile, dtype) for dtype, table in MATRIX_UNIT.items() for row in table for tile in row
+}
 
 
 def choose(device: Device, dtype: torch.dtype, head_dim: int, value_dim: int) -> Tiles:
@@ -168,7 +212,10 @@ def choose(device: Device, dtype: torch.dtype, head_dim: int, value_dim: int) ->
     Raises NotImplementedError, with the reason, for what no kernel can do.
     """
     family = max(known for known in TABLES if known <= max(device.family, SMALLEST.family))
-    for row in TABLES[family].get(dtype, ()):
+    table = TABLES[family].get(dtype, ())
+    if device.matrix_unit:
+        table = MATRIX_UNIT.get(dtype, table)
+    for row in table:
         if head_dim <= row.queries.head_dim and value_dim <= row.queries.value_dim:
             return row
     raise NotImplementedError(
