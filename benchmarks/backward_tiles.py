@@ -52,7 +52,7 @@ def launches(build, family: int, dtype: torch.dtype, head_dim: int, value_dim: i
 
 def compiled(plan):
     """The simulator's kernel of a plan."""
-    return library(FOLDER / plan.source).kernel(plan.kernel, dict(plan.constants))
+    return library(FOLDER / plan.source).kernel(plan.kernel, dict(plan.constants), build="count")
 
 
 def describe(plan, tensors) -> str:

@@ -38,7 +38,7 @@ def count(build, family: int, tile, bias):
     found = []
 
     def launcher(plan, tensors):
-        kernel = Library(SOURCE, include=[SOURCE.parent]).kernel(plan.kernel, dict(plan.constants))
+        kernel = Library(SOURCE, include=[SOURCE.parent]).kernel(plan.kernel, dict(plan.constants), build="count")
         buffers = [tensors[a] if isinstance(a, str) else a and a.data for a in plan.arguments]
         profile = kernel.profile(buffers, plan.grid, plan.threads)
         clocks = sum(cost_model.clocks(profile.rows[index].classes, family) for index in profile.order)

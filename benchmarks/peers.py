@@ -92,7 +92,7 @@ class Profiler:
 
     def __call__(self, plan, tensors) -> None:
         self.plans.append(plan)
-        kernel = library(KERNELS / plan.source).kernel(plan.kernel, dict(plan.constants))
+        kernel = library(KERNELS / plan.source).kernel(plan.kernel, dict(plan.constants), build="count")
         buffers = [tensors[a] if isinstance(a, str) else a and a.data for a in plan.arguments]
         grid = (plan.grid[0] // self.heads, *plan.grid[1:])
         self.profiles.append(kernel.profile(buffers, grid, plan.threads))
@@ -145,7 +145,7 @@ def dense(build, chips: Sequence[cost_model.Chip], tensors, heads: int, causal: 
 def theirs(dispatches: Iterable[pytorch_attention.Dispatch], expected: torch.Tensor, heads: int) -> Side:
     profiles = []
     for source, host_name, constants, buffers, grid, threads in dispatches:
-        profiles.append(source.kernel(host_name, constants).profile(buffers, grid, threads))
+        profiles.append(source.kernel(host_name, constants, build="count").profile(buffers, grid, threads))
     verify(next(t for t in reversed(buffers) if isinstance(t, torch.Tensor)), expected)
     return Side(profiles).repeated(heads)
 

@@ -55,7 +55,7 @@ def budget(build, library: Library, tile, dtype: torch.dtype, **features: bool):
     found = []
 
     def launcher(plan, tensors):
-        found.append(library.kernel(plan.kernel, {**dict(plan.constants), **features}).budget())
+        found.append(library.kernel(plan.kernel, {**dict(plan.constants), **features}, build="count").budget())
 
     attend(build, launcher, tile, dtype)
     return found[0]
@@ -73,7 +73,9 @@ def describe(build, tile, dtype: torch.dtype, source: pathlib.Path = SOURCE) -> 
     found = []
 
     def launcher(plan, tensors):
-        kernel = Library(source.parent / plan.source, include=[source.parent]).kernel(plan.kernel, dict(plan.constants))
+        kernel = Library(source.parent / plan.source, include=[source.parent]).kernel(
+            plan.kernel, dict(plan.constants), build="count"
+        )
         buffers = [tensors[a] if isinstance(a, str) else a and a.data for a in plan.arguments]
         found.append((kernel.profile(buffers, plan.grid, plan.threads), kernel.budget()))
 

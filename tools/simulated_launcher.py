@@ -46,7 +46,8 @@ class SimulatedLauncher:
         self.launches = 0
 
     def __call__(self, plan, given) -> None:
-        kernel = _compiled(self.kernels / plan.source, self.fast_math, plan.kernel, plan.constants)
+        build = "check" if self.check or self.check_written else "run"
+        kernel = _compiled(self.kernels / plan.source, self.fast_math, plan.kernel, plan.constants, build)
         buffers = [_bound(buffer) for buffer in plan.buffers(given)]
         report = kernel.launch(
             buffers,
@@ -68,8 +69,8 @@ def _bound(buffer):
 
 
 @functools.lru_cache(maxsize=None)
-def _compiled(source: pathlib.Path, fast_math: bool, kernel: str, constants):
-    return library(source, fast_math).kernel(kernel, constants=dict(constants))
+def _compiled(source: pathlib.Path, fast_math: bool, kernel: str, constants, build: str):
+    return library(source, fast_math).kernel(kernel, dict(constants), build)
 
 
 @functools.lru_cache(maxsize=None)

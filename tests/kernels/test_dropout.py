@@ -20,7 +20,7 @@ def library():
 
 def run(library, name, buffers, **sizes):
     constants = dict.fromkeys(("is_aligned", "is_padded", "is_packed", "is_paged", "has_seqused_k"), False)
-    report = library.kernel(name, constants=constants).launch(buffers, check=True, **sizes)
+    report = library.kernel(name, constants, build="check").launch(buffers, check=True, **sizes)
     assert not report.findings, "\n".join(map(str, report.findings))
 
 

@@ -42,7 +42,7 @@ def products(kernel, inputs, mask, family: int) -> float:
     counts = []
 
     def launcher(plan, tensors):
-        counted = Library(SOURCE, include=[SOURCE.parent]).kernel(plan.kernel, dict(plan.constants))
+        counted = Library(SOURCE, include=[SOURCE.parent]).kernel(plan.kernel, dict(plan.constants), build="count")
         buffers = [tensors[a] if isinstance(a, str) else a and a.data for a in plan.arguments]
         profile = counted.profile(buffers, plan.grid, plan.threads)
         rows = [profile.rows[index].classes for index in profile.order]

@@ -22,7 +22,7 @@ def library():
 def run(library, name, buffers, grid=(1, 1, 1), threads=(32, 1, 1), aligned=True, padded=False):
     constants = {"is_aligned": aligned, "is_padded": padded}
     constants |= dict.fromkeys(["is_packed", "is_paged", "has_seqused_k"], False)
-    report = library.kernel(name, constants=constants).launch(buffers, grid=grid, threads=threads, check=True)
+    report = library.kernel(name, constants, build="check").launch(buffers, grid=grid, threads=threads, check=True)
     assert not report.findings, "\n".join(map(str, report.findings))
 
 

@@ -34,7 +34,9 @@ def exact(query, key, value, softmax_scale, causal):
 
 def run(dispatch, check, **settings):
     library, host_name, constants, buffers, grid, threads = dispatch
-    report = library.kernel(host_name, constants).launch(buffers, grid, threads, check=check, **settings)
+    report = library.kernel(host_name, constants, build="check" if check else "run").launch(
+        buffers, grid, threads, check=check, **settings
+    )
     assert [str(finding) for finding in report.findings] == []
     return buffers[peers.OUTPUT].double()
 

@@ -94,7 +94,7 @@ def test_counters(written):
 
 def test_races_are_found(written):
     library = Library(written(kernel("out[i / 2] = x[i];")).source.path, fast_math=True)
-    report = library.kernel("f").launch([X, X.copy()], (1, 1, 1), (64, 1, 1), check=True)
+    report = library.kernel("f", build="check").launch([X, X.copy()], (1, 1, 1), (64, 1, 1), check=True)
     assert {f.kind for f in report.findings} == {"race: two writes"}
 
 

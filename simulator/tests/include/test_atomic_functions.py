@@ -155,7 +155,7 @@ def test_a_missing_atomic_is_a_race(written, body):
   {body}
 }}"""
     cells = np.zeros(8 + GROUPS * THREADS, np.uint32)
-    report = written(text).kernel("f").launch([cells], (GROUPS, 1, 1), (THREADS, 1, 1), check=True)
+    report = written(text).kernel("f", build="check").launch([cells], (GROUPS, 1, 1), (THREADS, 1, 1), check=True)
     kinds = {finding.kind for finding in report.findings}
     assert all(kind.startswith("race") for kind in kinds)
     assert {"groups" if "between threadgroups" in kind else "threads" for kind in kinds} == RACES[body]

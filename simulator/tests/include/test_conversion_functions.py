@@ -26,7 +26,7 @@ def wide(bits):
 def run(written, parameters, lines, buffers, head=""):
     """A kernel with i for each of COUNT threads, and no findings."""
     text = f"{head}kernel void f({parameters}, uint i [[thread_position_in_grid]]) {{\n{lines}}}"
-    report = written(text).kernel("f").launch(buffers, (2, 1, 1), (COUNT // 2, 1, 1), check=True)
+    report = written(text).kernel("f", build="check").launch(buffers, (2, 1, 1), (COUNT // 2, 1, 1), check=True)
     assert [str(finding) for finding in report.findings] == []
 
 

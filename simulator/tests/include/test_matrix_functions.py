@@ -228,7 +228,7 @@ def buffers():
 @pytest.mark.parametrize("body", REPORTED)
 def test_what_is_reported(written, body):
     threads = (64, 1, 1) if " g" in body else (32, 1, 1)
-    report = written(USE % body).kernel("f").launch(buffers(), (1, 1, 1), threads, check=True)
+    report = written(USE % body).kernel("f", build="check").launch(buffers(), (1, 1, 1), threads, check=True)
     assert {finding.kind for finding in report.findings} == ({REPORTED[body]} if REPORTED[body] else set())
 
 

@@ -50,7 +50,11 @@ def test_transposed_load_and_origins(library, name, dtype):
     a = np.arange(16 * 40).reshape(16, 40).astype(dtype)
     c = np.zeros((40, 16), dtype)
     shape = np.array([16, 40], np.uint32)
-    report = library("transpose").kernel(f"transpose_{name}").launch([a, c, shape], (2, 5, 1), (32, 1, 1), check=True)
+    report = (
+        library("transpose")
+        .kernel(f"transpose_{name}", build="check")
+        .launch([a, c, shape], (2, 5, 1), (32, 1, 1), check=True)
+    )
     assert np.array_equal(c, a.T)
     assert report.findings == ()
 
@@ -153,13 +157,15 @@ def test_strided_tensors_and_arrays_with_negative_strides(library):
 
 def test_checked_launch_leaves_the_gaps_of_strided_outputs_alone(library):
     both = torch.full((50, 2), 7.0)
-    library("row_sum").kernel("row_sum_float").launch([torch.ones(32), both[:, 1]], (1, 1, 1), (32, 1, 1), check=True)
+    library("row_sum").kernel("row_sum_float", build="check").launch(
+        [torch.ones(32), both[:, 1]], (1, 1, 1), (32, 1, 1), check=True
+    )
     assert both[0].tolist() == [7, 32] and (both[1:] == 7).all()
 
 
 def test_member_functions(library):
     out = np.zeros(8, np.float32)
-    library("members").kernel("members").launch([out], (1, 1, 1), (8, 1, 1), check=True)
+    library("members").kernel("members", build="check").launch([out], (1, 1, 1), (8, 1, 1), check=True)
     assert out.tolist() == [2 * (28 + i) for i in range(8)]
 
 

@@ -22,7 +22,11 @@ def test_language(library):
     assert [str(d) for d in library("language").check() if "no public kernel is known" not in d.message] == []
     out, halves = np.zeros(15, np.float32), HALVES.copy()
     pair = np.float32([10, 20]).tobytes()
-    report = library("language").kernel("language").launch([X, out, pair, halves], (1, 1, 1), (32, 1, 1), check=True)
+    report = (
+        library("language")
+        .kernel("language", build="check")
+        .launch([X, out, pair, halves], (1, 1, 1), (32, 1, 1), check=True)
+    )
     assert [str(finding) for finding in report.findings] == []
     np.testing.assert_allclose(out, EXPECTED, rtol=1e-6)
     assert np.array_equal(halves[0], HALVES[1] / 2 + HALVES[2] * 2) and np.array_equal(halves[3], HALVES[3] * 4)
@@ -34,7 +38,9 @@ def test_language(library):
 def test_instantiation_by_signature(library, name, dtype, scales):
     x, out = np.arange(32, dtype=dtype), np.zeros(32, dtype)
     scales = np.array(scales, dtype)
-    library("language").kernel(name).launch([x, out, scales.tobytes()], (1, 1, 1), (32, 1, 1), check=True)
+    library("language").kernel(name, build="check").launch(
+        [x, out, scales.tobytes()], (1, 1, 1), (32, 1, 1), check=True
+    )
     assert np.array_equal(out, x * np.resize(scales, 32))
 
 
