@@ -1,13 +1,14 @@
 """Prefills and gradients on the matrix unit of M5 beside kernels without it: python benchmarks/matrix_unit.py
 
-Prefills: causal, 16 heads, bf16; one is simulated and counted as often. Predicted ms, TFLOPS of the products that a
-causal mask leaves, and the share of the unit's peak, for tiles that use the unit, for those that serve without it,
-and for MLX's kernel, unmodified from its wheel (left out where that cannot be had). Then every tile that uses the unit:
-estimated live registers and, for each block of 16 rows and 32 keys, clocks of the unit and of the ALUs, fp16.
+Prefills: causal, 16 heads, bf16; one of 512 and of 1,024 tokens is counted, and carried over as gradients are.
+Predicted ms, TFLOPS of the products that a causal mask leaves, and the share of the unit's peak, for tiles that use the
+unit, for those that serve without it, and for the kernels of MLX and PyTorch that use it, unmodified from their wheels
+(left out where those cannot be had). Then every tile that uses the unit: estimated live registers and, for each block
+of 16 rows and 32 keys, clocks of the unit and of the ALUs, fp16.
 
 MLX's own figures for M5 Max, 8,192 tokens, are 54.1 TFLOPS at head_dim 128 and 56.3 at 64: compare ours with those, for
-the prediction of MLX's is far below. As clang compiles it here, it loads most keys element by element, which fills L1;
-a compiler that joins those loads has a quarter of them.
+the prediction of both peers is far below. As clang compiles them here, they load most keys element by element, which
+fills L1; a compiler that joins those loads has a quarter of them.
 
 Gradients: fp16, 16 heads; one of 512 and of 1,024 tokens is counted, carried over as in benchmarks/peers_backward.py,
 and predicted as if it were one chunk. Of the kernels that use the unit, the queries' and the keys': ms, their share of
@@ -20,39 +21,76 @@ Level: counters of the simulator and its cost model; nothing here was measured o
 from __future__ import annotations
 
 import argparse
+import functools
 import pathlib
-from typing import Optional
+from typing import Iterator, List, NamedTuple, Optional, Tuple
 
 import kernels
 import peers
 import peers_backward
 import torch
 from metal_simulator.profiler import cost_model
+from metal_simulator.profiler.counters import Profile
 from metal_simulator.profiler.report import chip_named
 
 CHIPS = ("M5", "M5 Max")
+COUNTED = peers_backward.COUNTED
 HEADS, HEAD_DIMS, TOKENS = 16, (64, 96, 128, 256), (1024, 2048, 4096, 8192, 16384)
 
 
-def ours(build, tensors, device) -> peers.Side:
+class Counted(NamedTuple):
+    """One head's launch of half of the counted tokens, and of all."""
+
+    half: Profile
+    whole: Profile
+
+    def carried(self, tokens: int, heads: int = 1) -> Profile:
+        return peers_backward.carried(self.half, self.whole, tokens // COUNTED, heads)
+
+
+def causal_prefills(head_dim: int) -> Iterator[List[torch.Tensor]]:
+    """query, key and value of the counted launches."""
+    for tokens in (COUNTED // 2, COUNTED):
+        yield [tensor.to(torch.bfloat16) for tensor in peers.inputs(1, 1, tokens, tokens, head_dim)]
+
+
+def ours(build, head_dim: int, device) -> Counted:
     profiler = peers.Profiler()
-    with build.launchers.use_launcher(profiler, device):
-        build.flash_attn_with_kvcache(*(t.transpose(1, 2) for t in tensors), causal=True, num_splits=1)
-    return peers.Side(profiler.profiles).of_heads(HEADS)
+    for tensors in causal_prefills(head_dim):
+        with build.launchers.use_launcher(profiler, device):
+            build.flash_attn_func(*(t.transpose(1, 2) for t in tensors), causal=True)
+    return Counted(*profiler.profiles)
 
 
-def theirs(tensors) -> Optional[peers.Side]:
-    if not peers.mlx_attention.available():
-        return None
-    launch = peers.mlx_attention.prefill(*tensors, tensors[0].shape[-1] ** -0.5, True, matrix_unit=True)
-    kernel = launch.library.kernel(launch.host_name, launch.constants)
-    return peers.Side([kernel.profile(launch.buffers, launch.grid, launch.threads)]).repeated(HEADS)
+def theirs(head_dim: int) -> List[Optional[Counted]]:
+    """Of MLX and of PyTorch; None for the one whose kernel is not there."""
+    return [
+        Counted(*(peers.profiled(dispatch(*t, head_dim**-0.5, True)) for t in causal_prefills(head_dim)))
+        if is_there
+        else None
+        for is_there, dispatch in (
+            (peers.mlx_attention.available(), functools.partial(peers.mlx_attention.prefill, matrix_unit=True)),
+            (peers.pytorch_attention.available("MppAttention"), peers.pytorch_attention.prefill_unit),
+        )
+    ]
 
 
 def described(side: peers.Side, chip: cost_model.Chip, tokens: int, head_dim: int) -> str:
     seconds, longest = side.seconds(chip), side.longest(chip)
     teraflops = 2 * HEADS * head_dim * tokens * (tokens + 1) / seconds / 1e12
     return f" | {seconds * 1e3:8.3f} {teraflops:5.1f} {100 * longest.unit_share:3.0f}% {longest.bound:11}"
+
+
+def print_prefills(build, head_dim: int, chips, all_tokens) -> None:
+    # One core: whatever the tokens, keys are not divided, and tiles are those of many threadgroups.
+    mine = [ours(build, head_dim, build.device.Device(10, 1, matrix_unit=has)) for has in (True, False)]
+    others = theirs(head_dim)
+    for tokens in all_tokens:
+        sides = [peers.Side([counted.carried(tokens)]).of_heads(HEADS) for counted in mine]
+        sides += [peers.Side([counted.carried(tokens)]).repeated(HEADS) if counted else None for counted in others]
+        for chip in chips:
+            shown = "".join(described(side, chip, tokens, head_dim) if side else f" | {'':31}" for side in sides)
+            print(f"d{head_dim:<4} {tokens:6} tokens {chip.name:8}   {shown}", flush=True)
 
 
 def describe(build, tile) -> str:
@@ -80,29 +118,25 @@ def describe(build, tile) -> str:
     )
 
 
-def gradients(build, head_dim: int, causal: bool, device) -> list[tuple]:
-    """(plan, its profile for half of the counted tokens, for all) of the terms', the queries' and the keys' kernel."""
+def gradients(build, head_dim: int, causal: bool, device) -> List[Tuple[object, Counted]]:
+    """The plan and the launches of the terms', the queries' and the keys' kernel."""
     launches = []
-    for tokens in (peers_backward.COUNTED // 2, peers_backward.COUNTED):
+    for tokens in (COUNTED // 2, COUNTED):
         tensors = [t.transpose(1, 2).contiguous() for t in peers.inputs(1, 1, tokens, tokens, head_dim)]
         profiler, _ = peers_backward.profiled(build, device, tensors, causal=causal)
         launches.append(list(zip(profiler.plans, profiler.profiles))[-3:])
-    return [(plan, half, whole) for (plan, half), (_, whole) in zip(*launches)]
+    return [(plan, Counted(half, whole)) for (plan, half), (_, whole) in zip(*launches)]
 
 
-def predicted(launches: list[tuple], chip: cost_model.Chip, tokens: int) -> list[cost_model.Prediction]:
+def predicted(launches, chip: cost_model.Chip, tokens: int) -> List[cost_model.Prediction]:
     """Of each of gradients(), for all heads."""
     return [
-        cost_model.predict(
-            peers_backward.carried(half, whole, tokens // peers_backward.COUNTED, HEADS),
-            chip,
-            peers_backward.EFFICIENCY.get(plan.source),
-        )
-        for plan, half, whole in launches
+        cost_model.predict(counted.carried(tokens, HEADS), chip, peers_backward.EFFICIENCY.get(plan.source))
+        for plan, counted in launches
     ]
 
 
-def seconds(predictions: list[cost_model.Prediction]) -> float:
+def seconds(predictions: List[cost_model.Prediction]) -> float:
     return sum(each.seconds for each in predictions) - (len(predictions) - 1) * cost_model.LAUNCH_SECONDS
 
 
@@ -120,15 +154,15 @@ def print_gradients(build, head_dim: int, chips, all_tokens) -> None:
                 for each in ours[1:]:
                     line += f" | {each.seconds * 1e3:9.3f} {100 * each.unit_share:3.0f}% {each.bound:11}"
                 print(line, flush=True)
-    for plan, _, profile in with_unit[1:]:
-        blocks = peers_backward.COUNTED**2 / 16 / 32
+    for plan, (_, profile) in with_unit[1:]:
+        blocks = COUNTED**2 / 16 / 32
         rows = [profile.rows[index] for index in profile.order]
         alu = sum(cost_model.clocks(row.classes, 10) for row in rows) / blocks
         l1 = cost_model.SCHEDULERS * sum(row.device_clocks + row.threadgroup_clocks for row in rows) / blocks
         print(
             f"      {plan.kernel.removeprefix('attention_backward_'):52} {profile.needs(10).live:6.1f} registers, "
             f"{cost_model.unit_clocks(profile, 10) / blocks:5.0f} of the unit, {alu:4.0f} of the ALUs, "
-            f"{l1:5.0f} of L1, {cost_model.dram_bytes(profile) / peers_backward.COUNTED**2:4.1f} bytes",
+            f"{l1:5.0f} of L1, {cost_model.dram_bytes(profile) / COUNTED**2:4.1f} bytes",
             flush=True,
         )
 
@@ -136,31 +170,27 @@ def print_gradients(build, head_dim: int, chips, all_tokens) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--head-dim", type=int, action="append", help=f"default: {', '.join(map(str, HEAD_DIMS))}")
-    parser.add_argument("--tokens", type=int, action="append", help=f"default: {', '.join(map(str, TOKENS))}")
+    parser.add_argument(
+        "--tokens", type=int, action="append", help=f"multiples of {COUNTED}; default: {', '.join(map(str, TOKENS))}"
+    )
     options = parser.parse_args()
+    head_dims, all_tokens = options.head_dim or HEAD_DIMS, options.tokens or TOKENS
+    if any(tokens < COUNTED or tokens % COUNTED for tokens in all_tokens):
+        parser.error(f"--tokens is a multiple of {COUNTED}")
     chips = [chip_named(name) for name in CHIPS]
     build = kernels.get_local_kernel(pathlib.Path(__file__).resolve().parent.parent / "build")
     print(__doc__.split("\n\n", 1)[1])
-    columns = "".join(f" | {name:>8}  TFLOPS, unit {'':9}" for name in ("unit ms", "without", "MLX ms"))
+    peers.download()
+    columns = "".join(f" | {name:>8}  TFLOPS, unit {'':9}" for name in ("unit ms", "without", "MLX ms", "PyTorch"))
     print(f"{'':28}{columns}")
-    for head_dim in options.head_dim or HEAD_DIMS:
-        for tokens in options.tokens or TOKENS:
-            tensors = [t.to(torch.bfloat16) for t in peers.inputs(1, 1, tokens, tokens, head_dim)]
-            by_unit = {has: ours(build, tensors, build.device.Device(10, 10, matrix_unit=has)) for has in (True, False)}
-            mlx = theirs(tensors)
-            for chip in chips:
-                line = f"d{head_dim:<4} {tokens:6} tokens {chip.name:8}   "
-                for side in (by_unit[True], by_unit[False], mlx):
-                    line += described(side, chip, tokens, head_dim) if side else ""
-                print(line, flush=True)
+    for head_dim in head_dims:
+        print_prefills(build, head_dim, chips, all_tokens)
     print("\nclocks of 16 rows x 32 keys (of slices: together)")
     for tile in dict.fromkeys(tile for tile, _ in build.planning.tiles.UNIT_KERNELS.values()):
         print(describe(build, tile), flush=True)
     print("\ngradients: with the unit and without, and their ratio; of the first, the queries' kernel and the keys'")
-    for head_dim in options.head_dim or HEAD_DIMS:
-        print_gradients(
-            build, head_dim, chips, [n for n in options.tokens or TOKENS if n % peers_backward.COUNTED == 0]
-        )
+    for head_dim in head_dims:
+        print_gradients(build, head_dim, chips, all_tokens)
 
 
 if __name__ == "__main__":

@@ -142,11 +142,15 @@ def dense(build, chips: Sequence[cost_model.Chip], tensors, heads: int, causal: 
     return sides
 
 
+def profiled(dispatch: pytorch_attention.Dispatch) -> Profile:
+    source, host_name, constants, buffers, grid, threads = dispatch
+    return source.kernel(host_name, constants, build="count").profile(buffers, grid, threads)
+
+
 def theirs(dispatches: Iterable[pytorch_attention.Dispatch], expected: torch.Tensor, heads: int) -> Side:
-    profiles = []
-    for source, host_name, constants, buffers, grid, threads in dispatches:
-        profiles.append(source.kernel(host_name, constants, build="count").profile(buffers, grid, threads))
-    verify(next(t for t in reversed(buffers) if isinstance(t, torch.Tensor)), expected)
+    dispatches = list(dispatches)
+    profiles = [profiled(dispatch) for dispatch in dispatches]
+    verify(next(t for t in reversed(dispatches[-1].buffers) if isinstance(t, torch.Tensor)), expected)
     return Side(profiles).repeated(heads)
 
 
