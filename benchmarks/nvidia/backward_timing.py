@@ -75,7 +75,7 @@ def seven(call: Call, tensors: Dict[str, torch.Tensor]) -> Work:
     alone = chain_of(DEVICE, call, {n: t for n, t in tensors.items() if n not in ("grad_key", "grad_value")})
     batch, length, heads, head_dim = call.key.shape
     given = ("query", "key", "value", "grad_output", "row_softmax", "row_terms", "grad_key", "grad_value")
-    off = dict.fromkeys(("is_packed", "is_paged", "is_padded", "has_sinks"), False)
+    off = dict.fromkeys(("is_packed", "is_paged", "is_padded", "has_sinks", "has_bias"), False)
     again = package.package().planning.plan.Plan(
         source=AGAIN,
         kernel=f"seven_products_keys_d{head_dim}",

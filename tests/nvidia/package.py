@@ -57,7 +57,8 @@ def _loaded(variant: pathlib.Path):
         _modules[identifier] = sys.modules[name] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(sys.modules[name])
         # Only Apple10 has a matrix unit: what serves without it takes its place.
-        _modules[identifier].planning.tiles.MATRIX_UNIT.clear()
+        for tables in (_modules[identifier].planning.tiles, _modules[identifier].planning.backward_tiles):
+            tables.MATRIX_UNIT.clear()
     return _modules[identifier]
 
 

@@ -157,7 +157,8 @@ def run_target(file: str, launcher, library) -> None:
     sys.modules.setdefault("kernels", kernels)
     from mutants import targets
 
-    targets.SimulatedLauncher = targets.backward_cases.SimulatedLauncher = lambda *_how, **_settings: launcher
+    for cases in (targets, targets.append_cases, targets.backward_cases, targets.bias_cases):
+        cases.SimulatedLauncher = lambda *_how, **_settings: launcher
     targets.Library = lambda path: library(path.name)
     targets.run(file, targets.Run(targets.folder_of(file), check=True))
 

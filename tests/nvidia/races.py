@@ -44,10 +44,12 @@ def specialisations() -> Set[Specialisation]:
 
 
 def mutants() -> list:
-    """Those that the simulator's checker finds (make mutants proves it), but of the matrix unit's tiles."""
-    from mutants import MUTANTS, unit
+    """Those of shaders that the simulator's checker finds (make mutants proves it), but for the matrix unit's tiles."""
+    from mutants import MUTANTS, unit, unit_gradients
 
-    return [mutant for mutant in MUTANTS if mutant.expected == "checker" and mutant not in unit.MUTANTS]
+    unit_only = (*unit.MUTANTS, *unit_gradients.MUTANTS)
+    found = [mutant for mutant in MUTANTS if mutant.expected == "checker" and mutant not in unit_only]
+    return [mutant for mutant in found if not mutant.file.endswith(".py")]
 
 
 def sanitizer() -> str:
@@ -63,8 +65,15 @@ def sanitizer() -> str:
 
 
 def watch(path: str, tool: str, *arguments: str) -> Outcome:
-    """One process under one tool."""
+    """One process under one tool, whose outcome is printed: a stage that is stopped has told what it knew."""
     start = time.time()
+    outcome = _watched(path, tool, *arguments)
+    told = outcome.found or outcome.broken or "clean"
+    print(f"  {tool} {' '.join(arguments)}: {told}, {time.time() - start:.0f} s", flush=True)
+    return outcome
+
+
+def _watched(path: str, tool: str, *arguments: str) -> Outcome:
     command = [path, "--tool", tool, *TOOLS[tool], "--error-exitcode", str(FOUND), "--kernel-regex"]
     command += ["kns=metal_kernel", sys.executable, str(HERE / "race_target.py"), *arguments]
     environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
@@ -76,8 +85,6 @@ def watch(path: str, tool: str, *arguments: str) -> Outcome:
         os.killpg(process.pid, signal.SIGKILL)  # the tool and what it watches
         process.communicate()
         return Outcome(f"does not end in {SECONDS[arguments[0]]} s", "", tool)
-    finally:
-        print(f"  {tool} {' '.join(arguments)}: {time.time() - start:.0f} s", flush=True)
     said = [line.removeprefix("=========").strip() for line in output.splitlines() if line.startswith("=========")]
     said = [line for line in said if "SUMMARY" not in line]
     if process.returncode == 0:
