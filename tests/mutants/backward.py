@@ -184,7 +184,7 @@ MUTANTS = [
         "exchange.h",
         "any = any || memory[other] != 0;",
         "any = memory[other] != 0;",
-        "checker",
+        "numbers",
     ),
     # what is stored, and where
     Mutant(

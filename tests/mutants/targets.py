@@ -127,7 +127,7 @@ def _packed(how, gpu):
         _attend(how, gpu, tensors, (cu_q, cu_k), window, softmax_scale=-0.2)
     if how.check:
         tensors = [tensor[0] for tensor in dense(1, 40, 100, 4, 2, 32, torch.float16)]
-        for bounds in (_int32(-5, 3, 2**31 - 1, 50, -(2**31), 500), _int32(12, 30, 35)):
+        for bounds in (_int32(-5, 3, 2**31 - 1, 50, -(2**31), 500), _int32(12, 30, 35), _int32(0, 50, 60, 70)):
             _attend(how, gpu, tensors, (bounds, bounds), lying=(40, 100))
 
 
@@ -147,13 +147,13 @@ def _unaligned(how, gpu):
     _attend(how, gpu, [poisoned(tensor) for tensor in tensors], (cu_q, cu_k), (30, 3))
 
 
-def _paged(how, gpu, has_used, num_heads_kv=2, lengths=((7, 21), (2, 48))):
+def _paged(how, gpu, has_used, lengths, num_heads_kv=2):
     """Pages in any order, of lengths that seqused_k or cu_seqlens_k tells; then a block_table that points anywhere."""
     query, _, _, cu_q, cu_k = packed(lengths, 4, num_heads_kv, 64, torch.float16)
     pages = -(-max(length for _, length in lengths) // 16)
     cache = random_tensor(1, 2 * len(lengths) * pages, 16, num_heads_kv, 64, dtype=torch.float16)
     order = torch.randperm(len(cache), generator=torch.Generator().manual_seed(0)).int()
-    table = order[: len(lengths) * pages].view(len(lengths), pages)
+    table = order[: len(lengths) * pages].view(len(lengths), pages).clone()  # nothing lies behind it
     used = {"seqused_k": _int32(*(length for _, length in lengths))} if has_used else {}
     for window in ((-1, 0), (37, 0)):  # the last row of 150 keys sees none of the 16 that the first starts with
         tensors = query, cache, cache.flip(0)
@@ -283,6 +283,7 @@ BIAS, UNIT_TILE, UNIT_GRADIENTS = "bias.h", "unit.h", "unit_gradients.h"
 TERMS, QUERIES, KEYS = "attention_backward_terms.metal", "attention_backward_queries.h", "attention_backward_keys.h"
 BACKWARD = GRADIENTS, STORED_WEIGHTS, _ = "gradients.h", "stored_weights.h", "staging.h"
 
+PREFILL = {"lengths": ((9, 21), (70, 80))}  # the last block of 32 keys is half there, and block_table ends with it
 DECODE = {"num_heads_kv": 1, "lengths": ((2, 150), (1, 3), (2, 21))}
 WIDE = {"tokens": 20, "head_dim": 132, "value_dim": 40, "length": 50, "dtype": torch.float32}
 TURNS = {"tokens": 5, "head_dim": 320, "value_dim": 300, "length": 40, "dtype": torch.float16}
@@ -308,8 +309,8 @@ CASES = [
     (functools.partial(_packed, gpu=STAGED), {MAIN, TILE, STAGED_TILE, MASK, SOFTMAX, SEQUENCE}),
     (functools.partial(_packed, gpu=DIRECT), {TILE, DIRECT_TILE}),
     (_dense, {MAIN, STAGED_TILE, SOFTMAX, SEQUENCE}),
-    (functools.partial(_paged, gpu=STAGED, has_used=True), {MAIN, TILE, STAGED_TILE, PAGES}),
-    (functools.partial(_paged, gpu=DIRECT, has_used=False), {TILE, DIRECT_TILE, PAGES, SEQUENCE}),
+    (functools.partial(_paged, gpu=STAGED, has_used=True, **PREFILL), {MAIN, TILE, STAGED_TILE, PAGES}),
+    (functools.partial(_paged, gpu=DIRECT, has_used=False, **PREFILL), {TILE, DIRECT_TILE, PAGES, SEQUENCE}),
     (functools.partial(_paged, gpu=DIRECT, has_used=True, **DECODE), {MAIN, DIRECT_TILE, EXCHANGE, SOFTMAX, PAGES}),
     (functools.partial(_unaligned, gpu=STAGED), {TILE, STAGED_TILE}),
     (functools.partial(_unaligned, gpu=DIRECT), {TILE, DIRECT_TILE}),
