@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import pathlib
 import sys
-from typing import Dict, Iterable, List, Mapping, NamedTuple, Sequence
+from typing import Dict, List, Mapping, NamedTuple, Sequence
 
 import kernels
 import torch
@@ -103,8 +103,11 @@ class Profiler:
 def download() -> None:
     """Both peers' wheels, where they can be had."""
     for peer in (pytorch_attention, mlx_attention):
+        wheel = f"{peer.WHEEL.package} {peer.WHEEL.version} for {peer.WHEEL.platform}"
+        if peer.WHEEL.include() is None:
+            print(f"downloading {wheel} ...", flush=True)
         if not peer.WHEEL.download():
-            print(f"no {peer.WHEEL.package} {peer.WHEEL.version} for {peer.WHEEL.platform} could be downloaded")
+            print(f"no {wheel} could be downloaded")
 
 
 def inputs(heads: int, heads_kv: int, seqlen_q: int, seqlen_k: int, head_dim: int):
@@ -147,8 +150,7 @@ def profiled(dispatch: pytorch_attention.Dispatch) -> Profile:
     return source.kernel(host_name, constants, build="count").profile(buffers, grid, threads)
 
 
-def theirs(dispatches: Iterable[pytorch_attention.Dispatch], expected: torch.Tensor, heads: int) -> Side:
-    dispatches = list(dispatches)
+def theirs(dispatches: Sequence[pytorch_attention.Dispatch], expected: torch.Tensor, heads: int) -> Side:
     profiles = [profiled(dispatch) for dispatch in dispatches]
     verify(next(t for t in reversed(dispatches[-1].buffers) if isinstance(t, torch.Tensor)), expected)
     return Side(profiles).repeated(heads)

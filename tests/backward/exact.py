@@ -21,9 +21,8 @@ class Exact(NamedTuple):
     lse: torch.Tensor  # float64 [(batch,) heads, tokens]
     row_softmax: torch.Tensor  # fp32 [(batch,) heads, tokens, 2]
     grads: tuple  # float64, of query, key, value and, with sinks, these
-    of_11_bits: (
-        tuple  # of query, key and value: the most that these are off if weights and their gradients have 11 bits
-    )
+    # Of query, key and value: the most that these are off if weights and their gradients have 11 bits.
+    of_11_bits: tuple
 
 
 def exact(

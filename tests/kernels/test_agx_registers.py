@@ -24,6 +24,7 @@ import statistics
 import instantiate
 import pytest
 from metal_simulator import Library
+from metal_simulator.library import Budget
 from metal_simulator.profiler import registers
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -42,7 +43,7 @@ BEYOND_10 = {
 
 @pytest.fixture(scope="module")
 def counted(tmp_path_factory):
-    """counted(tile): what the counting build of today's kernel says, without its second pass, bf16 staged as it is."""
+    """counted(tile): the budget of today's kernel, without its second pass, bf16 staged as it is."""
     folder = tmp_path_factory.mktemp("one_pass") / "flash_sdpa"
     shutil.copytree(ROOT / "flash_sdpa", folder)
     source = folder / "attention_forward.metal"
@@ -60,14 +61,16 @@ def counted(tmp_path_factory):
     library = Library(source, [folder])
     constants = re.findall(r"constant bool (\w+)", (folder / "function_constants.h").read_text())
     values = {**dict.fromkeys(constants, False), "is_aligned": True}
-    # kernel().budget() would also compile what runs.
-    return functools.lru_cache(None)(
-        lambda row: library._build(kernels[row][0].kernel(kernels[row][1]), values, "count")[1]
-    )
+
+    def budget(row) -> Budget:
+        tile, dtype = kernels[row]
+        return library.kernel(tile.kernel(dtype), values, build="count").budget()
+
+    return functools.lru_cache(None)(budget)
 
 
-def needs(description) -> registers.Registers:
-    return registers.of_family(description["registers_by_family"], 7)
+def needs(budget: Budget) -> registers.Registers:
+    return registers.of_family(budget.registers_by_family, 7)
 
 
 @pytest.mark.parametrize("dtype", ["f16", "bf16", "f32"])
@@ -90,7 +93,7 @@ def test_bfloat_takes_more_instructions_where_it_is_emulated(counted):
         half = tile._replace(dtype="f16")
         if tile[0] == "bf16" and tile.row_groups == 8 and tile.head_dim >= 64:
             before, after = (ROWS[t]["unhoisted"]["instructions"] for t in (half, tile))
-            added = counted(tile)["instructions"] - counted(half)["instructions"]
+            added = counted(tile).instructions - counted(half).instructions
             ratios.append((1 + added / before, after / before))
     assert len(ratios) >= 4
     assert all(abs(ours - theirs) <= 0.05 for ours, theirs in ratios), ratios

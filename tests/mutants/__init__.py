@@ -15,5 +15,18 @@ from . import (
     unit_gradients,
 )
 
-_TABLES = (forward, loaders, sharing, features, bias, extremes, training, backward, teaching, unit, appending)
-MUTANTS = [mutant for table in (*_TABLES, unit_gradients) for mutant in table.MUTANTS]
+_TABLES = (
+    forward,
+    loaders,
+    sharing,
+    features,
+    bias,
+    extremes,
+    training,
+    backward,
+    teaching,
+    unit,
+    appending,
+    unit_gradients,
+)
+MUTANTS = [mutant for table in _TABLES for mutant in table.MUTANTS]
