@@ -26,8 +26,8 @@ from package import ARCHIVE, ROOT, Specialisation, source_digests  # and makes t
 from stages import STAGES
 
 # isort: split
+import race_mutants
 import race_target
-import races
 import timing
 from metal_simulator import Library
 from metal_simulator.errors import SimulatorError
@@ -55,7 +55,7 @@ def library(source: str, variant: str = "") -> Library:
     folder = next(folder for folder in FOLDERS if (folder / source).exists())
     if not variant:
         return Library(folder / source, [folder, KERNELS])
-    mutant = next(mutant for mutant in races.mutants() if mutant.name == variant)
+    mutant = next(mutant for mutant in race_mutants.mutants() if mutant.name == variant)
     with tempfile.TemporaryDirectory() as scratch:
         copy = pathlib.Path(scratch) / "kernels"
         shutil.copytree(folder, copy)
@@ -66,7 +66,7 @@ def library(source: str, variant: str = "") -> Library:
 
 
 def of_mutants(pattern: str) -> Iterator[Job]:
-    chosen = [mutant for mutant in races.mutants() if re.search(pattern, f"{mutant.file}: {mutant.name}")]
+    chosen = [mutant for mutant in race_mutants.mutants() if re.search(pattern, f"{mutant.file}: {mutant.name}")]
     files = {mutant.file for mutant in chosen}
     targets = {file: sorted(race_target.target_specialisations(file)) for file in files}
     return (Job("mutants", s, "exact", m.name) for m in chosen for s in targets[m.file])
@@ -91,7 +91,7 @@ def jobs(stages: List[str], mutants: str) -> Tuple[List[Job], dict]:
         modes = getattr(module, "MODES", ("exact",))
         wanted += [Job(stage, s, matrix) for s in sorted(module.specialisations()) for matrix in modes]
     wanted += unspecialised([job.specialisation for job in wanted])
-    if races.__name__ in stages:
+    if race_mutants.__name__ in stages:
         wanted += of_mutants(mutants)
     if timing.__name__ in stages:
         notes["peers"] = timing.peers()
@@ -135,7 +135,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument(
-        "--mutants", default="", metavar="PATTERN", help="for races, only those whose FILE: NAME is like this"
+        "--mutants", default="", metavar="PATTERN", help="for race_mutants, only those whose FILE: NAME is like this"
     )
     parser.add_argument("stages", nargs="*", metavar="STAGE", default=STAGES, help="only for these stages")
     options = parser.parse_args()

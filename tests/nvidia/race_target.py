@@ -1,7 +1,8 @@
-"""What NVIDIA's checkers watch: python race_target.py forward | backward | mutant NAME. races.py runs it under them.
+"""What NVIDIA's checkers watch: python race_target.py forward | backward | append | mutant NAME; sanitizer.py runs it
+under them.
 
-forward, backward: each kernel of the archive that plans can reach, on small inputs. mutant: what the harness runs its
-mutant on.
+forward, backward: each kernel of the archive that plans can reach, on small inputs. append: what the harness runs the
+kernel's mutants on. mutant: what it runs this mutant on.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ LENGTHS = ((33, 40), (40, 33), (75, 75), (1, 130), (5, 0))
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 DEVICES = ((7, 1), (7, 64), (9, 40))  # Apple GPU family, cores
 CHUNKS = (2**18, 128)  # bytes of stored weights, and keys
+APPEND = "cache_append.metal"
 
 
 class Case(NamedTuple):
@@ -113,7 +115,7 @@ def specialisations() -> Set[Specialisation]:
     for every, run_case in TARGETS.values():
         for case in every():
             run_case(case, recorder, "meta")
-    return {seen._replace(constants=()) for seen in recorder.seen}
+    return {seen._replace(constants=()) for seen in recorder.seen} | target_specialisations(APPEND)
 
 
 class NvidiaLibrary:
@@ -184,6 +186,8 @@ def main() -> None:
     archive = Archive(ARCHIVE)
     if sys.argv[1] == "mutant":
         run_mutant(sys.argv[2], archive)
+    elif sys.argv[1] == "append":
+        run_target(APPEND, NvidiaLauncher(archive), lambda source: NvidiaLibrary(archive, source, ""))
     else:
         launcher, (every, run_case) = NvidiaLauncher(archive), TARGETS[sys.argv[1]]
         for case in every():

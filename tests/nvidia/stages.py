@@ -1,6 +1,7 @@
 """Runs the same .metal kernels on an NVIDIA GPU: python tests/nvidia/stages.py [--json FILE] [STAGE...]
 
-Stages: small, fuzz, gradients, long, long_gradients, huge, huge_bias, races, timing, backward_timing; all by default.
+Stages: small, fuzz, gradients, long, long_gradients, huge, huge_bias, races, race_mutants, timing, backward_timing; all
+by default.
 Needs torch with CUDA, and build/nvidia by build.py. Prints a table last; exit status 1 when a stage failed, 2 when it
 could not start.
 
@@ -32,6 +33,7 @@ STAGES = (
     "huge",
     "huge_bias",
     "races",
+    "race_mutants",
     "timing",
     "backward_timing",
 )
