@@ -27,10 +27,13 @@ def link(clang: Clang, folder: Path):
 
 @functools.lru_cache(maxsize=None)
 def _command(clang: Clang) -> List[str]:
-    """What this clang would run, which it prints in its last line. Raises ToolchainError if it prints none."""
+    """What this clang would run, which it prints in its last line. Raises ToolchainError if it prints none.
+
+    Without the C library, of which a kernel needs memcpy and the like at most: they are in the process already, and to
+    read its symbols takes as long as all the rest."""
     with tempfile.TemporaryDirectory() as scratch:
         (Path(scratch) / OBJECT).touch()
-        asked = run([clang.path, "-###", "-shared", OBJECT, "-lm", "-o", SHARED], cwd=scratch)
+        asked = run([clang.path, "-###", "-shared", "-nolibc", OBJECT, "-lm", "-o", SHARED], cwd=scratch)
     lines = asked.stderr.splitlines()
     if asked.returncode or not lines or SHARED not in lines[-1]:
         raise ToolchainError(f"{clang.path} does not say how it links:\n{asked.stderr[:2000]}")
