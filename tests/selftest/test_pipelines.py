@@ -41,7 +41,7 @@ def test_the_report_lists_every_pipeline_of_the_problems(kernel) -> None:
     gpu, lines = Gpu(kernel), []
     target = kernel.launchers.Target(gpu, kernel.launchers.SMALLEST)
     result = kernel.selftest.test_launcher(
-        "simulated", target, torch.device("cpu"), 12, 3, False, kernel.selftest.display.Show(lines.append)
+        "simulated", target, torch.device("cpu"), 9, 3, False, kernel.selftest.display.Show(lines.append)
     )
     assert result["passed"], "\n".join(lines)  # also with pipelines that could not be described
     assert {"has_dropout", "carries_sums"} <= {name for _, constants in gpu.launched for name in constants}

@@ -194,6 +194,9 @@ def test_the_matrix_unit_is_timed_beside_what_serves_without(kernel, selftest, m
 
     monkeypatch.setattr(submodule(kernel, "selftest.timing"), "prefill_milliseconds", prefill)
     monkeypatch.setattr(selftest, "_timings", lambda device, show: {})
+    monkeypatch.setattr(selftest, "_numbers", lambda problems, device, show: {"failures": []})  # tested above
+    for question in ("_same_in_threads", "_same_in_ranges", "_same_dropout", "_same_caches"):
+        monkeypatch.setattr(selftest, question, lambda *about: "right")
     target = kernel.launchers.Target(SimulatedLauncher(), kernel.device.Device(10, 10, matrix_unit=True))
     lines: list[str] = []
     show = submodule(kernel, "selftest.display").Show(lines.append)
