@@ -7,7 +7,7 @@ from typing import List, Optional
 
 from clang.cindex import Cursor, CursorKind, Type, TypeKind, conf
 
-from ..source.tokens import matching_angle, spell, split
+from ..source.tokens import Token, matching_angle, spell, split
 from .collecting import parameters_of
 from .cursors import (
     REFERENCES,
@@ -31,7 +31,6 @@ from .cursors import (
 from .edits import Edit, Wrap
 from .operations import COMPARISONS, Operations
 
-_OF_PARAMETER = re.compile(r"type-parameter-0-(\d+) &$")
 _FUNCTIONS = (
     CursorKind.FUNCTION_DECL,
     CursorKind.CXX_METHOD,
@@ -41,6 +40,14 @@ _FUNCTIONS = (
 )
 _SHORTER = ("char", "uchar", "short", "ushort")  # than a literal, which clang takes beside other vectors
 _TYPES = (CursorKind.TYPE_REF, CursorKind.TEMPLATE_REF, CursorKind.NAMESPACE_REF)
+
+
+def _named_by(parameters: List[Cursor], reference: str, named: List[List[Token]]) -> List[Token]:
+    """The one template argument that is the type of parameters, or what they refer to; none if the call names none."""
+    pattern = re.compile(rf"(?:const )?type-parameter-0-(\d+){reference}")
+    found = (pattern.fullmatch(p.type.get_canonical().spelling) for p in parameters)
+    places = {int(match.group(1)) for match in found if match}
+    return next((named[i] for i in places if len(places) == 1 and i < len(named)), [])
 
 
 class Calls(Operations):
@@ -183,9 +190,9 @@ class Calls(Operations):
             if first is not None and first.kind in _TYPES and is_value(callee, self.text):
                 self._lasting(callee)
         signatures = [parameters_of(candidate) for candidate in self._candidates(callee)]
-        types = self._named_arguments(callee)
+        named = self._named_arguments(callee)
         for i, argument in enumerate(k for k in kids[1:] if k.kind.is_expression()):
-            self._passed(argument, [parameters[i] for parameters in signatures if i < len(parameters)], types)
+            self._passed(argument, [parameters[i] for parameters in signatures if i < len(parameters)], named)
 
     def _open_expression(self, cursor: Cursor, braces: Cursor) -> None:
         """`T{x}` where T may be a vector."""
@@ -195,20 +202,19 @@ class Calls(Operations):
             self.wraps.append(Wrap(begin, opening, "::metal::__braced<", ">"))
             self.edits += [Edit(opening, opening + 1, "("), Edit(end - 1, end, ")")]
 
-    def _passed(self, argument: Cursor, parameters: List[Cursor], types: List[str]) -> None:
-        """An argument of a call that may be of several functions. types: template arguments that the call says"""
+    def _passed(self, argument: Cursor, parameters: List[Cursor], named: List[List[Token]]) -> None:
+        """An argument of a call that may be of several functions. named: template arguments that the call names"""
         taking = [p for p in parameters if self._is_thread_reference(p)]
         begin, end = span(argument)
         if self.text[begin] == "{":
             made = {meaning(p.type) for p in parameters if not is_dependent(p.type) and meaning(p.type).components > 1}
             objects = {meaning(p.type) for p in taking if not is_dependent(p.type)} - made
-            places = {m.group(1) for p in taking for m in _OF_PARAMETER.finditer(p.type.get_canonical().spelling)}
-            which = int(places.pop()) if len(places) == 1 else len(types)
-            if which < len(types):
-                self._wrap(argument, f"::metal::__lasting<{types[which]}>({types[which]}", ").get()")
+            bound = spell(_named_by(taking, " &", named))
+            if bound:
+                self._wrap(argument, f"::metal::__lasting<{bound}>({bound}", ").get()")
             elif len(made) == 1:
                 self._braces(argument, begin, end, made.pop(), [], None)
-            elif types and parameters and not taking:
+            elif named and parameters and not taking:
                 self._open_braces(argument, parameters[0].type)
             elif len(objects) == 1 and all(p in taking or is_number(p.type) or is_pointer(p.type) for p in parameters):
                 self._bound(argument, taking[0].type.get_pointee())
@@ -219,7 +225,8 @@ class Calls(Operations):
             if is_number(to) and is_number(of):
                 self._bound(argument, to)
         elif parameters and not any(p.type.kind in REFERENCES for p in parameters):
-            self._copy(argument)
+            tokens = _named_by(parameters, "", named)
+            self._copy(argument, (tokens[0].start, tokens[-1].end) if tokens else None)
 
     def _candidates(self, callee: Cursor) -> List[Cursor]:
         """Functions that a name may mean, which depends on template parameters."""
@@ -230,13 +237,13 @@ class Calls(Operations):
                 found += [conf.lib.clang_getOverloadedDecl(cursor, i) for i in range(number)]
         return found or self.named.get(self._last_name(callee), [])
 
-    def _named_arguments(self, callee: Cursor) -> List[str]:
+    def _named_arguments(self, callee: Cursor) -> List[List[Token]]:
         """Of `name<A, B>`: A and B."""
         tokens, end = self.reading.tokens, self.reading.at(span(callee)[1] - 1)
         if tokens[end].text != ">":
             return []
         begin = next((i for i in range(end, 0, -1) if tokens[i].text == "<" and matching_angle(tokens, i) == end), end)
-        return [spell(argument) for argument in split(tokens[begin + 1 : end])]
+        return split(tokens[begin + 1 : end])
 
     def _last_name(self, callee: Cursor) -> str:
         """Of `object.template name<A>`: name."""

@@ -150,14 +150,18 @@ class Collecting:
         else:
             self._wrap(cursor, "::metal::__lasting_or_itself(", ").get()")
 
-    def _copy(self, cursor: Cursor) -> None:
-        """An object of a class that is copied out of constant memory."""
+    def _copy(self, cursor: Cursor, to: Optional[Tuple[int, int]] = None) -> None:
+        """An object of a class that is copied out of constant memory.
+
+        to: place of the type that it is passed to, for which it is not copied if that is a reference"""
         inner = unwrapped(cursor)
-        member = inner.kind == CursorKind.DECL_REF_EXPR and inner.type.kind == TypeKind.DEPENDENT
+        functions = inner.referenced is not None and inner.referenced.kind == CursorKind.OVERLOADED_DECL_REF
+        member = inner.kind == CursorKind.DECL_REF_EXPR and inner.type.kind == TypeKind.DEPENDENT and not functions
         constant = space(inner) == "global_device" or (member and "::" in self._slice(inner))
         constant = constant or self._is_of_constant(inner) or self._is_element_of_constant(inner)
         if constant and self._is_class(inner) and not is_value(inner, self.text):
-            self._wrap(cursor, "::metal::__copy(", ")")
+            before = ["::metal::__copy("] if to is None else ["::metal::__passed<", to, ">("]
+            self._wrap_late(cursor, before, ")")
 
     def _is_element_of_constant(self, cursor: Cursor) -> bool:
         """Whether it is an element, of whatever index, of what lies in constant memory."""

@@ -144,6 +144,18 @@ METAL_FUNC constexpr __value_t<T> __copy(const T& object) {
   return object;
 }
 
+// What is passed where a call names the parameter's type.
+template <typename To, typename T>
+METAL_FUNC constexpr decltype(auto) __passed(const __constant T& object) {
+  if constexpr (__is_lvalue_reference(To)) return (object);
+  else return __copy(object);
+}
+template <typename To, typename T>
+METAL_FUNC constexpr decltype(auto) __passed(T& object) {
+  if constexpr (__is_lvalue_reference(To)) return (object);
+  else return __copy(object);
+}
+
 template <typename T>
 METAL_FUNC constexpr T __value(T value) {
   return value;
