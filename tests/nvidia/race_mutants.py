@@ -25,7 +25,7 @@ def mutants() -> list:
     return [mutant for mutant in found if not mutant.file.endswith(".py")]
 
 
-def watch(path: str, name: str) -> List[sanitizer.Outcome]:
+def watch_mutant(path: str, name: str) -> List[sanitizer.Outcome]:
     """One mutant under each tool, until it does not end under one: it would not under the others."""
     outcomes: List[sanitizer.Outcome] = []
     for tool in sanitizer.TOOLS:
@@ -40,7 +40,7 @@ def run(archive) -> dict:
     path, built = sanitizer.find(), {key.variant for key in archive.keys}
     chosen = [mutant.name for mutant in mutants() if mutant.name in built]
     with ThreadPoolExecutor(sanitizer.PROCESSES) as pool:
-        watched = dict(zip(chosen, pool.map(lambda name: watch(path, name), chosen)))
+        watched = dict(zip(chosen, pool.map(lambda name: watch_mutant(path, name), chosen)))
     failures, found = [], {}
     for name, outcomes in watched.items():
         found[name] = {outcome.by: outcome.found for outcome in outcomes if outcome.found}
