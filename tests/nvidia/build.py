@@ -160,10 +160,9 @@ def main() -> int:
         for text in complaints(job, program.description["resources"])
     ]
     resources = [p.description["resources"] for job, (_, p) in zip(wanted, programs) if job.specialisation.constants]
-    print(
-        f"registers {min(r['registers'] for r in resources)} to {max(r['registers'] for r in resources)}, "
-        f"at most {max(r['threadgroup_bytes'] for r in resources)} bytes of shared memory"
-    )
+    if resources:  # `races` has all constants set after loading
+        registers, shared = ([r[name] for r in resources] for name in ("registers", "threadgroup_bytes"))
+        print(f"registers {min(registers)} to {max(registers)}, at most {max(shared)} bytes of shared memory")
     print(f"{ARCHIVE.relative_to(ROOT)}: {ARCHIVE.stat().st_size / 2**20:.1f} MiB, {time.time() - start:.0f} s")
     for text in found:
         print(f"FAILED: {text}")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import importlib.util
 import pathlib
+import shutil
 import sys
+import tempfile
 from typing import Dict, NamedTuple, Tuple
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -64,8 +67,10 @@ def _loaded(variant: pathlib.Path):
 
 @functools.lru_cache(maxsize=1)
 def package():
-    """The package, freshly staged."""
+    """The package, freshly staged, for this process alone: staging anew replaces the folder under all who read it."""
     import stage
 
-    stage.stage(BUILT / "staged")
-    return load_variant(BUILT / "staged")
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="metal_flash_sdpa_"))
+    atexit.register(shutil.rmtree, folder)
+    stage.stage(folder)
+    return load_variant(folder)
