@@ -10,8 +10,8 @@ C_SOURCES = '*.c' '*.h' '*.cpp' '*.mm' '*.metal' '*/include/metal_*'
 RUN := PYTHONPATH=simulator:tools $(ENVIRONMENT)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help build wheel release-check demo selftest test lint check check-build mac launchers bench bench-peers bench-tiles \
-    test-simulator fuzz fast-math expressions mutants nvidia clean
+.PHONY: help build wheel release-check demo selftest test test-all lint check check-build mac launchers bench bench-peers \
+    bench-tiles test-simulator fuzz fast-math expressions mutants nvidia clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 21
@@ -31,8 +31,11 @@ release-check: $(READY) ## the dry run of a release (docs/releasing.md): both wh
 demo: build ## embed real sentences with a real model, then run its attention on the simulated GPU
 	@$(RUN) -m demo
 
-test: build check ## run all tests
+test: build check ## run the tests; of long ones, a sample of their problems
 	$(RUN) -m pytest -n $(JOBS)
+
+test-all: build check ## run all tests on all their problems, as every night
+	$(RUN) -m pytest -n $(JOBS) --nightly
 
 lint: $(READY) ## lint, formats, types, direction of the imports, workflows
 	$(ENVIRONMENT)/bin/ruff check .
@@ -59,7 +62,7 @@ selftest: build ## run the self-test that users run, here on the CPU
 	@$(RUN) tools/selftest.py --report build/selftest.json
 
 launchers: build ## compare the run-time launcher's sources with the function constants' on 300 problems, simulated
-	LAUNCHER_CASES=300 $(RUN) -m pytest tests/launchers/test_same_plan.py -k strict
+	LAUNCHER_CASES=300 $(RUN) -m pytest --nightly tests/launchers/test_same_plan.py -k strict
 
 bench: build ## run the benchmarks
 	@for benchmark in planner overhead cpu_ragged cpu_dense memory simulator; do \
@@ -80,14 +83,14 @@ bench-tiles: build ## static budget of every kernel, the counters behind the til
 	@$(RUN) benchmarks/bias.py
 
 test-simulator: $(READY) ## the simulator's own tests; METAL_SIMULATOR_CLANG=17 (to 22) is the clang to test with
-	$(RUN) -m pytest -n $(JOBS) simulator/tests
+	$(RUN) -m pytest -n $(JOBS) --nightly simulator/tests
 
 fuzz: build ## thousands of random problems: features, gradients, biases, SDPA; on the CPU and, checked, on the simulator
-	$(RUN) -m pytest -n $(JOBS) -p metal_simulator.pytest_plugin --metal-check tests/test_features.py tests/test_bias.py \
+	$(RUN) -m pytest -n $(JOBS) --nightly -p metal_simulator.pytest_plugin --metal-check tests/test_features.py tests/test_bias.py \
 	    tests/backward/test_random.py tests/backward/test_bias.py tests/doors/test_sdpa.py --shards 10
 
 fast-math: build ## the numeric tests, with every kernel compiled as in the compiled variant, simulated
-	$(RUN) -m pytest -n $(JOBS) --fast-math --shards 20 tests -k fast_math
+	$(RUN) -m pytest -n $(JOBS) --nightly --fast-math --shards 20 tests -k fast_math
 
 expressions: $(READY) ## 10,000 random Metal programs on the simulator, each beside NumPy; what fails is made small
 	@PYTHONPATH=simulator:simulator/tests $(ENVIRONMENT)/bin/python -m expressions --programs 10000

@@ -5,6 +5,7 @@ Levels: CPU implementation; simulation; checker.
 
 from __future__ import annotations
 
+import pytest
 from biases import Bias
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
@@ -50,5 +51,6 @@ def test_random_simulated(kernel, shard):
     search(shard, 40, lambda problem: compare(kernel, problem, SimulatedLauncher()))
 
 
+@pytest.mark.nightly
 def test_random_checked(kernel, shard):
     search(shard, 15, lambda problem: compare(kernel, problem, SimulatedLauncher(check=True, order=problem["seed"])))

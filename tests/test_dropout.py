@@ -53,6 +53,7 @@ def visible(rows: int, keys: int, window) -> torch.Tensor:
     return (sees & ((distance <= window[1]) | (window[1] < 0))).unsqueeze(1)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("rows, num_splits", [(3, 1), (3, 3), (25, 1)])
 @pytest.mark.parametrize("device, dtype, head_dim", [(None, torch.float32, 64), *TILES.values()], ids=["cpu", *TILES])
 def test_dense(kernel, monkeypatch, device, dtype, head_dim, rows, num_splits):
@@ -69,6 +70,7 @@ def test_dense(kernel, monkeypatch, device, dtype, head_dim, rows, num_splits):
     assert torch.equal(weights_in(attend, value) != 0, expected & visible(rows, 150, (100, 1)))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("device", [None, (7, 8), (9, 10)], ids=["cpu", "staged", "direct"])
 @pytest.mark.parametrize("layout", ["packed", "paged", "used", "used of dense"])
 @pytest.mark.parametrize("num_splits", [1, 2])
@@ -103,6 +105,7 @@ def test_layouts(kernel, device, layout, num_splits):
             assert torch.equal(found != 0, philox.kept(0.4, int(SEED), b, rows, 4, keys)), b
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.fast_math
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("dropout_p", [0.1, 0.9])

@@ -146,6 +146,7 @@ def test_checked(kernel, shard):
 EMULATED = sorted({tile for table in tiles().TABLES[7][torch.bfloat16] for tile in table}, reverse=True)
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("tile", EMULATED, ids=lambda tile: tile.kernel(torch.bfloat16))
 def test_checked_without_bfloat_operands(kernel, shard, tile):
     """Every tile that serves bf16 on GPUs without bfloat operands, with rows of any number."""

@@ -41,6 +41,7 @@ def launched(request, kernel):
     return launched
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("fields", CASES.values(), ids=CASES)
 @pytest.mark.parametrize(
     "device, num_splits", [((7, 8), 1), ((9, 10), 1), ((7, 8), 3)], ids=["staged", "direct", "split"]
@@ -57,6 +58,7 @@ def test_dense(kernel, launched, device, num_splits, fields):
     assert no_lse.shape == (0,) and torch.equal(alone, output) and torch.equal(again, row_softmax)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("num_splits", [1, 3])
 def test_packed(kernel, launched, dtype, num_splits):

@@ -55,10 +55,12 @@ def test_random(kernel, shard):
     search(shard, 60, lambda problem: compare(kernel, problem, SimulatedLauncher()))
 
 
+@pytest.mark.nightly
 def test_random_checked(kernel, shard):
     search(shard, 15, lambda problem: compare(kernel, problem, SimulatedLauncher(check=True, order=problem["seed"])))
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("tile", TILES, ids=lambda tile: tile.kernel(torch.float16))
 def test_every_tile_checked(kernel, shard, tile):
     """Also those that only tuning may choose, with rows of any number."""

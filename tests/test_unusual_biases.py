@@ -74,6 +74,7 @@ def test_what_a_mask_hides_may_be_odd_keys(kernel, launcher, large):
     torch.testing.assert_close(kernel.flash_attn_func(query, key, value, attn_bias=mask), clean, rtol=0, atol=0)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.fast_math
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_blind_rows_and_the_gradient_of_sinks(kernel, launcher, dtype):

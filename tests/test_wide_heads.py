@@ -37,6 +37,7 @@ FEATURES = {
 PLACES = {"cpu": None, "Apple7": (7, 8), "Apple9": (9, 8)}
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("feature", FEATURES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

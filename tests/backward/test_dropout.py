@@ -21,6 +21,7 @@ def factors(sequence, head, tokens, keys):
     return kept(DROPOUT_P, SEED, sequence, tokens, head + 1, keys)[:, head].double() * factor(DROPOUT_P)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("head_dim", [64, 128, 192, 256])  # with blocks of 32, 16 and 8 keys, whole and in slices
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_dropout(kernel, dtype, head_dim):

@@ -45,6 +45,7 @@ FEATURES = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("mask", MASKS)
 def test_masks(kernel, mask, dtype):
@@ -53,6 +54,7 @@ def test_masks(kernel, mask, dtype):
     assert_gradients(problem, grads, expected.grads)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("feature", FEATURES)
 def test_features(kernel, feature, dtype):
@@ -61,6 +63,7 @@ def test_features(kernel, feature, dtype):
     assert_gradients(problem, grads, expected.grads)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("head_dims", [*planning("backward_tiles").SHAPES, (128, 192), (1, 1), (40, 33), (57, 256)])
 def test_head_dims(kernel, head_dims, dtype):

@@ -54,6 +54,7 @@ class RuntimeText:
         self.kernels[key](*buffers, threads=threads, group_size=list(plan.threads))
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_specialised_sources_are_strict_and_give_the_same_bits(metal_kernel, tmp_path, name):
     fields, settings = PROBLEMS[name]

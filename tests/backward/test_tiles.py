@@ -15,6 +15,7 @@ from backward_tiles import compiled, every_kernel, gradients_bytes, launches
 from tiles import library_bytes
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("family", [7, 9])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_every_row_leaves_a_core_its_full_rate(kernel, family, dtype):

@@ -43,11 +43,13 @@ def test_masks(kernel, mask):
     check(kernel, Problem(torch.float16, 64, **MASKS[mask]))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("feature", FEATURES)
 def test_features(kernel, feature):
     check(kernel, Problem(torch.bfloat16, 32, **{"lengths": (70, 90), **FEATURES[feature]}))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
 @pytest.mark.parametrize("head_dims", [*SHAPES, (80, 80), (33, 40), (57, 200)])
 def test_head_dims(kernel, head_dims, dtype):

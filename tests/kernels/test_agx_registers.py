@@ -73,6 +73,7 @@ def needs(budget: Budget) -> registers.Registers:
     return registers.of_family(budget.registers_by_family, 7)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("dtype", ["f16", "bf16", "f32"])
 def test_estimates(counted, dtype):
     rows = {t: needs(counted(t)) for t in ROWS if t.dtype == dtype and t not in CHANGED}
@@ -86,6 +87,7 @@ def test_estimates(counted, dtype):
     assert statistics.mean(map(abs, live.values())) <= 6, live
 
 
+@pytest.mark.nightly
 def test_bfloat_takes_more_instructions_where_it_is_emulated(counted):
     """1.33 to 1.36 times as many in the tiles of 64 rows; ours on top of that compiler's for half."""
     ratios = []

@@ -30,6 +30,7 @@ def packed(value):
     return struct.pack("<f" if isinstance(value, float) else "<i", value)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("loader", ["staged", "direct"])
 @pytest.mark.parametrize("kernel, size", [("tile_products", 40), ("slice_products", 80)])
 @pytest.mark.parametrize("missing, aligned", [(0, True), (0, False), (16, True), (3, False), (39, False)])

@@ -36,6 +36,7 @@ def runtime(metal_kernel, monkeypatch, tmp_path):
     module._kernel.cache_clear()
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("with_lse", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 def test_same_bits_as_function_constants(metal_kernel, runtime, dtype, with_lse):

@@ -138,6 +138,7 @@ def expected_launch(plan, tensors) -> recorded.Launch:
     return recorded.Launch(plan.kernel, dict(plan.constants), bound, plan.grid, plan.threads)
 
 
+@pytest.mark.nightly
 def test_specialised_sources_are_strict_and_give_the_same_bits(metal_kernel, tmp_path) -> None:
     runtime = module(metal_kernel, "launching.runtime")
     sources = {}

@@ -16,6 +16,7 @@ def test_cpu_implementation(cell: Cell, instrument: Instrument) -> None:
     assert found <= TOLERANCE
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("cell", [cell for cell in cells() if "training" not in cell.situation.name], ids=str)
 def test_simulated_kernels(cell: Cell, instrument: Instrument) -> None:
     """With the simulator's checker. Training is left out: it is the CPU implementation that has a backward pass."""

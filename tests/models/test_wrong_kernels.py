@@ -11,6 +11,7 @@ from .wrong_kernels import WRONG_KERNELS, WrongKernel
 MARGIN = 10  # a wrong kernel is no matter of rounding
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("wrong", WRONG_KERNELS, ids=lambda wrong: wrong.name)
 def test_rejected(wrong: WrongKernel, instrument: Instrument) -> None:
     instrument.spoil = wrong.spoil

@@ -203,6 +203,7 @@ FUNCTIONS = [varlen, varlen_item, varlen_tensor, varlen_lse, varlen_out, unpadde
 FUNCTIONS += [varlen_features, varlen_out_features, varlen_paged, unpadded_features]
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("requires_grad", [False, True], ids=["inference", "training"])
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 @pytest.mark.parametrize("function", FUNCTIONS)

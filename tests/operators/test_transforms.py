@@ -87,6 +87,7 @@ def tensors_of(length: int, requires_grad=False) -> list[torch.Tensor]:
     return [random_tensor(length + heads, length, heads, 16).requires_grad_(requires_grad) for heads in (4, 2, 2)]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("function", DIFFERENTIABLE + CACHES)
 def test_compile(kernel, function):
     """One graph for twenty lengths, with the results and gradients of the plain function."""

@@ -37,6 +37,7 @@ def pipelines(kernel):
     return kernel.selftest.pipelines
 
 
+@pytest.mark.nightly
 def test_the_report_lists_every_pipeline_of_the_problems(kernel) -> None:
     gpu, lines = Gpu(kernel), []
     target = kernel.launchers.Target(gpu, kernel.launchers.SMALLEST)

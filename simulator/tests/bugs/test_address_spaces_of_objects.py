@@ -56,6 +56,7 @@ kernel void k(device float* x) {
 }"""
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("body", CASES.values(), ids=CASES)
 def test_to_threadgroup_memory(written, body):
     library = written(ROW + KERNEL % body)
@@ -80,6 +81,7 @@ WRONG = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("body", WRONG.values(), ids=WRONG)
 def test_what_is_wrong_is_told_with_its_line(written, body):
     library = written(ROW + KERNEL % body)

@@ -38,6 +38,7 @@ BODIES = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("vector", ["half, 3", "float, 2", "bfloat, 4", "int, 8"])
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
 def test_components_that_are_not_named_are_zero(written, body, vector):

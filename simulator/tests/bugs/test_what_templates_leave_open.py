@@ -121,6 +121,7 @@ CASES = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", CASES)
 def test_what_templates_leave_open(written, name):
     text, expected = CASES[name]

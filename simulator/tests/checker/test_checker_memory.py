@@ -94,6 +94,7 @@ def test_seeded_bugs_in_components(written, old, new, kind, memory, line):
     assert any(place.endswith(f"written.metal:{line}") for place in places), found
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("type", ["half3", "float3", "ulong3", "ulong4", "packed_half3", "char3"])
 def test_accesses_of_every_size(written, type):
     """Vectors of three, and of more than 16 bytes: within bounds, then one past the end, twice the same, misaligned."""

@@ -26,6 +26,7 @@ def launch(library, style, order="forward"):
     return report.findings, ""
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("style", STYLES, ids=lambda s: s.name)
 def test_right_kernels_are_silent(written, style):
     library = written(style.text)
@@ -33,6 +34,7 @@ def test_right_kernels_are_silent(written, style):
         assert launch(library, style, order) == ((), "")
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("style", "bug"),
     [(s, b) for s in STYLES for b in s.bugs],

@@ -10,6 +10,7 @@ from .runner import run
 CASES = cases()
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("seed", range(3))
 def test_random_programs(seed):
     """Without the faults of known.AVOIDED."""

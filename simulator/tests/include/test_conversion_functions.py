@@ -86,6 +86,7 @@ def spellings(source, target):
     return SPELLINGS
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("target", SCALARS)
 @pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid")
 def test_conversions(written, target):
@@ -219,6 +220,7 @@ VECTORS = {  # with a = (1, 2, 3, 4) + i and b = 10 a; what the first components
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("kind", [kind for kind in SCALARS if kind not in ("bool", "bfloat")])
 def test_vectors(written, kind):
     lines = "".join(f"  {{ T4 r = T4(0); {text}; out[{COUNT * k} + i] = r; }}\n" for k, text in enumerate(VECTORS))
