@@ -25,6 +25,7 @@ from .cursors import (
     operator_of,
     place,
     span,
+    unwrapped,
     written,
     written_type,
 )
@@ -56,7 +57,10 @@ class Calls(Operations):
     def _call(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
         operator, called = operator_of(cursor, self.text), cursor.referenced
         if operator and called is None:
-            kids = [k for k in kids if not next(iter(children(k)), k).kind == CursorKind.OVERLOADED_DECL_REF]
+            named = [k for k in kids if next(iter(children(k)), k).kind == CursorKind.OVERLOADED_DECL_REF]
+            kids = [k for k in kids if k not in named]
+            if any(unwrapped(k).kind == CursorKind.MEMBER_REF_EXPR for k in kids):  # libclang takes v.xy for no class
+                self.reading.settled.update(span(k)[0] for k in named)
             self._dependent(cursor, operator, kids)
         elif called is None or called.kind not in _FUNCTIONS:
             self._unresolved(cursor, parent, kids)
