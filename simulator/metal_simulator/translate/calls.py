@@ -85,8 +85,8 @@ class Calls(Operations):
             self._implicit(cursor, given[0])
         elif parent is not None and parent.kind == CursorKind.CSTYLE_CAST_EXPR and span(parent) == (begin, end):
             return
-        elif self.text[end - 1] == "}":
-            self._braces(cursor, begin, end, made, given, parent)
+        elif self.text[self._own_end(begin, end) - 1] == "}":
+            self._braces(cursor, begin, self._own_end(begin, end), made, given, parent)
         elif first is not None and first.kind in _TYPES and span(first)[0] >= begin and self.text[end - 1] == ")":
             self._construct(cursor)
 

@@ -111,15 +111,17 @@ class Collecting:
         return self.text[begin:end]
 
     def _opening(self, begin: int, end: int) -> Optional[int]:
-        """Offset of the bracket that the last one of an expression closes.
-
-        libclang ends `T(x)` in `T(T(x))` behind the bracket that is not its own."""
-        closing = self.reading.at(end - 1)
+        """Offset of the bracket that the last one of an expression closes."""
+        closing = self.reading.at(self._own_end(begin, end) - 1)
         opening = self.reading.brackets.get(closing)
-        while opening is not None and opening < self.reading.at(begin):
-            closing -= 1
-            opening = self.reading.brackets.get(closing)
         return None if opening is None or opening > closing else self.reading.tokens[opening].start
+
+    def _own_end(self, begin: int, end: int) -> int:
+        """Where an expression ends: libclang ends `T(x)` in `T(T(x))` behind the bracket that is not its own."""
+        first, last = self.reading.at(begin), self.reading.at(end - 1)
+        while self.reading.brackets.get(last, last) < first:
+            last -= 1
+        return self.reading.tokens[last].end
 
     def _tokens_of(self, cursor: Cursor):
         begin, end = span(cursor)

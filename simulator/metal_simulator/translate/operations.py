@@ -150,9 +150,9 @@ class Operations(Collecting):
             members = [value and part for value, part in zip(values, parts)]
             differ = space(ends[0]) != space(ends[1])
             classes = any(map(self._is_class, ends)) and not any(is_number(written_type(end)) for end in ends)
-            kinds_differ = (
-                values[0] != values[1] or members[0] != members[1]
-            )  # of a temporary's member clang knows where
+            braces = [self._slice(i)[-1] == "}" for i in inner]
+            # Of a temporary's member, and of an object from braces, clang knows where it is.
+            kinds_differ = any(first != second for first, second in (values, members, braces))
             if classes and (differ or kinds_differ) or differ and not any(values):
                 for kid, end, value in zip(kids[1:], ends, values):
                     self._taken(kid, end, value)
