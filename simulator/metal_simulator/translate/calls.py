@@ -179,6 +179,7 @@ class Calls(Operations):
         if not kids:
             return
         if cursor.type.kind != TypeKind.DEPENDENT and kids[0].kind in _TYPES:
+            self._made_of(cursor.type, kids[-1] if kids[-1].kind == CursorKind.INIT_LIST_EXPR else cursor)
             if self.text[end - 1] == ")" and any(k.kind.is_expression() for k in kids):
                 self._construct(cursor)
             elif kids[-1].kind == CursorKind.INIT_LIST_EXPR:

@@ -160,17 +160,28 @@ class Collecting:
         functions = inner.referenced is not None and inner.referenced.kind == CursorKind.OVERLOADED_DECL_REF
         member = inner.kind == CursorKind.DECL_REF_EXPR and inner.type.kind == TypeKind.DEPENDENT and not functions
         constant = space(inner) == "global_device" or (member and "::" in self._slice(inner))
-        constant = constant or self._is_of_constant(inner) or self._is_element_of_constant(inner)
+        constant = constant or self._is_of_constant(inner) or self._element(inner)[1] == "global_device"
         if constant and self._is_class(inner) and not is_value(inner, self.text):
             before = ["::metal::__copy("] if to is None else ["::metal::__passed<", to, ">("]
             self._wrap_late(cursor, before, ")")
 
-    def _is_element_of_constant(self, cursor: Cursor) -> bool:
-        """Whether it is an element, of whatever index, of what lies in constant memory."""
-        if cursor.kind != CursorKind.ARRAY_SUBSCRIPT_EXPR:
-            return False
-        of = written_type(children(cursor)[0])
-        return is_pointer(of) and space_of(of.get_pointee() if of.kind == TypeKind.POINTER else of) == "global_device"
+    def _made_of(self, kind: Type, values: Cursor) -> None:
+        """An object's copy, as `S s(all[i])`, where the index depends on template parameters.
+
+        values: what has the one value of that type"""
+        given = [k for k in children(values) if k.kind.is_expression()]
+        if len(given) == 1 and is_dependent(given[0].type):
+            if self._element(unwrapped(given[0]))[0] == meaning(kind).name or kind.kind == TypeKind.AUTO:
+                self._copy(given[0])
+
+    def _element(self, cursor: Cursor) -> Tuple[str, str]:
+        """Name and address space of the type of an element, of whatever index; "" and "" of what is no element."""
+        of = written_type(children(cursor)[0]) if cursor.kind == CursorKind.ARRAY_SUBSCRIPT_EXPR else None
+        if of is None or not is_pointer(of):
+            return "", ""
+        to = of.get_canonical()
+        element = to.get_pointee() if to.kind == TypeKind.POINTER else to.element_type
+        return meaning(element).name, space_of(element) or space_of(of)
 
     def _is_of_constant(self, cursor: Cursor) -> bool:
         """Whether it is a reference that a member function of an object in constant memory returns."""

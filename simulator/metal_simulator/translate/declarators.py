@@ -49,6 +49,8 @@ class Declarators(Deductions):
         needed = may_be_vector(kind)
         if values and is_number(kind):
             self._truth(values[-1])
+        if values and (after.text == "(" or values[-1].kind == CursorKind.INIT_LIST_EXPR):
+            self._made_of(kind, values[-1])
         if values and made.name in _CONVERTED:
             value = (operands(values[-1]) or [values[-1]])[0] if values[-1].spelling == "bfloat" else values[-1]
             needed = meaning(written_type(value)).name in _CONVERTED - {made.name}
