@@ -65,11 +65,14 @@ def _as_shared(match: re.Match) -> str:
 
 
 def _internal(text: str) -> str:
-    """Every function but the entry point is internal and inlined: kernels have no stack."""
+    """Every function but the entry point is internal and inlined, also one that the user or clang, as clang 22 a
+    kernel's body, keeps apart: kernels have no stack."""
     lines = []
     for line in text.split("\n"):
         if line.startswith("define ") and f"@{ENTRY}(" not in line:
             line = "define internal " + re.sub(rf"^define (?:{_LINKAGE})*", "", line)
             line = re.sub(r"\)( (?:local_)?unnamed_addr)?( #\d+)", r")\1 alwaysinline\2", line, count=1)
+        elif line.startswith("attributes #"):
+            line = re.sub(r" (?:noinline|optnone)(?= )", "", line)
         lines.append(line)
     return "\n".join(lines)

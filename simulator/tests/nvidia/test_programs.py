@@ -80,6 +80,17 @@ kernel void f(device float* x [[buffer(0)]], device const ulong* n [[buffer(1)]]
 
 
 @needs_ptxas
+@pytest.mark.parametrize("attribute", ["noinline", "optnone"])
+def test_every_function_is_inlined(written, attribute):
+    text = f"""
+__attribute__(({attribute})) static float square(float x) {{ return x * x; }}
+kernel void f(device float* x [[buffer(0)]], uint i [[thread_position_in_grid]]) {{ x[i] = square(x[i]); }}
+"""
+    resources = build(written(text), "f").description["resources"]
+    assert resources["stack_bytes"] == resources["generic_accesses"] == 0
+
+
+@needs_ptxas
 def test_too_much_threadgroup_memory(written):
     text = """
 kernel void f(device float* x [[buffer(0)]], uint i [[thread_position_in_grid]]) {
