@@ -42,6 +42,11 @@ _NEWER = re.compile(
 )
 # Metal's own headers have them, whatever the version; a mangled name is nobody's concern.
 _METALS_OWN = ("hexadecimal floating literals", "mangled name of")
+_COMMON_WORDS = {  # clang's, which its versions do not share, and everybody's
+    "constexpr if": "if constexpr",
+    "decomposition declarations": "structured bindings",
+    "structured binding declarations": "structured bindings",
+}
 
 
 def language_named(name: Optional[str]) -> Optional[Language]:
@@ -100,6 +105,6 @@ def newer_names(language: Language, tokens: List[Token]) -> Iterator[Tuple[Token
 
 
 def _message(what: str, language: Language) -> str:
-    for theirs, common in (("constexpr if", "if constexpr"), ("decomposition declarations", "structured bindings")):
+    for theirs, common in _COMMON_WORDS.items():
         what = what.replace(theirs, common)
     return f"newer than {language.standard}, the C++ of {language.name}: {what}"
