@@ -229,8 +229,8 @@ class Classifier:
             return (("barrier", 1),)
         if name.startswith("metal_atomic"):
             return (("atomic", 1),)
-        if name.startswith("metal_") or name in self.flow.inside:
-            return ()
+        if name.startswith("metal_") or name in self.flow.inside or " asm " in instruction.text:
+            return ()  # the only assembly is none, see __bits_of in construct.h
         return self._function(name, lanes)
 
     def _function(self, name: str, lanes: int) -> Cost:

@@ -223,10 +223,20 @@ template <typename S, typename T, int N, typename... R> struct __beside_operands
   using type = T;
 };
 template <typename S, typename... T> using __beside_t = typename __beside_operands<S, __value_t<T>...>::type;
+
+// Clang for x86 takes a bfloat's sign, if no other bit is asked for, from a wrong place: it may not know.
+METAL_FUNC ushort __bits_of(bfloat x) {
+  uint bits = __builtin_bit_cast(ushort, x);
+  __asm__("" : "+r"(bits));
+  return bits;
+}
 }  // namespace metal
 
 template <typename T, typename U>
 METAL_FUNC constexpr T as_type(U u) {
   static_assert(sizeof(T) == sizeof(U), "as_type needs types of equal size");
+  if constexpr (__is_same(U, bfloat) && sizeof(T) == sizeof(U)) {
+    if (!__builtin_is_constant_evaluated()) return __builtin_bit_cast(T, metal::__bits_of(u));
+  }
   if constexpr (sizeof(T) == sizeof(U)) return __builtin_bit_cast(T, u);
 }

@@ -1,11 +1,11 @@
 // Relational functions and select.
 #pragma once
 namespace metal {
-#define __METAL_CLASSIFY(f, e) __METAL_CLASSIFY_AS(f, e, e)
-#define __METAL_CLASSIFY_AS(f, e, of_half)                                             \
+#define __METAL_CLASSIFY(f, e) __METAL_CLASSIFY_AS(f, e, e, e)
+#define __METAL_CLASSIFY_AS(f, e, of_half, of_bfloat)                                  \
   METAL_FUNC bool f(float x) { return e; }                                             \
   METAL_FUNC bool f(half h) { float x = h; return of_half; }                           \
-  METAL_FUNC bool f(bfloat h) { float x = h; return e; }                               \
+  METAL_FUNC bool f(bfloat h) { float x = h; return of_bfloat; }                       \
   template <typename T, int N> METAL_FUNC __bool_vector<N> f(__vec<T, N> v) {            \
     __bool_vector<N> r;                                                                \
     for (int i = 0; i < N; i++) r[i] = f(v[i]);                                        \
@@ -14,8 +14,9 @@ namespace metal {
 __METAL_CLASSIFY(isnan, __builtin_isnan(x))
 __METAL_CLASSIFY(isinf, __builtin_isinf(x))
 __METAL_CLASSIFY(isfinite, __builtin_isfinite(x))
-__METAL_CLASSIFY_AS(isnormal, __builtin_isnormal(x), __builtin_isfinite(x) && __builtin_fabsf(x) >= float(HALF_MIN))
-__METAL_CLASSIFY(signbit, __builtin_signbit(x) != 0)
+__METAL_CLASSIFY_AS(isnormal, __builtin_isnormal(x), __builtin_isfinite(x) && __builtin_fabsf(x) >= float(HALF_MIN),
+                    __builtin_isnormal(x))
+__METAL_CLASSIFY_AS(signbit, __builtin_signbit(x) != 0, __builtin_signbit(x) != 0, as_type<ushort>(h) >> 15 != 0)
 #define __METAL_ORDERED(f, e)                                                          \
   METAL_FUNC bool f(float a, float b) { return e; }                                    \
   METAL_FUNC bool f(half a, half b) { return f(float(a), float(b)); }                  \
