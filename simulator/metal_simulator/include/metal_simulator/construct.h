@@ -45,13 +45,34 @@ METAL_FUNC void __append_all(__private S* to, A a, R... rest) {
   if constexpr (sizeof...(rest) > 0) __append_all(to + used, rest...);
 }
 
+#if __clang_major__ < 19  // which convert no vectors where constants are evaluated; 17 does not know their bits, either
+template <typename S, int N> struct __stored { S at[N]; };
+template <typename S> struct __stored<S, 3> {
+  S at[3];
+  uchar padding[sizeof(S)];
+};
+#endif
+
 template <typename T, int N>
 struct __constructor<T, true, N> {
   using S = typename __is_vector<T>::scalar;
+#if __clang_major__ < 19
+  template <typename A> using __stored_t = __stored<typename __is_vector<A>::scalar, N>;
+  template <typename A> static METAL_FUNC constexpr T __converted(A a) {
+    using C = __constructor<S>;
+    if constexpr (N == 2) return T{C::make(a.at[0]), C::make(a.at[1])};
+    else if constexpr (N == 3) return T{C::make(a.at[0]), C::make(a.at[1]), C::make(a.at[2])};
+    else return T{C::make(a.at[0]), C::make(a.at[1]), C::make(a.at[2]), C::make(a.at[3])};
+  }
+#endif
   // Where constants are evaluated, a vector has no components.
   template <typename A> static METAL_FUNC constexpr T __components_of(A a) {
     if constexpr (__is_class(A) || __is_class(T)) return T{};
+#if __clang_major__ < 19
+    else return __converted(__builtin_bit_cast(__stored_t<A>, a));
+#else
     else return __builtin_convertvector(a, T);
+#endif
   }
   static METAL_FUNC constexpr T make() { return T{}; }
   template <typename A>
