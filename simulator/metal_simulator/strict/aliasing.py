@@ -48,7 +48,8 @@ class _Tree:
         self.variables: Dict[str, int] = {}
         for i, node in enumerate(nodes):
             for name, meaning in _MEANING.findall(node.rest):
-                self.meanings.setdefault(_bare(name), set()).add(_bare(meaning))
+                if _bare(name) != _bare(meaning):  # clang 17 repeats a name that has no other meaning
+                    self.meanings.setdefault(_bare(name), set()).add(_bare(meaning))
             if node.kind == "VarDecl":
                 self.variables[node.address] = i
             elif node.kind == "CXXRecordDecl" and node.rest.endswith(" definition") and " struct " in node.rest:
