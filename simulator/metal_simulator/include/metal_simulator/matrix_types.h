@@ -5,7 +5,8 @@ template <typename T, int C, int R>
 struct __matrix {
   __vec<T, R> columns[C];
   __matrix() = default;
-  METAL_FUNC explicit constexpr __matrix(T diagonal) {
+  // Clang 20 and 21 crash on a constant whose vectors' components are set before the vectors are.
+  METAL_FUNC explicit constexpr __matrix(T diagonal) : columns{} {
     for (int c = 0; c < C; c++)
       for (int r = 0; r < R; r++) columns[c][r] = c == r ? diagonal : T(0);
   }
@@ -14,7 +15,7 @@ struct __matrix {
     for (int c = 0; c < C; c++) columns[c] = __construct<__vec<T, R>>(m.columns[c]);
   }
   template <typename A, typename B, typename... M>
-  METAL_FUNC constexpr __matrix(A a, B b, M... more) {
+  METAL_FUNC constexpr __matrix(A a, B b, M... more) : columns{} {
     static_assert(
         sizeof...(more) + 2 == C || sizeof...(more) + 2 == C * R, "a matrix takes its columns or its elements");
     if constexpr (__is_vector<A>::value) {
