@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Dict, Optional, Tuple
 
 from . import ir
+from .layout import offset_of, size_of
 
 # What a pointer or address derives from. CONTEXT is the simulator's own argument block.
 DEVICE, THREADGROUP, PRIVATE, CONTEXT, UNKNOWN = "device", "threadgroup", "private", "context", "unknown"
 # Tables in the context of the runtime that are the same for all lanes. The first 12 bytes of the shape are the
 # threadgroup's position.
 OFFSETS = {"buffers": 0, "threadgroup_arguments": 8, "shape": 16}
-_TABLES = {str(offset): name for name, offset in OFFSETS.items()}
+_TABLES = {offset: name for name, offset in OFFSETS.items()}
 _POSITION_BYTES = 12
 _THROUGH = frozenset(["inttoptr", "ptrtoint", "bitcast", "addrspacecast", "freeze", "getelementptr", "add", "sub"])
 
@@ -73,7 +74,19 @@ class Dataflow:
 
     def step(self, address: ir.Instruction) -> int:
         """Bytes that an index of 1 adds to an address."""
-        return ir.size_of(address.element_type(), self.types)
+        return size_of(address.element_type(), self.types)
+
+    def constant_offset(self, pointer: str) -> Tuple[str, int]:
+        """What names the address that a pointer is a constant number of bytes from, and the number."""
+        offset = 0
+        while True:
+            made = self.definitions.get(pointer)
+            if made is None or made.opcode != "getelementptr":
+                return pointer, offset
+            pointer, offset = made.operands[0], offset + offset_of(made, self.types)
+            indices = [o if ir.integer(o) is None else "" for o in made.operands[1:]]
+            if any(indices):
+                return f"{pointer} {made.element_type()} {' '.join(indices).rstrip()}", offset
 
     def address(self, value: str) -> str:
         """The address that the GPU computes for this variable address; the two differ by a constant offset."""
@@ -122,14 +135,10 @@ class Dataflow:
             return None
         return _TABLES.get(self._context_offset(made.operands[0]))
 
-    def _context_offset(self, address: str) -> str:
-        """Bytes from the start of the context, as text; "" for another address."""
-        if address in self.function.arguments:
-            return "0"
-        made = self.definitions.get(address)
-        if made is not None and made.opcode == "getelementptr" and made.operands[0] in self.function.arguments:
-            return made.operands[1]
-        return ""
+    def _context_offset(self, address: str) -> Optional[int]:
+        """Bytes from the start of the context; None for another address."""
+        root, offset = self.constant_offset(address)
+        return offset if root in self.function.arguments else None
 
     def is_argument(self, value: str) -> bool:
         """Whether the value is a buffer's address or a loaded constant of the launch: the GPU keeps those in registers
@@ -146,7 +155,7 @@ class Dataflow:
         """Bytes from the start of the table that this address lies in."""
         made, offset = self.definitions[address], 0
         while made.opcode in _THROUGH:
-            offset += (ir.integer(made.operands[1]) or 0) * self.step(made) if made.opcode == "getelementptr" else 0
+            offset += offset_of(made, self.types) if made.opcode == "getelementptr" else 0
             made = self.definitions[made.operands[0]]
         return offset
 

@@ -238,14 +238,3 @@ def bits(kind: str) -> int:
 def integer(value: str) -> Optional[int]:
     """The number of an integer constant."""
     return int(value) if _INTEGER.fullmatch(value) else None
-
-
-def size_of(kind: str, types: Dict[str, str]) -> int:
-    """Bytes of a type, without padding between the members of a struct."""
-    kind = types.get(kind.strip(), kind.strip())
-    array = re.fullmatch(r"\[(\d+) x (.*)\]", kind)
-    if array:
-        return int(array.group(1)) * size_of(array.group(2), types)
-    if kind.startswith(("{", "<{")):
-        return sum(size_of(member, types) for member in split(kind.strip("<{}> ")))
-    return (bits(kind) + 7) // 8

@@ -134,7 +134,7 @@ def _add(flow: Dataflow, instruction: ir.Instruction, open_accesses, found: List
     if flow.origin(pointer) == CONTEXT:
         return
     size = (ir.bits(instruction.type) + 7) // 8
-    root, offset = _constant_offset(flow, pointer)
+    root, offset = flow.constant_offset(pointer)
     space = flow.origin(pointer)
     index = open_accesses.pop(_Run(write, space, root, offset), None)
     # A write and a read of the same memory keep their order; memories do not overlap.
@@ -146,17 +146,6 @@ def _add(flow: Dataflow, instruction: ir.Instruction, open_accesses, found: List
         index = len(found)
         found.append(Access(instruction.line, f"ptr {pointer}", size, write))
     open_accesses[_Run(write, space, root, offset + size)] = index
-
-
-def _constant_offset(flow: Dataflow, pointer: str) -> Tuple[str, int]:
-    """The address that a pointer is a constant number of bytes from, and the number."""
-    offset = 0
-    while True:
-        made = flow.definitions.get(pointer)
-        step = ir.integer(made.operands[1]) if made is not None and made.opcode == "getelementptr" else None
-        if step is None or len(made.operands) != 2:
-            return pointer, offset
-        pointer, offset = made.operands[0], offset + step * flow.step(made)
 
 
 def _of_call(call: ir.Instruction) -> List[Access]:

@@ -28,6 +28,7 @@ from typing import Dict, FrozenSet, Iterable, List, Mapping, NamedTuple, Sequenc
 
 from ..llvm_ir import ir
 from ..llvm_ir.dataflow import THREADGROUP, Dataflow
+from ..llvm_ir.layout import size_of
 
 MOST = 128  # 32-bit registers that the instructions of families 7 and 8 can name
 _RENAMES = frozenset("bitcast trunc zext sext inttoptr ptrtoint addrspacecast freeze fpext fneg extractelement".split())
@@ -65,7 +66,7 @@ def of_family(needs: Mapping[str, Sequence[float]], family: int) -> Registers:
 def private_bytes(flow: Dataflow) -> int:
     """Bytes of arrays that stayed in memory, per thread."""
     allocated = [i for b in flow.function.blocks for i in b.instructions if i.opcode == "alloca"]
-    return sum(ir.size_of(i.element_type(), flow.types) for i in allocated)
+    return sum(size_of(i.element_type(), flow.types) for i in allocated)
 
 
 def _most_live(flow: Dataflow, blocks: List[ir.Block], family: int) -> float:

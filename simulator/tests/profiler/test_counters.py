@@ -7,6 +7,7 @@ import numpy
 import pytest
 from metal_simulator import LaunchError
 from metal_simulator.llvm_ir import ir
+from metal_simulator.llvm_ir.layout import offset_of, size_of
 from metal_simulator.profiler.counters import find
 
 ELEMENTWISE = """
@@ -306,7 +307,7 @@ def test_reading_ir():
     assert (function.name, function.arguments) == ("f", ("%0", "%n"))
     address, switch = entry.instructions
     assert address.operands == ("%0", "0", "0") and address.type == "ptr"
-    assert ir.size_of(address.element_type(), module.types) == 17
+    assert size_of(address.element_type(), module.types) == 20
     assert switch.operands == ("%n",) and entry.successors == ("%b", "%a")
     assert [(i.opcode, i.type, i.operands) for i in a.instructions] == [
         ("load", "<2 x float>", ("%p",)),
@@ -316,6 +317,30 @@ def test_reading_ir():
     phi, call, _ = b.instructions
     assert phi.operands == ("zeroinitializer", "%w") and phi.labels() == ("%1", "%a")
     assert (call.callee, call.type, call.operands) == ("g h", "float", ("1.0", "%r"))
+
+
+@pytest.mark.parametrize(("of", "indices", "offset"), [
+    ("i8", "i64 -3", -3),
+    ("i64", "i64 %n, !dbg !7", 0),
+    ("%s", "i64 0, i32 2, !dbg !7", 16),
+    ("%s", "i64 %n, i32 3, i64 1", 32),
+    ("%s", "i64 2, i32 1", 2 * 56 + 8),
+    ("[4 x <3 x float>]", "i64 0, i64 %n", 0),
+    ("[4 x <3 x float>]", "i64 0, i64 3", 48),
+    ("<{ i8, float }>", "i64 1, i32 1", 6),
+])  # fmt: skip
+def test_offsets_of_addresses(of, indices, offset):
+    """Clang 17 and 18 write addresses of members by their types, later ones in bytes."""
+    text = f"""
+%s = type {{ half, i64, <2 x float>, [3 x %"t u"], i16 }}
+%"t u" = type {{ i8, float }}
+define void @f(ptr %p, i64 %n) {{
+  %a = getelementptr inbounds {of}, ptr %p, {indices}
+  ret void
+}}
+"""
+    module = ir.read(text)
+    assert offset_of(module.functions[0].blocks[0].instructions[0], module.types) == offset
 
 
 def test_a_profiled_launch_computes_the_same(written):
