@@ -1,8 +1,10 @@
 """Estimates of registers that can be worked out by hand. test_agx_registers.py has those of whole kernels."""
 
 import pytest
+from clangs import since
 from metal_simulator.profiler import registers
 
+loads_one = since(18, "loads the first two numbers of a position as one")
 POSITION = """
 kernel void f(device float* x [[buffer(0)]], constant int& count [[buffer(1)]],
               uint3 group [[threadgroup_position_in_grid]], uint3 groups [[threadgroups_per_grid]],
@@ -45,8 +47,8 @@ def needs(library, family) -> registers.Registers:
 
 @pytest.mark.parametrize(("place", "more"), [
     ("groups.x", 0), ("uint(count)", 0), ("groups.y * uint(count)", 0),
-    ("group.x", 1), ("group.y", 1), ("group.z", 1), ("simdgroup", 1), ("group.x * groups.x", 1),
-    ("max(group.x, 3u)", 1),
+    *(pytest.param(place, 1, marks=loads_one) for place in ("group.x", "group.y", "group.x * groups.x")),
+    ("group.z", 1), ("simdgroup", 1), ("max(group.x, 3u)", 1),
 ])  # fmt: skip
 @pytest.mark.parametrize("family", [7, 9])
 def test_what_depends_on_the_position_takes_registers(written, place, more, family):
