@@ -171,7 +171,7 @@ class Calls(Operations):
         if is_swizzle(argument):
             return len(self._slice(argument).rpartition(".")[2].strip()) == meaning(kind).components
         of = written_type(argument)
-        return meaning(kind).name == meaning(of).name or (is_number(kind) and is_number(of))
+        return is_dependent(kind) or meaning(kind).name == meaning(of).name or (is_number(kind) and is_number(of))
 
     def _unresolved(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
         """A call in a template whose function, or constructor, depends on the template's parameters."""

@@ -15,6 +15,7 @@ _MACRO = 1 << 31  # numbers of places from here on are those of macros
 _VECTOR = re.compile(r"(?:metal::)?vec<([\w ]+), (\d+)>")
 _QUALIFIERS = re.compile(r"\b(?:const|volatile|__global_device|__global|__local)\b ?")
 _SPACE = re.compile(r"\b__(global_device|global|local)\b")
+_OF_REFERENCE = re.compile(r"&\s*[>)]\s*\(?\s*$")  # what stands in front of an operand of `(T&)x` and `cast<T&>(x)`
 _NAMES = {
     "_Float16": "half",
     "double": "float",
@@ -221,7 +222,8 @@ def differs_by_space(kind: Type, value: Cursor) -> bool:
         if of.kind not in (TypeKind.POINTER, *_ARRAYS):
             return False
         of = of.get_pointee() if of.kind == TypeKind.POINTER else of.element_type
-    return space_of(of) == "" and meaning(to.get_pointee()) == meaning(of)
+    wanted = to.get_pointee()
+    return space_of(of) == "" and (is_dependent(wanted) or meaning(wanted) == meaning(of))
 
 
 def written(cursor: Cursor) -> Cursor:
@@ -287,7 +289,7 @@ def is_value(cursor: Cursor, text: str) -> bool:
     if kind in _LITERALS:
         return True
     if kind in _CASTS:
-        return cursor.type.kind not in REFERENCES
+        return _OF_REFERENCE.search(text[span(cursor)[0] : span(kids[-1])[0]]) is None
     if kind == CursorKind.CALL_EXPR:
         called = cursor.referenced
         if called is None or called.kind in (CursorKind.CONSTRUCTOR, CursorKind.OVERLOADED_DECL_REF):

@@ -199,7 +199,7 @@ class Operations(Collecting):
         """T(...) as ::metal::__construct<T>(...)."""
         begin, end = span(cursor)
         opening = self._opening(begin, end)
-        if opening is not None:
+        if opening is not None and not self.text.startswith("reinterpret_cast", begin):
             self.wraps.append(Wrap(begin, opening, "::metal::__construct<", ">"))
 
     def _cast(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:

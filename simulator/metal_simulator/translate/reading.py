@@ -42,6 +42,7 @@ _ERROR = 3
 _FOR_SERIALIZATION = 0x10  # CXTranslationUnit_ForSerialization, for which the bindings have no name
 _SPACES = ("__private", "__global", "__local", "__constant")
 _OF_CONSTRUCTORS = {"__global": "_G", "__local": "_L", "__constant": "_C"}
+_CAST = "reinterpret_cast"
 _UNSIGNED = ("uint", "unsigned", "ushort", "size_t", "uint32_t")
 
 
@@ -83,9 +84,19 @@ def read(text: str, declarations: Declarations, taken: List[Tuple[int, int]]) ->
     """taken: places of the text that say nothing to a C++ parser."""
     tokens, brackets = declarations.tokens, _brackets(declarations.tokens)
     source = _readable(text, declarations, taken, brackets)
-    unit = Index.create().parse(FILE, [*_FLAGS, "-include-pch", _headers(_HAS_TENSORS in text)], [(FILE, source)])
+    unit = _parse(source, _HAS_TENSORS in text)
+    refused = [d.location.offset for d in unit.diagnostics if d.severity >= _ERROR]
+    casts = [offset for offset in refused if source.startswith(_CAST, offset)]
+    if casts:  # for an address space; not all are put differently, for T(x) may be a declaration
+        for begin, end in [(offset, offset + len(_CAST)) for offset in casts]:
+            source = source[:begin] + "__Cast".ljust(end - begin) + source[end:]
+        unit = _parse(source, _HAS_TENSORS in text)
     number_places(unit, len(source))
     return Reading(unit, set(), tokens, [t.start for t in tokens], brackets)
+
+
+def _parse(source: str, tensors: bool) -> TranslationUnit:
+    return Index.create().parse(FILE, [*_FLAGS, "-include-pch", _headers(tensors)], [(FILE, source)])
 
 
 def _headers(tensors: bool) -> str:

@@ -21,6 +21,7 @@ struct Part { threadgroup float* to; Part(threadgroup Row& r, bool2 at) : to(&r[
 float first(threadgroup const float* p, int2 i) { return p[i.x]; }
 float next(threadgroup const float& p, int2 i) { return p + i.x; }
 threadgroup float* second(threadgroup Row& r) { return &r.at(1); }
+template <typename T> T fourth(threadgroup const T* p, T over) { return p[0] + over; }
 struct Reader { float of(threadgroup const float* p) const { return *p; } };
 template <typename T> T third(threadgroup T& row, int2 a, int2 b) {
   threadgroup float* p = &row[(a < b).y];
@@ -42,6 +43,10 @@ CASES = {
     "an array": "threadgroup float* p = row.all(); x[0] = p[(a < b).y];",
     "an argument": "x[0] = first(&row[0], int2(a < b).yx);",
     "an argument that is a reference": "x[0] = next(row[0], int2(a < b).yx);",
+    "an argument of a template": "x[0] = fourth(&row[(a < b).y], 0.0f);",
+    "a cast": "x[0] = ((threadgroup Row*)&row[(a < b).y])->at((a < b).x);",
+    "a reinterpret_cast": "x[0] = reinterpret_cast<threadgroup Row*>(&row[(a < b).y])->at((a < b).x);",
+    "a reinterpret_cast to a vector": "x[0] = reinterpret_cast<threadgroup const float2&>(row[(a < b).x]).y;",
     "of a member function": "x[0] = Reader().of(&row[(a < b).y]);",
     "in front of a constructor's body": "x[0] = *Part(row, a < b).to;",
     "in a template": "x[0] = third(row, a, b)[0];",
@@ -77,6 +82,9 @@ WRONG = {
     "an assignment of another type": "threadgroup int* p; p = &row[1]; x[0] = *p;",
     "an argument": "x[0] = first(&own[0], a);",
     "an argument beside": "x[0] = first(&row[0], row);",
+    "an argument of a template": "x[0] = fourth(&own[0], 0.0f);",
+    "an argument of a template beside": "x[0] = fourth(&row[0], row);",
+    "a reinterpret_cast": "threadgroup float* p = reinterpret_cast<threadgroup float*>(&own[0]); x[0] = *p;",
     "an array": "threadgroup float* p = own.all(); x[0] = *p;",
 }
 

@@ -8,6 +8,7 @@
 #define __Local static __local  // written for __local before a threadgroup variable
 #define __Given template <>     // and for the word that begins an explicit instantiation
 #define addrspace_cast reinterpret_cast
+template <typename T> using __Cast = T;  // and for a reinterpret_cast that leaves an address space out
 typedef _Float16 half;
 
 namespace metal {
