@@ -1,9 +1,19 @@
 // numeric_limits.
 #pragma once
 namespace metal {
-template <typename T> struct _numeric_limits_impl { static constexpr __constant bool is_specialized = false; };
+template <typename T> struct __no_limits {
+  static constexpr __constant bool is_specialized = false, is_integer = false, is_signed = false, has_infinity = false;
+  static constexpr __constant int digits = 0;
+  static constexpr T min() { return T(); }
+  static constexpr T max() { return T(); }
+  static constexpr T lowest() { return T(); }
+  static constexpr T epsilon() { return T(); }
+  static constexpr T infinity() { return T(); }
+  static constexpr T quiet_NaN() { return T(); }
+};
+template <typename T> struct _numeric_limits_impl : __no_limits<T> {};
 #define __METAL_INTEGER_LIMITS(T, least, most)                              \
-  template <> struct _numeric_limits_impl<T> {                                    \
+  template <> struct _numeric_limits_impl<T> : __no_limits<T> {           \
     static constexpr __constant bool is_specialized = true;                 \
     static constexpr __constant bool is_integer = true;                     \
     static constexpr __constant bool is_signed = T(-1) < T(1);              \
@@ -21,7 +31,7 @@ __METAL_INTEGER_LIMITS(uint, 0, UINT_MAX)
 __METAL_INTEGER_LIMITS(long, LONG_MIN, LONG_MAX)
 __METAL_INTEGER_LIMITS(ulong, 0, ULONG_MAX)
 #define __METAL_FLOAT_LIMITS(T, most, least, step, bits)                    \
-  template <> struct _numeric_limits_impl<T> {                                    \
+  template <> struct _numeric_limits_impl<T> : __no_limits<T> {           \
     static constexpr __constant bool is_specialized = true;                 \
     static constexpr __constant bool is_integer = false;                    \
     static constexpr __constant bool is_signed = true;                      \
@@ -37,7 +47,7 @@ __METAL_INTEGER_LIMITS(ulong, 0, ULONG_MAX)
 __METAL_FLOAT_LIMITS(half, 65504.0f, 6.103515625e-05f, 9.765625e-04f, 11)
 __METAL_FLOAT_LIMITS(float, FLT_MAX, FLT_MIN, FLT_EPSILON, 24)
 __METAL_FLOAT_LIMITS(bfloat, 3.38953138925153547590e+38f, FLT_MIN, 7.8125e-03f, 8)
-template <typename T> struct numeric_limits : _numeric_limits_impl<T> {};
+template <typename T> struct numeric_limits : _numeric_limits_impl<remove_cv_t<T>> {};
 }  // namespace metal
 #define HUGE_VALH half(__builtin_inff())
 #define M_LOG10E_H 0.43429448190325182765h

@@ -59,27 +59,6 @@ template <typename T> struct __is_bfloat : false_type {};
 template <> struct __is_bfloat<bfloat> : true_type {};
 template <typename T> using __float_of_bfloat = enable_if_t<__is_bfloat<T>::value, float>;
 
-template <typename T> struct __is_float : false_type {};
-template <> struct __is_float<float> : true_type {};
-template <> struct __is_float<half> : true_type {};
-template <> struct __is_float<bfloat> : true_type {};
-template <typename T> struct is_floating_point : bool_constant<__is_float<remove_cv_t<T>>::value> {};
-template <typename T> struct is_integral : bool_constant<__is_integral(T)> {};
-template <typename T> struct is_arithmetic : bool_constant<is_integral<T>::value || is_floating_point<T>::value> {};
-template <typename T> struct is_scalar : bool_constant<is_arithmetic<T>::value || __is_enum(T)> {};
-template <typename T> struct is_signed : bool_constant<is_floating_point<T>::value || __is_signed(T)> {};
-template <typename T> struct is_unsigned : bool_constant<__is_unsigned(T)> {};
-template <typename T> struct is_void : bool_constant<__is_void(T)> {};
-template <typename T> struct is_enum : bool_constant<__is_enum(T)> {};
-template <typename T> struct is_class : bool_constant<__is_class(T)> {};
-template <typename T> struct is_const : bool_constant<__is_const(T)> {};
-template <typename T> struct is_pointer : false_type {};
-template <typename T> struct is_pointer<T*> : true_type {};
-template <typename T> struct is_reference : bool_constant<__is_reference(T)> {};
-template <typename T> struct is_trivially_copyable : bool_constant<__is_trivially_copyable(T)> {};
-template <typename A, typename B> struct is_same : bool_constant<__is_same(A, B)> {};
-template <typename A, typename B> struct is_convertible : bool_constant<__is_convertible_to(A, B)> {};
-template <typename A, typename B> struct is_base_of : bool_constant<__is_base_of(A, B)> {};
 template <typename T> struct __is_vector : false_type {
   using scalar = T;
   static constexpr __constant int size = 1;
@@ -91,6 +70,32 @@ template <typename T, int N> struct __is_vector<__vec<T, N>> : true_type {
 template <typename T> struct vec_elements : integral_constant<uint, __is_vector<T>::size> {};
 template <typename T> struct is_vector : __is_vector<remove_cv_t<T>> {};
 template <typename T> using make_scalar_t = typename __is_vector<T>::scalar;
+
+template <typename T> struct __is_float : false_type {};
+template <> struct __is_float<float> : true_type {};
+template <> struct __is_float<half> : true_type {};
+template <> struct __is_float<bfloat> : true_type {};
+// Of a vector: what they are of its components, but for is_scalar.
+template <typename T> using __component_t = make_scalar_t<remove_cv_t<T>>;
+template <typename T> struct is_floating_point : __is_float<__component_t<T>> {};
+template <typename T> struct is_integral : bool_constant<__is_integral(__component_t<T>)> {};
+template <typename T> struct is_arithmetic : bool_constant<is_integral<T>::value || is_floating_point<T>::value> {};
+template <typename T>
+struct is_scalar : bool_constant<!is_vector<T>::value && (is_arithmetic<T>::value || __is_enum(T))> {};
+template <typename T>
+struct is_signed : bool_constant<is_floating_point<T>::value || __is_signed(__component_t<T>)> {};
+template <typename T> struct is_unsigned : bool_constant<__is_unsigned(__component_t<T>)> {};
+template <typename T> struct is_void : bool_constant<__is_void(T)> {};
+template <typename T> struct is_enum : bool_constant<__is_enum(T)> {};
+template <typename T> struct is_class : bool_constant<__is_class(T)> {};
+template <typename T> struct is_const : bool_constant<__is_const(T)> {};
+template <typename T> struct is_pointer : false_type {};
+template <typename T> struct is_pointer<T*> : true_type {};
+template <typename T> struct is_reference : bool_constant<__is_reference(T)> {};
+template <typename T> struct is_trivially_copyable : bool_constant<__is_trivially_copyable(T)> {};
+template <typename A, typename B> struct is_same : bool_constant<__is_same(A, B)> {};
+template <typename A, typename B> struct is_convertible : bool_constant<__is_convertible_to(A, B)> {};
+template <typename A, typename B> struct is_base_of : bool_constant<__is_base_of(A, B)> {};
 
 #define __METAL_TRAIT(name) template <typename T> constexpr __constant bool name##_v = name<T>::value;
 __METAL_TRAIT(is_floating_point)
