@@ -188,7 +188,8 @@ class Calls(Operations):
         callee = kids[0]
         if callee.kind == CursorKind.MEMBER_REF_EXPR:
             base = first_expression(callee)
-            if base is not None and is_value(base, self.text) and not is_pointer(base.type):
+            names_it = base is not None and span(base)[0] == span(callee)[0]  # and is no template argument
+            if names_it and is_value(base, self.text) and not is_pointer(base.type):
                 self._lasting(base)
         elif callee.kind in (CursorKind.CALL_EXPR, CursorKind.CXX_FUNCTIONAL_CAST_EXPR, CursorKind.UNEXPOSED_EXPR):
             first = next(iter(children(callee)), None)
@@ -286,6 +287,8 @@ class Calls(Operations):
         for parameter, argument in zip(called.get_arguments(), given):
             if self._is_thread_reference(parameter):
                 self._bound(argument, parameter.type.get_pointee())
+            elif is_dependent(cursor.type) and parameter.type.kind not in REFERENCES:
+                self._copy(argument)  # libclang shows no copy where another argument is open
 
     def _deduces_bool(self, called: Cursor) -> None:
         """A vector of bool is a class to clang: what is deduced from other vectors needs an overload for it."""

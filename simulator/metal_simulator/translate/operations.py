@@ -194,6 +194,15 @@ class Operations(Collecting):
         if self._needs_construction(cursor):
             if self.text[span(cursor)[1] - 1] == ")":
                 self._construct(cursor)
+        else:
+            self._cast_object(cursor)
+
+    def _cast_object(self, cursor: Cursor) -> None:
+        """A cast to a class."""
+        operand = first_expression(cursor)
+        is_class = cursor.type.get_canonical().kind == TypeKind.RECORD
+        if is_class and operand is not None and is_value(cursor, self.text):
+            self._copy(operand)
 
     def _construct(self, cursor: Cursor) -> None:
         """T(...) as ::metal::__construct<T>(...)."""
@@ -205,6 +214,7 @@ class Operations(Collecting):
     def _cast(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
         """(T)x as ::metal::__construct<T>(x)."""
         if not self._needs_construction(cursor):
+            self._cast_object(cursor)
             return
         begin, end = span(cursor)
         closing = self.reading.brackets.get(self.reading.at(begin))

@@ -186,7 +186,7 @@ METAL_FUNC constexpr T __value(T value) {
 template <typename T>
 struct __temporary {
   T value;
-  METAL_FUNC constexpr thread T& get() { return *addrspace_cast<thread T*>(&value); }
+  METAL_FUNC constexpr thread T& get() thread { return value; }
 };
 template <typename T>
 METAL_FUNC constexpr __temporary<T> __lasting(T value) {
