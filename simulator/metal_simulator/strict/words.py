@@ -194,6 +194,8 @@ def _may_be_name(tokens: List[Token], i: int) -> bool:
         return before.text in {*_TYPES, ","} and after in ("=", ";", "[", "(", ":")
     if before.text == ",":
         return after in ("=", ";", "[")
+    if word == "operator" and _is_operator_function(tokens, i):
+        return False
     operand = word in _VALUES | MACROS
     if before.text in ("*", "&", "&&", ">"):
         return after in _AFTER_NAME and not operand
