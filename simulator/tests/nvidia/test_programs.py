@@ -36,7 +36,7 @@ def _marked(path):
 
 
 @needs_ptxas
-@pytest.mark.parametrize("path", map(_marked, TEACHING))
+@pytest.mark.parametrize("path", [_marked(path) for path in TEACHING])
 def test_teaching_kernels(path):
     library = Library(path, [path.parent])
     for name in library.kernels:
