@@ -27,7 +27,7 @@ def matrix() -> Iterator[Tuple[torch.dtype, int, int, bool]]:
         yield dtype, head_dim, GROUPS[(i + j + causal) % len(GROUPS)], causal
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(("dtype", "head_dim", "group", "causal"), list(matrix()), ids=name)
 class TestMatrix:
     def test_packed(self, kernel, launcher, dtype, head_dim, group, causal):

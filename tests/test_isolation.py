@@ -18,6 +18,7 @@ from simulated_launcher import SimulatedLauncher
 NAN = math.nan
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("head_dim", [32, 72, 128])
 def test_nan_around_packed_tensors(kernel, launcher, dtype, head_dim):

@@ -72,6 +72,7 @@ def gradients_of(kernel, generator: random.Random) -> None:
     assert all(tensor.grad is not None and tensor.grad.isfinite().all() for tensor in wanted)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.skipif(not STATUS.exists(), reason="reads the process's memory from /proc")
 def test_memory_stays_flat_with_gradients(kernel, launcher, monkeypatch):
     """As without, once the planners' caches are full: here of 32 plans, not of 1024, which are 10 MB."""

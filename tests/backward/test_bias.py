@@ -5,6 +5,7 @@ Levels: simulation; checker; CPU implementation, also of the bias' own gradient.
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from test_bias import biases, with_bias
@@ -29,5 +30,6 @@ def test_random_simulated(kernel, shard):
     search(shard, 30, lambda *problem: compare(kernel, *problem))
 
 
+@pytest.mark.nightly
 def test_random_checked(kernel, shard):
     search(shard, 10, lambda *problem: compare(kernel, *problem, check=True))

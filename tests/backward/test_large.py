@@ -13,6 +13,7 @@ from .exact import assert_gradients
 from .problem import Problem, run
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("rounding", [-1e-6, 0, 1e-6])
 @pytest.mark.parametrize("chunk_keys", [None, 128])
 @pytest.mark.parametrize("magnitude", [300, 1e6, 1e30])

@@ -29,6 +29,7 @@ def test_every_row_leaves_a_core_its_full_rate(kernel, family, dtype):
             assert held >= 15, plan.kernel
 
 
+@pytest.mark.nightly
 def test_the_library_stays_small_with_gradients(kernel):
     """64 kernels, of 0.63 MiB by the instructions that the simulator counts, beside 0.86 of the forward's; here by
     those of every seventh."""

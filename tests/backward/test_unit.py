@@ -146,6 +146,7 @@ def test_random(kernel, shard):
     search(shard, 25, lambda order: SimulatedLauncher(order=order))(kernel)
 
 
+@pytest.mark.nightly
 def test_random_checked(kernel, shard):
     search(shard, 6, lambda order: SimulatedLauncher(check=True, order=order))(kernel)
 

@@ -376,6 +376,7 @@ def test_the_function_itself_compiles(kernel):
         assert function(Q, K, V).dtype == torch.bfloat16
 
 
+@pytest.mark.nightly
 def test_what_torch_keeps_on_disk(kernel, metal_kernel, monkeypatch, tmp_path):
     """Compiled code is found there by the text of a function: but not by who replaces nothing, or has another build."""
     from torch._inductor.utils import run_and_get_code

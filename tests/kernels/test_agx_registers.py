@@ -73,7 +73,7 @@ def needs(budget: Budget) -> registers.Registers:
     return registers.of_family(budget.registers_by_family, 7)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.nightly
 @pytest.mark.parametrize("dtype", ["f16", "bf16", "f32"])
 def test_estimates(counted, dtype):
     rows = {t: needs(counted(t)) for t in ROWS if t.dtype == dtype and t not in CHANGED}

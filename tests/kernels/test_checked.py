@@ -18,7 +18,7 @@ def unaligned(tensor):
     return view.copy_(tensor)
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("layout", ["packed", "dense"])
 @pytest.mark.parametrize("alignment", [torch.clone, unaligned], ids=["aligned", "unaligned"])
 @pytest.mark.parametrize("head_dim", HEAD_DIMS, ids="d{}".format)

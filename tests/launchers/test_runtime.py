@@ -95,6 +95,7 @@ def test_one_kernel_of_the_table_is_instantiated(metal_kernel, runtime, tmp_path
         assert ShaderLibrary(text, folder).library.kernels == (name,)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("function", "loader"),
     [(name, loader) for name in ("forward", "backward_queries") for loader in ("unit", "unit_rereads")]

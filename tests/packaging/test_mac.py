@@ -183,6 +183,7 @@ def test_the_sample_meets_every_loader_dtype_and_feature(metal_kernel, sample) -
     assert len(sample) < 60 and len(set(sample)) == len(sample)
 
 
+@pytest.mark.nightly
 def test_the_texts_of_the_sample_have_their_kernels_and_pass_the_strict_check(
     metal_kernel, sample, tmp_path: Path
 ) -> None:

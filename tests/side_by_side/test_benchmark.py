@@ -60,6 +60,7 @@ def test_heads_take_turns_in_our_grid(kernel, peers):
         assert [mine.rows[row].classes for row in mine.order] == [right.rows[row].classes for row in right.order]
 
 
+@pytest.mark.nightly
 def test_costs_of_windows_and_ragged_batches(kernel, peers):
     """A window costs at most a block at each end more than it shows, a batch no more than its sequences."""
     chip = chip_named("M1")  # too few cores for the keys to be divided

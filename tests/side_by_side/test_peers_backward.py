@@ -41,6 +41,7 @@ def test_a_window_costs_what_it_shows(kernel):
         assert abs(more[1] - more[0]) <= 0.05 * 128 and max(more) <= limit
 
 
+@pytest.mark.nightly
 def test_a_ragged_batch_costs_what_its_sequences_cost(kernel):
     """In one chunk: more chunks add threadgroups that find nothing to do."""
     import peers_backward

@@ -41,6 +41,7 @@ def run(dispatch, check, **settings):
     return buffers[peers.OUTPUT].double()
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("head_dim", [64, 128])
 @pytest.mark.parametrize("dtype", DTYPES)

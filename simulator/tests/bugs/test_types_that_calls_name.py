@@ -29,6 +29,7 @@ template [[host_name("k")]] kernel void scale<float>(constant Scale&, device flo
 """
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("scale", ["scale", "(&scale)[0]"])
 @pytest.mark.parametrize("type", TYPES.values(), ids=TYPES)
 def test_types_that_calls_name(written, type, scale):

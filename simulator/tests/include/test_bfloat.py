@@ -231,6 +231,7 @@ def test_counts(library, operands):
     assert profile.classes == {"simple": 10, "divide": 2, "wide_add": 6}  # one operation each, as for any type
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("version", VERSIONS)
 def test_every_clang(version):
     """The tests above, with the other clangs."""

@@ -96,6 +96,7 @@ def integers(kind, rows, n):
     return list(values)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("kind, n", [*((kind, 1) for kind in BITS), ("short", 3), ("uint", 2), ("ulong", 4)])
 def test_integers(written, kind, n):
     bits, s = BITS[kind], kind[0] != "u"

@@ -238,6 +238,7 @@ def test_products_of_some_lanes(written, body):
         written(USE % body).kernel("f").launch(buffers(), (1, 1, 1), (32, 1, 1))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("body", UNKNOWN)
 def test_what_does_not_compile(written, body):
     assert [d.line for d in written(USE % body).check() if d.severity == "error"] == [7]

@@ -122,6 +122,7 @@ def numbers(kind, width):
     return x, (generator.choice([-1, 1], shape) * 2.0 ** generator.integers(-1, 2, shape)).astype(dtype), fill
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "kind, width", [*((kind, 1) for kind in TYPES), ("uchar", 2), ("half", 4), ("float", 3), ("ulong", 4)]
 )

@@ -137,6 +137,7 @@ kernel void other(device float* c) { c[0] = 1; }
 """
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("keywords", "present"), [
     ({}, False),
     ({"language": "metal4.0"}, False),

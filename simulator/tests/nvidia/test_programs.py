@@ -35,6 +35,7 @@ def _marked(path):
     return pytest.param(path, id=path.stem, marks=marks)
 
 
+@pytest.mark.sampled(4)
 @needs_ptxas
 @pytest.mark.parametrize("path", [_marked(path) for path in TEACHING])
 def test_teaching_kernels(path):

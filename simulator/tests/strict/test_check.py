@@ -23,6 +23,7 @@ def rejected(library):
 MISTAKES, LEGAL = cases("mistakes.txt"), cases("legal.txt")
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("title", MISTAKES)
 def test_mistakes_are_found(written, title):
     lines = MISTAKES[title].splitlines()
@@ -58,6 +59,7 @@ def test_mistakes_in_included_files(written, tmp_path):
     assert [(pathlib.Path(d.file).name, d.line, d.column) for d in found] == [("mistake.h", 2, 10)]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("title", LEGAL)
 def test_legal_metal_is_accepted(written, title):
     assert rejected(written(LEGAL[title])) == []
@@ -72,6 +74,7 @@ RULES = cases("rules.txt")
 EXPECTED = re.compile(r" *// (error|warning): (.*)")
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("title", RULES)
 def test_rules(written, title):
     """Each line is found to be an error or a warning as its comment says, and nothing else is found."""
