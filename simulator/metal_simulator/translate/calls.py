@@ -24,6 +24,7 @@ from .cursors import (
     operands,
     operator_of,
     place,
+    space_of,
     span,
     unwrapped,
     written,
@@ -276,8 +277,10 @@ class Calls(Operations):
             if object_ is not None and not is_pointer(object_.type) and is_value(object_, self.text):
                 self._lasting(object_)
         if method and operator:
-            if operator == "=" and len(given) == 2 and meaning(given[1].type).components == 1:
-                self._copy(given[1])
+            taken = [space_of(p.type.get_pointee()) for p in called.get_arguments() if p.type.kind in REFERENCES]
+            assigned = given[1:] if operator == "=" and taken != ["global_device"] else []
+            if assigned and meaning(assigned[0].type).components == 1:
+                self._copy(assigned[0])
             given = given[1:]
         if called.kind == CursorKind.CONSTRUCTOR and len(given) == 1 and span(given[0]) == span(cursor):
             if meaning(given[0].type).name == meaning(cursor.type).name:

@@ -2,7 +2,7 @@
 
 To clang it is a generic pointer then, which binds to no `thread` parameter; so `thread` is written out. Constructors
 and conversions are the other way around: clang gives temporaries and members to those that say nothing, so theirs is
-taken away.
+taken away. Clang assigns by default to thread objects alone: for others, the bytes are.
 """
 
 from __future__ import annotations
@@ -67,6 +67,24 @@ def _qualified(tokens: List[Token], close: int, kind: CursorKind) -> List[Edit]:
             {"__private", "const"} if kind == CursorKind.CONSTRUCTOR else {"__private"}
         )  # `constant` stands for const
         return [Edit(t.start, t.end, "") for t in tokens[close + 1 : after] if t.text in wrong]
-    if words & _SPACES or [t.text for t in tokens[after : after + 2]] in _MADE:
+    made = [t.text for t in tokens[after : after + 2]]
+    if made == ["=", "default"] and words & _SPACES - {"__private"}:
+        return _assignment(tokens, close, after)
+    if words & _SPACES or made in _MADE:
         return []
     return [Edit(tokens[after - 1].end, tokens[after - 1].end, " __private")]
+
+
+def _assignment(tokens: List[Token], close: int, made: int) -> List[Edit]:
+    """The body of a defaulted operator= for objects that are not in thread memory."""
+    opening = max(i for i in range(close) if tokens[i].text == "(")
+    spaces = [
+        next((t.text for t in part if t.text in _SPACES), "__private")
+        for part in (tokens[close:made], tokens[opening:close])
+    ]
+    named = tokens[close - 1].text != "&"
+    name = tokens[close - 1].text if named else "__other"
+    to, of = (f"{space} ::metal::__bytes<sizeof(*this)>*" for space in spaces)
+    body = f"{{ *({to})this = ::metal::__copy(*(const {of})&{name}); return *this; }}"
+    edits = [Edit(tokens[made].start, tokens[made + 2].end, body)]
+    return edits if named else [Edit(tokens[close].start, tokens[close].start, name), *edits]

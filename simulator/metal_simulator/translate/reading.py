@@ -173,6 +173,8 @@ def _space(tokens: List[Token], i: int, brackets: Dict[int, int], classes: Set[s
             number = 0 if word == "__private" else renamed(name, tokens[name:opening], is_const)
             if number:
                 yield tokens[name].start, tokens[opening - 1].end, _other_name(tokens[name:opening], number)
+                if tokens[end + 1].text == "default":  # as only the one with that name may be
+                    yield tokens[end + 1].start, tokens[end + 1].end, "delete"
         elif word == "__private":
             yield tokens[i].start, tokens[i].end, ""
         else:

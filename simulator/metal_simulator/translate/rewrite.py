@@ -7,6 +7,7 @@ from typing import Dict, List, NamedTuple, Optional, Tuple
 
 from ..errors import Diagnostic
 from ..source.declarations import Declarations, Function, Instantiation, read_attributes
+from ..source.statements import is_attribute
 from ..source.tokens import Token, matching, matching_angle
 from ..toolchain import cache
 from .address_spaces import space_edits
@@ -134,7 +135,7 @@ def _taken(declarations: Declarations) -> List[Tuple[int, int]]:
 
 def _common_edits(declarations: Declarations, edits: List[Edit], limit: bool = False) -> List[Edit]:
     tokens = declarations.tokens
-    edits = _literals(tokens) + edits + space_edits(tokens)
+    edits = _literals(tokens) + edits + space_edits(tokens) + _commas(tokens)
     edits += _redeclarations(declarations) + _rendering(declarations)
     number = 0
     for function in declarations.functions:
@@ -186,6 +187,17 @@ def _literals(tokens: List[Token]) -> List[Edit]:
             edits.append(Edit(token.start, token.end, f"bfloat({token.text[:-2]}f)"))
         elif _PLAIN_FLOAT.fullmatch(text):
             edits.append(Edit(token.end, token.end, "f"))
+    return edits
+
+
+def _commas(tokens: List[Token]) -> List[Edit]:
+    """Between attributes in one pair of brackets, [[color(0) index(1)]], where Metal needs none."""
+    edits = []
+    for i, token in enumerate(tokens):
+        if token.text == "[" and is_attribute(tokens, i):
+            inside = tokens[i : matching(tokens, i)]
+            ends = [a.end for a, b in zip(inside, inside[1:]) if a.text == ")" and b.kind == "identifier"]
+            edits += [Edit(end, end, ",") for end in ends]
     return edits
 
 

@@ -165,6 +165,12 @@ METAL_FUNC constexpr __value_t<T> __copy(const T& object) {
   return object;
 }
 
+// What an object is assigned as, in whatever address space.
+template <ulong N>
+struct __bytes {
+  uchar at[N];
+};
+
 // What is passed where a call names the parameter's type.
 template <typename To, typename T>
 METAL_FUNC constexpr decltype(auto) __passed(const __constant T& object) {
