@@ -1,7 +1,7 @@
 """What runs when: `make test` takes a sample of the long tests, `make test-all`, every night, takes all of them.
 
 * `@pytest.mark.nightly`: the test runs at night only;
-* `@pytest.mark.sampled(4)`: one in four of its problems runs by day, always the same; those of the CPU all run.
+* `@pytest.mark.sampled(4)`: one in four of its problems runs by day, always the same.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if item.get_closest_marker("nightly"):
             left_out.add(item)
-        elif item.get_closest_marker("sampled") and item.callspec.params.get("launcher") != "cpu":
+        elif item.get_closest_marker("sampled"):
             sampled[item.nodeid.partition("[")[0]].append(item)
     for name, problems in sampled.items():
         kept = -(-len(problems) // problems[0].get_closest_marker("sampled").args[0])

@@ -15,7 +15,7 @@ FAST = [
 ]  # fmt: skip
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("mutant", [m for m in MUTANTS if m.name in FAST], ids=lambda m: m.name)
 def test_mutant(mutant):
     outcome = run(mutant)

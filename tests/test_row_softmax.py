@@ -41,7 +41,7 @@ def launched(request, kernel):
     return launched
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("fields", CASES.values(), ids=CASES)
 @pytest.mark.parametrize(
     "device, num_splits", [((7, 8), 1), ((9, 10), 1), ((7, 8), 3)], ids=["staged", "direct", "split"]

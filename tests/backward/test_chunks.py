@@ -27,7 +27,7 @@ def shorter(lengths, times):
     return tuple(length // times for length in lengths)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("name", PROBLEMS)
 @pytest.mark.parametrize(
     ("dtype", "head_dim", "times"), [(torch.float32, 64, 1), (torch.float16, 128, 2), (torch.bfloat16, 256, 2)]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 
+import pytest
 import torch
 from cases import call_of
 from hypothesis import HealthCheck, given, seed, settings
@@ -90,6 +91,7 @@ def test_simulated(kernel, shard):
     search(shard, 120, lambda *problem: compare(kernel, *problem))
 
 
+@pytest.mark.nightly
 def test_checked(kernel, shard):
     search(shard, 20, lambda *problem: compare(kernel, *problem, check=True))
 

@@ -72,7 +72,7 @@ def blocks(problem, heads, rows) -> int:
     return count * heads[1]
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("budget", BUDGETS)
 @pytest.mark.parametrize("name", PROBLEMS)
 @pytest.mark.parametrize(("dtype", "head_dim"), [(torch.float16, 64), (torch.float32, 192)])

@@ -21,7 +21,7 @@ def ptxas() -> None:
         pytest.skip(str(error))
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("matrix", ["exact", "fast"])
 @pytest.mark.parametrize("source", sorted({path.name for path in FOLDER.glob("*.metal")} - set(embed.SOURCES)))
 def test_attention(source, matrix):

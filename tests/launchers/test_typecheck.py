@@ -77,7 +77,7 @@ def test_the_sources_are_accepted(source: Path) -> None:
     assert typecheck.typecheck(source) == []
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("mistake", MISTAKES.values(), ids=MISTAKES)
 def test_a_mistake_in_the_launcher_is_rejected(mistake, precompiled: list[str], tmp_path: Path) -> None:
     found = diagnostics(LAUNCHER, mistake, tmp_path, precompiled)

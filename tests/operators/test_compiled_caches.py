@@ -88,6 +88,7 @@ def test_aot_eager(kernel, shape, view):
     check(compiled, shape, view, STEPS["rows and left padding"])
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("arguments", STEPS.values(), ids=STEPS)
 def test_dynamic_shapes(kernel, arguments):
     torch._dynamo.reset()
@@ -95,6 +96,7 @@ def test_dynamic_shapes(kernel, arguments):
     check(compiled, *VIEWS["everything"], arguments)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "name, arguments", [("everything", "dense"), ("rows and tokens", "left padding"), ("head-major", "rows")]
 )

@@ -125,7 +125,7 @@ def test_tuning_tries_every_unit_tile_of_a_size(kernel, tiles):
     assert not any(tile.uses_unit for tile in tiles.candidates(without, torch.float16, 64, 64))
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.parametrize("family", [7, 9])
 def test_every_row_leaves_a_core_its_full_rate(kernel, tiles, family, dtype):

@@ -48,6 +48,7 @@ EXPRESSIONS = {  # and what they give
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("expression", EXPRESSIONS)
 def test_constants_of_classes(written, expression):
     library = written(CODE.replace("EXPRESSION", expression))

@@ -19,6 +19,7 @@ BODIES = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
 def test_copies_of_elements_in_templates(written, body):
     library = written(f"""{DEFINED}

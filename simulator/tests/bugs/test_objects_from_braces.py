@@ -23,6 +23,7 @@ VALUES = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
 def test_objects_from_braces(written, value):
     library = written(f"{DEFINED}\nkernel void f(device int* out) {{ int x = out[0]; out[0] = {value}; }}")

@@ -21,6 +21,7 @@ BODIES = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", BODIES)
 def test_operators_beside_components(written, name):
     body, expected = BODIES[name]

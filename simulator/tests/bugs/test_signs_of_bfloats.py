@@ -14,6 +14,7 @@ SIGNS = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("build", ["run", "check", "count"])
 @pytest.mark.parametrize("sign", SIGNS.values(), ids=SIGNS)
 def test_signs_of_bfloats(written, sign, build):

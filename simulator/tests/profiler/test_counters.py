@@ -54,6 +54,7 @@ def pair():
     return numpy.ones(64, numpy.float32), numpy.ones(64, numpy.float32), numpy.zeros(64, numpy.float32)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("expression", "expected"), CASES, ids=[c[0] for c in CASES])
 def test_classes(written, expression, expected):
     kernel = written(ELEMENTWISE.replace("EXPRESSION", expression)).kernel("f")

@@ -65,6 +65,7 @@ def test_legal_metal_is_accepted(written, title):
     assert rejected(written(LEGAL[title])) == []
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", sorted(path.stem for path in (HERE.parent / "kernels").glob("*.metal")))
 def test_teaching_kernels_are_accepted(library, name):
     assert rejected(library(name)) == []
@@ -74,7 +75,7 @@ RULES = cases("rules.txt")
 EXPECTED = re.compile(r" *// (error|warning): (.*)")
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("title", RULES)
 def test_rules(written, title):
     """Each line is found to be an error or a warning as its comment says, and nothing else is found."""

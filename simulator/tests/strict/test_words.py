@@ -93,6 +93,7 @@ def line_of(place, word, number):
     return re.sub(r"(?<=_)W\b|\bW\b", word, text)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("group", range(len(GROUPS)))
 def test_words_are_refused_in_each_place(tmp_path, group):
     """Many cases make one file."""

@@ -54,6 +54,7 @@ def test_zeroed_threadgroup_arrays_stay_unset(written):
 VERSIONS = [str(version) for version in range(17, 23)] + ["ziglang"]
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("version", VERSIONS)
 def test_every_clang(tmp_path, version):
     """The command line with this clang: its version, the check, and products of matrices in half and bfloat."""
