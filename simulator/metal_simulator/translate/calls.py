@@ -277,20 +277,21 @@ class Calls(Operations):
             if object_ is not None and not is_pointer(object_.type) and is_value(object_, self.text):
                 self._lasting(object_)
         if method and operator:
-            taken = [space_of(p.type.get_pointee()) for p in called.get_arguments() if p.type.kind in REFERENCES]
-            assigned = given[1:] if operator == "=" and taken != ["global_device"] else []
-            if assigned and meaning(assigned[0].type).components == 1:
-                self._copy(assigned[0])
+            if operator == "=" and len(given) == 2 and meaning(given[1].type).components == 1:
+                taken = [space_of(p.type.get_pointee()) for p in called.get_arguments() if p.type.kind in REFERENCES]
+                if taken != ["global_device"]:
+                    self._copy(given[1])
             given = given[1:]
         if called.kind == CursorKind.CONSTRUCTOR and len(given) == 1 and span(given[0]) == span(cursor):
             if meaning(given[0].type).name == meaning(cursor.type).name:
                 return
         if not is_own(called) and called.kind != CursorKind.FUNCTION_DECL:
             return
+        is_open = bool(given) and is_dependent(cursor.type)
         for parameter, argument in zip(called.get_arguments(), given):
             if self._is_thread_reference(parameter):
                 self._bound(argument, parameter.type.get_pointee())
-            elif is_dependent(cursor.type) and parameter.type.kind not in REFERENCES:
+            elif is_open and parameter.type.kind not in REFERENCES:
                 self._copy(argument)  # libclang shows no copy where another argument is open
 
     def _deduces_bool(self, called: Cursor) -> None:
