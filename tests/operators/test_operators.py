@@ -214,7 +214,7 @@ def test_compile(kernel, launcher, function, backend, requires_grad):
     torch._dynamo.reset()
     config = torch._dynamo.config.patch(capture_scalar_outputs=True, error_on_recompile=True)
     compiled = torch.compile(lambda *inputs: function(kernel, *inputs), backend=backend, fullgraph=True, dynamic=True)
-    for length in (5, 17, 64):
+    for length in (5, 9, 17, 33, 64, 100):
         tensors = [random_tensor(length, length, heads, 16).requires_grad_(requires_grad) for heads in (4, 2, 2)]
         cu_seqlens = torch.tensor([0, 2, length], dtype=torch.int32)
         with config:

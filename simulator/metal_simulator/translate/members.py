@@ -37,7 +37,7 @@ def member_edit(reading: Reading, cursor: Cursor) -> List[Edit]:
     if kind not in (CursorKind.CXX_METHOD, *_CONVERTING):
         return []
     close = _parameters_end(reading.tokens, reading.at(place(cursor)))
-    return _qualified(reading.tokens, close, kind)
+    return _qualified(reading, close, kind)
 
 
 def kind_of(cursor: Cursor) -> CursorKind:
@@ -57,8 +57,8 @@ def _parameters_end(tokens: List[Token], name: int) -> int:
     return matching(tokens, opening)
 
 
-def _qualified(tokens: List[Token], close: int, kind: CursorKind) -> List[Edit]:
-    after = close + 1
+def _qualified(reading: Reading, close: int, kind: CursorKind) -> List[Edit]:
+    tokens, after = reading.tokens, close + 1
     while tokens[after].text in _SPACES or tokens[after].text in ("const", "volatile"):
         after += 1
     words = {t.text for t in tokens[close + 1 : after]}
@@ -69,15 +69,16 @@ def _qualified(tokens: List[Token], close: int, kind: CursorKind) -> List[Edit]:
         return [Edit(t.start, t.end, "") for t in tokens[close + 1 : after] if t.text in wrong]
     made = [t.text for t in tokens[after : after + 2]]
     if made == ["=", "default"] and words & _SPACES - {"__private"}:
-        return _assignment(tokens, close, after)
+        return _assignment(tokens, reading.brackets[close], close, after)
     if words & _SPACES or made in _MADE:
         return []
     return [Edit(tokens[after - 1].end, tokens[after - 1].end, " __private")]
 
 
-def _assignment(tokens: List[Token], close: int, made: int) -> List[Edit]:
-    """The body of a defaulted operator= for objects that are not in thread memory."""
-    opening = max(i for i in range(close) if tokens[i].text == "(")
+def _assignment(tokens: List[Token], opening: int, close: int, made: int) -> List[Edit]:
+    """The body of a defaulted operator= for objects that are not in thread memory.
+
+    opening, close: brackets of the parameters; made: the `=` of `= default`"""
     spaces = [
         next((t.text for t in part if t.text in _SPACES), "__private")
         for part in (tokens[close:made], tokens[opening:close])

@@ -88,8 +88,8 @@ def read(text: str, declarations: Declarations, taken: List[Tuple[int, int]]) ->
     refused = [d.location.offset for d in unit.diagnostics if d.severity >= _ERROR]
     casts = [offset for offset in refused if source.startswith(_CAST, offset)]
     if casts:  # for an address space; not all are put differently, for T(x) may be a declaration
-        for begin, end in [(offset, offset + len(_CAST)) for offset in casts]:
-            source = source[:begin] + "__Cast".ljust(end - begin) + source[end:]
+        for offset in casts:
+            source = source[:offset] + "__Cast".ljust(len(_CAST)) + source[offset + len(_CAST) :]
         unit = _parse(source, _HAS_TENSORS in text)
     number_places(unit, len(source))
     return Reading(unit, set(), tokens, [t.start for t in tokens], brackets)

@@ -53,33 +53,3 @@ def test_from_any_to_any(written, parameter):
     report = written(CODE % assignments(parameter)).kernel("k").launch([x, y, z], (1, 1, 1), (1, 1, 1), check=True)
     assert not report.findings
     np.testing.assert_array_equal(x.reshape(7, 2, 4)[..., :3], expected[..., :3])
-
-
-def test_classes_that_speak_of_initializer_lists(written):
-    text = """
-struct Row {
-  float2 v[2];
-  thread Row& operator=(initializer_list<float2> list) thread {
-    const thread float2* at = list.begin();
-    for (size_t i = 0; i < list.size(); i++) v[i] = at[i];
-    return *this;
-  }
-};
-kernel void k(device float* x) {
-  Row row{};
-  x[0] = row.v[1].y;
-}
-"""
-    x = np.ones(1, np.float32)
-    written(text).kernel("k").launch([x], (1, 1, 1), (1, 1, 1))
-    assert x[0] == 0
-
-
-def test_attributes_without_a_comma_between_them(written):
-    text = """
-struct Colors { float4 first [[color(0)]]; float4 second [[color(0) index(1)]]; };
-kernel void k(device float* x) { Colors c{}; x[0] = c.second.x; }
-"""
-    x = np.ones(1, np.float32)
-    written(text).kernel("k").launch([x], (1, 1, 1), (1, 1, 1))
-    assert x[0] == 0 and not [d for d in written(text).check() if d.severity == "error"]
