@@ -44,7 +44,7 @@ KERNEL = Package(
 SIMULATOR = Package(
     ROOT / "simulator" / "metal_simulator",
     (
-        ("errors", "limits", "version"),
+        ("collector", "errors", "limits", "version"),
         ("toolchain",),
         ("source", "llvm_ir"),
         ("translate", "checker", "profiler"),

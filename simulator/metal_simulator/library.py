@@ -7,6 +7,7 @@ import functools
 from pathlib import Path
 from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
+from . import collector
 from .compile import BUILDS, compile_kernel
 from .errors import CompileError, Diagnostic, LaunchError
 from .launch import canaries, runtime
@@ -69,6 +70,7 @@ class Library:
         return self._read[0]
 
     @functools.cached_property
+    @collector.paused()
     def declarations(self) -> Declarations:
         """The kernels, instantiations and function constants that the text declares.
 
@@ -92,6 +94,7 @@ class Library:
             cache.write(name, known)
         return tuple(known["kernels"])
 
+    @collector.paused()
     def check(self, language: Optional[str] = None) -> List[Diagnostic]:
         """Strict check of the whole file, every instantiation included: what Apple's compiler rejects, and lints.
 
@@ -132,6 +135,7 @@ class Library:
                 raise CompileError(f"{place}: error: {host_name} cannot be run: nothing here gives '{p.name}'{kind}")
         return kernels[host_name]
 
+    @collector.paused()
     def _build(self, host_name: str, constants: Mapping[str, object], mode: str) -> Tuple[str, dict]:
         """Name of the compiled kernel in the cache, and its description. A hit runs no clang."""
         typed = sorted((name, type(value).__name__, repr(value)) for name, value in constants.items())

@@ -32,17 +32,16 @@ _PUNCTUATION = [
     ".*",
 ]
 _TOKEN = re.compile(
-    r"(?P<space>[ \t\r\f\v]+)"
+    r"[ \t\r\f\v]*(?:(?P<identifier>[A-Za-z_$][\w$]*)"
     r"|(?P<newline>\n)"
     r"|(?P<comment>//[^\n]*|/\*.*?\*/)"
-    r"|(?P<identifier>[A-Za-z_$][\w$]*)"
     r"|(?P<number>\.?\d(?:[eEpP][+-]|[\w.'])*)"
     r'|(?P<string>"(?:[^"\\\n]|\\.)*")'
     r"|(?P<character>'(?:[^'\\\n]|\\.)*')"
-    rf"|(?P<punctuation>{'|'.join(re.escape(p) for p in _PUNCTUATION)}|.)",
+    rf"|(?P<punctuation>{'|'.join(re.escape(p) for p in _PUNCTUATION)}|[^ \t\r\f\v]))",
     re.DOTALL,
 )
-_MARKER = re.compile(r'#\s*(?:line\s+)?(\d+)\s+"((?:[^"\\]|\\.)*)"[^\n]*')
+_DIRECTIVE = re.compile(r'#(?:[ \t]*(?:line[ \t]+)?(?P<line>\d+)[ \t]+"(?P<file>(?:[^"\\]|\\.)*)")?[^\n]*')
 
 OPEN = {"(": ")", "[": "]", "{": "}"}
 CLOSE = {v: k for k, v in OPEN.items()}
@@ -63,26 +62,23 @@ def tokenise(text: str, start: int = 0, end: int = -1, file: str = "", line: int
     """Tokens of text[start:end]; line markers change file and line, other directives (pragmas) are skipped."""
     end = len(text) if end < 0 else end
     tokens: List[Token] = []
-    position, fresh_line = start, True
-    while position < end:
-        if fresh_line and text[position] == "#":
-            stop = text.find("\n", position)
-            stop = end if stop < 0 else stop
-            marker = _MARKER.match(text, position, stop)
-            if marker:
-                file, line = marker.group(2).replace('\\"', '"').replace("\\\\", "\\"), int(marker.group(1)) - 1
-            position = stop
-            continue
-        match = _TOKEN.match(text, position, end)
-        kind = match.lastgroup
-        position = match.end()
+    match, fresh_line = _TOKEN.match(text, start, end), True
+    while match:
+        kind, position = match.lastgroup, match.end()
+        word = match[kind]
         if kind == "newline":
             line, fresh_line = line + 1, True
         elif kind == "comment":
-            line += match.group().count("\n")
-        elif kind != "space":
+            line += word.count("\n")
+        elif fresh_line and word == "#":
+            directive = _DIRECTIVE.match(text, position - 1, end)
+            if directive["line"]:
+                file, line = directive["file"].replace('\\"', '"').replace("\\\\", "\\"), int(directive["line"]) - 1
+            position = directive.end()
+        else:
             fresh_line = False
-            tokens.append(Token(kind, match.group(), match.start(), position, file, line))
+            tokens.append(Token(kind, word, position - len(word), position, file, line))
+        match = _TOKEN.match(text, position, end)
     return tokens
 
 

@@ -11,6 +11,7 @@ from ..source.tokens import Token, matching_angle, spell, split
 from .collecting import parameters_of
 from .cursors import (
     REFERENCES,
+    canonical,
     children,
     first_expression,
     is_dependent,
@@ -47,7 +48,7 @@ _TYPES = (CursorKind.TYPE_REF, CursorKind.TEMPLATE_REF, CursorKind.NAMESPACE_REF
 def _named_by(parameters: List[Cursor], reference: str, named: List[List[Token]]) -> List[Token]:
     """The one template argument that is the type of parameters, or what they refer to; none if the call names none."""
     pattern = re.compile(rf"(?:const )?type-parameter-0-(\d+){reference}")
-    found = (pattern.fullmatch(p.type.get_canonical().spelling) for p in parameters)
+    found = (pattern.fullmatch(canonical(p.type).spelling) for p in parameters)
     places = {int(match.group(1)) for match in found if match}
     return next((named[i] for i in places if len(places) == 1 and i < len(named)), [])
 
@@ -95,7 +96,7 @@ class Calls(Operations):
         """A number that becomes a vector."""
         made, kind = meaning(cursor.type), written_type(given)
         number = meaning(kind)
-        is_class = kind.get_canonical().kind == TypeKind.RECORD and number.name != "bfloat"
+        is_class = canonical(kind).kind == TypeKind.RECORD and number.name != "bfloat"
         if is_class or made.scalar == "bool" or is_dependent(kind):
             return
         if number.scalar == "bool" or meaning(given.type).scalar == "bool":
@@ -127,7 +128,7 @@ class Calls(Operations):
     def _list(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
         """What the braces of an array or a struct have in them: libclang shows it without conversions."""
         if cursor.type.kind != TypeKind.VOID:
-            self._elements(cursor, cursor.type.get_canonical())
+            self._elements(cursor, canonical(cursor.type))
 
     def _elements(self, cursor: Cursor, kind: Type) -> None:
         kids = [k for k in children(cursor) if k.kind.is_expression()]
@@ -145,7 +146,7 @@ class Calls(Operations):
                 given = [k for k in children(kid) if k.kind.is_expression()]
                 self._braces(kid, *span(kid), made, given, None)
             elif kid.type.kind == TypeKind.VOID:
-                self._elements(kid, kind.get_canonical())
+                self._elements(kid, canonical(kind))
 
     def _refused(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
         """`a ? b : c`, an assignment or a call that libclang refuses, with all in it."""

@@ -9,6 +9,7 @@ from clang.cindex import Cursor, CursorKind, Type, TypeKind
 
 from .cursors import (
     REFERENCES,
+    canonical,
     children,
     differs_by_space,
     first_expression,
@@ -70,7 +71,7 @@ class Collecting:
     def named(self) -> Dict[str, List[Cursor]]:
         """The user's functions, also those of classes, by name."""
         found: Dict[str, List[Cursor]] = {}
-        for function in _functions(self.reading.cursors()):
+        for function in _functions(self.reading.declared):
             found.setdefault(function.spelling, []).append(function)
         return found
 
@@ -130,8 +131,8 @@ class Collecting:
     def _is_class(self, cursor: Cursor) -> bool:
         """Whether the expression's type may be a class to clang, as vectors are not, but for those of bool."""
         kind = written_type(cursor)
-        of, canonical = meaning(kind), kind.get_canonical().kind
-        return of.scalar == "bool" if of.components > 1 else canonical == TypeKind.RECORD or is_dependent(kind)
+        of, is_record = meaning(kind), canonical(kind).kind == TypeKind.RECORD
+        return of.scalar == "bool" if of.components > 1 else is_record or is_dependent(kind)
 
     def _truth(self, cursor: Cursor) -> None:
         """An expression that must be one truth value: then it compares no vectors, in none of its parts."""
@@ -179,7 +180,7 @@ class Collecting:
         of = written_type(children(cursor)[0]) if cursor.kind == CursorKind.ARRAY_SUBSCRIPT_EXPR else None
         if of is None or not is_pointer(of):
             return "", ""
-        to = of.get_canonical()
+        to = canonical(of)
         element = to.get_pointee() if to.kind == TypeKind.POINTER else to.element_type
         return meaning(element).name, space_of(element) or space_of(of)
 
@@ -244,7 +245,7 @@ class Collecting:
         elif meaning(inner).name == of.name or is_dependent(to) or is_dependent(inner):
             if is_value(argument, self.text):
                 self._lasting(argument)
-        elif inner.get_canonical().kind != TypeKind.RECORD or meaning(inner).components > 1:
+        elif canonical(inner).kind != TypeKind.RECORD or meaning(inner).components > 1:
             self.wraps.append(Wrap(begin, end, f"::metal::__lasting<{of.name}>(", ").get()"))
         elif is_value(argument, self.text):
             self._lasting(argument)

@@ -11,6 +11,7 @@ from clang.cindex import Cursor, CursorKind, SourceLocation, TranslationUnit, Ty
 from ..errors import ToolchainError
 
 TypeKind(32)  # _Float16, for which the bindings of libclang 18 have no name
+_EXPRESSION, _TRANSLATION_UNIT = 100, 350  # numbers of the first kind of expression, and behind the last statement's
 _MACRO = 1 << 31  # numbers of places from here on are those of macros
 _VECTOR = re.compile(r"(?:metal::)?vec<([\w ]+), (\d+)>")
 _QUALIFIERS = re.compile(r"\b(?:const|volatile|__global_device|__global|__local)\b ?")
@@ -36,18 +37,6 @@ _LITERALS = {
     CursorKind.INIT_LIST_EXPR,
     CursorKind.LAMBDA_EXPR,
     CursorKind.CXX_UNARY_EXPR,  # sizeof
-}
-_LEAVES = {  # by number: every cursor is looked up
-    kind.value
-    for kind in (
-        CursorKind.INTEGER_LITERAL,
-        CursorKind.FLOATING_LITERAL,
-        CursorKind.CXX_BOOL_LITERAL_EXPR,
-        CursorKind.TYPE_REF,
-        CursorKind.TEMPLATE_REF,
-        CursorKind.NAMESPACE_REF,
-        CursorKind.MEMBER_REF,
-    )
 }
 _CASTS = {
     CursorKind.CSTYLE_CAST_EXPR,
@@ -75,7 +64,27 @@ def _collect(child: Cursor, parent: Cursor, found: List[Cursor]) -> int:
     return 1  # CXChildVisit_Continue
 
 
-_COLLECT = callbacks["cursor_visit"](_collect)
+def _identity(cursor: Cursor) -> bytes:
+    """Its kind, and the address of what it stands for; the rest of it says where libclang came from."""
+    words = bytes(cursor)
+    at = 16 if _EXPRESSION <= cursor._kind_id < _TRANSLATION_UNIT else 8
+    return words[:4] + words[at : at + 8]
+
+
+def _collect_all(child: Cursor, parent: Cursor, around: List[Tuple[bytes, Cursor]]) -> int:
+    of = _identity(parent)
+    while around and around[-1][0] != of:
+        around.pop()
+    if not around:
+        return 0  # CXChildVisit_Break
+    outer = around[-1][1]
+    outer._children.append(child)
+    child._children, child._tu = [], outer._tu
+    around.append((_identity(child), child))
+    return 2  # CXChildVisit_Recurse
+
+
+_COLLECT, _COLLECT_ALL = callbacks["cursor_visit"](_collect), callbacks["cursor_visit"](_collect_all)
 
 
 def children(cursor: Cursor) -> List[Cursor]:
@@ -83,11 +92,18 @@ def children(cursor: Cursor) -> List[Cursor]:
     found: Optional[List[Cursor]] = getattr(cursor, "_children", None)
     if found is None:
         found = cursor._children = []
-        if cursor._kind_id not in _LEAVES:
-            conf.lib.clang_visitChildren(cursor, _COLLECT, found)
-            for child in found:
-                child._tu = cursor._tu
+        conf.lib.clang_visitChildren(cursor, _COLLECT, found)
+        for child in found:
+            child._tu = cursor._tu
     return found
+
+
+def with_all_parts(cursor: Cursor) -> Cursor:
+    """A cursor of which everything will be looked at: libclang is asked once for its parts and theirs."""
+    cursor._children = []
+    if conf.lib.clang_visitChildren(cursor, _COLLECT_ALL, [(_identity(cursor), cursor)]):
+        del cursor._children  # of one it is not known whose part it is: they are asked one by one
+    return cursor
 
 
 def span(cursor: Cursor) -> Tuple[int, int]:
@@ -136,10 +152,18 @@ class Meaning(NamedTuple):
     components: int
 
 
+def canonical(kind: Type) -> Type:
+    """Without names for types; remembered."""
+    found: Optional[Type] = getattr(kind, "_canonical", None)
+    if found is None:
+        found = kind._canonical = kind.get_canonical()
+    return found
+
+
 def meaning(kind: Type) -> Meaning:
     if kind.kind in REFERENCES:
         kind = kind.get_pointee()
-    return _meaning(kind.get_canonical().spelling)
+    return _meaning(canonical(kind).spelling)
 
 
 @functools.lru_cache(maxsize=None)
@@ -157,7 +181,7 @@ def is_dependent(kind: Type) -> bool:
     """Whether the type depends on a template parameter, or is not known."""
     if kind.kind in REFERENCES:
         kind = kind.get_pointee()
-    unknown = kind.kind == TypeKind.DEPENDENT or kind.get_canonical().kind in _UNKNOWN
+    unknown = kind.kind == TypeKind.DEPENDENT or canonical(kind).kind in _UNKNOWN
     return unknown and kind.spelling != _PSEUDO
 
 
@@ -171,24 +195,24 @@ def may_be_vector(kind: Type) -> bool:
 
 def is_number(kind: Type) -> bool:
     """Whether the type is a truth value, an integer or a floating-point number, whatever the template arguments."""
-    arithmetic = TypeKind.BOOL.value <= kind.get_canonical().kind.value <= TypeKind.LONGDOUBLE.value
+    arithmetic = TypeKind.BOOL.value <= canonical(kind).kind.value <= TypeKind.LONGDOUBLE.value
     return arithmetic or meaning(kind).name in ("half", "bfloat")
 
 
 def is_pointer(kind: Type) -> bool:
-    return kind.get_canonical().kind in (TypeKind.POINTER, *_ARRAYS)
+    return canonical(kind).kind in (TypeKind.POINTER, *_ARRAYS)
 
 
 def is_array(kind: Type) -> bool:
-    return kind.get_canonical().kind in _ARRAYS
+    return canonical(kind).kind in _ARRAYS
 
 
 def stands_for_integer(kind: Type) -> bool:
     """Whether it is a class that converts to an integer."""
-    declared = kind.get_canonical().get_declaration()
+    declared = canonical(kind).get_declaration()
     conversions = (c for c in children(declared) if c.kind == CursorKind.CONVERSION_FUNCTION)
-    return kind.get_canonical().kind == TypeKind.RECORD and any(
-        TypeKind.BOOL.value <= c.result_type.get_canonical().kind.value <= TypeKind.INT128.value for c in conversions
+    return canonical(kind).kind == TypeKind.RECORD and any(
+        TypeKind.BOOL.value <= canonical(c.result_type).kind.value <= TypeKind.INT128.value for c in conversions
     )
 
 
@@ -208,7 +232,7 @@ def space_of(kind: Type) -> str:
 
 def points_into_space(kind: Type) -> bool:
     """Whether it is a pointer or reference into an address space."""
-    of = kind.get_canonical()
+    of = canonical(kind)
     return of.kind in (TypeKind.POINTER, *REFERENCES) and space_of(of.get_pointee()) != ""
 
 
@@ -217,7 +241,7 @@ def differs_by_space(kind: Type, value: Cursor) -> bool:
 
     In a member function its object is in no address space there, and of functions that differ by that only one has its
     name. Clang knows the address spaces, and judges."""
-    to, of = kind.get_canonical(), written_type(value).get_canonical()
+    to, of = canonical(kind), canonical(written_type(value))
     if to.kind == TypeKind.POINTER:
         if of.kind not in (TypeKind.POINTER, *_ARRAYS):
             return False

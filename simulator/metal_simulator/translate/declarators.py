@@ -7,6 +7,7 @@ from typing import List, Optional
 from clang.cindex import Cursor, CursorKind, TypeKind
 
 from .cursors import (
+    canonical,
     children,
     first_expression,
     is_dependent,
@@ -135,5 +136,5 @@ class Declarators(Deductions):
     def _function_pointer(self, cursor: Cursor, parent: Optional[Cursor], kids: List[Cursor]) -> None:
         """To clang a function pointer spelled out points into the generic address space, where no function is."""
         kind = cursor.underlying_typedef_type if cursor.kind != CursorKind.TEMPLATE_NON_TYPE_PARAMETER else cursor.type
-        if kind.kind == TypeKind.POINTER and kind.get_pointee().get_canonical().kind == TypeKind.FUNCTIONPROTO:
+        if kind.kind == TypeKind.POINTER and canonical(kind.get_pointee()).kind == TypeKind.FUNCTIONPROTO:
             self.edits += function_pointer_edit(self._tokens_of(cursor))

@@ -10,7 +10,7 @@ from clang.cindex import Cursor, CursorKind, TemplateArgumentKind, Type, TypeKin
 
 from ..source.declarations import Declarations, Function, Instantiation, Parameter, placed
 from ..source.tokens import matching_angle, spell, split
-from .cursors import TEMPLATE_PARAMETERS, children, is_own, meaning, place, space_of, span
+from .cursors import TEMPLATE_PARAMETERS, canonical, children, is_own, meaning, place, space_of, span
 from .edits import Edit
 from .function_constants import Derived
 from .positions import Input, input_edits, inputs
@@ -50,7 +50,7 @@ class Question(NamedTuple):
 
 def questions(reading: Reading) -> List[Question]:
     asked = [token.start for token in reading.tokens if token.text == _DEFINED]
-    around = [c for c in reading.cursors() if any(begin <= at < end for begin, end in [span(c)] for at in asked)]
+    around = [c for c in reading.declared if any(begin <= at < end for begin, end in [span(c)] for at in asked)]
     return [question for cursor in around for question in _questions(cursor)]
 
 
@@ -66,7 +66,7 @@ def _questions(cursor: Cursor) -> Iterator[Question]:
 def position_edits(reading: Reading, declarations: Declarations) -> List[Edit]:
     """Positions at namespace scope, where they are named."""
     found: Dict[int, Input] = {i.place: i for i in inputs(declarations)}
-    named = [pair for cursor in reading.cursors() for pair in _references(cursor)] if found else []
+    named = [pair for cursor in reading.declared for pair in _references(cursor)] if found else []
     return input_edits(found.values(), [(where, found[of]) for where, of in named if of in found])
 
 
@@ -75,7 +75,7 @@ def derived(reading: Reading, declarations: Declarations) -> List[Derived]:
     them."""
     statements = [(declarations.tokens[s].start, declarations.tokens[e].end) for s, e, _ in declarations.statements]
     found, known = [], {c.token.start for c in declarations.constants}
-    for cursor in at_namespace_scope(reading.cursors()) if known else ():
+    for cursor in at_namespace_scope(reading.declared) if known else ():
         where = place(cursor)
         if cursor.kind == CursorKind.VAR_DECL and where not in known:
             around = statements[bisect.bisect_right(statements, (where, where)) - 1]
@@ -90,9 +90,9 @@ def pointed(reading: Reading) -> Dict[int, Tuple[str, str, bool]]:
     """By the place of a function's parameter that is a pointer or reference: its shape, address space, whether it is
     constant."""
     found = {}
-    for function in at_namespace_scope(reading.cursors()):
+    for function in at_namespace_scope(reading.declared):
         for parameter in children(function) if function.kind in _FUNCTIONS else ():
-            kind: Type = parameter.type.get_canonical()
+            kind: Type = canonical(parameter.type)
             reference = kind.kind == TypeKind.LVALUEREFERENCE
             if parameter.kind == CursorKind.PARM_DECL and (reference or kind.kind == TypeKind.POINTER):
                 where = _SPACES[space_of(kind.get_pointee())]
@@ -105,7 +105,7 @@ def specialised(reading: Reading) -> Dict[int, Tuple[int, str]]:
     """By the place of the name of a function that is declared for some arguments of a template: the place of the
     template's name, and the arguments as text."""
     templates, found = {}, {}
-    for function in at_namespace_scope(reading.cursors()):
+    for function in at_namespace_scope(reading.declared):
         if function.kind == CursorKind.FUNCTION_TEMPLATE and function.is_definition():
             templates[function.canonical] = place(function)
         of = conf.lib.clang_getSpecializedCursorTemplate(function) if function.kind in _FUNCTIONS else None

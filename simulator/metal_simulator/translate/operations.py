@@ -8,6 +8,7 @@ from clang.cindex import Cursor, CursorKind, TypeKind
 
 from .collecting import Collecting, parameters_of
 from .cursors import (
+    canonical,
     children,
     first_expression,
     is_dependent,
@@ -54,7 +55,7 @@ class Operations(Collecting):
         self._dependent(cursor, operator, kids)
 
     def _offset(self, cursor: Cursor) -> None:
-        if written(cursor).type.get_canonical().kind == TypeKind.RECORD or is_dependent(written(cursor).type):
+        if canonical(written(cursor).type).kind == TypeKind.RECORD or is_dependent(written(cursor).type):
             self._wrap(cursor, "::metal::__integer(", ")")
 
     def _dependent(self, cursor: Cursor, operator: str, kids: List[Cursor]) -> None:
@@ -81,7 +82,7 @@ class Operations(Collecting):
     def _is_object(self, cursor: Cursor) -> bool:
         """Whether it is of a class of the user's own, whose operators say what they give."""
         kind = written_type(cursor)
-        return kind.get_canonical().kind == TypeKind.RECORD and is_own(kind.get_canonical().get_declaration())
+        return canonical(kind).kind == TypeKind.RECORD and is_own(canonical(kind).get_declaration())
 
     def _may_be_offset(self, operator: str, kid: Cursor, other: Cursor) -> bool:
         """Whether what is added to a name may be of a class that stands for an integer, and the name a pointer."""
@@ -105,7 +106,7 @@ class Operations(Collecting):
 
     def _beside(self, number: Cursor, other: Cursor) -> None:
         """A number beside what may be a vector of smaller numbers; a cast, for clang sees multiply-adds through it."""
-        name, kind = meaning(written_type(number)).name, written_type(number).get_canonical().kind
+        name, kind = meaning(written_type(number)).name, canonical(written_type(number)).kind
         vectors = any("vec<" in leaf.type.spelling for leaf in self._leaves(other))
         integer = TypeKind.BOOL.value < kind.value <= TypeKind.LONGLONG.value
         if name in _FLOATS or integer and (vectors or self._is_bare(number, other)):
@@ -117,7 +118,7 @@ class Operations(Collecting):
 
     def _is_bare(self, number: Cursor, other: Cursor) -> bool:
         """Whether it is a literal beside what a template's type parameter is the type of."""
-        of = written(other).type.get_canonical().spelling
+        of = canonical(written(other).type).spelling
         return written(number).kind == CursorKind.INTEGER_LITERAL and "type-parameter-" in of
 
     def _leaves(self, cursor: Cursor) -> Iterator[Cursor]:
@@ -200,7 +201,7 @@ class Operations(Collecting):
     def _cast_object(self, cursor: Cursor) -> None:
         """A cast to a class."""
         operand = first_expression(cursor)
-        is_class = cursor.type.get_canonical().kind == TypeKind.RECORD
+        is_class = canonical(cursor.type).kind == TypeKind.RECORD
         if is_class and operand is not None and is_value(cursor, self.text):
             self._copy(operand)
 

@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Dict, Iterator, List, NamedTuple, Set, Tuple
 
-from clang.cindex import Index, TranslationUnit
+from clang.cindex import Cursor, Index, TranslationUnit
 
 from ..errors import Diagnostic, ToolchainError
 from ..source.columns import by_line, token_column
@@ -25,7 +25,7 @@ from ..source.statements import CALLS, is_attribute
 from ..source.tokens import CLOSE, OPEN, Token, matching_angle, spell
 from ..toolchain import cache
 from ..toolchain.paths import INCLUDE
-from .cursors import is_own, number_places
+from .cursors import children, is_own, number_places, with_all_parts
 from .threadgroup_variables import threadgroup_variable_at
 
 FILE = "read.cpp"
@@ -52,15 +52,12 @@ Place = Tuple[int, int, str]  # start and end in the text, and what stands there
 class Reading(NamedTuple):
     """What libclang read: the unit, the text's tokens, and the other bracket of each by token index."""
 
-    unit: object
+    unit: TranslationUnit
+    declared: List[Cursor]  # the user's own declarations
     settled: Set[int]  # offsets of what libclang refuses, and the edits see to, or that clang judges
     tokens: List[Token]
     starts: List[int]
     brackets: Dict[int, int]
-
-    def cursors(self) -> Iterator[object]:
-        """The user's own declarations."""
-        return filter(is_own, self.unit.cursor.get_children())
 
     def at(self, offset: int) -> int:
         """Index of the token that begins at an offset, or else before it."""
@@ -92,7 +89,8 @@ def read(text: str, declarations: Declarations, taken: List[Tuple[int, int]]) ->
             source = source[:offset] + "__Cast".ljust(len(_CAST)) + source[offset + len(_CAST) :]
         unit = _parse(source, _HAS_TENSORS in text)
     number_places(unit, len(source))
-    return Reading(unit, set(), tokens, [t.start for t in tokens], brackets)
+    declared = [with_all_parts(cursor) for cursor in children(unit.cursor) if is_own(cursor)]
+    return Reading(unit, declared, set(), tokens, [t.start for t in tokens], brackets)
 
 
 def _parse(source: str, tensors: bool) -> TranslationUnit:

@@ -12,7 +12,6 @@ In a template, where a type depends on its parameters, the same is written in a 
 
 from __future__ import annotations
 
-import gc
 from typing import List, Optional
 
 from clang.cindex import Cursor, CursorKind
@@ -23,17 +22,13 @@ from .declarators import Declarators
 from .edits import Edit
 from .reading import Reading
 
+_TEMPLATES = {kind.value for kind in TEMPLATES}
+
 
 def typed_edits(reading: Reading, text: str) -> List[Edit]:
     found = _Edits(reading, text)
-    collects = gc.isenabled()
-    gc.disable()  # it would look at all cursors again and again, which make no cycles
-    try:
-        for cursor in reading.cursors():
-            found.visit(cursor, None)
-    finally:
-        if collects:
-            gc.enable()
+    for cursor in reading.declared:
+        found.visit(cursor, None)
     found.deduce_through_aliases()
     for template in found.of_bool.values():
         found.overload(template)
@@ -41,47 +36,47 @@ def typed_edits(reading: Reading, text: str) -> List[Edit]:
 
 
 class _Edits(Calls, Declarators):
-    def __init__(self, reading: Reading, text: str):
-        super().__init__(reading, text)
-        self.handlers = {
-            CursorKind.BINARY_OPERATOR: self._operator,
-            CursorKind.COMPOUND_ASSIGNMENT_OPERATOR: self._operator,
-            CursorKind.UNARY_OPERATOR: self._operator,
-            CursorKind.CALL_EXPR: self._call,
-            CursorKind.CXX_FUNCTIONAL_CAST_EXPR: self._functional_cast,
-            CursorKind.CSTYLE_CAST_EXPR: self._cast,
-            CursorKind.CXX_STATIC_CAST_EXPR: self._static_cast,
-            CursorKind.CONDITIONAL_OPERATOR: self._conditional,
-            CursorKind.MEMBER_REF_EXPR: self._member,
-            CursorKind.UNEXPOSED_EXPR: self._refused,
-            CursorKind.INIT_LIST_EXPR: self._list,
-            CursorKind.VAR_DECL: self._variable,
-            CursorKind.FIELD_DECL: self._field,
-            CursorKind.PARM_DECL: self._parameter,
-            CursorKind.TEMPLATE_REF: self._template_name,
-            CursorKind.CONSTRUCTOR: self._constructor,
-            CursorKind.RETURN_STMT: self._return,
-            CursorKind.IF_STMT: self._condition,
-            CursorKind.WHILE_STMT: self._condition,
-            CursorKind.STATIC_ASSERT: self._assertion,
-            CursorKind.FUNCTION_DECL: self._function,
-            CursorKind.CXX_METHOD: self._function,
-            CursorKind.CONVERSION_FUNCTION: self._function,
-            CursorKind.FUNCTION_TEMPLATE: self._template,
-            CursorKind.LAMBDA_EXPR: self._lambda,
-            CursorKind.TEMPLATE_NON_TYPE_PARAMETER: self._function_pointer,
-            CursorKind.TYPE_ALIAS_DECL: self._function_pointer,
-            CursorKind.TYPEDEF_DECL: self._function_pointer,
-            CursorKind.TYPE_ALIAS_TEMPLATE_DECL: self._alias,
-            CursorKind.CLASS_TEMPLATE_PARTIAL_SPECIALIZATION: self._specialisation,
-        }
-
     def visit(self, cursor: Cursor, parent: Optional[Cursor]) -> None:
-        kind, kids = cursor.kind, children(cursor)
-        handler, outer = self.handlers.get(kind), (self.result, self.in_template)
-        self.in_template = self.in_template or kind in TEMPLATES
+        kids, handler = children(cursor), _HANDLER_OF.get(cursor._kind_id)
+        outer = self.result, self.in_template
+        self.in_template = self.in_template or cursor._kind_id in _TEMPLATES
         if handler:
-            handler(cursor, parent, kids)
+            handler(self, cursor, parent, kids)
         for kid in kids:
             self.visit(kid, cursor)
         self.result, self.in_template = outer
+
+
+_HANDLERS = {
+    CursorKind.BINARY_OPERATOR: _Edits._operator,
+    CursorKind.COMPOUND_ASSIGNMENT_OPERATOR: _Edits._operator,
+    CursorKind.UNARY_OPERATOR: _Edits._operator,
+    CursorKind.CALL_EXPR: _Edits._call,
+    CursorKind.CXX_FUNCTIONAL_CAST_EXPR: _Edits._functional_cast,
+    CursorKind.CSTYLE_CAST_EXPR: _Edits._cast,
+    CursorKind.CXX_STATIC_CAST_EXPR: _Edits._static_cast,
+    CursorKind.CONDITIONAL_OPERATOR: _Edits._conditional,
+    CursorKind.MEMBER_REF_EXPR: _Edits._member,
+    CursorKind.UNEXPOSED_EXPR: _Edits._refused,
+    CursorKind.INIT_LIST_EXPR: _Edits._list,
+    CursorKind.VAR_DECL: _Edits._variable,
+    CursorKind.FIELD_DECL: _Edits._field,
+    CursorKind.PARM_DECL: _Edits._parameter,
+    CursorKind.TEMPLATE_REF: _Edits._template_name,
+    CursorKind.CONSTRUCTOR: _Edits._constructor,
+    CursorKind.RETURN_STMT: _Edits._return,
+    CursorKind.IF_STMT: _Edits._condition,
+    CursorKind.WHILE_STMT: _Edits._condition,
+    CursorKind.STATIC_ASSERT: _Edits._assertion,
+    CursorKind.FUNCTION_DECL: _Edits._function,
+    CursorKind.CXX_METHOD: _Edits._function,
+    CursorKind.CONVERSION_FUNCTION: _Edits._function,
+    CursorKind.FUNCTION_TEMPLATE: _Edits._template,
+    CursorKind.LAMBDA_EXPR: _Edits._lambda,
+    CursorKind.TEMPLATE_NON_TYPE_PARAMETER: _Edits._function_pointer,
+    CursorKind.TYPE_ALIAS_DECL: _Edits._function_pointer,
+    CursorKind.TYPEDEF_DECL: _Edits._function_pointer,
+    CursorKind.TYPE_ALIAS_TEMPLATE_DECL: _Edits._alias,
+    CursorKind.CLASS_TEMPLATE_PARTIAL_SPECIALIZATION: _Edits._specialisation,
+}
+_HANDLER_OF = {kind.value: handler for kind, handler in _HANDLERS.items()}  # by number: faster, for all cursors
