@@ -1,6 +1,6 @@
 """python -m mutants [--json FILE] [--jobs N] [NAME...]: which seeded bugs the checker and the numbers find.
 
-Exit status 1 when less than 95 % of the mutants that are not equivalent are found, or one is found that should not be.
+Exit status 1 when one that is not equivalent survives, one is found that should not be, or one is broken.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ import json
 import os
 import sys
 import tempfile
-
-GOAL = 0.95
 
 
 def main() -> int:
@@ -64,7 +62,7 @@ def _summary(outcomes) -> int:
     survivors, wrong = [o for o in real if not o.found], [o for o in outcomes if o not in real and o.found]
     share = 1 - len(survivors) / max(1, len(real))
     print(f"\n{len(outcomes)} mutants, {len(outcomes) - len(real)} of them equivalent; of the other {len(real)}")
-    print(f"  found                       {len(real) - len(survivors)} ({share:.1%}, goal {GOAL:.0%})")
+    print(f"  found                       {len(real) - len(survivors)} ({share:.1%})")
     print(f"  by the checker alone        {sum(bool(o.checker and not o.numbers) for o in real)}")
     print(f"  by the numbers alone        {sum(bool(o.numbers and not o.checker) for o in real)}")
     print(f"  by both                     {sum(bool(o.numbers and o.checker) for o in real)}")
@@ -79,7 +77,7 @@ def _summary(outcomes) -> int:
     broken = [o.mutant.name for o in outcomes if o.broken]
     for name in broken:
         print(f"BROKEN: {name}")
-    return int(share < GOAL or bool(wrong or broken))
+    return int(bool(survivors or wrong or broken))
 
 
 if __name__ == "__main__":

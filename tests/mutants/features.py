@@ -94,7 +94,7 @@ MUTANTS = [
     ),
     Mutant("parts not normalised", COMBINE, "share[part] *= exponentials.inverse()", "share[part] *= 1", "numbers"),
     Mutant("weight of another part", COMBINE, "ushort(split)", "ushort(split ^ 1)", "numbers"),
-    Mutant("every thread joins all parts", COMBINE, "split += threads.y, source", "split++, source", "numbers"),
+    Mutant("every thread joins all parts", COMBINE, "split += threads.y, source", "split++, source", "checker"),
     Mutant("all threads start at the first part", COMBINE, "source += first * part_stride;", "", "numbers"),
     Mutant("sums of other threads left out", COMBINE, "value += sums[other * threads.x + column];", ";", "numbers"),
     Mutant(

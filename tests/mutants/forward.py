@@ -190,8 +190,8 @@ MUTANTS = [
         "query_start + row;",
         "checker",
     ),
-    Mutant("keys stay", MAIN, "keys.advance(step), values", "values", "numbers"),
-    Mutant("values stay", MAIN, ", values.advance(step)) {", ") {", "numbers"),
+    Mutant("keys stay", MAIN, "keys.advance(step), values", "values", "checker"),
+    Mutant("values stay", MAIN, ", values.advance(step)) {", ") {", "checker"),
     Mutant("values from the first key on", MAIN, "params.value, begin,", "params.value, 0,", "numbers"),
     Mutant(
         "values over keys",

@@ -132,7 +132,7 @@ MUTANTS = [
         MAIN,
         "    if (kSlices > 1) add_slices<kSlices>(slices, scores, simdgroup, lane_index);\n",
         "",
-        "numbers",
+        "checker",
     ),
     Mutant("no barrier between slices", EXCHANGE, f"  {BARRIER}\n  UNROLL", "  UNROLL", "checker"),
     Mutant(

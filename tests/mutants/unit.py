@@ -21,7 +21,7 @@ MUTANTS = [
     Mutant(
         "columns of an 8x8 fragment", UNIT, "j / 2 * 16 + lane.column * 2 + j % 2 * 2", "j * 8 + lane.column", "numbers"
     ),
-    Mutant("columns in their own order", UNIT, "c / 2 * kChunk + j % 4 * 2 + c % 2", "j % 4 * 8 + c", "numbers"),
+    Mutant("columns in their own order", UNIT, "c / 2 * kChunk + j % 4 * 2 + c % 2", "j % 4 * 8 + c", "checker"),
     # weights and their sums
     Mutant(
         "weights cut",
