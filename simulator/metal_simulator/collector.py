@@ -10,6 +10,7 @@ from typing import Iterator
 
 @contextlib.contextmanager
 def paused() -> Iterator[None]:
+    """For a block, or as a decorator for a call; on again afterwards if it was on before."""
     collects = gc.isenabled()
     gc.disable()
     try:

@@ -309,7 +309,7 @@ CASES = [
     (functools.partial(_packed, gpu=STAGED), {MAIN, TILE, STAGED_TILE, MASK, SOFTMAX, SEQUENCE}),
     (functools.partial(_packed, gpu=DIRECT), {TILE, DIRECT_TILE}),
     (_dense, {MAIN, STAGED_TILE, SOFTMAX, SEQUENCE}),
-    # 16 bytes of 32 rows are more than the threads of a threadgroup load at once.
+    # Of 96 columns: a block takes the threads of a threadgroup more than one step, on to another page.
     (functools.partial(_paged, gpu=STAGED, has_used=True, head_dim=96, **PREFILL), {MAIN, TILE, STAGED_TILE, PAGES}),
     (functools.partial(_paged, gpu=DIRECT, has_used=False, **PREFILL), {TILE, DIRECT_TILE, PAGES, SEQUENCE}),
     (functools.partial(_paged, gpu=DIRECT, has_used=True, **DECODE), {MAIN, DIRECT_TILE, EXCHANGE, SOFTMAX, PAGES}),

@@ -59,7 +59,7 @@ def test_only_commands_that_exist_are_mentioned() -> None:
         text = path.read_text(encoding="utf-8")
         names = re.findall(r"`make ([\w-]+)", text)
         if path.suffix == ".md":
-            names += re.findall(r"^(?: {4}|```sh\n)make ([\w-]+)", text, re.MULTILINE)
+            names += re.findall(r"^(?: {4,}|```sh\n)make ([\w-]+)", text, re.MULTILINE)
         mentioned |= dict.fromkeys(names, path)
     assert {"check", "check-build", "bench-peers", "bench-tiles"} <= set(mentioned)
     assert {name: path for name, path in mentioned.items() if name not in make_targets()} == {}
